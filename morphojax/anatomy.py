@@ -1,0 +1,68 @@
+"""The words of the domain: planes, structures, and what each cohort's label numbers mean.
+
+Canonical label ids are those of the UK Biobank four-chamber convention, so that one table serves every plane.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+PLANES = ("sax", "la_2ch", "la_4ch")
+PHASES = ("ED", "mid", "ES")  # the frames kept of a cine, in the order in which they become channels
+
+BACKGROUND = 0
+STRUCTURES = ("lv_cavity", "lv_myocardium", "rv_cavity", "la_cavity", "ra_cavity")  # canonical ids 1..5
+LABEL_ID: Mapping[str, int] = {name: i + 1 for i, name in enumerate(STRUCTURES)}
+LABEL_NAME: Mapping[str, str] = {
+    "lv_cavity": "LV cavity",
+    "lv_myocardium": "LV myocardium",
+    "rv_cavity": "RV cavity",
+    "la_cavity": "LA cavity",
+    "ra_cavity": "RA cavity",
+}
+# Okabe-Ito colours: told apart by colour-blind readers, and against a grey image.
+COLOUR: Mapping[str, tuple[int, int, int]] = {
+    "lv_cavity": (213, 94, 0),
+    "lv_myocardium": (0, 158, 115),
+    "rv_cavity": (0, 114, 178),
+    "la_cavity": (240, 228, 66),
+    "ra_cavity": (204, 121, 167),
+}
+PLANE_STRUCTURES: Mapping[str, tuple[str, ...]] = {
+    "sax": ("lv_cavity", "lv_myocardium", "rv_cavity"),
+    "la_2ch": ("lv_cavity", "lv_myocardium", "la_cavity"),
+    "la_4ch": STRUCTURES,
+}
+MYOCARDIUM_DENSITY_G_PER_ML = 1.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Convention:
+    """Label numbers on disk -> structure names. A structure that is not named is not annotated (not: absent)."""
+
+    name: str
+    structures: Mapping[int, str]
+
+    @property
+    def labelled(self) -> tuple[str, ...]:
+        """The annotated structures, in canonical order."""
+        present = set(self.structures.values())
+        return tuple(s for s in STRUCTURES if s in present)
+
+    def to_canonical(self) -> dict[int, int]:
+        return {BACKGROUND: BACKGROUND} | {disk: LABEL_ID[name] for disk, name in self.structures.items()}
+
+    def from_canonical(self) -> dict[int, int]:
+        return {canonical: disk for disk, canonical in self.to_canonical().items()}
+
+
+CONVENTIONS: Mapping[str, Convention] = {
+    c.name: c
+    for c in (
+        Convention("canonical", {i: s for s, i in LABEL_ID.items()}),
+        Convention("ukb_sax", {1: "lv_cavity", 2: "lv_myocardium", 3: "rv_cavity"}),
+        Convention("ukb_la_2ch", {1: "la_cavity"}),
+        Convention("ukb_la_4ch", {1: "la_cavity", 2: "ra_cavity"}),
+        Convention("acdc", {1: "rv_cavity", 2: "lv_myocardium", 3: "lv_cavity"}),
+        Convention("sunnybrook", {1: "lv_cavity"}),
+    )
+}

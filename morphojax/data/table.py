@@ -1,0 +1,333 @@
+"""The table of a cohort: what its columns mean, and their encoding for a model, fitted on training rows only.
+
+A column is continuous, binary or categorical, belongs to one group, and may leak the label of a task. Groups are what an
+ablation selects or drops: "no cardiac morphometry" is `schema.select("-cardiac_morphometric")`.
+"""
+
+import csv
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from absl import logging
+
+KINDS = ("continuous", "binary", "categorical")
+GROUPS = (
+    "cardiac_morphometric",
+    "body_morphometric",
+    "haemodynamic",
+    "demographic",
+    "lifestyle",
+    "medical_history",
+)
+DICTIONARY_FIELDS = ("name", "kind", "group", "unit", "categories", "leak", "description")
+
+
+class TableError(ValueError):
+    """A table or data dictionary that cannot be used. The message names the column, never the subject."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column. `categories` are the texts of its classes, in the order of their codes; a binary column without any
+    holds 0 and 1, a categorical one without any learns them from the training rows. `leak` names the tasks whose label
+    this column is, or is derived from."""
+
+    name: str
+    kind: str
+    group: str
+    unit: str = ""
+    categories: tuple[str, ...] = ()
+    leak: tuple[str, ...] = ()
+    description: str = ""
+
+    def __post_init__(self):
+        reserved = self.name in ("all", *GROUPS) or self.name.startswith("-") or "," in self.name
+        if not self.name or self.name != self.name.strip() or reserved:
+            raise TableError(f"column {self.name!r}: a name is a word without comma or leading '-', no group nor 'all'")
+        if self.kind not in KINDS:
+            raise TableError(f"column {self.name!r}: kind {self.kind!r} is not one of {', '.join(KINDS)}")
+        if self.group not in GROUPS:
+            raise TableError(f"column {self.name!r}: group {self.group!r} is not one of {', '.join(GROUPS)}")
+        n = len(self.categories)
+        if n != len(set(self.categories)):
+            raise TableError(f"column {self.name!r}: a category is listed twice in {list(self.categories)}")
+        if n and (self.kind == "continuous" or n == 1 or (self.kind == "binary" and n != 2)):
+            raise TableError(f"column {self.name!r}: {n} categories do not fit a {self.kind} column")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The declared classes; () for a continuous column and for one that learns its classes."""
+        return self.categories or (("0", "1") if self.kind == "binary" else ())
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """The columns of a table, in the order in which they are encoded."""
+
+    columns: tuple[Column, ...]
+
+    def __post_init__(self):
+        repeated = sorted({n for n in self.names if self.names.count(n) > 1})
+        if repeated:
+            raise TableError(f"columns described twice: {', '.join(repeated)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.columns)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that have a column here, in the order of GROUPS."""
+        present = {c.group for c in self.columns}
+        return tuple(g for g in GROUPS if g in present)
+
+    def select(self, spec: str) -> "Schema":
+        """The columns that a comma-separated list of `all`, groups and column names asks for, in schema order.
+
+        A leading '-' drops; a spec of drops alone starts from all columns, and a drop wins over a pick. Raises TableError
+        for a name that is neither a group nor a column here (an ablation of nothing is no ablation), and where no column is left.
+        """
+        picked, dropped, any_pick = set(), set(), False
+        for word in (w.strip() for w in spec.split(",")):
+            if not word:
+                continue
+            name = word.removeprefix("-").strip()
+            found = {c.name for c in self.columns if name in ("all", c.name, c.group)}
+            if not found:
+                raise TableError(
+                    f"{name!r} in the selection {spec!r} is neither a group nor a column of this table. "
+                    f"Groups: {', '.join(self.groups)}. Columns: {', '.join(self.names)}."
+                )
+            if word.startswith("-"):
+                dropped |= found
+            else:
+                picked |= found
+                any_pick = True
+        kept = tuple(c for c in self.columns if (c.name in picked or not any_pick) and c.name not in dropped)
+        if not spec.strip(" ,") or not kept:
+            raise TableError(f"the selection {spec!r} leaves no column. Groups: {', '.join(self.groups)}.")
+        return Schema(kept)
+
+    def without_leaks(self, task: str) -> "Schema":
+        """The columns that do not give away the label of `task`."""
+        return Schema(tuple(c for c in self.columns if task not in c.leak))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [dataclasses.asdict(c) | {"categories": list(c.categories), "leak": list(c.leak)} for c in self.columns]
+
+    @classmethod
+    def from_json(cls, state: Sequence[Mapping[str, Any]]) -> Self:
+        return cls(tuple(_column(dict(c)) for c in state))
+
+
+def _column(fields: dict[str, Any]) -> Column:
+    return Column(**fields | {k: tuple(fields.get(k, ())) for k in ("categories", "leak")})
+
+
+def read_dictionary(path: str | Path) -> Schema:
+    """Reads a data dictionary: a CSV with the header name,kind,group[,unit,categories,leak,description].
+
+    Several categories or leaks are separated by semicolons. Raises TableError naming the file and line.
+    """
+    path = Path(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            header = tuple(reader.fieldnames or ())
+            lines = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise TableError(f"{path}: cannot be read as a CSV data dictionary ({error})") from error
+    unknown, absent = set(header) - set(DICTIONARY_FIELDS), set(DICTIONARY_FIELDS[:3]) - set(header)
+    if unknown or absent:
+        raise TableError(f"{path}: the header is {list(header)}; expected {', '.join(DICTIONARY_FIELDS)}")
+    columns = []
+    for line, row in lines:
+        if None in row or None in row.values():
+            raise TableError(f"{path}, line {line}: {len(header)} fields expected; quote a text that holds a comma")
+        fields: dict[str, Any] = {k: v.strip() for k, v in row.items()}
+        for key in ("categories", "leak"):
+            fields[key] = [w.strip() for w in fields.get(key, "").split(";") if w.strip()]
+        try:
+            columns.append(_column(fields))
+        except TableError as error:
+            raise TableError(f"{path}, line {line}: {error}") from error
+    try:
+        return Schema(tuple(columns))
+    except TableError as error:
+        raise TableError(f"{path}: {error}") from error
+
+
+def check(frame: pd.DataFrame, schema: Schema) -> tuple[str, ...]:
+    """Reads every column as its kind. Raises TableError for what cannot become a number (an absent column, text or infinity
+    in a numeric column); returns a warning for each column with values outside its categories, which `TableEncoder`
+    refuses in training rows and takes as missing elsewhere."""
+    warnings = []
+    for column in schema.columns:
+        if column.kind == "continuous":
+            _numbers(frame, column)
+            continue
+        outside = [t for t in _texts(frame, column) if t is not None and column.classes and t not in column.classes]
+        if outside:
+            warnings.append(
+                f"column {column.name!r}: {len(outside)} values outside its categories, e.g. {outside[0]!r}"
+            )
+    return tuple(warnings)
+
+
+def _cells(frame: pd.DataFrame, column: Column) -> list[Any]:
+    """The cells, None where missing: NaN, NaT, None, pd.NA and blank text."""
+    if column.name not in frame.columns:
+        raise TableError(f"the table has no column {column.name!r}, which its data dictionary describes")
+    cells = frame[column.name]
+    if isinstance(cells, pd.DataFrame):
+        raise TableError(f"the table has the column {column.name!r} twice")
+    absent = cells.isna().to_numpy()
+    return [None if a or (isinstance(c, str) and not c.strip()) else c for c, a in zip(cells, absent, strict=True)]
+
+
+def _numbers(frame: pd.DataFrame, column: Column) -> np.ndarray:
+    """[N] float64, NaN where missing. Errors name the row by its position: an index may hold subject ids."""
+    numbers = np.full(len(frame), np.nan)
+    for row, cell in enumerate(_cells(frame, column)):
+        if cell is None:
+            continue
+        try:
+            numbers[row] = float(cell)
+        except (TypeError, ValueError):
+            raise TableError(
+                f"column {column.name!r}, row {row} (counting from 0): {str(cell)!r} is not a number. "
+                "Correct the table, or describe the column as categorical."
+            ) from None
+        if math.isinf(numbers[row]):
+            raise TableError(f"column {column.name!r}, row {row} (counting from 0): the value is infinite")
+    return numbers
+
+
+def _texts(frame: pd.DataFrame, column: Column) -> list[str | None]:
+    """The classes as texts, None where missing. A whole number reads the same as int, float (which a missing value in
+    the column makes of it), bool or text: True, 1, 1.0, "1" and "1.0" are one class."""
+    texts: list[str | None] = []
+    for cell in _cells(frame, column):
+        text = None if cell is None else str(cell).strip()
+        if text is not None and not isinstance(cell, str):
+            text = str(int(cell)) if float(cell) == int(cell) else text
+        elif text is not None and text.endswith(".0") and text[:-2].lstrip("-").isdigit():
+            text = text[:-2]
+        texts.append(text)
+    return texts
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fitted:
+    """What one column learned. Continuous: mean and SD (of the population, ddof=0). Else: classes, and the code of the mode."""
+
+    mean: float = 0.0
+    std: float = 1.0
+    classes: tuple[str, ...] = ()
+    mode: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TableEncoder:
+    """Table rows -> numbers. `schema` holds the encoded columns; `dropped` names those that said nothing in training."""
+
+    schema: Schema
+    fitted: tuple[_Fitted, ...]
+    dropped: tuple[str, ...] = ()
+
+    @classmethod
+    def fit(cls, frame: pd.DataFrame, schema: Schema) -> Self:
+        """Learns from `frame`, which holds training rows only. A column that is all missing or constant there is dropped,
+        with a warning. Raises TableError as `check` does, for a class outside a column's categories, and where no column is left.
+        """
+        columns, fitted, dropped = [], [], []
+        for column in schema.columns:
+            learned = _fit(frame, column)
+            if isinstance(learned, str):
+                logging.warning("column %r is %s in the training rows: dropped", column.name, learned)
+                dropped.append(column.name)
+            else:
+                columns.append(column)
+                fitted.append(learned)
+        if not columns:
+            raise TableError(f"every column is missing or constant in the {len(frame)} training rows: {dropped}")
+        return cls(Schema(tuple(columns)), tuple(fitted), tuple(dropped))
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """Per encoded column: 1 = continuous, k = number of classes."""
+        return tuple(1 if c.kind == "continuous" else len(f.classes) for c, f in self._pairs)
+
+    @property
+    def _pairs(self) -> tuple[tuple[Column, _Fitted], ...]:
+        return tuple(zip(self.schema.columns, self.fitted, strict=True))
+
+    def encode(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """values float32 [N, F] (continuous standardised, classes as codes 0..k-1, the missing imputed by the training mean
+        or most frequent class) and missing bool [N, F]. A class never seen in training is missing here, with a warning that
+        counts it. Raises TableError as `check` does, and for a value too far off to be a float32."""
+        values = np.zeros((len(frame), len(self.fitted)), np.float32)
+        missing = np.zeros(values.shape, bool)
+        for i, (column, fitted) in enumerate(self._pairs):
+            if column.kind == "continuous":
+                numbers = _numbers(frame, column)
+                missing[:, i] = np.isnan(numbers)
+                scaled = np.where(missing[:, i], 0.0, (numbers - fitted.mean) / fitted.std)
+                if (np.abs(scaled) > np.finfo(np.float32).max).any():
+                    raise TableError(
+                        f"column {column.name!r}: a value lies beyond any plausible scale of the training rows"
+                    )
+                values[:, i] = scaled
+                continue
+            codes = {text: code for code, text in enumerate(fitted.classes)}
+            texts = _texts(frame, column)
+            missing[:, i] = [t not in codes for t in texts]
+            values[:, i] = [codes.get(t, fitted.mode) if t is not None else fitted.mode for t in texts]
+            unseen = [t for t in texts if t is not None and t not in codes]
+            if unseen:
+                logging.warning(
+                    "column %r: %d values of %d classes unknown in training (e.g. %r) taken as missing",
+                    *(column.name, len(unseen), len(set(unseen)), unseen[0]),
+                )
+        return values, missing
+
+    def to_json(self) -> dict[str, Any]:
+        fitted = [dataclasses.asdict(f) | {"classes": list(f.classes)} for f in self.fitted]
+        return {"schema": self.schema.to_json(), "fitted": fitted, "dropped": list(self.dropped)}
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Self:
+        fitted = tuple(_Fitted(**f | {"classes": tuple(f["classes"])}) for f in state["fitted"])
+        return cls(Schema.from_json(state["schema"]), fitted, tuple(state["dropped"]))
+
+
+def _fit(frame: pd.DataFrame, column: Column) -> _Fitted | str:
+    """What the column learned, or the reason why it says nothing."""
+    if column.kind == "continuous":
+        numbers = _numbers(frame, column)
+        numbers = numbers[~np.isnan(numbers)]
+        if not numbers.size:
+            return "all missing"
+        # Equal floats can have a mean that is one rounding away from them, so the SD alone does not show a constant.
+        if numbers.min() == numbers.max() or not 0 < (std := float(numbers.std())) < math.inf:
+            return "constant"
+        return _Fitted(mean=float(numbers.mean()), std=std)
+    texts = [t for t in _texts(frame, column) if t is not None]
+    if not texts:
+        return "all missing"
+    classes = column.classes or tuple(sorted(set(texts)))
+    outside = sorted(set(texts) - set(classes))
+    if outside:
+        raise TableError(
+            f"column {column.name!r}: {outside[0]!r} is not one of its classes {list(classes)}. "
+            "List it among the categories of the data dictionary, or make it missing in the table."
+        )
+    counts = [texts.count(c) for c in classes]
+    if sum(n > 0 for n in counts) == 1:
+        return "constant"
+    return _Fitted(classes=classes, mode=int(np.argmax(counts)))

@@ -1,0 +1,167 @@
+"""Checkpoints of a run: the last one and the best one, written whole or not at all. The only file that knows orbax."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from morphojax.train.state import TrainState
+
+PyTree = Any
+_LOWEST = float("-inf")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged or of another model. The message names it and says what to do."""
+
+
+class _Always:
+    """The loop decides when to save; orbax's own policies would second-guess it."""
+
+    def should_save(self, step: Any, previous_steps: Any, *, context: Any) -> bool:
+        return True
+
+
+def _score(metrics: Mapping[str, float] | None) -> float:
+    return metrics["score"] if metrics else _LOWEST
+
+
+class Checkpoints:
+    """The checkpoints of one run directory, under `checkpoints/<step>`. The best is the one with the highest score."""
+
+    def __init__(self, run: str | Path):
+        self.directory = Path(run).resolve() / "checkpoints"
+        policies = ocp.training.preservation_policies
+        try:
+            self._checkpointer = ocp.training.Checkpointer(
+                self.directory,
+                save_decision_policy=_Always(),
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [policies.LatestN(1), policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)]
+                ),
+                cleanup_tmp_directories=True,
+            )
+        except OSError as error:
+            raise CheckpointError(f"{self.directory}: cannot be written ({error}); choose another config.workdir") from error
+
+    @property
+    def last(self) -> int | None:
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def save(self, step: int, state: TrainState, iterator: Any, score: float | None) -> None:
+        """Saves in the background; an error of the save before is raised here or at `close`.
+
+        Args:
+            iterator: state of the input iterator, JSON-able: the next batch after this step is the one it would give.
+            score: what the best checkpoint is chosen by (higher is better); None where this step was not evaluated.
+        """
+        try:
+            self._checkpointer.save_checkpointables_async(
+                step,
+                {"state": state},
+                metrics=None if score is None else {"score": score},
+                custom_metadata={"iterator": json.dumps(iterator)},
+                overwrite=True,
+            )
+        except (OSError, ValueError) as error:
+            raise CheckpointError(self._cannot_save(error)) from error
+
+    def wait(self) -> None:
+        """Until the save under way is on disk."""
+        try:
+            self._checkpointer.wait()
+        except (OSError, ValueError) as error:
+            raise CheckpointError(self._cannot_save(error)) from error
+
+    def _cannot_save(self, error: Exception) -> str:
+        return f"{self.directory}: could not be written ({error}); the checkpoints before it are whole: make room and start again to resume"
+
+    def restore(self, abstract: TrainState) -> tuple[TrainState, Any]:
+        """The last checkpoint and its iterator state.
+
+        Args:
+            abstract: the state's shapes, dtypes and shardings (jax.ShapeDtypeStruct leaves).
+
+        Raises CheckpointError, with the difference, where the checkpoint is not of this model.
+        """
+        step = self.last
+        path = self.directory / str(step)
+        _check_same(path, abstract)
+        try:
+            loaded = self._checkpointer.load_checkpointables(step, {"state": abstract})
+            metadata = self._checkpointer.checkpointables_metadata(step).custom_metadata
+        except Exception as error:  # orbax raises whatever its storage layer met: all mean the same to a user
+            raise CheckpointError(f"{path}: damaged ({_first_line(error)}); remove this folder to go on from the one before") from error
+        return loaded["state"], json.loads(metadata["iterator"])
+
+    def close(self) -> None:
+        self.wait()
+        self._checkpointer.close()
+
+
+def find(path: str | Path, which: str = "best") -> Path:
+    """The checkpoint folder meant by a run directory (its best or last checkpoint) or by a checkpoint folder itself."""
+    path = Path(path).resolve()
+    if (path / "state").is_dir():
+        return path
+    directory = path / "checkpoints"
+    if not directory.is_dir():
+        raise CheckpointError(f"{path}: no run and no checkpoint here; give a run directory or one of the folders in its checkpoints/")
+    # Read only: another process may be training in this directory, so nothing is cleaned up.
+    with ocp.training.Checkpointer(directory) as checkpointer:
+        found = list(checkpointer.checkpoints)
+    if not found:
+        raise CheckpointError(f"{directory}: holds no whole checkpoint; has the run saved yet?")
+    scored = [c for c in found if c.metrics]
+    if which == "best" and scored:
+        return directory / str(max(scored, key=lambda c: (_score(c.metrics), c.step)).step)
+    return directory / str(found[-1].step)
+
+
+def load_params(path: str | Path, which: str = "best") -> dict[str, PyTree]:
+    """{"params", "batch_stats"} as NumPy arrays from a run directory or a checkpoint folder.
+
+    Args:
+        which: `best` (by validation; the last where none was evaluated) or `last`, for a run directory.
+    """
+    folder = find(path, which)
+    try:
+        state = ocp.load_checkpointables(folder)["state"]
+    except Exception as error:  # see Checkpoints.restore
+        raise CheckpointError(f"{folder}: damaged ({_first_line(error)}); use another checkpoint") from error
+    return {name: jax.tree.map(jax.device_get, state[name] or {}) for name in ("params", "batch_stats")}
+
+
+def _check_same(path: Path, abstract: TrainState) -> None:
+    """Orbax loads what it finds: a tree that differs must be told here, by name."""
+    try:
+        stored = ocp.checkpointables_metadata(path).metadata["state"]
+    except Exception as error:  # see Checkpoints.restore
+        raise CheckpointError(f"{path}: damaged ({_first_line(error)}); remove this folder to go on from the one before") from error
+    have, want = _shapes(stored), _shapes(abstract)
+    problems = [f"not in the checkpoint: {name}" for name in sorted(want.keys() - have.keys())]
+    problems += [f"not in the model: {name}" for name in sorted(have.keys() - want.keys())]
+    problems += [f"{n}: {have[n]} in the checkpoint, {want[n]} in the model" for n in sorted(have.keys() & want.keys()) if have[n] != want[n]]
+    if problems:
+        raise CheckpointError(
+            f"{path}: of another architecture than the config's; use another config.workdir or the run's own config. "
+            + f"{len(problems)} differences, first: " + "; ".join(problems[:5])
+        )
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    def name(entry: Any) -> str:
+        for attribute in ("key", "name", "idx"):
+            if hasattr(entry, attribute):
+                return str(getattr(entry, attribute))
+        return str(entry)
+
+    return {"/".join(map(name, path)): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,57 @@
+"""What a run writes for people: TensorBoard events and metrics.jsonl."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+
+class Logger:
+    """Scalars to TensorBoard and to `metrics.jsonl` (a JSON object a line, `step` first), images to TensorBoard.
+
+    A resumed run takes up at its checkpoint: lines of later steps, which the killed run had already written, are dropped.
+    Only the first process writes.
+    """
+
+    def __init__(self, run: str | Path, start: int, active: bool = True):
+        self._active = active
+        if not active:
+            return
+        self._path = Path(run) / "metrics.jsonl"
+        if self._path.exists():
+            kept = [line for line in self._path.read_text().splitlines() if _step(line) <= start]
+            self._path.write_text("".join(line + "\n" for line in kept))
+        self._file = self._path.open("a")
+        self._writer = SummaryWriter(str(run), purge_step=start + 1, flush_secs=10)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        if not self._active:
+            return
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        self._file.flush()
+
+    def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """uint8 [H,W,3] each."""
+        if not self._active:
+            return
+        for name, image in images.items():
+            self._writer.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        if self._active:
+            self._file.close()
+            self._writer.close()
+
+
+def _step(line: str) -> float:
+    """A line cut short by a kill counts as later than everything."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return math.inf

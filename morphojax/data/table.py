@@ -1,7 +1,7 @@
 """The table of a cohort: what its columns mean, and their encoding for a model, fitted on training rows only.
 
-A column is continuous, binary or categorical, belongs to one group, and may leak the label of a task. Groups are what an
-ablation selects or drops: "no cardiac morphometry" is `schema.select("-cardiac_morphometric")`.
+A column is continuous, binary or categorical, belongs to one group, and may leak the label of a task. Groups are what
+an ablation selects or drops: "no cardiac morphometry" is `schema.select("-cardiac_morphometric")`.
 """
 
 import csv
@@ -89,8 +89,9 @@ class Schema:
     def select(self, spec: str) -> "Schema":
         """The columns that a comma-separated list of `all`, groups and column names asks for, in schema order.
 
-        A leading '-' drops; a spec of drops alone starts from all columns, and a drop wins over a pick. Raises TableError
-        for a name that is neither a group nor a column here (an ablation of nothing is no ablation), and where no column is left.
+        A leading '-' drops; a spec of drops alone starts from all columns, and a drop wins over a pick. Raises
+        TableError for a name that is neither a group nor a column here (an ablation of nothing is no ablation), and
+        where no column is left.
         """
         picked, dropped, any_pick = set(), set(), False
         for word in (w.strip() for w in spec.split(",")):
@@ -126,7 +127,8 @@ class Schema:
 
 
 def _column(fields: dict[str, Any]) -> Column:
-    return Column(**fields | {k: tuple(fields.get(k, ())) for k in ("categories", "leak")})
+    lists: dict[str, Any] = {k: tuple(fields.get(k, ())) for k in ("categories", "leak")}
+    return Column(**fields | lists)
 
 
 def read_dictionary(path: str | Path) -> Schema:
@@ -163,9 +165,9 @@ def read_dictionary(path: str | Path) -> Schema:
 
 
 def check(frame: pd.DataFrame, schema: Schema) -> tuple[str, ...]:
-    """Reads every column as its kind. Raises TableError for what cannot become a number (an absent column, text or infinity
-    in a numeric column); returns a warning for each column with values outside its categories, which `TableEncoder`
-    refuses in training rows and takes as missing elsewhere."""
+    """Reads every column as its kind. Raises TableError for what cannot become a number (an absent column, text or
+    infinity in a numeric column); returns a warning for each column with values outside its categories, which
+    `TableEncoder` refuses in training rows and takes as missing elsewhere."""
     warnings = []
     for column in schema.columns:
         if column.kind == "continuous":
@@ -224,7 +226,7 @@ def _texts(frame: pd.DataFrame, column: Column) -> list[str | None]:
 
 @dataclasses.dataclass(frozen=True)
 class _Fitted:
-    """What one column learned. Continuous: mean and SD (of the population, ddof=0). Else: classes, and the code of the mode."""
+    """What one column learned: mean and SD (of the population, ddof=0), or classes and the code of the commonest."""
 
     mean: float = 0.0
     std: float = 1.0
@@ -234,7 +236,7 @@ class _Fitted:
 
 @dataclasses.dataclass(frozen=True)
 class TableEncoder:
-    """Table rows -> numbers. `schema` holds the encoded columns; `dropped` names those that said nothing in training."""
+    """Table rows -> numbers. `schema` holds the columns encoded; `dropped` names those that said nothing in training."""
 
     schema: Schema
     fitted: tuple[_Fitted, ...]
@@ -242,8 +244,9 @@ class TableEncoder:
 
     @classmethod
     def fit(cls, frame: pd.DataFrame, schema: Schema) -> Self:
-        """Learns from `frame`, which holds training rows only. A column that is all missing or constant there is dropped,
-        with a warning. Raises TableError as `check` does, for a class outside a column's categories, and where no column is left.
+        """Learns from `frame`, which holds training rows only. A column that is all missing or constant there is
+        dropped, with a warning. Raises TableError as `check` does, for a class outside a column's categories, and where
+        no column is left.
         """
         columns, fitted, dropped = [], [], []
         for column in schema.columns:
@@ -268,9 +271,9 @@ class TableEncoder:
         return tuple(zip(self.schema.columns, self.fitted, strict=True))
 
     def encode(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """values float32 [N, F] (continuous standardised, classes as codes 0..k-1, the missing imputed by the training mean
-        or most frequent class) and missing bool [N, F]. A class never seen in training is missing here, with a warning that
-        counts it. Raises TableError as `check` does, and for a value too far off to be a float32."""
+        """values float32 [N, F] (continuous standardised, classes as codes 0..k-1, the missing imputed by the training
+        mean or most frequent class) and missing bool [N, F]. A class that the column does not know is missing here, with
+        a warning that counts it. Raises TableError as `check` does, and for a value too far off to be a float32."""
         values = np.zeros((len(frame), len(self.fitted)), np.float32)
         missing = np.zeros(values.shape, bool)
         for i, (column, fitted) in enumerate(self._pairs):

@@ -236,7 +236,7 @@ class _Fitted:
 
 @dataclasses.dataclass(frozen=True)
 class TableEncoder:
-    """Table rows -> numbers. `schema` holds the columns encoded; `dropped` names those that said nothing in training."""
+    """Table rows -> numbers. `schema` holds the columns encoded, `dropped` names those that say nothing in training."""
 
     schema: Schema
     fitted: tuple[_Fitted, ...]
@@ -272,7 +272,7 @@ class TableEncoder:
 
     def encode(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """values float32 [N, F] (continuous standardised, classes as codes 0..k-1, the missing imputed by the training
-        mean or most frequent class) and missing bool [N, F]. A class that the column does not know is missing here, with
+        mean or most frequent class) and missing bool [N, F]. A class unknown to the column is missing here, with
         a warning that counts it. Raises TableError as `check` does, and for a value too far off to be a float32."""
         values = np.zeros((len(frame), len(self.fitted)), np.float32)
         missing = np.zeros(values.shape, bool)

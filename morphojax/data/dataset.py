@@ -1,0 +1,185 @@
+"""The prepared dataset, as everything above `prepare` sees it.
+
+    dataset.json           the manifest, written last: a folder without it is no dataset
+    subjects.csv           subject, split; the row number is the subject's index everywhere else
+    table.csv              raw table values by subject index
+    <plane>/stacks.csv     one row per stack: subject, phase, first, slices, labelled
+    <plane>/slices-*       one record per slice: image, label on the grid
+    <plane>/native-*       one record per stack: label on the native grid (or none), placement
+
+The manifest holds no subject id, so that a run may keep it.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from morphojax.data.geometry import Grid, Placement
+from morphojax.data.records import RecordError, Records, Shard, write_atomically
+from morphojax.data.splits import SPLITS
+from morphojax.data.table import Schema
+
+FORMAT_VERSION = 1
+MANIFEST = "dataset.json"
+
+
+class DatasetError(ValueError):
+    """A prepared dataset that cannot be used. The message names the file and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a dataset is. `labelled` names the annotated structures per plane; `warnings` counts subjects per message;
+    `counts` holds subjects per split, stacks and slices per plane; `files`, `slices` and `native` describe files."""
+
+    source: str
+    grid: Grid
+    percentiles: tuple[float, float]
+    planes: tuple[str, ...]
+    labelled: Mapping[str, tuple[str, ...]]
+    schema: Schema
+    warnings: Mapping[str, int]
+    counts: Mapping[str, Any]
+    files: tuple[Shard, ...]  # the CSV files
+    slices: Mapping[str, tuple[Shard, ...]]  # plane -> shards
+    native: Mapping[str, tuple[Shard, ...]]
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format_version": self.format_version,
+            "source": self.source,
+            "grid": self.grid.to_json(),
+            "percentiles": list(self.percentiles),
+            "planes": list(self.planes),
+            "labelled": {plane: list(names) for plane, names in self.labelled.items()},
+            "schema": self.schema.to_json(),
+            "warnings": dict(self.warnings),
+            "counts": dict(self.counts),
+            "files": [f.to_json() for f in self.files],
+            "slices": {plane: [s.to_json() for s in shards] for plane, shards in self.slices.items()},
+            "native": {plane: [s.to_json() for s in shards] for plane, shards in self.native.items()},
+        }
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Self:
+        def shards(key: str) -> dict[str, tuple[Shard, ...]]:
+            return {plane: tuple(Shard.from_json(s) for s in found) for plane, found in state[key].items()}
+
+        low, high = state["percentiles"]
+        return cls(
+            source=state["source"],
+            grid=Grid.from_json(state["grid"]),
+            percentiles=(float(low), float(high)),
+            planes=tuple(state["planes"]),
+            labelled={plane: tuple(names) for plane, names in state["labelled"].items()},
+            schema=Schema.from_json(state["schema"]),
+            warnings=dict(state["warnings"]),
+            counts=dict(state["counts"]),
+            files=tuple(Shard.from_json(f) for f in state["files"]),
+            slices=shards("slices"),
+            native=shards("native"),
+            format_version=state["format_version"],
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the manifest, which holds the hash of every file: equal fingerprints mean equal datasets."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def write(self, root: Path) -> None:
+        write_atomically(root / MANIFEST, (json.dumps(self.to_json(), indent=1) + "\n").encode())
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset on disk. Arrays and frames are by subject index (row of subjects.csv)."""
+
+    root: Path
+    manifest: Manifest
+    subjects: tuple[str, ...]
+    splits: np.ndarray  # str [N], one of SPLITS
+    table: pd.DataFrame  # index 0..N-1, one column per schema column, raw values
+    _stacks: Mapping[str, pd.DataFrame]
+
+    @classmethod
+    def open(cls, path: str | Path, *, verify: bool = False) -> Self:
+        """Opens a dataset and checks that every file has the size it was written with; `verify` also compares hashes,
+        which reads everything. Raises DatasetError."""
+        root = Path(path)
+        manifest = _read_manifest(root)
+        try:
+            for shard in (*manifest.files, *_shards(manifest.slices), *_shards(manifest.native)):
+                # The CSV files are small and say which pixels belong to whom: always read in full.
+                shard.check(root, thorough=verify or shard in manifest.files)
+        except RecordError as error:
+            raise DatasetError(str(error)) from error
+        listed = pd.read_csv(root / "subjects.csv", dtype=str, keep_default_na=False)
+        table = pd.read_csv(
+            root / "table.csv", index_col=0, keep_default_na=False, na_values=[""], float_precision="round_trip"
+        )
+        table.index.name = None
+        stacks = {p: pd.read_csv(root / p / "stacks.csv", keep_default_na=False) for p in manifest.planes}
+        return cls(root, manifest, tuple(listed["subject"]), listed["split"].to_numpy(str), table, stacks)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest.fingerprint
+
+    @property
+    def schema(self) -> Schema:
+        return self.manifest.schema
+
+    def stacks(self, plane: str) -> pd.DataFrame:
+        """A row per stack: `subject` (index), `phase`, `first` (record of its first slice), `slices`, `labelled`."""
+        self._check_plane(plane)
+        return self._stacks[plane].copy()
+
+    def slices(self, plane: str) -> Records:
+        """[i] -> {"image": uint8 [H, W], "label": uint8 [H, W]}; the label is zero where the stack is not labelled."""
+        self._check_plane(plane)
+        return Records(self.root, self.manifest.slices[plane])
+
+    def native(self, plane: str, row: int) -> tuple[np.ndarray | None, Placement]:
+        """The native label (uint8 [X, Y, Z], canonical ids, or None) of the row-th stack, and its placement."""
+        self._check_plane(plane)
+        record = Records(self.root, self.manifest.native[plane])[row]
+        return record.get("label"), Placement.from_json(json.loads(record["placement"]))
+
+    def _check_plane(self, plane: str) -> None:
+        if plane not in self.manifest.planes:
+            raise DatasetError(
+                f"{self.root} holds no plane {plane!r}, only {', '.join(self.manifest.planes)}; "
+                f"run prepare with --planes={plane}"
+            )
+
+
+def _shards(by_plane: Mapping[str, tuple[Shard, ...]]) -> tuple[Shard, ...]:
+    return tuple(s for shards in by_plane.values() for s in shards)
+
+
+def _read_manifest(root: Path) -> Manifest:
+    path = root / MANIFEST
+    try:
+        state = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DatasetError(f"{path} not found: {root} is no prepared dataset; run morphojax.prepare first") from None
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} cannot be read ({error}); run prepare again") from error
+    version = state.get("format_version") if isinstance(state, dict) else None
+    if version != FORMAT_VERSION:
+        raise DatasetError(f"{path}: format version {version}, this code reads {FORMAT_VERSION}; run prepare again")
+    try:
+        manifest = Manifest.from_json(state)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"{path}: not a valid manifest ({error!r}); run prepare again") from error
+    return manifest
+
+
+__all__ = ["MANIFEST", "SPLITS", "Dataset", "DatasetError", "Manifest"]

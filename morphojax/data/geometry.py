@@ -1,0 +1,209 @@
+"""Native stack -> training grid, and the exact way back. NumPy only.
+
+A stack is reoriented (axis order and flips in plane), resampled in plane, and cropped or padded about the centre of the
+image. Z is never touched and no label is ever consulted. Both directions are separable linear or nearest interpolation:
+the two in-plane axes are independent because reorientation permutes and flips but never rotates.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+_LEFT, _POSTERIOR, _INFERIOR = np.array([-1.0, 0, 0]), np.array([0, -1.0, 0]), np.array([0, 0, -1.0])  # in RAS+
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """The square in-plane grid that models see: `size` x `size` pixels of `spacing_mm`."""
+
+    spacing_mm: float
+    size: int
+
+    def __post_init__(self):
+        if not (np.isfinite(self.spacing_mm) and self.spacing_mm > 0):
+            raise ValueError(f"grid spacing must be a positive number of mm, not {self.spacing_mm}")
+        if self.size < 1:
+            raise ValueError(f"grid size must be at least 1 pixel, not {self.size}")
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Self:
+        return cls(**state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """How a native stack was brought to the grid: all that the way back needs.
+
+    shape:  native (X, Y, Z).
+    affine: native 4 x 4, voxel -> mm, RAS+.
+    axes:   the native axes (0 or 1) that became rows and columns.
+    flips:  whether rows and columns run against their native axis.
+    """
+
+    shape: tuple[int, int, int]
+    affine: tuple[tuple[float, ...], ...]
+    axes: tuple[int, int]
+    flips: tuple[bool, bool]
+    grid: Grid
+
+    @property
+    def native_spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm along X, Y and Z; Z includes the gap between slices."""
+        x, y, z = _spacing(np.array(self.affine))
+        return x, y, z
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Self:
+        x, y, z = (int(n) for n in state["shape"])
+        rows, columns = (int(a) for a in state["axes"])
+        flip_rows, flip_columns = (bool(f) for f in state["flips"])
+        affine = tuple(tuple(float(v) for v in row) for row in state["affine"])
+        return cls((x, y, z), affine, (rows, columns), (flip_rows, flip_columns), Grid.from_json(state["grid"]))
+
+
+def place(image: np.ndarray, affine: np.ndarray, grid: Grid) -> Placement:
+    """Decides how a stack [X, Y, Z] comes to the grid, from its shape and affine alone.
+
+    Of the two in-plane axes, the pair (rows, columns) is chosen that best points (Posterior or Inferior, Left); each is
+    then flipped to point that way. Raises ValueError where the slices do not lie along axis 2.
+    """
+    if image.ndim != 3 or 0 in image.shape:
+        raise ValueError(f"a stack has 3 axes X, Y, Z, all filled; this one has shape {image.shape}")
+    affine = np.asarray(affine, np.float64)
+    spacing = np.array(_spacing(affine))
+    if not (np.isfinite(affine).all() and (spacing > 0).all()):
+        raise ValueError(f"voxel spacing {spacing.tolist()} mm: must be positive and finite; correct the affine")
+    _check_slice_axis(image.shape, spacing)
+    directions = affine[:3, :3] / spacing
+
+    def rowness(axis: int) -> float:
+        return float(max(abs(directions[:, axis] @ _POSTERIOR), abs(directions[:, axis] @ _INFERIOR)))
+
+    def columnness(axis: int) -> float:
+        return float(abs(directions[:, axis] @ _LEFT))
+
+    # A tie goes to columns along X, the usual order of pixels on disk.
+    rows, columns = (0, 1) if rowness(0) + columnness(1) > rowness(1) + columnness(0) + 1e-6 else (1, 0)
+    along = [directions[:, rows] @ _POSTERIOR, directions[:, rows] @ _INFERIOR]
+    flip_rows = bool(along[int(abs(along[1]) > abs(along[0]) + 1e-6)] < 0)
+    flip_columns = bool(directions[:, columns] @ _LEFT < 0)
+    x, y, z = image.shape
+    frozen = tuple(tuple(row) for row in affine.tolist())
+    return Placement((x, y, z), frozen, (rows, columns), (flip_rows, flip_columns), grid)
+
+
+def to_grid(volume: np.ndarray, placement: Placement, order: int) -> np.ndarray:
+    """Native [X, Y, Z] -> [Z, H, W] of the same dtype (integers are rounded), zero outside the native image.
+
+    order: 0 nearest (labels), 1 linear (images).
+    """
+    if volume.shape != placement.shape:
+        raise ValueError(f"volume {volume.shape} does not fit a placement of shape {placement.shape}")
+    oriented = np.transpose(volume, (2, *placement.axes))
+    for axis, length, native in _in_plane(placement):
+        step = placement.grid.spacing_mm / native
+        positions = (np.arange(placement.grid.size) - placement.grid.size // 2) * step + length // 2
+        flipped = placement.flips[axis - 1]
+        oriented = _interpolate(oriented, length - 1 - positions if flipped else positions, axis, order)
+    return _as_dtype(oriented, volume.dtype)
+
+
+def to_native(volume: np.ndarray, placement: Placement, order: int) -> np.ndarray:
+    """Grid [Z, H, W] or [Z, H, W, C] -> native [X, Y, Z] or [X, Y, Z, C] of the same dtype, zero outside the crop.
+
+    order: 0 nearest (labels), 1 linear (images, class probabilities: `argmax` of all zeros is the background).
+    """
+    size, z = placement.grid.size, placement.shape[2]
+    if volume.shape[:3] != (z, size, size) or volume.ndim not in (3, 4):
+        raise ValueError(f"volume {volume.shape} does not fit {z} slices on a grid of {size} x {size}")
+    out = volume
+    for axis, length, native in _in_plane(placement):
+        index = np.arange(length)
+        index = length - 1 - index if placement.flips[axis - 1] else index
+        positions = (index - length // 2) * (native / placement.grid.spacing_mm) + size // 2
+        out = _interpolate(out, positions, axis, order)
+    source = [0, 0, 0]
+    source[2], source[placement.axes[0]], source[placement.axes[1]] = 0, 1, 2
+    out = np.transpose(out, (*source, *range(3, volume.ndim)))
+    return np.ascontiguousarray(_as_dtype(out, volume.dtype))
+
+
+def normalise(image: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Any real array -> uint8, the `low` and `high` percentiles of the whole stack becoming 0 and 255.
+
+    Applied to the native stack, before `to_grid`, so that the rule does not depend on the crop. A constant stack is 0.
+    """
+    if not 0 <= low < high <= 100:
+        raise ValueError(f"percentiles must satisfy 0 <= low < high <= 100, not {low} and {high}")
+    bottom, top = np.percentile(image, (low, high))
+    if top <= bottom:
+        return np.zeros(image.shape, np.uint8)
+    scaled = image.astype(np.float32)
+    scaled -= np.float32(bottom)
+    scaled *= np.float32(255 / (top - bottom))
+    scaled += np.float32(0.5)
+    return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
+
+
+def _spacing(affine: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(v) for v in np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
+
+
+def _check_slice_axis(shape: Sequence[int], spacing: np.ndarray) -> None:
+    """In plane, cardiac pixels are square or nearly so: an elongated or one-pixel plane means slices along X or Y."""
+    found = f"shape {tuple(shape)}, spacing {np.round(spacing, 3).tolist()} mm"
+    advice = f"({found}); slices must lie along axis 2: transpose the array and its affine"
+    for axis in (0, 1):
+        if shape[axis] == 1:
+            raise ValueError(f"axis {axis} holds a single voxel {advice}")
+        if spacing[axis] > 2 * spacing[1 - axis]:
+            raise ValueError(f"the slices seem to lie along axis {axis} {advice}")
+
+
+def _in_plane(placement: Placement) -> tuple[tuple[int, int, float], tuple[int, int, float]]:
+    """(axis of the oriented [Z, H, W] stack, native length, native spacing in mm) of rows, then of columns."""
+    rows, columns = placement.axes
+    spacing = placement.native_spacing
+    return (1, placement.shape[rows], spacing[rows]), (2, placement.shape[columns], spacing[columns])
+
+
+def _interpolate(volume: np.ndarray, positions: np.ndarray, axis: int, order: int) -> np.ndarray:
+    """Samples `axis` at fractional voxel positions; zero beyond the outer faces of the outer voxels, as in ITK."""
+    length = volume.shape[axis]
+    inside = (positions >= -0.5) & (positions <= length - 0.5)
+    positions = np.clip(positions, 0, length - 1)
+    column = [1] * volume.ndim
+    column[axis] = -1
+    if order == 0:
+        # Halves go up, within rounding error; np.rint would send them to the even neighbour and double some voxels.
+        out = np.take(volume, np.minimum(np.floor(positions + 0.5 + 1e-9).astype(np.intp), length - 1), axis)
+    elif order == 1:
+        below = np.minimum(np.floor(positions).astype(np.intp), max(length - 2, 0))
+        weight = (positions - below).astype(np.float32).reshape(column)
+        if not weight.any():
+            out = np.take(volume, below, axis)
+        else:
+            lower = np.take(volume, below, axis).astype(np.float32)
+            upper = np.take(volume, np.minimum(below + 1, length - 1), axis).astype(np.float32)
+            upper -= lower
+            upper *= weight
+            out = np.add(lower, upper, out=lower)
+    else:
+        raise ValueError(f"interpolation order must be 0 (nearest) or 1 (linear), not {order}")
+    if not inside.all():
+        out = np.where(inside.reshape(column), out, np.zeros((), out.dtype))
+    return out
+
+
+def _as_dtype(volume: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if volume.dtype == dtype:
+        return volume
+    return np.rint(volume).astype(dtype) if np.issubdtype(dtype, np.integer) else volume.astype(dtype)

@@ -1,0 +1,158 @@
+"""ArrayRecord shards of msgpack records: written atomically, read at random, checked against what was written."""
+
+import dataclasses
+import hashlib
+import itertools
+import operator
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, SupportsIndex
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from flax import serialization
+
+SHARD_RECORDS = 8192
+
+
+class RecordError(ValueError):
+    """A shard that is absent, truncated or corrupt. The message names the file and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A file as it was written; `path` is relative to the dataset."""
+
+    path: str
+    records: int
+    bytes: int
+    sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Self:
+        return cls(**state)
+
+    def check(self, root: Path, *, thorough: bool = False) -> None:
+        """Raises RecordError where the file is absent or of another size; `thorough` also compares its hash."""
+        path = root / self.path
+        advice = "run prepare again on an empty output folder, or copy the dataset again"
+        if not path.is_file():
+            raise RecordError(f"{path} is missing; {advice}")
+        if path.stat().st_size != self.bytes:
+            raise RecordError(f"{path} has {path.stat().st_size} bytes, {self.bytes} were written; {advice}")
+        if thorough and checksum(path) != self.sha256:
+            raise RecordError(f"{path} does not hold what was written; {advice}")
+
+
+def checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(root: Path, relative: str, records: int = 0) -> Shard:
+    path = root / relative
+    return Shard(relative, records, path.stat().st_size, checksum(path))
+
+
+def encode(record: Mapping[str, Any]) -> bytes:
+    return serialization.msgpack_serialize(dict(record))
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    return serialization.msgpack_restore(data)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Either the whole file is there under its name, or nothing is."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_shards(root: Path, stem: str, records: Iterable[bytes], per_shard: int = SHARD_RECORDS) -> tuple[Shard, ...]:
+    """Writes encoded records to `<root>/<stem>-00000.array_record`, -00001, ... in order.
+
+    One record is one compressed group, so that a random read decompresses nothing else.
+    """
+    records = iter(records)
+    shards: list[Shard] = []
+    first = next(records, None)
+    while first is not None:
+        relative = f"{stem}-{len(shards):05d}.array_record"
+        path = root / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        writer, count = ArrayRecordWriter(str(partial), "group_size:1"), 0
+        for data in itertools.chain([first], itertools.islice(records, per_shard - 1)):
+            writer.write(data)
+            count += 1
+        writer.close()
+        partial.replace(path)
+        shards.append(describe(root, relative, count))
+        first = next(records, None)
+    return tuple(shards)
+
+
+class Records:
+    """Random access to the decoded records of some shards. Picklable and cheap to build: files are opened on first use,
+    once per process. Raises RecordError naming the shard for a record that cannot be read."""
+
+    def __init__(self, root: Path, shards: Sequence[Shard]):
+        self._root = root
+        self._shards = tuple(shards)
+        self._ends = np.cumsum([s.records for s in self._shards], dtype=np.int64)
+        self._readers: dict[int, ArrayRecordReader] = {}
+        self._pid = os.getpid()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
+        index = operator.index(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        index %= len(self)
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        within = index - (int(self._ends[shard - 1]) if shard else 0)
+        path = self._root / self._shards[shard].path
+        try:
+            data = self._reader(shard).read([within])[0]
+            if not data:  # what array_record answers for a record that a damaged index points nowhere
+                raise ValueError("empty record")
+            return decode(data)
+        except RecordError:
+            raise
+        except Exception as error:
+            raise RecordError(f"{path}: record {within} cannot be read ({error}); run prepare again") from error
+
+    def _reader(self, shard: int) -> ArrayRecordReader:
+        if self._pid != os.getpid():  # a file position must not be shared with the parent process
+            self._readers, self._pid = {}, os.getpid()
+        if shard not in self._readers:
+            described = self._shards[shard]
+            described.check(self._root)
+            reader = ArrayRecordReader(str(self._root / described.path), "readahead_buffer_size:0,max_parallelism:0")
+            if reader.num_records() != described.records:
+                raise RecordError(
+                    f"{self._root / described.path} holds {reader.num_records()} records, {described.records} were "
+                    "written; run prepare again on an empty output folder"
+                )
+            self._readers[shard] = reader
+        return self._readers[shard]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_readers": {}}
+
+    def __repr__(self) -> str:
+        return f"Records({str(self._root)!r}, {[s.path for s in self._shards]}, {len(self)} records)"

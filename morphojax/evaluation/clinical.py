@@ -1,0 +1,145 @@
+"""Clinical measures from label maps: volumes in mL, mass in g, fractions in per cent, thickness in mm.
+
+Labels hold canonical ids (`anatomy.LABEL_ID`). A measure that cannot be computed is NaN, never 0.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from morphojax import anatomy
+
+NAN = float("nan")
+TITLE: Mapping[str, str] = {
+    "lv_edv_ml": "LV EDV (mL)",
+    "lv_esv_ml": "LV ESV (mL)",
+    "lv_sv_ml": "LV SV (mL)",
+    "lv_ef_percent": "LV EF (%)",
+    "lv_co_l_min": "LV CO (L/min)",
+    "lv_mass_g": "LV mass (g)",
+    "lv_wall_thickness_max_mm": "LV wall thickness (mm)",
+    "rv_edv_ml": "RV EDV (mL)",
+    "rv_esv_ml": "RV ESV (mL)",
+    "rv_sv_ml": "RV SV (mL)",
+    "rv_ef_percent": "RV EF (%)",
+    "rv_co_l_min": "RV CO (L/min)",
+}
+
+
+def volume_ml(label: np.ndarray, structure: str, spacing: Sequence[float]) -> float:
+    """Voxels x spacing / 1000. label [X, Y, Z]; spacing [3] in mm, that along Z counting the gap between slices."""
+    return np.count_nonzero(label == anatomy.LABEL_ID[structure]) * math.prod(map(float, spacing)) / 1000
+
+
+def myocardial_mass_g(label: np.ndarray, spacing: Sequence[float]) -> float:
+    """Myocardial volume at ED x 1.05 g/mL."""
+    return volume_ml(label, "lv_myocardium", spacing) * anatomy.MYOCARDIUM_DENSITY_G_PER_ML
+
+
+def function(edv_ml: float, esv_ml: float, heart_rate: float = NAN) -> dict[str, float]:
+    """Stroke volume (mL), ejection fraction (%) and cardiac output (L/min) from ED and ES volumes and beats per minute.
+
+    A cavity of 0 mL was not found: what derives from it is NaN.
+    """
+    if not (edv_ml > 0 and esv_ml > 0):
+        return {"sv_ml": NAN, "ef_percent": NAN, "co_l_min": NAN}
+    stroke = edv_ml - esv_ml
+    output = stroke * heart_rate / 1000 if heart_rate > 0 else NAN
+    return {"sv_ml": stroke, "ef_percent": 100 * stroke / edv_ml, "co_l_min": output}
+
+
+def ventricular(
+    ed: np.ndarray | None,
+    es: np.ndarray | None,
+    spacing: Sequence[float],
+    structures: Sequence[str],
+    heart_rate: float = NAN,
+) -> dict[str, float]:
+    """The measures of a short-axis stack that `structures`, those that were annotated or predicted, allow.
+
+    ed, es: [X, Y, Z] of canonical ids, None where the phase is not there. Keys are those of `TITLE`.
+    """
+    out: dict[str, float] = {}
+    for side in ("lv", "rv"):
+        if f"{side}_cavity" not in structures:
+            continue
+        edv, esv = (NAN if x is None else volume_ml(x, f"{side}_cavity", spacing) for x in (ed, es))
+        out |= {f"{side}_edv_ml": edv, f"{side}_esv_ml": esv}
+        out |= {f"{side}_{key}": value for key, value in function(edv, esv, heart_rate).items()}
+    if "lv_myocardium" in structures:
+        out["lv_mass_g"] = NAN if ed is None else myocardial_mass_g(ed, spacing)
+        if "lv_cavity" in structures:
+            out["lv_wall_thickness_max_mm"] = NAN if ed is None else wall_thickness_max_mm(ed, spacing)
+    return out
+
+
+def wall_thickness_max_mm(label: np.ndarray, spacing: Sequence[float]) -> float:
+    """The thickest LV wall over the slices that show a cavity, in mm; NaN where none does.
+
+    Thickness at a myocardial pixel beside the cavity is its distance to the nearest pixel outside the ventricle: centre
+    to centre, each lies half a pixel beyond its contour, so the halves cancel. In plane: oblique apical walls read thick.
+    """
+    spacing_xy = tuple(map(float, spacing))[:2]
+    cavity, wall = (label == anatomy.LABEL_ID[s] for s in ("lv_cavity", "lv_myocardium"))
+    thickest = NAN
+    for z in range(label.shape[2]):
+        beside = ndimage.binary_dilation(cavity[..., z]) & wall[..., z]
+        if beside.any():
+            inside = np.pad(cavity[..., z] | wall[..., z], 1)  # a wall cut by the image's edge ends there
+            distance = ndimage.distance_transform_edt(inside, sampling=spacing_xy)[1:-1, 1:-1]
+            thickest = float(np.fmax(thickest, distance[beside].max()))
+    return thickest
+
+
+def area_mm2(mask: np.ndarray, spacing: Sequence[float]) -> float:
+    """Area of a [X, Y] mask in a long-axis plane; spacing [2 or more] in mm."""
+    return float(np.count_nonzero(mask) * float(spacing[0]) * float(spacing[1]))
+
+
+def length_mm(mask: np.ndarray, spacing: Sequence[float]) -> float:
+    """Extent of a [X, Y] mask along its principal axis, in mm; NaN where empty.
+
+    It stands in for the long axis of an atrium (valve to roof) without landmarks, and so is the wrong axis of an atrium
+    wider than it is long.
+    """
+    pixel = np.asarray(spacing, float)[:2]
+    points = np.argwhere(mask) * pixel
+    if len(points) == 0:
+        return NAN
+    points = points - points.mean(0)
+    axis = np.linalg.eigh(points.T @ points)[1][:, -1]
+    along = points @ axis
+    return float(np.ptp(along) + np.abs(axis) @ pixel)  # from edge to edge of the end pixels, not centre to centre
+
+
+def biplane_volume_ml(area_2ch_mm2: float, area_4ch_mm2: float, length_2ch_mm: float, length_4ch_mm: float) -> float:
+    """Area-length volume of the left atrium from two long-axis planes: 8 / (3 pi) x A2 x A4 / mean length, in mL."""
+    length = (length_2ch_mm + length_4ch_mm) / 2
+    return 8 / (3 * math.pi) * area_2ch_mm2 * area_4ch_mm2 / length / 1000 if length > 0 else NAN
+
+
+def single_plane_volume_ml(area: float, length: float) -> float:
+    """Area-length volume from one plane, as for the right atrium: 8 A^2 / (3 pi L), in mL, from mm2 and mm."""
+    return 8 * area**2 / (3 * math.pi * length) / 1000 if length > 0 else NAN
+
+
+def _section(label: np.ndarray, structure: str, spacing: Sequence[float]) -> tuple[float, float]:
+    mask = np.asarray(label).reshape(label.shape[:2]) == anatomy.LABEL_ID[structure]
+    return area_mm2(mask, spacing), length_mm(mask, spacing)
+
+
+def la_volume_ml(
+    label_2ch: np.ndarray, spacing_2ch: Sequence[float], label_4ch: np.ndarray, spacing_4ch: Sequence[float]
+) -> float:
+    """Biplane volume of the left atrium from the labels [X, Y(, 1)] of one phase; NaN where either plane shows none."""
+    (area2, length2), (area4, length4) = (
+        _section(label, "la_cavity", spacing) for label, spacing in ((label_2ch, spacing_2ch), (label_4ch, spacing_4ch))
+    )
+    return biplane_volume_ml(area2, area4, length2, length4)
+
+
+def ra_volume_ml(label_4ch: np.ndarray, spacing: Sequence[float]) -> float:
+    """Single-plane volume of the right atrium from the 4-chamber label [X, Y(, 1)]; NaN where it shows none."""
+    return single_plane_volume_ml(*_section(label_4ch, "ra_cavity", spacing))

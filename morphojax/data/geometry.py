@@ -186,7 +186,7 @@ def _interpolate(volume: np.ndarray, positions: np.ndarray, axis: int, order: in
         # Halves go up, within rounding error; np.rint would send them to the even neighbour and double some voxels.
         out = np.take(volume, np.minimum(np.floor(positions + 0.5 + 1e-9).astype(np.intp), length - 1), axis)
     elif order == 1:
-        below = np.minimum(np.floor(positions).astype(np.intp), max(length - 2, 0))
+        below = np.floor(positions).astype(np.intp)
         weight = (positions - below).astype(np.float32).reshape(column)
         if not weight.any():
             out = np.take(volume, below, axis)

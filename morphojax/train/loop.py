@@ -22,7 +22,7 @@ from morphojax.train import devices
 from morphojax.train.checkpoint import Checkpoints
 from morphojax.train.logger import Logger
 from morphojax.train.state import TrainState
-from morphojax.train.task import Task
+from morphojax.train.task import Batch, Task
 
 
 class TrainingError(RuntimeError):
@@ -48,11 +48,11 @@ def fit(task: Task, *, run: Path, mesh: Mesh, log_every: int, eval_every: int, s
     init = jax.jit(task.init, out_shardings=replicated)
     start = checkpoints.last
     if start is None:
-        state, start = init(), 0
+        state, start = init(task.pretrained), 0
         resumed = False
     else:
         abstract = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated), jax.eval_shape(task.init)
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated), jax.eval_shape(task.init, task.pretrained)
         )
         state, iterator = checkpoints.restore(abstract)
         task.train_batches.set_state(iterator)
@@ -67,11 +67,17 @@ def fit(task: Task, *, run: Path, mesh: Mesh, log_every: int, eval_every: int, s
     pending = _Pending(logger, task, start)
 
     def evaluate(step: int) -> float:
+        assert task.eval_batches is not None
         outputs = [jax.device_get(eval_step(state, constants, devices.put_batch(b, mesh))) for b in task.eval_batches()]
         scalars = task.summarise(outputs)
         logger.scalars(step, {f"val/{name}": value for name, value in scalars.items()})
         name, higher = task.best
         return scalars[name] if higher else -scalars[name]
+
+    def draw(step: int, batch: Batch) -> None:
+        if task.pictures_of_validation and task.eval_batches is not None:
+            batch = next(iter(task.eval_batches()))
+        logger.images(step, task.draw(jax.device_get(pictures(state, constants, devices.put_batch(batch, mesh))), batch))
 
     try:
         with _stop_signals() as stop, tqdm(total=task.steps, initial=start, disable=None, unit="step") as bar:
@@ -80,20 +86,19 @@ def fit(task: Task, *, run: Path, mesh: Mesh, log_every: int, eval_every: int, s
                 stopping = _agree(stop, step, log_every) and not finished
                 fresh = not (resumed and step == start)  # a checkpoint's own step was evaluated before it was saved
                 score = None
-                if fresh and step and (finished or step % eval_every == 0):
+                if fresh and step and task.eval_batches is not None and (finished or step % eval_every == 0):
                     pending.flush(step)
                     score = evaluate(step)
-                if fresh and (finished or stopping or (step and step % save_every == 0)):
+                if fresh and (finished or stopping or score is not None or (step and step % save_every == 0)):
                     pending.flush(step)
                     checkpoints.save(step, state, task.train_batches.get_state(), score)
                 if finished or stopping:
                     break
                 batch = next(task.train_batches)
-                on_device = devices.put_batch(batch, mesh)
                 if step % images_every == 0:
-                    logger.images(step, task.draw(jax.device_get(pictures(state, constants, on_device)), batch))
+                    draw(step, batch)
                 train_step = next(function for first, function in reversed(phases) if step >= first)
-                state, metrics = train_step(state, constants, on_device)
+                state, metrics = train_step(state, constants, devices.put_batch(batch, mesh))
                 if (step + 1) % log_every == 0:
                     pending.flush(step)  # the steps before this one, which the device has just left behind
                 pending.add(step, metrics, batch)

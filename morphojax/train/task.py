@@ -17,7 +17,8 @@ StepFunction = Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, ja
 class Task:
     """One kind of training.
 
-    init:          () -> TrainState; pure, so that the loop may jit it and have the state born sharded.
+    init:          (pretrained) -> TrainState; pure, so that the loop may jit it and have the state born sharded.
+    pretrained:    arrays that `init` puts in place of random ones; empty from scratch.
     steps:         total number of batches.
     phases:        (first step, train_step) pairs in order of their first step. More than one where what is trained changes under way:
                    each is compiled once. train_step(state, constants, batch) -> (state, metrics of scalars).
@@ -25,24 +26,27 @@ class Task:
     summarise:     list of eval_step's outputs (NumPy, whole batches) -> scalars to log.
     constants:     arrays that never change, replicated on the devices once.
     train_batches: an endless iterator with get_state and set_state.
-    eval_batches:  () -> one pass over the validation set.
+    eval_batches:  () -> one pass over the validation set; None where there is none.
     best:          (metric of `summarise`, True if higher is better): which checkpoint is kept as best.
-    pictures:      (state, constants, batch) -> arrays for `draw`; jitted.
+    pictures:      (state, constants, batch) -> arrays for `draw`; jitted. The batch is the first of the validation set where
+                   `pictures_of_validation`, else the one about to be trained on.
     draw:          (pictures' output, batch) -> {tag: uint8 [H,W,3]}.
     learning_rate: step -> float, for the log.
     examples:      examples in a global batch.
     """
 
-    init: Callable[[], TrainState]
+    init: Callable[[Any], TrainState]
+    pretrained: Any
     steps: int
     phases: Sequence[tuple[int, StepFunction]]
     eval_step: Callable[[TrainState, Any, Batch], dict[str, jax.Array]]
     summarise: Callable[[list[dict[str, np.ndarray]]], dict[str, float]]
     constants: Any
     train_batches: Any
-    eval_batches: Callable[[], Iterable[Batch]]
+    eval_batches: Callable[[], Iterable[Batch]] | None
     best: tuple[str, bool]
     pictures: Callable[[TrainState, Any, Batch], Any]
+    pictures_of_validation: bool
     draw: Callable[[Any, Batch], dict[str, np.ndarray]]
     learning_rate: Callable[[int], float]
     examples: int

@@ -1,0 +1,99 @@
+"""Pretraining on short-axis slices and table rows: the default, on the embedded synthetic cohort.
+
+    python -m morphojax.main --config=configs/pretrain_sax.py
+
+An example is a subject: a few slices of one frame, each encoded, pooled, against the subject's table row.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.task = "pretrain"
+    config.workdir = "runs/pretrain_sax"
+    config.seed = 0
+    config.steps = 0  # batches; or
+    config.epochs = 40.0  # passes over the subjects; one of the two is 0
+    config.batch_size = 32  # subjects, over all devices
+
+    config.data = ml_collections.ConfigDict(
+        {
+            "dataset": "synthetic",  # or the folder that prepare wrote
+            "plane": "sax",
+            "splits": ("train",),  # naming "test" here is allowed, and said out loud
+            "subjects": (),  # ids, or one path to a file with an id a line; empty: all of the splits
+            "fraction": 1.0,  # of those; subsets are nested for one seed
+            "workers": 0,  # processes that read; 0 reads in a thread
+            "synthetic_subjects": 200,
+            "synthetic_seed": 0,
+            "synthetic_spacing_mm": 2.0,
+            "synthetic_size": 96,  # pixels
+        }
+    )
+    config.input = ml_collections.ConfigDict(
+        {
+            "channels": "slices",  # slices: K slices of one frame; cycle: the middle slice, ED, mid and ES as channels
+            "frames": ("ED", "ES"),  # slices only: the frames drawn from
+            "slices": 4,  # K
+        }
+    )
+    config.table = ml_collections.ConfigDict(
+        {
+            "groups": "all",  # groups or columns to take, or with a leading '-' to drop: "-cardiac_morphometric"
+            "without_leaks_for": "",  # also drop the columns that leak this task's label
+            "corruption": 0.3,  # share of a row's fields replaced by draws from the training rows (SCARF)
+        }
+    )
+    config.augment = augmentation()
+    config.allow_unanatomical_flips = False
+
+    config.model = ml_collections.ConfigDict(
+        {
+            "encoder": "resnet18",
+            "width": 32,  # channels of the first stage; 64 is the published size
+            "dtype": "float32",  # of the computation; or bfloat16
+            "pooling": "mean",  # of the slices; or attention
+            "projection_dim": 128,
+            "temperature": 0.1,
+            "learned_temperature": False,
+            "table": {"hidden": 512, "layers": 2, "missing_flags": True},
+        }
+    )
+    config.objective = ml_collections.ConfigDict({"weight": 0.5})  # share of image -> table
+    config.optimizer = ml_collections.ConfigDict(
+        {
+            "name": "adamw",
+            "learning_rate": 1e-3,
+            "weight_decay": 1e-4,
+            "schedule": "cosine",
+            "warmup": 0.1,  # share of the run
+            "clip_norm": 0.0,  # 0: never
+            "accumulate": 1,  # batches per update
+        }
+    )
+    config.log_every = 10  # steps, as are the next three
+    config.eval_every = 40  # on the validation subjects; 0 never
+    config.save_every = 40
+    config.images_every = 80
+    return config
+
+
+def augmentation() -> ml_collections.ConfigDict:
+    """Ranges that keep a heart a heart. No flips: a mirrored short axis has its right ventricle on the wrong side."""
+    return ml_collections.ConfigDict(
+        {
+            "probability": 1.0,  # that an example is augmented at all
+            "rotation_degrees": 30.0,
+            "scale": (0.85, 1.2),
+            "translation_fraction": 0.08,
+            "crop": (1.0, 1.0),  # share of the area that is kept and enlarged
+            "flip_horizontal": 0.0,  # probability
+            "flip_vertical": 0.0,
+            "gamma": (0.7, 1.5),
+            "brightness": 0.1,
+            "contrast": 0.3,
+            "noise_sd": 0.03,
+            "bias_field": 0.3,
+        }
+    )

@@ -1,0 +1,58 @@
+"""Image-only segmentation of short-axis slices, from a pretrained encoder or from scratch.
+
+    python -m morphojax.main --config=configs/segment_sax.py --config.init_from=runs/pretrain_sax
+    python -m morphojax.main --config=configs/segment_sax.py --config.workdir=runs/segment_sax_scratch
+"""
+
+import ml_collections
+
+from configs import pretrain_sax
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.task = "segment"
+    config.workdir = "runs/segment_sax"
+    config.seed = 0
+    config.steps = 300  # batches; or
+    config.epochs = 0.0  # passes over the labelled slices; one of the two is 0
+    config.batch_size = 16  # slices, over all devices
+
+    config.init_from = ""  # a run directory or a checkpoint folder; empty: from scratch
+    config.init_checkpoint = "last"  # of that run: last, or best by its validation loss
+    config.freeze = "none"  # none, encoder, or probe_then_full
+    config.probe_steps = 100  # probe_then_full only: steps with the encoder frozen
+
+    config.data = pretrain_sax.get_config().data  # the same dataset, hence the same splits
+    config.data.fraction = 0.1  # of the training subjects: few labels
+    config.data.structures = ()  # empty: all that the dataset labels in this plane
+    config.input = ml_collections.ConfigDict({"frames": ("ED", "ES")})
+    config.augment = pretrain_sax.augmentation()
+    config.allow_unanatomical_flips = False
+
+    config.model = ml_collections.ConfigDict(
+        {
+            "encoder": "resnet18",
+            "width": 32,  # as in pretraining, or nothing fits
+            "dtype": "float32",
+            "decoder_widths": (16, 32, 32, 64, 128),  # channels at strides 1, 2, 4, 8, 16
+        }
+    )
+    config.objective = ml_collections.ConfigDict({"dice_weight": 0.5})  # the rest is cross-entropy
+    config.optimizer = ml_collections.ConfigDict(
+        {
+            "name": "adamw",
+            "learning_rate": 2e-3,
+            "weight_decay": 1e-4,
+            "schedule": "cosine",
+            "warmup": 0.05,  # share of the run
+            "clip_norm": 1.0,  # 0: never
+            "accumulate": 1,  # batches per update
+            "layer_decay": 1.0,  # below 1, earlier layers of the encoder learn more slowly by this factor each
+        }
+    )
+    config.log_every = 20  # steps, as are the next three
+    config.eval_every = 100  # on the validation subjects; 0 never
+    config.save_every = 100
+    config.images_every = 100
+    return config

@@ -1,0 +1,46 @@
+"""Trains what a config describes.
+
+    python -m morphojax.main --config=configs/pretrain_sax.py
+    python -m morphojax.main --config=configs/segment_sax.py --config.init_from=runs/pretrain_sax
+
+Any key of the config can be set on the command line: --config.table.groups=-cardiac_morphometric. The run goes to
+config.workdir; the same command takes up a run that was stopped.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=True)
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join the processes of a cluster (SLURM, Open MPI and TPU pods are recognised); set by launch/."
+)
+COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where no cluster is recognised.")
+PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes, where no cluster is recognised.")
+PROCESS = flags.DEFINE_integer("process", None, "This process's number, where no cluster is recognised.")
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]!r}; keys of the config are set as --config.KEY=VALUE")
+    if DISTRIBUTED.value:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+    # Imported once the processes have joined: anything that touches a device before that is an error in JAX.
+    from morphojax.train import experiment
+
+    try:
+        return 0 if experiment.run(CONFIG.value) else 1
+    except experiment.EXPECTED as error:
+        logging.debug("details", exc_info=True)
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path.cwd()))  # a config may import another one: configs.pretrain_sax
+    flags.mark_flag_as_required("config")
+    app.run(main)

@@ -1,0 +1,61 @@
+"""From a config to a finished run."""
+
+from pathlib import Path
+
+import jax
+import ml_collections
+from absl import logging
+
+from morphojax.data.dataset import DatasetError
+from morphojax.data.pipeline import PipelineError
+from morphojax.data.records import RecordError
+from morphojax.data.sources.base import CohortError
+from morphojax.data.table import TableError
+from morphojax.train import cohort, devices, loop, pretrain, segment
+from morphojax.train.checkpoint import CheckpointError
+from morphojax.train.run import RunError, create
+
+TASKS = {"pretrain": pretrain.build, "segment": segment.build}
+# What a user can mend: told in a line, without a traceback.
+EXPECTED = (
+    ValueError,
+    CohortError,
+    DatasetError,
+    RecordError,
+    PipelineError,
+    TableError,
+    CheckpointError,
+    RunError,
+    loop.TrainingError,
+)
+
+
+def run(config: ml_collections.ConfigDict) -> bool:
+    """Trains what the config describes, in `config.workdir`. True when complete, False when a signal stopped it.
+
+    Raises one of EXPECTED for what the config, the data or the run directory have wrong.
+    """
+    if config.task not in TASKS:
+        raise ValueError(f"config.task={config.task!r} is unknown: choose one of {', '.join(TASKS)}")
+    for key in ("log_every", "save_every", "images_every"):
+        if config[key] < 1:
+            raise ValueError(f"config.{key}={config[key]}: give a number of steps, at least 1")
+    directory = Path(config.workdir)
+    dataset = cohort.open_dataset(
+        **{k: v for k, v in config.data.items() if k in ("dataset", "plane") or k.startswith("synthetic_")}
+    )
+    task, files = TASKS[config.task](config, dataset)
+    if jax.process_index() == 0:
+        create(directory, config.to_dict(), files)
+    logging.info("%s: %d steps of %d examples on %d %s device(s), to %s", config.task, task.steps, task.examples,
+                 jax.device_count(), jax.default_backend(), directory)  # fmt: skip
+    return loop.fit(
+        task,
+        run=directory,
+        mesh=devices.make_mesh(),
+        log_every=config.log_every,
+        eval_every=config.eval_every or task.steps,
+        save_every=config.save_every,
+        images_every=config.images_every,
+    )
+

@@ -1,0 +1,34 @@
+"""Names in a config -> things, with an error that lists the choices."""
+
+from typing import Any
+
+import flax.typing
+import jax.numpy as jnp
+import ml_collections
+
+from morphojax.models.encoders import ENCODERS
+
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def encoder(name: str, **kwargs: Any):
+    """An image encoder module. Raises ValueError naming the choices."""
+    if name not in ENCODERS:
+        raise ValueError(f"config.model.encoder={name!r} is unknown: choose one of {', '.join(sorted(ENCODERS))}")
+    return ENCODERS[name](**kwargs)
+
+
+def dtype(name: str) -> flax.typing.Dtype:
+    """The dtype of computation (parameters stay float32)."""
+    if name not in _DTYPES:
+        raise ValueError(f"config.model.dtype={name!r} is unknown: choose one of {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def steps(config: ml_collections.ConfigDict, examples: int) -> int:
+    """Batches in the run, from `config.steps` or `config.epochs`: one of them is given, the other 0."""
+    if (config.steps > 0) == (config.epochs > 0):
+        raise ValueError(f"give one of config.steps={config.steps} and config.epochs={config.epochs}, and 0 for the other")
+    accumulate = config.optimizer.accumulate
+    found = config.steps or round(config.epochs * max(examples // config.batch_size, 1))
+    return max(found // accumulate, 1) * accumulate if config.epochs else found

@@ -1,0 +1,108 @@
+"""The run directory: what a run was, for those who evaluate, fine-tune or repeat it."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from morphojax.data.dataset import Dataset
+
+# Keys that may change when a run is taken up again: they do not change what is computed.
+_FREE = ("workdir", "log_every", "images_every", "data.workers")
+
+
+class RunError(ValueError):
+    """A run directory that cannot be written, or is not what is asked for."""
+
+
+def preprocessing(dataset: Dataset, plane: str, channels: str, structures: Sequence[str]) -> dict[str, Any]:
+    """All that prediction must know of the images: nothing of it is restated later. No subject ids."""
+    manifest = dataset.manifest
+    return {
+        "plane": plane,
+        "channels": channels,
+        "grid": manifest.grid.to_json(),
+        "percentiles": list(manifest.percentiles),
+        "structures": list(structures),
+        "dataset_fingerprint": dataset.fingerprint,
+    }
+
+
+def check_same_images(here: Mapping[str, Any], run: Path) -> None:
+    """Raises RunError where a run's encoder was trained on images prepared otherwise than these."""
+    there = read_json(run, "preprocessing.json")
+    for key in ("grid", "percentiles"):
+        if there[key] != here[key]:
+            raise RunError(
+                f"config.init_from={run}: its images were prepared with {key} {there[key]}, this dataset with {here[key]}; "
+                "prepare the dataset anew with the run's settings"
+            )
+
+
+def read_json(run: Path, name: str) -> Any:
+    """A JSON file of a run directory. Raises RunError where it is absent or damaged."""
+    path = Path(run) / name
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise RunError(f"{path}: not found; is {run} the directory of a run?") from error
+    except (OSError, json.JSONDecodeError) as error:
+        raise RunError(f"{path}: cannot be read ({error})") from error
+
+
+def create(run: Path, config: Mapping[str, Any], files: Mapping[str, Any]) -> None:
+    """Writes the description of a run, or checks that the run already there is the same one.
+
+    Raises RunError for an unwritable directory, and, naming the keys, for a directory that holds another run.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        existing = run / "config.json"
+        if existing.exists() and (run / "checkpoints").is_dir():
+            before, now = _flat(read_json(run, "config.json")), _flat(json.loads(json.dumps(config)))
+            changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k not in _FREE)
+            if changed:
+                raise RunError(
+                    f"{run} holds a run with another config ({', '.join(changed[:6])}); "
+                    "choose another config.workdir, or give the config that it was started with to resume it"
+                )
+            old, new = read_json(run, "preprocessing.json"), json.loads(json.dumps(files["preprocessing.json"]))
+            if old != new:
+                raise RunError(f"{run} was started on another dataset or preparation of it; choose another config.workdir")
+        for name, content in {"config.json": config, "environment.json": environment(), **files}.items():
+            _write(run / name, json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        raise RunError(f"config.workdir={run}: cannot be written ({error})") from error
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices and commit: what a result may depend on."""
+    packages = ("morphojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "devices": [d.device_kind for d in jax.devices()],
+        "processes": jax.process_count(),
+        "commit": commit or None,
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    return {k: v for name, sub in tree.items() for k, v in _flat(sub, f"{prefix}.{name}" if prefix else name).items()}

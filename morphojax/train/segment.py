@@ -1,0 +1,195 @@
+"""Image-only segmentation: any encoder's pyramid under a U-Net decoder, from scratch or from a pretrained encoder."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import logging
+
+from morphojax import anatomy, augment
+from morphojax.data import pipeline
+from morphojax.data.dataset import Dataset
+from morphojax.evaluation import figures
+from morphojax.models.towers import Segmenter
+from morphojax.models.unet import UNetDecoder
+from morphojax.objectives.segmentation import dice_ce
+from morphojax.train import checkpoint, cohort, devices, optimizer, registry, rng
+from morphojax.train.run import check_same_images, preprocessing
+from morphojax.train.state import TrainState
+from morphojax.train.step import make_train_step
+from morphojax.train.task import Batch, StepFunction, Task
+from morphojax.train.transfer import merge, transfer_encoder
+
+
+def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, dict[str, Any]]:
+    """The task of a config, and the files of the run directory that describe its data ({file name: JSON-able})."""
+    data = config.data
+    devices.check_batch_size(config.batch_size)
+    labelled_here = dataset.manifest.labelled[data.plane]
+    structures = tuple(data.structures) or tuple(labelled_here)
+    _check_structures(structures, labelled_here, data.plane)
+    described = preprocessing(dataset, data.plane, "frame", structures)
+    subjects = cohort.select_subjects(
+        dataset, split_names=data.splits, subjects=data.subjects, fraction=data.fraction, seed=config.seed
+    )
+    stream = dict(plane=data.plane, batch_size=config.batch_size, **config.input)
+    stream |= dict(process_index=jax.process_index(), process_count=jax.process_count())
+    train_batches = pipeline.segmentation(
+        dataset, subjects=subjects, seed=config.seed, train=True, workers=data.workers, **stream
+    )
+    held_out = np.setdiff1d(np.flatnonzero(dataset.splits == "val"), subjects) if config.eval_every else []
+    held_out_batches = (
+        pipeline.segmentation(dataset, subjects=held_out, seed=0, train=False, **stream) if len(held_out) else None
+    )
+    steps = registry.steps(config, train_batches.examples)
+    params = augment.check(data.plane, augment.Augmentation(**config.augment), config.allow_unanatomical_flips)
+    model = build_model(config.to_dict(), len(structures) + 1)
+    decay = config.optimizer.layer_decay
+    settings = {name: value for name, value in config.optimizer.items() if name != "layer_decay"}
+    scales = (lambda params: optimizer.layer_scales(params, decay=decay)) if decay != 1.0 else None
+    opt, learning_rate = optimizer.build(**settings, steps=steps, scales=scales)
+    seed, size = config.seed, dataset.manifest.grid.size
+    dice_weight = config.objective.dice_weight
+    class_of = np.zeros(256, np.int32)  # canonical id -> class of this model; a structure it does not know is background
+    for i, name in enumerate(structures, start=1):
+        class_of[anatomy.LABEL_ID[name]] = i
+    labelled = np.array([name in labelled_here for name in structures])
+
+    def fresh() -> Any:
+        return model.init(rng.key(seed, "init"), jnp.zeros((2, size, size, 1)), train=False)
+
+    def init(pretrained: Any) -> TrainState:
+        return TrainState.create(merge(fresh(), pretrained), opt)
+
+    def make_loss(train_encoder: bool):
+        def loss(params: Any, batch_stats: Any, constants: Any, batch: Batch, step: jax.Array):
+            image, label = augmented(batch, step)
+            logits, updated = model.apply(
+                {"params": params, "batch_stats": batch_stats},
+                image,
+                train=True,
+                train_encoder=train_encoder,
+                mutable=["batch_stats"],
+            )
+            value, metrics = dice_ce(
+                logits, constants["class_of"][label], constants["labelled"], dice_weight=dice_weight
+            )
+            scalars = {name: m for name, m in metrics.items() if m.ndim == 0}
+            # A frozen encoder returns the statistics that it was given, so the tree stays whole.
+            return value, (scalars, updated["batch_stats"])
+
+        return loss
+
+    def augmented(batch: Batch, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        image = batch["image"].astype(jnp.float32) / 255
+        return augment.augment(rng.key(seed, "augment", step), image, batch["label"], params)
+
+    def eval_step(state: TrainState, constants: Any, batch: Batch) -> dict[str, jax.Array]:
+        logits = predict(state, batch)
+        value, metrics = dice_ce(
+            logits,
+            constants["class_of"][batch["label"]],
+            constants["labelled"],
+            valid=batch["valid"],
+            dice_weight=dice_weight,
+        )
+        sums = {name: metrics[name] for name in ("intersection", "cardinality")}
+        return sums | {"loss": value, "subject": batch["subject"], "valid": batch["valid"]}
+
+    def predict(state: TrainState, batch: Batch) -> jax.Array:
+        return model.apply(state.variables, batch["image"].astype(jnp.float32) / 255, train=False)
+
+    def summarise(outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
+        return validation_dice(outputs, structures)
+
+    def draw(prediction: np.ndarray, batch: Batch) -> dict[str, np.ndarray]:
+        to_canonical = np.array([0, *(anatomy.LABEL_ID[s] for s in structures)], np.uint8)
+        known = np.isin(batch["label"], to_canonical)
+        labels = np.where(known, batch["label"], 0).astype(np.uint8)
+        chosen = np.linspace(0, int(np.sum(batch["valid"])) - 1, 6).astype(int)
+        rows = [figures.overlay(batch["image"][i, ..., 0], labels[i], to_canonical[prediction[i]]) for i in chosen]
+        return {"label_left_prediction_right": np.concatenate(rows, axis=0)}
+
+    def phase(train_encoder: bool) -> StepFunction:
+        return make_train_step(make_loss(train_encoder), opt, frozen=() if train_encoder else ("encoder",))
+
+    task = Task(
+        init=init,
+        pretrained=_pretrained(config, described, jax.eval_shape(fresh)),
+        steps=steps,
+        phases=_phases(config.freeze, config.probe_steps, steps, phase),
+        eval_step=eval_step,
+        summarise=summarise,
+        constants={"class_of": class_of, "labelled": labelled},
+        train_batches=train_batches,
+        eval_batches=(lambda: iter(held_out_batches)) if held_out_batches else None,
+        best=("dice", True),
+        pictures=lambda state, constants, batch: predict(state, batch).argmax(-1).astype(jnp.uint8),
+        pictures_of_validation=True,
+        draw=draw,
+        learning_rate=learning_rate,
+        examples=config.batch_size,
+    )
+    return task, {"preprocessing.json": described}
+
+
+def build_model(config: dict[str, Any], n_classes: int) -> Segmenter:
+    """The segmenter of a resolved config (as read from `config.json`). Raises ValueError for an unknown encoder or dtype."""
+    model = dict(config["model"])
+    dtype = registry.dtype(model.pop("dtype"))
+    encoder = registry.encoder(model.pop("encoder"), width=model.pop("width"), dtype=dtype)
+    decoder = UNetDecoder(widths=tuple(model.pop("decoder_widths")), dtype=dtype)
+    return Segmenter(encoder=encoder, decoder=decoder, n_classes=n_classes, **model)
+
+
+def validation_dice(outputs: list[dict[str, np.ndarray]], structures: tuple[str, ...]) -> dict[str, float]:
+    """Dice per structure on the training grid, voxels pooled over a subject's slices and frames, then averaged over subjects.
+
+    A structure that is neither in a subject's labels nor in its prediction does not count for that subject.
+    """
+    valid = np.concatenate([o["valid"] for o in outputs])
+    subject = np.concatenate([o["subject"] for o in outputs])[valid]
+    sums = {n: np.concatenate([o[n] for o in outputs])[valid] for n in ("intersection", "cardinality")}
+    dice = np.full((len(np.unique(subject)), len(structures)), np.nan)
+    for row, s in enumerate(np.unique(subject)):
+        overlap, size = (sums[n][subject == s].sum(0) for n in ("intersection", "cardinality"))
+        dice[row] = np.divide(2 * overlap, size, out=np.full(size.shape, np.nan), where=size > 0)
+    means = {f"dice/{s}": float(np.nanmean(d)) for s, d in zip(structures, dice.T, strict=True) if np.isfinite(d).any()}
+    overall = float(np.mean(list(means.values()))) if means else 0.0
+    return means | {"dice": overall, "loss": float(np.mean([o["loss"] for o in outputs]))}
+
+
+def _check_structures(structures: tuple[str, ...], labelled: Any, plane: str) -> None:
+    unknown = [s for s in structures if s not in anatomy.STRUCTURES]
+    if unknown:
+        raise ValueError(f"config.data.structures: {', '.join(unknown)} unknown; choose among {', '.join(anatomy.STRUCTURES)}")
+    if not set(structures) & set(labelled):
+        raise ValueError(f"config.data.structures: the dataset labels none of them in {plane} (it labels {', '.join(labelled) or 'nothing'})")
+
+
+def _phases(freeze: str, probe_steps: int, steps: int, phase: Any) -> tuple[tuple[int, StepFunction], ...]:
+    if freeze == "none":
+        return ((0, phase(True)),)
+    if freeze == "encoder":
+        return ((0, phase(False)),)
+    if freeze == "probe_then_full":
+        if not 0 < probe_steps < steps:
+            raise ValueError(f"config.probe_steps={probe_steps}: give a number of steps between 0 and the run's {steps}")
+        return ((0, phase(False)), (probe_steps, phase(True)))
+    raise ValueError(f"config.freeze={freeze!r} is unknown: choose none, encoder or probe_then_full")
+
+
+def _pretrained(config: ml_collections.ConfigDict, described: dict[str, Any], target: Any) -> dict[str, Any]:
+    if not config.init_from:
+        if config.freeze == "encoder":
+            logging.warning("config.freeze=encoder without config.init_from: a random encoder stays random")
+        return {}
+    folder = checkpoint.find(config.init_from, config.init_checkpoint)
+    check_same_images(described, folder.parent.parent)
+    taken, report = transfer_encoder(checkpoint.load_params(folder), target)
+    if jax.process_index() == 0:
+        print(report.text(config.init_from), flush=True)
+    return taken

@@ -1,0 +1,44 @@
+"""The part of a train step that every task shares: gradient, update, running statistics, norms."""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from morphojax.train.state import TrainState
+from morphojax.train.task import Batch, StepFunction
+
+PyTree = Any
+# (params, batch_stats, constants, batch, step) -> (loss, (metrics, batch_stats))
+Loss = Callable[[PyTree, PyTree, Any, Batch, jax.Array], tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]]
+
+
+def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, frozen: Collection[str] = ()) -> StepFunction:
+    """A pure train step.
+
+    Args:
+        loss: see `Loss`; its randomness comes from the step.
+        frozen: top-level modules whose parameters do not move, whatever the optimizer (momentum, weight decay) would do.
+
+    The metrics gain `loss` and `grad_norm/<module>` for every top-level module.
+    """
+
+    def train_step(state: TrainState, constants: Any, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        (value, (metrics, batch_stats)), grads = gradient(state.params, state.batch_stats, constants, batch, state.step)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates = {name: jax.tree.map(jnp.zeros_like, u) if name in frozen else u for name, u in updates.items()}
+        metrics = metrics | {"loss": value} | {f"grad_norm/{name}": optax.global_norm(g) for name, g in grads.items()}
+        return (
+            TrainState(
+                step=state.step + 1,
+                params=optax.apply_updates(state.params, updates),
+                batch_stats=batch_stats,
+                opt_state=opt_state,
+            ),
+            metrics,
+        )
+
+    return train_step

@@ -214,10 +214,12 @@ def _texts(frame: pd.DataFrame, column: Column) -> list[str | None]:
     """The classes as texts, None where missing. A whole number reads the same as int, float (which a missing value in
     the column makes of it), bool or text: True, 1, 1.0, "1" and "1.0" are one class."""
     texts: list[str | None] = []
-    for cell in _cells(frame, column):
+    for row, cell in enumerate(_cells(frame, column)):
         text = None if cell is None else str(cell).strip()
-        if text is not None and not isinstance(cell, str):
-            text = str(int(cell)) if float(cell) == int(cell) else text
+        if isinstance(cell, bool | int | float | np.number | np.bool_):
+            if math.isinf(cell):
+                raise TableError(f"column {column.name!r}, row {row} (counting from 0): the value is infinite")
+            text = str(int(cell)) if cell == int(cell) else text
         elif text is not None and text.endswith(".0") and text[:-2].lstrip("-").isdigit():
             text = text[:-2]
         texts.append(text)
@@ -283,7 +285,7 @@ class TableEncoder:
                 scaled = np.where(missing[:, i], 0.0, (numbers - fitted.mean) / fitted.std)
                 if (np.abs(scaled) > np.finfo(np.float32).max).any():
                     raise TableError(
-                        f"column {column.name!r}: a value lies beyond any plausible scale of the training rows"
+                        f"column {column.name!r}: a value lies too far from the training rows for a float32"
                     )
                 values[:, i] = scaled
                 continue

@@ -8,7 +8,6 @@ config.workdir; the same command takes up a run that was stopped.
 """
 
 import sys
-from pathlib import Path
 
 import jax
 from absl import app, flags, logging
@@ -41,6 +40,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path.cwd()))  # a config may import another one: configs.pretrain_sax
     flags.mark_flag_as_required("config")
     app.run(main)

@@ -25,7 +25,12 @@ TITLE: Mapping[str, str] = {
     "rv_sv_ml": "RV SV (mL)",
     "rv_ef_percent": "RV EF (%)",
     "rv_co_l_min": "RV CO (L/min)",
+    "la_volume_ed_ml": "LA volume, ED (mL)",
+    "la_volume_es_ml": "LA volume, ES (mL)",
+    "ra_volume_ed_ml": "RA volume, ED (mL)",
+    "ra_volume_es_ml": "RA volume, ES (mL)",
 }
+Stack = tuple[np.ndarray, Sequence[float]]  # label [X, Y, Z] of canonical ids, and spacing [3] in mm
 
 
 def volume_ml(label: np.ndarray, structure: str, spacing: Sequence[float]) -> float:
@@ -51,27 +56,23 @@ def function(edv_ml: float, esv_ml: float, heart_rate: float = NAN) -> dict[str,
 
 
 def ventricular(
-    ed: np.ndarray | None,
-    es: np.ndarray | None,
-    spacing: Sequence[float],
-    structures: Sequence[str],
-    heart_rate: float = NAN,
+    ed: Stack | None, es: Stack | None, structures: Sequence[str], heart_rate: float = NAN
 ) -> dict[str, float]:
     """The measures of a short-axis stack that `structures`, those that were annotated or predicted, allow.
 
-    ed, es: [X, Y, Z] of canonical ids, None where the phase is not there. Keys are those of `TITLE`.
+    ed, es: (label [X, Y, Z], spacing in mm), None where the phase is not there. Keys are those of `TITLE`.
     """
     out: dict[str, float] = {}
     for side in ("lv", "rv"):
         if f"{side}_cavity" not in structures:
             continue
-        edv, esv = (NAN if x is None else volume_ml(x, f"{side}_cavity", spacing) for x in (ed, es))
+        edv, esv = (NAN if x is None else volume_ml(x[0], f"{side}_cavity", x[1]) for x in (ed, es))
         out |= {f"{side}_edv_ml": edv, f"{side}_esv_ml": esv}
         out |= {f"{side}_{key}": value for key, value in function(edv, esv, heart_rate).items()}
     if "lv_myocardium" in structures:
-        out["lv_mass_g"] = NAN if ed is None else myocardial_mass_g(ed, spacing)
+        out["lv_mass_g"] = NAN if ed is None else myocardial_mass_g(*ed)
         if "lv_cavity" in structures:
-            out["lv_wall_thickness_max_mm"] = NAN if ed is None else wall_thickness_max_mm(ed, spacing)
+            out["lv_wall_thickness_max_mm"] = NAN if ed is None else wall_thickness_max_mm(*ed)
     return out
 
 
@@ -79,7 +80,7 @@ def wall_thickness_max_mm(label: np.ndarray, spacing: Sequence[float]) -> float:
     """The thickest LV wall over the slices that show a cavity, in mm; NaN where none does.
 
     Thickness at a myocardial pixel beside the cavity is its distance to the nearest pixel outside the ventricle: centre
-    to centre, each lies half a pixel beyond its contour, so the halves cancel. In plane: oblique apical walls read thick.
+    to centre, each lies half a pixel beyond its contour, so the halves cancel. In plane: oblique walls read thick.
     """
     spacing_xy = tuple(map(float, spacing))[:2]
     cavity, wall = (label == anatomy.LABEL_ID[s] for s in ("lv_cavity", "lv_myocardium"))
@@ -143,3 +144,21 @@ def la_volume_ml(
 def ra_volume_ml(label_4ch: np.ndarray, spacing: Sequence[float]) -> float:
     """Single-plane volume of the right atrium from the 4-chamber label [X, Y(, 1)]; NaN where it shows none."""
     return single_plane_volume_ml(*_section(label_4ch, "ra_cavity", spacing))
+
+
+def atrial(ed: Stack | None, es: Stack | None, structures: Sequence[str]) -> dict[str, float]:
+    """Single-plane area-length volumes of the atria in one long-axis plane that `structures` allow; keys of `TITLE`."""
+    out = {}
+    for side in ("la", "ra"):
+        if f"{side}_cavity" in structures:
+            for phase, stack in (("ed", ed), ("es", es)):
+                section = None if stack is None else _section(stack[0], f"{side}_cavity", stack[1])
+                out[f"{side}_volume_{phase}_ml"] = NAN if section is None else single_plane_volume_ml(*section)
+    return out
+
+
+def measures(
+    plane: str, ed: Stack | None, es: Stack | None, structures: Sequence[str], heart_rate: float = NAN
+) -> dict[str, float]:
+    """What one plane can measure: `ventricular` of a short-axis stack, `atrial` of a long-axis plane."""
+    return ventricular(ed, es, structures, heart_rate) if plane == "sax" else atrial(ed, es, structures)

@@ -1,0 +1,64 @@
+"""Sunnybrook Cardiac Data as NIfTI: <subject>/{sa,label_sa}_{ED,ES}.nii.gz, LV cavity only, and participants.csv.
+
+Radau et al., The MIDAS Journal 2009. The ES stack may have fewer slices than the ED stack: frames are independent.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from morphojax import anatomy
+from morphojax.data.sources import nifti, tables
+from morphojax.data.sources.base import CohortError, Frame, Subject, View
+from morphojax.data.table import Column, Schema
+
+_CONVENTION = anatomy.CONVENTIONS["sunnybrook"]
+# The volumes were measured on the expert masks: each leaks the label of a segmentation of that same subject.
+SCHEMA = Schema(
+    (
+        Column("sex", "binary", "demographic", "", ("Female", "Male"), (), "sex"),
+        Column("age_years", "continuous", "demographic", "years", (), (), "age"),
+        Column("pathology", "categorical", "medical_history", "", (), (), "diagnosis"),
+        Column("lv_edv_ml", "continuous", "cardiac_morphometric", "mL", (), ("segment",), "LV end-diastolic volume"),
+        Column("lv_esv_ml", "continuous", "cardiac_morphometric", "mL", (), ("segment",), "LV end-systolic volume"),
+        Column("lv_ef_percent", "continuous", "cardiac_morphometric", "%", (), ("segment",), "LV ejection fraction"),
+    )
+)
+
+
+class Sunnybrook:
+    """Source for the Sunnybrook folders. A subject must have its ED image; ES may be absent, and is then reported."""
+
+    name = "sunnybrook"
+
+    def __init__(self, root: str | Path, table: str | Path | None = None, dictionary: str | Path | None = None):
+        self.root = Path(root)
+        self._table, self._dictionary = table, dictionary
+
+    def subjects(self) -> Sequence[str]:
+        return sorted(tables.folders(self.root, ("sa_E[DS].nii*",)))
+
+    def read(self, subject: str, planes: Sequence[str]) -> Subject:
+        folder = self.root / subject
+        if not folder.is_dir():
+            raise CohortError(f"{self.root}: no folder of subject {subject}")
+        if "sax" not in planes:
+            return Subject(subject, {})
+        frames, warnings = [], []
+        for phase in ("ED", "ES"):
+            path, label_path = nifti.find(folder, f"sa_{phase}"), nifti.find(folder, f"label_sa_{phase}")
+            if path is None:
+                if phase == "ED" or label_path is not None:
+                    raise CohortError(f"{folder}: sa_{phase}.nii.gz is absent; add it or leave the subject out")
+                warnings.append("sax: no ES image")
+                continue
+            image = nifti.load(path, 3)
+            label = nifti.canonical_label(nifti.load(label_path, 3), _CONVENTION, image) if label_path else None
+            frames.append(Frame(phase, image.values(), label, image.affine))
+        return Subject(subject, {"sax": View("sax", tuple(frames), _CONVENTION.labelled)}, tuple(warnings))
+
+    def table(self) -> tuple[pd.DataFrame, Schema] | None:
+        path = tables.choose(self._table, self.root / "participants.csv")
+        dictionary = tables.choose(self._dictionary)
+        return tables.read_table(path, "subject", dictionary or SCHEMA) if path else None

@@ -1,0 +1,168 @@
+"""The UK Biobank NIfTI layout of the public cardiac pipeline of Bai et al. (JCMR 2018).
+
+<root>/<subject>/{sa,la_2ch,la_4ch}.nii.gz        4-D cine, and/or
+<root>/<subject>/{sa,la_2ch,la_4ch}_{ED,ES}.nii.gz
+labels: `label_*` (manual) before `seg4_*` before `seg_*`, each a 4-D cine and/or 3-D files of ED and ES
+<root>/table.csv, <root>/dictionary.csv           rows by `subject`, and the meaning of the columns
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from morphojax import anatomy
+from morphojax.data.sources import nifti, tables
+from morphojax.data.sources.base import CohortError, Frame, Subject, View
+from morphojax.data.table import Schema
+
+_PREFIX = {"sax": "sa", "la_2ch": "la_2ch", "la_4ch": "la_4ch"}
+_CONVENTION = {plane: anatomy.CONVENTIONS[f"ukb_{plane}"] for plane in _PREFIX}
+# Four-chamber segmentations of the automatic pipeline number all five structures.
+_FAMILIES = {
+    "sax": (("label_sa", "ukb_sax"), ("seg_sa", "ukb_sax")),
+    "la_2ch": (("label_la_2ch", "ukb_la_2ch"), ("seg_la_2ch", "ukb_la_2ch")),
+    "la_4ch": (("label_la_4ch", "ukb_la_4ch"), ("seg4_la_4ch", "canonical"), ("seg_la_4ch", "ukb_la_4ch")),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Labels:
+    """The labels of one plane of one subject: one family of files, so one convention, for every phase."""
+
+    folder: Path
+    stem: str | None
+    convention: anatomy.Convention
+    cine: nifti.Volume | None
+
+    def of(self, phase: str, frame: int | None, image: nifti.Volume) -> np.ndarray | None:
+        """The label of a phase: its own file, else that frame of the 4-D labels where anything was drawn, else None."""
+        path = nifti.find(self.folder, f"{self.stem}_{phase}") if self.stem and phase != "mid" else None
+        if path is not None:
+            return nifti.canonical_label(nifti.load(path, 3), self.convention, image)
+        if self.cine is None or frame is None or not self.cine.raw[..., frame].any():
+            return None
+        return nifti.canonical_label(self.cine, self.convention, image, frame)
+
+
+class UkbNifti:
+    """Source for the UK Biobank NIfTI layout. ED is frame 0; ES, where not given as a file, is the frame of smallest LV
+    cavity (short axis) or largest LA (long axis) in the 4-D labels, else assumed from the images with a warning."""
+
+    name = "ukb_nifti"
+
+    def __init__(self, root: str | Path, table: str | Path | None = None, dictionary: str | Path | None = None):
+        self.root = Path(root)
+        self._table, self._dictionary = table, dictionary
+
+    def subjects(self) -> Sequence[str]:
+        return sorted(tables.folders(self.root, ("sa*.nii*", "la_[24]ch*.nii*")))
+
+    def read(self, subject: str, planes: Sequence[str]) -> Subject:
+        folder = self.root / subject
+        if not folder.is_dir():
+            raise CohortError(f"{self.root}: no folder of subject {subject}")
+        views, warnings = {}, []
+        for plane in planes:
+            view = _read_view(folder, plane, warnings)
+            if view is None:
+                warnings.append(f"{plane}: no images")
+            else:
+                views[plane] = view
+        return Subject(subject, views, tuple(warnings))
+
+    def table(self) -> tuple[pd.DataFrame, Schema] | None:
+        path = tables.choose(self._table, self.root / "table.csv")
+        if path is None:
+            return None
+        dictionary = tables.choose(self._dictionary, path.parent / "dictionary.csv", self.root / "dictionary.csv")
+        if dictionary is None:
+            raise CohortError(f"{path}: has no dictionary.csv beside it; write it or name it with --dictionary")
+        return tables.read_table(path, "subject", dictionary)
+
+
+def _read_view(folder: Path, plane: str, warnings: list[str]) -> View | None:
+    prefix = _PREFIX[plane]
+    cine_path = nifti.find(folder, prefix)
+    files = {phase: nifti.find(folder, f"{prefix}_{phase}") for phase in ("ED", "ES")}
+    labels = _find_labels(folder, plane)
+    if cine_path is None and not any(files.values()):
+        if labels.stem is not None:
+            raise CohortError(f"{folder}: {labels.stem}* has no image {prefix}*.nii.gz; add it or remove the label")
+        return None
+    cine = nifti.load(cine_path, 4) if cine_path else None
+    if cine is not None and labels.cine is not None and labels.cine.frames != cine.frames:
+        raise CohortError(
+            f"{labels.cine.path}: {labels.cine.frames} frames for a cine of {cine.frames}; export it again"
+        )
+    if cine is None and files["ED"] is None:
+        raise CohortError(f"{folder}: neither {prefix}.nii.gz nor {prefix}_ED.nii.gz is there; ED is needed")
+
+    images = {phase: nifti.load(path, 3) for phase, path in files.items() if path}
+    numbers: dict[str, int | None] = {"ED": 0 if cine is not None else None, "ES": None}
+    if cine is not None:
+        numbers["ES"] = _end_systole(plane, cine, labels, images.get("ES"), warnings)
+        numbers["mid"] = numbers["ES"] // 2 if numbers["ES"] is not None and numbers["ES"] > 1 else None
+    elif "ES" not in images:
+        warnings.append(f"{plane}: no ES image")
+
+    frames = []
+    for phase in anatomy.PHASES:
+        number = numbers.get(phase)
+        if phase in images:
+            image, at = images[phase], 0
+        elif cine is not None and number is not None:
+            image, at = cine, number
+        else:
+            continue
+        frames.append(Frame(phase, image.values(at), labels.of(phase, number, image), image.affine))
+    return View(plane, tuple(frames), labels.convention.labelled)
+
+
+def _find_labels(folder: Path, plane: str) -> _Labels:
+    """The first family of which any file is there; where there is none, no stem."""
+    for stem, convention in _FAMILIES[plane]:
+        path = nifti.find(folder, stem)
+        if path or any(nifti.find(folder, f"{stem}_{phase}") for phase in ("ED", "ES")):
+            return _Labels(folder, stem, anatomy.CONVENTIONS[convention], nifti.load(path, 4) if path else None)
+    return _Labels(folder, None, _CONVENTION[plane], None)
+
+
+def _end_systole(
+    plane: str, cine: nifti.Volume, labels: _Labels, image: nifti.Volume | None, warnings: list[str]
+) -> int | None:
+    """The frame of ES in a cine, or None (with a warning) where there is none but frame 0."""
+    if cine.frames == 1:
+        if image is None:
+            warnings.append(f"{plane}: a cine of one frame, so no ES")
+        return None
+    found = None
+    if image is not None:
+        if image.raw.shape != cine.raw.shape[:3]:
+            raise CohortError(f"{image.path}: shape {image.raw.shape} differs from that of {cine.path.name}")
+        found = int(np.argmin([np.abs(cine.values(t) - image.values()).mean() for t in range(cine.frames)]))
+    elif labels.cine is not None:
+        structure, best = ("lv_cavity", np.argmin) if plane == "sax" else ("la_cavity", np.argmax)
+        disk = next(n for n, s in labels.convention.structures.items() if s == structure)
+        drawn = [t for t in range(cine.frames) if labels.cine.raw[..., t].any()]  # a frame left empty was not annotated
+        if len(drawn) > 1:
+            sizes = [np.count_nonzero(labels.cine.raw[..., t] == disk) for t in drawn]
+            found = drawn[int(best(sizes))]
+    if found is None:
+        found = _assumed_end_systole(cine)
+        warnings.append(f"{plane}: ES assumed to be the frame that differs most from frame 0")
+    if found == 0:
+        if image is None:
+            warnings.append(f"{plane}: no frame but ED looks like ES, so no ES")
+        return None
+    return found
+
+
+def _assumed_end_systole(cine: nifti.Volume) -> int:
+    """The frame whose central half differs most from frame 0: the heart is near the centre, and moves most there."""
+    x, y = (slice(n // 4, n - n // 4) for n in cine.raw.shape[:2])
+    centre = cine.raw[x, y]
+    first = centre[..., 0].astype(np.float32)
+    return int(np.argmax([np.abs(centre[..., t].astype(np.float32) - first).mean() for t in range(cine.frames)]))

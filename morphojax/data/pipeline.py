@@ -1,0 +1,370 @@
+"""Batches from a prepared dataset, with grain: numbers of examples are shuffled and dealt out, then a batch is read.
+
+A stream is a chain of pure functions of the step: example numbers, shuffled anew each epoch, in global batches,
+repeated; of each, this process takes its rows and reads them. So a batch depends on (seed, step) alone, not on what was
+read before, nor on how many processes or workers read; and the whole state of a stream is the number of the next batch.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
+
+import grain
+import numpy as np
+from absl import flags, logging
+
+from morphojax.anatomy import PHASES
+from morphojax.data.dataset import Dataset
+
+Batch = dict[str, np.ndarray]
+CHANNELS = ("slices", "cycle")
+
+
+class PipelineError(ValueError):
+    """A stream that cannot be built or resumed."""
+
+
+def pretraining(
+    dataset: Dataset,
+    *,
+    plane: str,
+    values: np.ndarray,
+    missing: np.ndarray,
+    batch_size: int,
+    seed: int,
+    train: bool,
+    splits: Sequence[str] = ("train",),
+    subjects: Sequence[int] | np.ndarray | None = None,
+    channels: str = "slices",
+    frames: Sequence[str] = ("ED", "ES"),
+    slices: int = 6,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    prefetch: int = 2,
+) -> "Stream":
+    """A stream whose example is a subject: `image` uint8 [B,K,H,W,C], `slice_mask` bool [B,K], `position` float32 [B,K]
+    (0..1 along the stack), `values` float32 [B,F], `missing` bool [B,F], `subject` int32 [B], `valid` bool [B].
+
+    channels="slices": K = `slices` slices of one frame, C = 1. In training the frame is drawn among `frames` and the
+    slices without replacement; in evaluation they are the first of `frames` that the subject has, and evenly spaced. A
+    stack of fewer slices gives each once; the rest is masked. channels="cycle": K = 1 and C = 3, the middle slice at
+    ED, mid and ES, nothing random; where a subject has no mid frame, ED stands in for it.
+
+    `values` and `missing` are [N, F] for the N subjects of the dataset (`TableEncoder.encode(dataset.table)`).
+    `subjects` (indices) overrides `splits`. Subjects without the frames asked for are left out, and counted in the log.
+    `batch_size` is that of all processes together. Raises PipelineError.
+    """
+    if channels not in CHANNELS:
+        raise PipelineError(f"channels={channels!r} is not one of {', '.join(CHANNELS)}")
+    if slices < 1:
+        raise PipelineError(f"slices={slices}: at least one slice is needed")
+    n = len(dataset.subjects)
+    if values.ndim != 2 or values.shape != missing.shape or len(values) != n:
+        raise PipelineError(f"values {values.shape} and missing {missing.shape} must both be [{n} subjects, columns]")
+    wanted = _subjects(dataset, splits, subjects)
+    wanted_frames = PHASES if channels == "cycle" else _phases(frames)
+    first, count = _stacks(dataset, plane, wanted, wanted_frames)
+    if channels == "cycle":
+        no_mid = (count[:, 1] == 0) & (count[:, 0] > 0)
+        first[no_mid, 1], count[no_mid, 1] = first[no_mid, 0], count[no_mid, 0]
+        usable = (count > 0).all(axis=1)
+        if n := int(np.count_nonzero(no_mid & usable)):
+            logging.info("%s: %d subjects have no mid frame; ED stands in for it", plane, n)
+    else:
+        usable = (count > 0).any(axis=1)
+    n_usable, n_wanted = int(np.count_nonzero(usable)), len(wanted)
+    if n_usable < n_wanted:
+        logging.info(
+            "%s: %d of %d subjects lack the frames %s and are left out",
+            *(plane, n_wanted - n_usable, n_wanted, ", ".join(wanted_frames)),
+        )
+    if not n_usable:
+        raise PipelineError(f"no subject of the {n_wanted} asked for has {plane} stacks at {', '.join(wanted_frames)}")
+    read = _ReadSubjects(
+        records=dataset.slices(plane),
+        subject=wanted[usable],
+        first=first[usable],
+        count=count[usable],
+        values=values.astype(np.float32),
+        missing=missing.astype(bool),
+        slices=1 if channels == "cycle" else slices,
+        cycle=channels == "cycle",
+        seed=seed if train and channels == "slices" else None,
+    )
+    return Stream(read, n_usable, batch_size, seed, train, process_index, process_count, workers, prefetch)
+
+
+def segmentation(
+    dataset: Dataset,
+    *,
+    plane: str,
+    subjects: Sequence[int] | np.ndarray,
+    batch_size: int,
+    seed: int,
+    train: bool,
+    frames: Sequence[str] = ("ED", "ES"),
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    prefetch: int = 2,
+) -> "Stream":
+    """A stream whose example is a slice of a labelled stack: `image` uint8 [B,H,W,1], `label` uint8 [B,H,W] (canonical
+    ids), `position` float32 [B] (0..1 along the stack), `subject` int32 [B], `valid` bool [B].
+
+    `subjects` are indices. Those without a labelled stack at `frames` are left out, and counted in the log.
+    `batch_size` is that of all processes together. Raises PipelineError.
+    """
+    wanted, frames = _subjects(dataset, (), subjects), _phases(frames)
+    table = dataset.stacks(plane)
+    table = table[table["labelled"] & table["subject"].isin(wanted) & table["phase"].isin(list(frames))]
+    absent = len(wanted) - table["subject"].nunique()
+    if absent:
+        logging.info("%s: %d of %d subjects have no labelled stack and are left out", plane, absent, len(wanted))
+    if table.empty:
+        raise PipelineError(
+            f"no subject of the {len(wanted)} asked for has a labelled {plane} stack at {', '.join(frames)}"
+        )
+    count = table["slices"].to_numpy()
+    z = np.concatenate([np.arange(c) for c in count])
+    read = _ReadSlices(
+        records=dataset.slices(plane),
+        record=np.repeat(table["first"].to_numpy(), count) + z,
+        position=_position(z, np.repeat(count, count)),
+        subject=np.repeat(table["subject"].to_numpy(), count),
+    )
+    return Stream(read, len(z), batch_size, seed, train, process_index, process_count, workers, prefetch)
+
+
+class Stream(Iterator[Batch]):
+    """Batches of the rows of this process. Training: endless, in a new order each epoch, the remainder of an epoch
+    dropped. Evaluation: one pass in order; the last batch is padded with rows of valid=False; `iter()` begins another
+    pass.
+
+    `examples` is their number in an epoch, `steps_per_epoch` that of batches. `workers` > 0 reads in as many other
+    processes, which need parsed absl flags, import `__main__` anew (so a script needs its `if __name__ == "__main__"`)
+    and end with `close()`; 0 reads in a thread. Neither changes a batch. `prefetch` batches are held ready (per
+    worker).
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int, np.ndarray, np.ndarray], Batch],
+        examples: int,
+        batch_size: int,
+        seed: int,
+        train: bool,
+        process_index: int = 0,
+        process_count: int = 1,
+        workers: int = 0,
+        prefetch: int = 2,
+    ):
+        if batch_size < 1 or batch_size % process_count:
+            raise PipelineError(f"batch_size={batch_size} is not a positive multiple of the {process_count} processes")
+        if not 0 <= process_index < process_count:
+            raise PipelineError(f"process_index={process_index} is not below process_count={process_count}")
+        if not 0 <= seed < 2**32:
+            raise PipelineError(f"seed={seed} is not in [0, 2**32)")
+        if train and examples < batch_size:
+            raise PipelineError(f"batch_size={batch_size} exceeds the {examples} training examples: lower it")
+        if workers < 0 or prefetch < 1:
+            raise PipelineError(f"workers={workers} must be 0 or more and prefetch={prefetch} 1 or more")
+        self.examples = examples
+        self.batch_size = batch_size
+        self.steps_per_epoch = examples // batch_size if train else -(-examples // batch_size)
+        self._train, self._workers, self._prefetch = train, workers, prefetch
+        self._identity = {"examples": examples, "batch_size": batch_size, "seed": seed}
+        self._next = 0
+        self._iterator: Any = None
+
+        # Examples are batched before they are sliced by process: every process knows the whole order, so the global
+        # batch has the same rows in the same order however many processes share it.
+        numbers = grain.MapDataset.range(examples if train else self.steps_per_epoch * batch_size).seed(seed)
+        numbers = numbers.shuffle() if train else numbers
+        numbers = numbers.batch(batch_size, drop_remainder=True, batch_fn=np.asarray)
+        numbers = numbers.repeat() if train else numbers
+        local = batch_size // process_count
+        rows = np.arange(process_index * local, (process_index + 1) * local)
+        self._batches = numbers.map_with_index(functools.partial(_read_rows, read, rows, examples))
+
+    def __iter__(self) -> Self:
+        if not self._train:
+            self._seek(0)
+        return self
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            self._iterator = self._start()
+        batch = next(self._iterator)
+        self._next += 1
+        if self._workers:  # grain hands over views of shared memory that it unmaps; a batch may be kept
+            batch = {key: np.array(array, subok=False) for key, array in batch.items()}
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """What `set_state` needs to go on with the batch that `next` would give now: JSON-able."""
+        return {"next_batch": self._next, **self._identity}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Raises PipelineError where the state is that of a stream with other examples, batch size or seed."""
+        saved = {k: v for k, v in state.items() if k != "next_batch"}
+        if saved != self._identity or state["next_batch"] < 0:
+            raise PipelineError(f"the saved position {state} is not one of this stream, which has {self._identity}")
+        self._seek(state["next_batch"])
+
+    def close(self) -> None:
+        """Ends the reading thread or processes. The stream can still be used: it starts them again."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+    def _seek(self, step: int) -> None:
+        self.close()
+        self._next = step
+
+    def _start(self) -> Any:
+        # grain's defaults would hold 500 batches, read by 16 threads that compete for one interpreter.
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._prefetch)
+        batches = self._batches[self._next :].to_iter_dataset(options)
+        if self._workers:
+            if not flags.FLAGS.is_parsed():
+                raise PipelineError(
+                    "reading in worker processes needs absl flags parsed: start with absl.app.run, or workers=0"
+                )
+            batches = batches.mp_prefetch(grain.MultiprocessingOptions(self._workers, self._prefetch))
+        return iter(batches)
+
+
+def _read_rows(read: Callable[..., Batch], rows: np.ndarray, examples: int, step: int, numbers: np.ndarray) -> Batch:
+    """The rows of one process. Numbers beyond the last example are padding: they read example 0 as not valid."""
+    numbers = numbers[rows]
+    valid = numbers < examples
+    batch = read(step, rows, np.where(valid, numbers, 0))
+    return batch | {"valid": valid}
+
+
+@dataclasses.dataclass(frozen=True)
+class _ReadSubjects:
+    """Reads a batch of subjects. Stacks are [n, frames]: number of the first record, count of slices (0 = no stack)."""
+
+    records: Any
+    subject: np.ndarray
+    first: np.ndarray
+    count: np.ndarray
+    values: np.ndarray
+    missing: np.ndarray
+    slices: int
+    cycle: bool
+    seed: int | None  # None: nothing is drawn
+
+    def __call__(self, step: int, rows: np.ndarray, numbers: np.ndarray) -> Batch:
+        first, count = self.first[numbers], self.count[numbers]
+        if self.cycle:
+            z = (count // 2)[:, None, :]  # [B, K=1, C=3]
+            record, mask = first[:, None, :] + z, np.ones((len(numbers), 1), bool)
+            position = _position(z, count[:, None, :])[:, :, 0]
+        else:
+            z = np.full((len(numbers), self.slices), -1)
+            frame = np.zeros(len(numbers), int)
+            for i, row in enumerate(rows):
+                present = np.flatnonzero(count[i])
+                if self.seed is None:
+                    frame[i] = present[0]
+                    chosen = _evenly_spaced(count[i, frame[i]], self.slices)
+                else:
+                    random = np.random.default_rng((self.seed, step, int(row)))
+                    frame[i] = random.choice(present)
+                    k = min(self.slices, count[i, frame[i]])
+                    chosen = np.sort(random.choice(count[i, frame[i]], k, replace=False))
+                z[i, : len(chosen)] = chosen
+            mask = z >= 0
+            stack = (np.arange(len(numbers)), frame)
+            record = np.where(mask, first[stack][:, None] + z, -1)[:, :, None]
+            position = np.where(mask, _position(z, count[stack][:, None]), 0).astype(np.float32)
+        image = np.moveaxis(_read(self.records, record, ("image",))["image"], 2, -1)
+        subject = self.subject[numbers]
+        return {
+            "image": np.ascontiguousarray(image),
+            "slice_mask": mask,
+            "position": position,
+            "values": self.values[subject],
+            "missing": self.missing[subject],
+            "subject": subject.astype(np.int32),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class _ReadSlices:
+    """Reads a batch of labelled slices."""
+
+    records: Any
+    record: np.ndarray
+    position: np.ndarray
+    subject: np.ndarray
+
+    def __call__(self, step: int, rows: np.ndarray, numbers: np.ndarray) -> Batch:
+        del step, rows
+        batch = _read(self.records, self.record[numbers], ("image", "label"))
+        return {
+            "image": batch["image"][..., None],
+            "label": batch["label"],
+            "position": self.position[numbers],
+            "subject": self.subject[numbers].astype(np.int32),
+        }
+
+
+def _read(records: Any, numbers: np.ndarray, keys: Sequence[str]) -> Batch:
+    """Record numbers of any shape -> arrays [*numbers.shape, H, W]; zero where the number is -1."""
+    wanted = [int(n) for n in numbers.ravel() if n >= 0]
+    read = records.__getitems__(wanted) if hasattr(records, "__getitems__") else [records[n] for n in wanted]
+    where = np.flatnonzero(numbers.ravel() >= 0)
+    batch = {}
+    for key in keys:
+        out = np.zeros((numbers.size, *read[0][key].shape), np.uint8)
+        for i, record in zip(where, read, strict=True):
+            out[i] = record[key]
+        batch[key] = out.reshape(*numbers.shape, *out.shape[1:])
+    return batch
+
+
+def _position(z: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """0 for the first slice of a stack, 1 for the last, 0.5 for the only one."""
+    return np.where(count > 1, z / np.maximum(count - 1, 1), 0.5).astype(np.float32)
+
+
+def _evenly_spaced(count: int, k: int) -> np.ndarray:
+    """The middles of k equal parts of 0..count-1 (all of them where there are at most k); k = 1 gives count // 2."""
+    return (2 * np.arange(k) + 1) * count // (2 * k) if count > k else np.arange(count)
+
+
+def _phases(frames: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(frames, str) or not frames or set(frames) - set(PHASES):
+        raise PipelineError(f"frames={frames!r} must be a list of some of {', '.join(PHASES)}")
+    return tuple(frames)
+
+
+def _subjects(dataset: Dataset, splits: Sequence[str], subjects: Sequence[int] | np.ndarray | None) -> np.ndarray:
+    """Sorted indices of the subjects asked for."""
+    if subjects is None:
+        unknown = set(splits) - set(dataset.splits.tolist())
+        if unknown:
+            raise PipelineError(f"no subject of this dataset is in the splits {sorted(unknown)}")
+        return np.flatnonzero(np.isin(dataset.splits, list(splits)))
+    wanted, n = np.unique(np.asarray(subjects, int)), len(dataset.subjects)
+    if len(wanted) != len(subjects) or not wanted.size or wanted[0] < 0 or wanted[-1] >= n:
+        raise PipelineError(
+            f"subjects must be different indices in 0..{n - 1}, at least one; got {len(subjects)} of them"
+        )
+    return wanted
+
+
+def _stacks(dataset: Dataset, plane: str, subjects: np.ndarray, frames: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """First record and number of slices [subjects, frames] of each stack; (0, 0) where there is none."""
+    table = dataset.stacks(plane)
+    table = table[table["subject"].isin(subjects) & table["phase"].isin(list(frames))]
+    first, count = np.zeros((2, len(subjects), len(frames)), np.int64)
+    row = np.searchsorted(subjects, table["subject"].to_numpy())
+    column = np.array([list(frames).index(p) for p in table["phase"]], int)
+    first[row, column], count[row, column] = table["first"].to_numpy(), table["slices"].to_numpy()
+    return first, count

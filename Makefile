@@ -36,7 +36,7 @@ quickstart: $(VENV)/.installed
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pyrefly check
+	$(RUN) -m pyrefly check --python-interpreter-path $(RUN)
 
 test: lint
 	$(RUN) -m pytest -q -n 2

@@ -88,6 +88,7 @@ def augmentation() -> ml_collections.ConfigDict:
             "scale": (0.85, 1.2),
             "translation_fraction": 0.08,
             "crop": (1.0, 1.0),  # share of the area that is kept and enlarged
+            "crop_aspect": (1.0, 1.0),  # width / height of that part
             "flip_horizontal": 0.0,  # probability
             "flip_vertical": 0.0,
             "gamma": (0.7, 1.5),

@@ -37,6 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.scale = (1.0, 1.0)
     config.augment.translation_fraction = 0.0
     config.augment.crop = (0.2, 1.0)
+    config.augment.crop_aspect = (3 / 4, 4 / 3)
     config.augment.flip_horizontal = 0.5
     config.allow_unanatomical_flips = True  # the published recipe mirrors hearts
     config.augment.gamma = (1.0, 1.0)

@@ -1,7 +1,7 @@
 """Image-only segmentation of short-axis slices, from a pretrained encoder or from scratch.
 
-    python -m morphojax.main --config=configs/segment_sax.py --config.init_from=runs/pretrain_sax
-    python -m morphojax.main --config=configs/segment_sax.py --config.workdir=runs/segment_sax_scratch
+python -m morphojax.main --config=configs/segment_sax.py --config.init_from=runs/pretrain_sax
+python -m morphojax.main --config=configs/segment_sax.py --config.workdir=runs/segment_sax_scratch
 """
 
 import ml_collections

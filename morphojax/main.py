@@ -15,7 +15,9 @@ from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=True)
 DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "Join the processes of a cluster (SLURM, Open MPI and TPU pods are recognised); set by launch/."
+    "distributed",
+    False,
+    "Join the processes of a cluster (SLURM, Open MPI and TPU pods are recognised); set by launch/.",
 )
 COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where no cluster is recognised.")
 PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes, where no cluster is recognised.")

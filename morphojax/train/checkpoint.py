@@ -40,12 +40,17 @@ class Checkpoints:
                 self.directory,
                 save_decision_policy=_Always(),
                 preservation_policy=policies.AnyPreservationPolicy(
-                    [policies.LatestN(1), policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)]
+                    [
+                        policies.LatestN(1),
+                        policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
+                    ]
                 ),
                 cleanup_tmp_directories=True,
             )
         except OSError as error:
-            raise CheckpointError(f"{self.directory}: cannot be written ({error}); choose another config.workdir") from error
+            raise CheckpointError(
+                f"{self.directory}: cannot be written ({error}); choose another config.workdir"
+            ) from error
 
     @property
     def last(self) -> int | None:
@@ -95,7 +100,9 @@ class Checkpoints:
             loaded = self._checkpointer.load_checkpointables(step, {"state": abstract})
             metadata = self._checkpointer.checkpointables_metadata(step).custom_metadata
         except Exception as error:  # orbax raises whatever its storage layer met: all mean the same to a user
-            raise CheckpointError(f"{path}: damaged ({_first_line(error)}); remove this folder to go on from the one before") from error
+            raise CheckpointError(
+                f"{path}: damaged ({_first_line(error)}); remove this folder to go on from the one before"
+            ) from error
         return loaded["state"], json.loads(metadata["iterator"])
 
     def close(self) -> None:
@@ -110,7 +117,9 @@ def find(path: str | Path, which: str = "best") -> Path:
         return path
     directory = path / "checkpoints"
     if not directory.is_dir():
-        raise CheckpointError(f"{path}: no run and no checkpoint here; give a run directory or one of the folders in its checkpoints/")
+        raise CheckpointError(
+            f"{path}: no run and no checkpoint here; give a run directory or one of the folders in its checkpoints/"
+        )
     # Read only: another process may be training in this directory, so nothing is cleaned up.
     with ocp.training.Checkpointer(directory) as checkpointer:
         found = list(checkpointer.checkpoints)
@@ -129,8 +138,12 @@ def load_params(path: str | Path, which: str = "best") -> dict[str, PyTree]:
         which: `best` (by validation; the last where none was evaluated) or `last`, for a run directory.
     """
     folder = find(path, which)
+    # Placed anew: the run may have had other devices than are here.
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
-        state = ocp.load_checkpointables(folder)["state"]
+        stored = ocp.checkpointables_metadata(folder).metadata["state"]
+        abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here), stored)
+        state = ocp.load_checkpointables(folder, {"state": abstract})["state"]
     except Exception as error:  # see Checkpoints.restore
         raise CheckpointError(f"{folder}: damaged ({_first_line(error)}); use another checkpoint") from error
     return {name: jax.tree.map(jax.device_get, state[name] or {}) for name in ("params", "batch_stats")}
@@ -141,15 +154,22 @@ def _check_same(path: Path, abstract: TrainState) -> None:
     try:
         stored = ocp.checkpointables_metadata(path).metadata["state"]
     except Exception as error:  # see Checkpoints.restore
-        raise CheckpointError(f"{path}: damaged ({_first_line(error)}); remove this folder to go on from the one before") from error
+        raise CheckpointError(
+            f"{path}: damaged ({_first_line(error)}); remove this folder to go on from the one before"
+        ) from error
     have, want = _shapes(stored), _shapes(abstract)
     problems = [f"not in the checkpoint: {name}" for name in sorted(want.keys() - have.keys())]
     problems += [f"not in the model: {name}" for name in sorted(have.keys() - want.keys())]
-    problems += [f"{n}: {have[n]} in the checkpoint, {want[n]} in the model" for n in sorted(have.keys() & want.keys()) if have[n] != want[n]]
+    problems += [
+        f"{n}: {have[n]} in the checkpoint, {want[n]} in the model"
+        for n in sorted(have.keys() & want.keys())
+        if have[n] != want[n]
+    ]
     if problems:
         raise CheckpointError(
             f"{path}: of another architecture than the config's; use another config.workdir or the run's own config. "
-            + f"{len(problems)} differences, first: " + "; ".join(problems[:5])
+            + f"{len(problems)} differences, first: "
+            + "; ".join(problems[:5])
         )
 
 

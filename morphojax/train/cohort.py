@@ -12,7 +12,13 @@ from morphojax.data.geometry import Grid
 
 
 def open_dataset(
-    *, dataset: str, plane: str, synthetic_subjects: int, synthetic_seed: int, synthetic_spacing_mm: float, synthetic_size: int
+    *,
+    dataset: str,
+    plane: str,
+    synthetic_subjects: int,
+    synthetic_seed: int,
+    synthetic_spacing_mm: float,
+    synthetic_size: int,
 ) -> Dataset:
     """A prepared dataset by its folder, or `synthetic`: the embedded cohort, made once and cached.
 
@@ -28,7 +34,9 @@ def open_dataset(
         path = Path(dataset)
     opened = Dataset.open(path)
     if plane not in opened.manifest.planes:
-        raise ValueError(f"config.data.plane={plane!r} is not in {path}, which holds {', '.join(opened.manifest.planes)}")
+        raise ValueError(
+            f"config.data.plane={plane!r} is not in {path}, which holds {', '.join(opened.manifest.planes)}"
+        )
     return opened
 
 
@@ -47,7 +55,9 @@ def select_subjects(
     """
     unknown = set(split_names) - set(splits.SPLITS)
     if unknown:
-        raise ValueError(f"config.data.splits: {', '.join(sorted(unknown))} unknown; choose among {', '.join(splits.SPLITS)}")
+        raise ValueError(
+            f"config.data.splits: {', '.join(sorted(unknown))} unknown; choose among {', '.join(splits.SPLITS)}"
+        )
     if "test" in split_names:
         logging.warning("TEST SUBJECTS TAKE PART IN TRAINING, because config.data.splits names the test split")
     if not 0.0 < fraction <= 1.0:

@@ -58,4 +58,3 @@ def run(config: ml_collections.ConfigDict) -> bool:
         save_every=config.save_every,
         images_every=config.images_every,
     )
-

@@ -21,7 +21,6 @@ from tqdm import tqdm
 from morphojax.train import devices
 from morphojax.train.checkpoint import Checkpoints
 from morphojax.train.logger import Logger
-from morphojax.train.state import TrainState
 from morphojax.train.task import Batch, Task
 
 
@@ -29,7 +28,9 @@ class TrainingError(RuntimeError):
     """Training that cannot go on. The message names the step and what to do."""
 
 
-def fit(task: Task, *, run: Path, mesh: Mesh, log_every: int, eval_every: int, save_every: int, images_every: int) -> bool:
+def fit(
+    task: Task, *, run: Path, mesh: Mesh, log_every: int, eval_every: int, save_every: int, images_every: int
+) -> bool:
     """Trains until the last step, taking up where a run in the same directory stopped.
 
     Args:
@@ -52,7 +53,8 @@ def fit(task: Task, *, run: Path, mesh: Mesh, log_every: int, eval_every: int, s
         resumed = False
     else:
         abstract = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated), jax.eval_shape(task.init, task.pretrained)
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated),
+            jax.eval_shape(task.init, task.pretrained),
         )
         state, iterator = checkpoints.restore(abstract)
         task.train_batches.set_state(iterator)
@@ -77,7 +79,9 @@ def fit(task: Task, *, run: Path, mesh: Mesh, log_every: int, eval_every: int, s
     def draw(step: int, batch: Batch) -> None:
         if task.pictures_of_validation and task.eval_batches is not None:
             batch = next(iter(task.eval_batches()))
-        logger.images(step, task.draw(jax.device_get(pictures(state, constants, devices.put_batch(batch, mesh))), batch))
+        logger.images(
+            step, task.draw(jax.device_get(pictures(state, constants, devices.put_batch(batch, mesh))), batch)
+        )
 
     try:
         with _stop_signals() as stop, tqdm(total=task.steps, initial=start, disable=None, unit="step") as bar:

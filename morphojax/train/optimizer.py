@@ -56,7 +56,9 @@ def build(
         scales: params -> tree of factors on each parameter's update (layer-wise learning rates).
     """
     if accumulate < 1 or steps % accumulate:
-        raise ValueError(f"config.optimizer.accumulate={accumulate} must be at least 1 and divide the {steps} steps of the run")
+        raise ValueError(
+            f"config.optimizer.accumulate={accumulate} must be at least 1 and divide the {steps} steps of the run"
+        )
     rate = make_schedule(learning_rate=learning_rate, schedule=schedule, warmup=warmup, updates=steps // accumulate)
 
     def matrices(params: PyTree) -> PyTree:

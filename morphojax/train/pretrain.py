@@ -44,7 +44,8 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         pipeline.pretraining(dataset, subjects=held_out, seed=0, train=False, **stream) if len(held_out) else None
     )
     steps = registry.steps(config, train_batches.examples)
-    params = augment.check(data.plane, augment.Augmentation(**config.augment), config.allow_unanatomical_flips)
+    params = augment.Augmentation(**config.augment)
+    augment.check(data.plane, params, config.allow_unanatomical_flips)
     model = build_model(config.model.to_dict(), table.cardinalities)
     opt, learning_rate = optimizer.build(**config.optimizer, steps=steps)
     seed, rate, weight = config.seed, config.table.corruption, config.objective.weight
@@ -92,9 +93,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
 
     def eval_step(state: TrainState, constants: Any, batch: Batch) -> dict[str, jax.Array]:
         image = batch["image"].astype(jnp.float32) / 255
-        out = model.apply(
-            state.variables, image, batch["slice_mask"], batch["values"], batch["missing"], train=False
-        )
+        out = model.apply(state.variables, image, batch["slice_mask"], batch["values"], batch["missing"], train=False)
         return {name: out[name] for name in ("image", "table", "log_temperature")} | {"valid": batch["valid"]}
 
     def summarise(outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:

@@ -28,7 +28,9 @@ def dtype(name: str) -> flax.typing.Dtype:
 def steps(config: ml_collections.ConfigDict, examples: int) -> int:
     """Batches in the run, from `config.steps` or `config.epochs`: one of them is given, the other 0."""
     if (config.steps > 0) == (config.epochs > 0):
-        raise ValueError(f"give one of config.steps={config.steps} and config.epochs={config.epochs}, and 0 for the other")
+        raise ValueError(
+            f"give one of config.steps={config.steps} and config.epochs={config.epochs}, and 0 for the other"
+        )
     accumulate = config.optimizer.accumulate
     found = config.steps or round(config.epochs * max(examples // config.batch_size, 1))
     return max(found // accumulate, 1) * accumulate if config.epochs else found

@@ -74,7 +74,9 @@ def create(run: Path, config: Mapping[str, Any], files: Mapping[str, Any]) -> No
                 )
             old, new = read_json(run, "preprocessing.json"), json.loads(json.dumps(files["preprocessing.json"]))
             if old != new:
-                raise RunError(f"{run} was started on another dataset or preparation of it; choose another config.workdir")
+                raise RunError(
+                    f"{run} was started on another dataset or preparation of it; choose another config.workdir"
+                )
         for name, content in {"config.json": config, "environment.json": environment(), **files}.items():
             _write(run / name, json.dumps(content, indent=2) + "\n")
     except OSError as error:

@@ -1,6 +1,5 @@
 """Image-only segmentation: any encoder's pyramid under a U-Net decoder, from scratch or from a pretrained encoder."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -45,7 +44,8 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         pipeline.segmentation(dataset, subjects=held_out, seed=0, train=False, **stream) if len(held_out) else None
     )
     steps = registry.steps(config, train_batches.examples)
-    params = augment.check(data.plane, augment.Augmentation(**config.augment), config.allow_unanatomical_flips)
+    params = augment.Augmentation(**config.augment)
+    augment.check(data.plane, params, config.allow_unanatomical_flips)
     model = build_model(config.to_dict(), len(structures) + 1)
     decay = config.optimizer.layer_decay
     settings = {name: value for name, value in config.optimizer.items() if name != "layer_decay"}
@@ -53,7 +53,9 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     opt, learning_rate = optimizer.build(**settings, steps=steps, scales=scales)
     seed, size = config.seed, dataset.manifest.grid.size
     dice_weight = config.objective.dice_weight
-    class_of = np.zeros(256, np.int32)  # canonical id -> class of this model; a structure it does not know is background
+    class_of = np.zeros(
+        256, np.int32
+    )  # canonical id -> class of this model; a structure it does not know is background
     for i, name in enumerate(structures, start=1):
         class_of[anatomy.LABEL_ID[name]] = i
     labelled = np.array([name in labelled_here for name in structures])
@@ -165,9 +167,13 @@ def validation_dice(outputs: list[dict[str, np.ndarray]], structures: tuple[str,
 def _check_structures(structures: tuple[str, ...], labelled: Any, plane: str) -> None:
     unknown = [s for s in structures if s not in anatomy.STRUCTURES]
     if unknown:
-        raise ValueError(f"config.data.structures: {', '.join(unknown)} unknown; choose among {', '.join(anatomy.STRUCTURES)}")
+        raise ValueError(
+            f"config.data.structures: {', '.join(unknown)} unknown; choose among {', '.join(anatomy.STRUCTURES)}"
+        )
     if not set(structures) & set(labelled):
-        raise ValueError(f"config.data.structures: the dataset labels none of them in {plane} (it labels {', '.join(labelled) or 'nothing'})")
+        raise ValueError(
+            f"config.data.structures: the dataset labels none of them in {plane} (it labels {', '.join(labelled) or 'nothing'})"
+        )
 
 
 def _phases(freeze: str, probe_steps: int, steps: int, phase: Any) -> tuple[tuple[int, StepFunction], ...]:
@@ -177,7 +183,9 @@ def _phases(freeze: str, probe_steps: int, steps: int, phase: Any) -> tuple[tupl
         return ((0, phase(False)),)
     if freeze == "probe_then_full":
         if not 0 < probe_steps < steps:
-            raise ValueError(f"config.probe_steps={probe_steps}: give a number of steps between 0 and the run's {steps}")
+            raise ValueError(
+                f"config.probe_steps={probe_steps}: give a number of steps between 0 and the run's {steps}"
+            )
         return ((0, phase(False)), (probe_steps, phase(True)))
     raise ValueError(f"config.freeze={freeze!r} is unknown: choose none, encoder or probe_then_full")
 

@@ -7,6 +7,8 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
+from morphojax.anatomy import PHASES
+
 PyTree = Any
 
 
@@ -71,7 +73,7 @@ def transfer_encoder(
         new = np.asarray(have[name])
         if new.shape == old.shape:
             loaded.append(name)
-        elif new.ndim == len(old.shape) == 4 and new.shape[:2] == old.shape[:2] and new.shape[3] == old.shape[3]:
+        elif _differs_in_image_channels(new.shape, old.shape):
             channels = old.shape[2]
             adapted.append(f"{name}: {new.shape[2]} input channels summed, shared among {channels}")
             new = np.repeat(new.sum(axis=2, keepdims=True) / channels, channels, axis=2)
@@ -95,3 +97,9 @@ def merge(variables: Mapping[str, PyTree], taken: Mapping[str, Any]) -> dict[str
 def flatten(variables: Mapping[str, PyTree]) -> dict[str, Any]:
     """{"params/encoder/...": array}."""
     return flax.traverse_util.flatten_dict(dict(variables), sep="/")
+
+
+def _differs_in_image_channels(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Two kernels of a first convolution: only there are the input channels those of an image, so few."""
+    few = len(PHASES)
+    return len(a) == len(b) == 4 and (*a[:2], a[3]) == (*b[:2], b[3]) and a[2] <= few and b[2] <= few

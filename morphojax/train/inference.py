@@ -1,0 +1,120 @@
+"""A run directory -> a function from a native stack to class probabilities on its native grid."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from morphojax import anatomy
+from morphojax.data import geometry
+from morphojax.train import checkpoint
+from morphojax.train.run import RunError, read_json
+from morphojax.train.segment import build_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained segmentation run, ready to predict.
+
+    apply:       image float32 [B, H, W, 1] in [0, 1] -> logits [B, H, W, 1 + len(structures)]; class 0 is background.
+    percentiles: of a native stack's intensities, which become 0 and 1.
+    batch_size:  slices per call of `apply`; the last batch is padded, so that one shape is compiled.
+    """
+
+    plane: str
+    grid: geometry.Grid
+    percentiles: tuple[float, float]
+    structures: tuple[str, ...]
+    apply: Callable[[np.ndarray], Any]
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    dataset_fingerprint: str = ""
+    batch_size: int = 16
+
+    def predict_grid(self, slices: np.ndarray) -> np.ndarray:
+        """uint8 [Z, H, W] on the training grid -> probabilities float32 [Z, H, W, classes]."""
+        count, size = len(slices), self.grid.size
+        if slices.shape[1:] != (size, size) or slices.dtype != np.uint8:
+            raise ValueError(f"slices must be uint8 [Z, {size}, {size}], not {slices.dtype} {slices.shape}")
+        out = np.empty((*slices.shape, 1 + len(self.structures)), np.float32)
+        for start in range(0, count, self.batch_size):
+            images = np.zeros((self.batch_size, size, size, 1), np.float32)
+            chosen = slices[start : start + self.batch_size]
+            images[: len(chosen), ..., 0] = chosen.astype(np.float32) / 255
+            logits = np.asarray(self.apply(images), np.float32)[: len(chosen)]
+            odds = np.exp(logits - logits.max(-1, keepdims=True))
+            out[start : start + len(chosen)] = odds / odds.sum(-1, keepdims=True)
+        if not np.isfinite(out).all():
+            raise RunError("the model answers NaN: its checkpoint is not usable; choose another with --checkpoint")
+        return out
+
+    def place(self, image: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, geometry.Placement]:
+        """A native stack [X, Y, Z] and its affine -> uint8 [Z, H, W] on the training grid, and the way back."""
+        placement = geometry.place(image, affine, self.grid)
+        return geometry.to_grid(geometry.normalise(image, *self.percentiles), placement, 1), placement
+
+    def to_native(self, probabilities: np.ndarray, placement: geometry.Placement) -> np.ndarray:
+        """[Z, H, W, classes] -> [X, Y, Z, classes], linear; outside the crop all is background."""
+        native = geometry.to_native(probabilities, placement, 1)
+        native[..., 0] += np.maximum(1 - native.sum(-1), 0)
+        return native
+
+    def predict(self, image: np.ndarray, affine: np.ndarray) -> np.ndarray:
+        """A native stack [X, Y, Z] and its affine (voxel -> mm, RAS+) -> probabilities float32 [X, Y, Z, classes].
+
+        Raises ValueError where the geometry cannot be that of a stack of slices along Z.
+        """
+        slices, placement = self.place(image, affine)
+        return self.to_native(self.predict_grid(slices), placement)
+
+    def labels(self, probabilities: np.ndarray) -> np.ndarray:
+        """Probabilities [..., classes] -> the likeliest class, as canonical ids, uint8 [...]."""
+        canonical = np.array([anatomy.BACKGROUND, *(anatomy.LABEL_ID[s] for s in self.structures)], np.uint8)
+        return canonical[probabilities.argmax(-1)]
+
+
+def load_run(directory: str | Path, which: str = "best", batch_size: int = 16) -> Run:
+    """Everything from the run directory alone: preprocessing.json, config.json and a checkpoint.
+
+    which: `best` (the last one where none was evaluated) or `last`.
+    Raises RunError or CheckpointError, naming the file, for a directory that is no whole segmentation run.
+    """
+    directory = Path(directory)
+    images, config = read_json(directory, "preprocessing.json"), read_json(directory, "config.json")
+    path = directory / "preprocessing.json"
+    try:
+        if not images["structures"] or images["channels"] != "frame":
+            raise RunError(f"{directory} is no segmentation run: give the directory of one made with a segment config")
+        low, high = (float(p) for p in images["percentiles"])
+        structures = tuple(images["structures"])
+        plane, grid = images["plane"], geometry.Grid.from_json(images["grid"])
+        fingerprint = images["dataset_fingerprint"]
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{path}: not as a run writes it ({error!r}); train again, or restore the file") from error
+    model = build_model(config, len(structures) + 1)
+    variables = checkpoint.load_params(directory, which)
+    _check_same(directory, model, grid, variables)
+    variables = jax.device_put(variables)
+    apply = jax.jit(lambda image: model.apply(variables, image, train=False))
+    return Run(plane, grid, (low, high), structures, apply, config, fingerprint, batch_size)
+
+
+def _check_same(directory: Path, model: Any, grid: geometry.Grid, variables: Mapping[str, Any]) -> None:
+    """Raises RunError, with the first differences, where the checkpoint is of another model than the config's."""
+    image = jax.ShapeDtypeStruct((1, grid.size, grid.size, 1), jnp.float32)
+    expected = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), image)
+
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        return {jax.tree_util.keystr(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(tree)}
+
+    want, have = shapes(dict(expected)), shapes({k: v for k, v in variables.items() if v})
+    wrong = sorted(k for k in want.keys() | have.keys() if want.get(k) != have.get(k))
+    if wrong:
+        first = "; ".join(f"{k}: {have.get(k, 'absent')} in the checkpoint, {want.get(k, 'absent')}" for k in wrong[:3])
+        raise RunError(
+            f"{directory}: the checkpoint is of another architecture than config.json says. "
+            f"{len(wrong)} differences, first: {first} in the config"
+        )

@@ -1,0 +1,151 @@
+import json
+import os
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from morphojax.train import checkpoint, devices, loop
+from tests.train.toy import Batches, task
+
+
+def fit(run: Path, made, **every) -> bool:
+    return loop.fit(
+        made,
+        run=run,
+        mesh=devices.make_mesh(),
+        **({"log_every": 2, "eval_every": 4, "save_every": 3, "images_every": 5} | every),
+    )
+
+
+def lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(run: Path, which: str = "last") -> float:
+    return checkpoint.load_params(run, which)["params"]["tower"]["w"].item()
+
+
+def test_stopped_and_resumed_equals_never_stopped(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    (whole).mkdir(), (parts).mkdir()
+    assert fit(whole, task(11, Batches()))
+
+    class Stopping(Batches):
+        def __next__(self):
+            if self.next == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().__next__()
+
+    first = Stopping()
+    assert not fit(parts, task(11, first)), "a signal must be reported as a stop"
+    assert first.taken == [0, 1, 2, 3, 4, 5], "the batch under way is finished, no further one is begun"
+    second = Batches()
+    assert fit(parts, task(11, second))
+    assert second.taken == [6, 7, 8, 9, 10]
+    assert weights(whole) == weights(parts)
+    # The same log too, apart from the rate of work.
+    train = [{k: v for k, v in line.items() if "per_second" not in k} for line in lines(whole) if "val/error" in line]
+    again = [{k: v for k, v in line.items() if "per_second" not in k} for line in lines(parts) if "val/error" in line]
+    assert train == again
+
+
+def test_finished_run_does_nothing_more(tmp_path: Path) -> None:
+    fit(tmp_path, task(4, Batches()))
+    before = lines(tmp_path)
+    batches = Batches()
+    assert fit(tmp_path, task(4, batches))
+    assert batches.taken == [] and lines(tmp_path) == before
+
+
+def test_resume_drops_the_lines_that_it_will_write_again(tmp_path: Path) -> None:
+    fit(tmp_path, task(6, Batches()))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 99, "train/loss": 1.0}) + "\n" + '{"step": 7, "tra')
+    fit(tmp_path, task(8, Batches()))
+    assert max(line["step"] for line in lines(tmp_path)) == 8
+
+
+def test_best_and_last_are_kept(tmp_path: Path) -> None:
+    # The weight falls from 3 through 0.5 and on: the best is on the way, the last at the end.
+    fit(tmp_path, task(60, Batches(), learning_rate=0.1), eval_every=10, save_every=10)
+    errors = {line["step"]: line["val/error"] for line in lines(tmp_path) if "val/error" in line}
+    best = min(errors, key=errors.__getitem__)
+    kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {best, 60} and best != 60
+    assert checkpoint.find(tmp_path, "best").name == str(best)
+    assert checkpoint.find(tmp_path, "last").name == "60"
+
+
+def test_logged_loss_is_the_mean_of_its_steps(tmp_path: Path) -> None:
+    fit(tmp_path, task(4, Batches()), log_every=1)
+    fine = {line["step"]: line["train/loss"] for line in lines(tmp_path) if "train/loss" in line}
+    coarse_run = tmp_path / "coarse"
+    coarse_run.mkdir()
+    fit(coarse_run, task(4, Batches()), log_every=2)
+    coarse = {line["step"]: line["train/loss"] for line in lines(coarse_run) if "train/loss" in line}
+    assert sorted(fine) == [1, 2, 3, 4]
+    assert coarse[1] == pytest.approx(fine[1])  # one step late: the step before the one just dispatched
+    assert coarse[3] == pytest.approx((fine[2] + fine[3]) / 2)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_batch(tmp_path: Path) -> None:
+    with pytest.raises(loop.TrainingError, match=r"step 7, .*\[70, 71, 72, 73\]"):
+        fit(tmp_path, task(20, Batches(poison=(7,))))
+    assert np.isfinite(weights(tmp_path))
+    assert checkpoint.find(tmp_path, "last").name == "6"
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_by_name(tmp_path: Path) -> None:
+    fit(tmp_path, task(4, Batches()))
+    other = task(8, Batches())
+    init = other.init
+    changed = type(other)(
+        **{
+            **{f: getattr(other, f) for f in other.__dataclass_fields__},
+            "init": lambda p: init(p).replace(batch_stats={"count": jax.numpy.zeros(3)}),
+        }
+    )
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"batch_stats/count: \(\) in the checkpoint, \(3,\) in the model"
+    ):
+        fit(tmp_path, changed)
+
+
+def test_missing_and_damaged_checkpoints_are_told(tmp_path: Path) -> None:
+    with pytest.raises(checkpoint.CheckpointError, match="no run and no checkpoint"):
+        checkpoint.load_params(tmp_path / "nowhere")
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(checkpoint.CheckpointError, match="no whole checkpoint"):
+        checkpoint.load_params(tmp_path)
+    fit(tmp_path, task(4, Batches()))
+    for file in (checkpoint.find(tmp_path, "last") / "state").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(checkpoint.CheckpointError, match="damaged"):
+        checkpoint.load_params(tmp_path, "last")
+    with pytest.raises(checkpoint.CheckpointError, match="damaged"):
+        fit(tmp_path, task(8, Batches()))
+
+
+def test_an_unwritable_place_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(checkpoint.CheckpointError, match="cannot be written"):
+        checkpoint.Checkpoints(tmp_path / "file")
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit(tmp_path, task(3, Batches()))
+    made = task(12, Batches())
+    state = jax.jit(made.init)(made.pretrained)
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables_async", full)
+    with pytest.raises(checkpoint.CheckpointError, match=r"No space left.*make room"):
+        checkpoints.save(9, state, {"next": 9}, None)
+    assert checkpoint.find(tmp_path, "last").name == "3"

@@ -1,0 +1,69 @@
+"""A task small enough to follow by hand: a scalar weight drawn to the batch's mean, with noise from the step."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from morphojax.train import rng
+from morphojax.train.state import TrainState
+from morphojax.train.step import make_train_step
+from morphojax.train.task import Task
+
+
+class Batches:
+    """Endless batches that depend on their number alone. A batch listed in `poison` holds a NaN."""
+
+    def __init__(self, poison: tuple[int, ...] = ()):
+        self.next, self.poison, self.taken = 0, poison, []
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        self.taken.append(self.next)
+        x = np.random.default_rng(self.next).normal(size=4).astype(np.float32)
+        if self.next in self.poison:
+            x[2] = np.nan
+        batch = {"x": x, "subject": np.arange(4, dtype=np.int32) + 10 * self.next}
+        self.next += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        return {"next": self.next}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self.next = state["next"]
+
+
+def task(steps: int, batches: Batches, events: list[Any] | None = None, learning_rate: float = 0.1) -> Task:
+    optimizer = optax.adam(learning_rate)
+    events = [] if events is None else events
+
+    def loss(params, batch_stats, constants, batch, step):
+        noise = jax.random.normal(rng.key(0, "noise", step))
+        value = jnp.mean((params["tower"]["w"] - batch["x"] - 0.1 * noise) ** 2)
+        return value, ({}, {"count": batch_stats["count"] + 1})
+
+    def summarise(outputs):
+        events.append("evaluate")
+        return {"error": float(np.mean([o["error"] for o in outputs]))}
+
+    return Task(
+        init=lambda pretrained: TrainState.create(
+            {"params": {"tower": {"w": jnp.float32(3.0)}}, "batch_stats": {"count": jnp.int32(0)}}, optimizer
+        ),
+        pretrained={},
+        steps=steps,
+        phases=((0, make_train_step(loss, optimizer)),),
+        eval_step=lambda state, constants, batch: {"error": jnp.abs(state.params["tower"]["w"] - 0.5)},
+        summarise=summarise,
+        constants={},
+        train_batches=batches,
+        eval_batches=lambda: iter([{"x": np.zeros(4, np.float32)}]),
+        best=("error", False),
+        pictures=lambda state, constants, batch: batch["x"],
+        pictures_of_validation=False,
+        draw=lambda pictures, batch: {"x": np.zeros((4, 4, 3), np.uint8)},
+        learning_rate=lambda step: learning_rate,
+        examples=4,
+    )

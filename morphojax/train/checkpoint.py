@@ -34,10 +34,10 @@ class Checkpoints:
 
     def __init__(self, run: str | Path):
         self.directory = Path(run).resolve() / "checkpoints"
-        policies = ocp.training.preservation_policies
+        policies: Any = ocp.training.preservation_policies
         try:
             self._checkpointer = ocp.training.Checkpointer(
-                self.directory,
+                str(self.directory),
                 save_decision_policy=_Always(),
                 preservation_policy=policies.AnyPreservationPolicy(
                     [
@@ -98,7 +98,7 @@ class Checkpoints:
         _check_same(path, abstract)
         try:
             loaded = self._checkpointer.load_checkpointables(step, {"state": abstract})
-            metadata = self._checkpointer.checkpointables_metadata(step).custom_metadata
+            metadata: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata
         except Exception as error:  # orbax raises whatever its storage layer met: all mean the same to a user
             raise CheckpointError(
                 f"{path}: damaged ({_first_line(error)}); remove this folder to go on from the one before"
@@ -121,7 +121,7 @@ def find(path: str | Path, which: str = "best") -> Path:
             f"{path}: no run and no checkpoint here; give a run directory or one of the folders in its checkpoints/"
         )
     # Read only: another process may be training in this directory, so nothing is cleaned up.
-    with ocp.training.Checkpointer(directory) as checkpointer:
+    with ocp.training.Checkpointer(str(directory)) as checkpointer:
         found = list(checkpointer.checkpoints)
     if not found:
         raise CheckpointError(f"{directory}: holds no whole checkpoint; has the run saved yet?")
@@ -141,9 +141,9 @@ def load_params(path: str | Path, which: str = "best") -> dict[str, PyTree]:
     # Placed anew: the run may have had other devices than are here.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
-        stored = ocp.checkpointables_metadata(folder).metadata["state"]
+        stored = ocp.checkpointables_metadata(str(folder)).metadata["state"]
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here), stored)
-        state = ocp.load_checkpointables(folder, {"state": abstract})["state"]
+        state = ocp.load_checkpointables(str(folder), {"state": abstract})["state"]
     except Exception as error:  # see Checkpoints.restore
         raise CheckpointError(f"{folder}: damaged ({_first_line(error)}); use another checkpoint") from error
     return {name: jax.tree.map(jax.device_get, state[name] or {}) for name in ("params", "batch_stats")}
@@ -152,7 +152,7 @@ def load_params(path: str | Path, which: str = "best") -> dict[str, PyTree]:
 def _check_same(path: Path, abstract: TrainState) -> None:
     """Orbax loads what it finds: a tree that differs must be told here, by name."""
     try:
-        stored = ocp.checkpointables_metadata(path).metadata["state"]
+        stored = ocp.checkpointables_metadata(str(path)).metadata["state"]
     except Exception as error:  # see Checkpoints.restore
         raise CheckpointError(
             f"{path}: damaged ({_first_line(error)}); remove this folder to go on from the one before"

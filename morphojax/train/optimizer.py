@@ -77,8 +77,7 @@ def build(
         parts.append(optax.stateless(lambda updates, params: jax.tree.map(jnp.multiply, updates, scales(updates))))
     optimizer = optax.chain(*parts)
     if accumulate > 1:
-        steps_transform = optax.MultiSteps(optimizer, every_k_schedule=accumulate)
-        optimizer = optax.GradientTransformation(steps_transform.init, steps_transform.update)
+        optimizer = optax.MultiSteps(optimizer, every_k_schedule=accumulate).gradient_transformation()
     return optimizer, lambda step: float(rate(step // accumulate))
 
 

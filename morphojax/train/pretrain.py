@@ -34,7 +34,9 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     table = TableEncoder.fit(dataset.table.iloc[subjects], schema)
     values, missing = table.encode(dataset.table)
 
-    stream = dict(plane=data.plane, values=values, missing=missing, batch_size=config.batch_size, **config.input)
+    stream: dict[str, Any] = dict(
+        plane=data.plane, values=values, missing=missing, batch_size=config.batch_size, **config.input
+    )
     stream |= dict(process_index=jax.process_index(), process_count=jax.process_count())
     train_batches = pipeline.pretraining(
         dataset, subjects=subjects, seed=config.seed, train=True, workers=data.workers, **stream
@@ -99,8 +101,8 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     def summarise(outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
         """Retrieval among all validation subjects at once: harder than within a batch, and the same whatever the batch size."""
         whole = {name: np.concatenate([o[name] for o in outputs]) for name in ("image", "table", "valid")}
-        kept = {name: whole[name][whole["valid"]] for name in ("image", "table")}
-        value, metrics = info_nce(kept["image"], kept["table"], outputs[0]["log_temperature"], weight)
+        kept = {name: jnp.asarray(whole[name][whole["valid"]]) for name in ("image", "table")}
+        value, metrics = info_nce(kept["image"], kept["table"], float(outputs[0]["log_temperature"]), weight)
         return {name: float(v) for name, v in {"loss": value, **metrics}.items()}
 
     def draw(augmented: np.ndarray, batch: Batch) -> dict[str, np.ndarray]:

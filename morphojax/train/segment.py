@@ -34,7 +34,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     subjects = cohort.select_subjects(
         dataset, split_names=data.splits, subjects=data.subjects, fraction=data.fraction, seed=config.seed
     )
-    stream = dict(plane=data.plane, batch_size=config.batch_size, **config.input)
+    stream: dict[str, Any] = dict(plane=data.plane, batch_size=config.batch_size, **config.input)
     stream |= dict(process_index=jax.process_index(), process_count=jax.process_count())
     train_batches = pipeline.segmentation(
         dataset, subjects=subjects, seed=config.seed, train=True, workers=data.workers, **stream
@@ -101,7 +101,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         sums = {name: metrics[name] for name in ("intersection", "cardinality")}
         return sums | {"loss": value, "subject": batch["subject"], "valid": batch["valid"]}
 
-    def predict(state: TrainState, batch: Batch) -> jax.Array:
+    def predict(state: TrainState, batch: Batch) -> Any:
         return model.apply(state.variables, batch["image"].astype(jnp.float32) / 255, train=False)
 
     def summarise(outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:

@@ -29,7 +29,8 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, frozen:
         gradient = jax.value_and_grad(loss, has_aux=True)
         (value, (metrics, batch_stats)), grads = gradient(state.params, state.batch_stats, constants, batch, state.step)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        updates = {name: jax.tree.map(jnp.zeros_like, u) if name in frozen else u for name, u in updates.items()}
+        moves: PyTree = updates
+        updates = {name: jax.tree.map(jnp.zeros_like, u) if name in frozen else u for name, u in moves.items()}
         metrics = metrics | {"loss": value} | {f"grad_norm/{name}": optax.global_norm(g) for name, g in grads.items()}
         return (
             TrainState(

@@ -1,0 +1,125 @@
+"""What reading costs: an epoch fed from records against the same steps fed one resident batch.
+
+    python -m benchmarks.pipeline                     # segmentation, 16 slices of 128x128, ResNet-18
+    python -m benchmarks.pipeline --task=pretrain     # 24 subjects x 6 slices
+
+Writes a dataset of smooth images with noise to a temporary folder, reads it alone (examples/s, CPU time per batch),
+then times the real train step. Each round times both in turn, the order swapped every round, so that what else the
+machine does falls on both; the epoch starts cold, with files to open and nothing prefetched. Target: at most 1.05.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+from absl import app, flags
+from scipy import ndimage
+
+from configs import pretrain_sax, segment_sax
+from morphojax.data.dataset import Dataset, Manifest
+from morphojax.data.geometry import Grid
+from morphojax.data.records import encode, write_shards
+from morphojax.data.table import Column, Schema
+from morphojax.train import devices, pretrain, segment
+
+TASK = flags.DEFINE_enum("task", "segment", ["segment", "pretrain"], "whose train step to feed")
+SUBJECTS = flags.DEFINE_integer("subjects", 24, "subjects, of 2 frames of 10 slices each")
+SIZE = flags.DEFINE_integer("size", 128, "pixels per side")
+ROUNDS = flags.DEFINE_integer("rounds", 3, "paired timings")
+WORKERS = flags.DEFINE_integer("workers", 0, "reading processes (0: a thread)")
+SLICES = 10
+
+
+def make_dataset(root: Path, subjects: int, size: int) -> Dataset:
+    random = np.random.default_rng(0)
+    coordinate = np.hypot(*np.mgrid[:size, :size] - size / 2)
+    label = np.select([coordinate < size / 10, coordinate < size / 6], [1, 2], 0).astype(np.uint8)
+    stacks, records = [], []
+    for subject in range(subjects):
+        for phase in ("ED", "ES"):
+            stacks.append((subject, phase, len(records), SLICES, True))
+            for _ in range(SLICES):
+                image = 90 + 400 * ndimage.gaussian_filter(random.normal(size=(size, size)), 3)
+                image = np.clip(image + random.normal(size=image.shape) * 8, 0, 255).astype(np.uint8)
+                records.append(encode({"image": image, "label": label}))
+    shards = {"sax": write_shards(root, "sax/slices", records)}
+    schema = Schema(tuple(Column(f"column{i}", "continuous", "demographic") for i in range(30)))
+    structures = {"sax": ("lv_cavity", "lv_myocardium", "rv_cavity")}
+    manifest = Manifest("benchmark", Grid(1.5, size), (1.0, 99.0), ("sax",), structures, schema, {}, {}, (), shards, {})
+    names = tuple(f"subject{i}" for i in range(subjects))
+    table = pd.DataFrame(random.normal(size=(subjects, 30)), columns=list(schema.names))
+    listed = pd.DataFrame(stacks, columns=["subject", "phase", "first", "slices", "labelled"])
+    return Dataset(root, manifest, names, np.full(subjects, "train"), table, {"sax": listed})
+
+
+def build(dataset: Dataset) -> Any:
+    config = (segment_sax if TASK.value == "segment" else pretrain_sax).get_config()
+    config.data.workers = WORKERS.value
+    config.data.fraction = 1.0
+    config.eval_every = 0
+    config.steps, config.epochs = 1000, 0.0
+    if TASK.value == "segment":
+        config.batch_size = 16
+        return segment.build(config, dataset)[0]
+    config.batch_size, config.input.slices = 24, 6
+    return pretrain.build(config, dataset)[0]
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = make_dataset(Path(folder), SUBJECTS.value, SIZE.value)
+        task = build(dataset)
+        stream = task.train_batches
+        steps = max(stream.steps_per_epoch, 2)
+        print(f"{jax.devices()[0].device_kind}, {TASK.value}: batches of {stream.batch_size}, epochs of {steps} steps")
+
+        next(stream)
+        clock, cpu, n = time.perf_counter(), time.process_time(), max(steps, 50)
+        for _ in range(n):
+            next(stream)
+        clock, cpu = time.perf_counter() - clock, time.process_time() - cpu
+        print(
+            f"reading alone: {n * stream.batch_size / clock:.0f} examples/s, {1000 * cpu / n:.1f} ms of CPU per batch"
+        )
+
+        mesh = devices.make_mesh()
+        replicated = devices.replicated(mesh)
+        constants = jax.device_put(task.constants, replicated)
+        train_step = jax.jit(task.phases[0][1], donate_argnums=0, out_shardings=replicated)
+        state = jax.jit(task.init, out_shardings=replicated)(task.pretrained)
+        resident = devices.put_batch(next(stream), mesh)
+
+        def run(batches: Iterable[Any]) -> float:
+            nonlocal state
+            start = time.perf_counter()
+            for batch in batches:
+                state, _ = train_step(state, constants, batch)
+            jax.block_until_ready(state)
+            return (time.perf_counter() - start) / steps
+
+        def records() -> Iterable[Any]:
+            return (devices.put_batch(next(stream), mesh) for _ in range(steps))
+
+        run([resident] * 2)
+        ratios = []
+        for number in range(ROUNDS.value):
+            stream.close()
+            if number % 2:
+                fed, bare = run(records()), run([resident] * steps)
+            else:
+                bare, fed = run([resident] * steps), run(records())
+            ratios.append(fed / bare)
+            times = f"resident {1000 * bare:.1f}, from records {1000 * fed:.1f} ms/step"
+            print(f"round {number + 1}: {times}, ratio {ratios[-1]:.3f}")
+        stream.close()
+        print(f"median ratio, records against resident: {np.median(ratios):.3f}")
+
+
+if __name__ == "__main__":
+    app.run(main)

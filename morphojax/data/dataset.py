@@ -13,7 +13,7 @@ The manifest holds no subject id, so that a run may keep it.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -121,10 +121,7 @@ class Dataset:
         except RecordError as error:
             raise DatasetError(str(error)) from error
         listed = pd.read_csv(root / "subjects.csv", dtype=str, keep_default_na=False)
-        table = pd.read_csv(
-            root / "table.csv", index_col=0, keep_default_na=False, na_values=[""], float_precision="round_trip"
-        )
-        table.index.name = None
+        table = read_csv(root / "table.csv", manifest.schema)
         stacks = {p: pd.read_csv(root / p / "stacks.csv", keep_default_na=False) for p in manifest.planes}
         return cls(root, manifest, tuple(listed["subject"]), listed["split"].to_numpy(str), table, stacks)
 
@@ -149,8 +146,7 @@ class Dataset:
     def native(self, plane: str, row: int) -> tuple[np.ndarray | None, Placement]:
         """The native label (uint8 [X, Y, Z], canonical ids, or None) of the row-th stack, and its placement."""
         self._check_plane(plane)
-        record = Records(self.root, self.manifest.native[plane])[row]
-        return record.get("label"), Placement.from_json(json.loads(record["placement"]))
+        return decode_native(Records(self.root, self.manifest.native[plane])[row])
 
     def _check_plane(self, plane: str) -> None:
         if plane not in self.manifest.planes:
@@ -158,6 +154,37 @@ class Dataset:
                 f"{self.root} holds no plane {plane!r}, only {', '.join(self.manifest.planes)}; "
                 f"run prepare with --planes={plane}"
             )
+
+
+def encode_native(label: np.ndarray | None, placement: Placement) -> dict[str, Any]:
+    """The record of a stack: the label's bounding box suffices, the rest is background."""
+    record: dict[str, Any] = {"placement": json.dumps(placement.to_json())}
+    if label is not None:
+        filled = [np.flatnonzero(label.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
+        box = [(int(f[0]), int(f[-1]) + 1) if f.size else (0, 0) for f in filled]
+        record["origin"] = np.array([first for first, _ in box], np.int32)
+        record["box"] = np.ascontiguousarray(label[tuple(slice(*b) for b in box)])
+    return record
+
+
+def decode_native(record: Mapping[str, Any]) -> tuple[np.ndarray | None, Placement]:
+    placement = Placement.from_json(json.loads(record["placement"]))
+    if "box" not in record:
+        return None, placement
+    label = np.zeros(placement.shape, np.uint8)
+    where = tuple(slice(o, o + n) for o, n in zip(record["origin"], record["box"].shape, strict=True))
+    label[where] = record["box"]
+    return label, placement
+
+
+def read_csv(path: Path, schema: Schema) -> pd.DataFrame:
+    """The raw table by subject index. Classes are read as texts: "01" stays "01"."""
+    texts: dict[Hashable, Any] = {c.name: str for c in schema.columns if c.kind != "continuous"}
+    table = pd.read_csv(
+        path, index_col=0, dtype=texts, keep_default_na=False, na_values=[""], float_precision="round_trip"
+    )
+    table.index.name = None
+    return table
 
 
 def _shards(by_plane: Mapping[str, tuple[Shard, ...]]) -> tuple[Shard, ...]:

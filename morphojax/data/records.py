@@ -2,10 +2,9 @@
 
 import dataclasses
 import hashlib
-import itertools
 import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, SupportsIndex
 
@@ -66,42 +65,62 @@ def decode(data: bytes) -> dict[str, Any]:
     return serialization.msgpack_restore(data)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Either the whole file is there under its name, or nothing is."""
+def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Either the whole file is there under its name, or nothing is; `durable`: even if the power fails."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
 
 
-def write_shards(root: Path, stem: str, records: Iterable[bytes], per_shard: int = SHARD_RECORDS) -> tuple[Shard, ...]:
+class ShardWriter:
     """Writes encoded records to `<root>/<stem>-00000.array_record`, -00001, ... in order.
 
-    One record is one compressed group, so that a random read decompresses nothing else.
+    One record is one compressed group, so that a random read decompresses nothing else. A shard gets its name when it is
+    whole.
     """
-    records = iter(records)
-    shards: list[Shard] = []
-    first = next(records, None)
-    while first is not None:
-        relative = f"{stem}-{len(shards):05d}.array_record"
-        path = root / relative
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        writer, count = ArrayRecordWriter(str(partial), "group_size:1"), 0
-        for data in itertools.chain([first], itertools.islice(records, per_shard - 1)):
-            writer.write(data)
-            count += 1
-        writer.close()
-        partial.replace(path)
-        shards.append(describe(root, relative, count))
-        first = next(records, None)
-    return tuple(shards)
+
+    def __init__(self, root: Path, stem: str, per_shard: int = SHARD_RECORDS):
+        self._root, self._stem, self._per_shard = root, stem, per_shard
+        self._shards: list[Shard] = []
+        self._writer: ArrayRecordWriter | None = None
+        self._records = 0
+
+    def write(self, data: bytes) -> None:
+        if self._writer is None:
+            self._partial.parent.mkdir(parents=True, exist_ok=True)
+            self._writer, self._records = ArrayRecordWriter(str(self._partial), "group_size:1"), 0
+        self._writer.write(data)
+        self._records += 1
+        if self._records == self._per_shard:
+            self._finish()
+
+    def close(self) -> tuple[Shard, ...]:
+        self._finish()
+        return tuple(self._shards)
+
+    @property
+    def _relative(self) -> str:
+        return f"{self._stem}-{len(self._shards):05d}.array_record"
+
+    @property
+    def _partial(self) -> Path:
+        return self._root / f"{self._relative}.partial"
+
+    def _finish(self) -> None:
+        if self._writer is None:
+            return
+        self._writer.close()
+        self._writer = None
+        self._partial.replace(self._root / self._relative)
+        self._shards.append(describe(self._root, self._relative, self._records))
 
 
 class Records:

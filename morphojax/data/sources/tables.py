@@ -1,6 +1,8 @@
 """The table beside a cohort: a CSV with a key column and, for cohorts of free form, a data dictionary."""
 
+from collections.abc import Hashable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -15,9 +17,12 @@ def read_table(path: Path, key: str, schema: Schema | Path) -> tuple[pd.DataFram
     described column, a repeated or empty id, or text in a numeric column.
     """
     try:
-        frame = pd.read_csv(path, dtype={key: str}, keep_default_na=False, na_values=[""], float_precision="round_trip")
         if isinstance(schema, Path):
             schema = read_dictionary(schema)
+        # Classes are read as texts: "01" stays "01".
+        texts: dict[Hashable, Any] = {c.name: str for c in schema.columns if c.kind != "continuous"}
+        texts[key] = str
+        frame = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""], float_precision="round_trip")
         if key not in frame.columns:
             raise CohortError(f"{path}: no key column {key!r} among {', '.join(map(str, frame.columns))}")
         check(frame, schema)

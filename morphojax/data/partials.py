@@ -1,0 +1,143 @@
+"""One subject's files -> its records, and the processes that do so for a whole cohort.
+
+A partial result appears whole or not at all, so that a killed run continues where it stopped.
+"""
+
+import dataclasses
+import hashlib
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from morphojax.data.dataset import encode_native
+from morphojax.data.geometry import Grid, normalise, place, to_grid, to_native
+from morphojax.data.records import decode, encode, write_atomically
+from morphojax.data.sources.base import CohortError, Source, View
+
+
+class PrepareError(ValueError):
+    """A cohort that cannot be prepared as asked. The message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a worker process needs to know to prepare any one subject."""
+
+    source: Source
+    planes: tuple[str, ...]
+    grid: Grid
+    percentiles: tuple[float, float]
+    folder: Path
+
+    def settings(self) -> dict[str, Any]:
+        return {"planes": list(self.planes), "grid": self.grid.to_json(), "percentiles": list(self.percentiles)}
+
+    def path(self, subject: str) -> Path:
+        """Ids may hold characters that no file name can."""
+        return self.folder / f"{hashlib.sha256(subject.encode()).hexdigest()[:32]}.msgpack"
+
+    def run(self, subject: str) -> str | None:
+        """Writes the subject's partial result; returns why not where its files are unusable. Disk errors are raised."""
+        try:
+            found = self.source.read(subject, self.planes)
+            if not found.views:
+                raise CohortError(f"no images of {', '.join(self.planes)}")
+            views = {plane: self._view(view) for plane, view in found.views.items()}
+        except (ValueError, OSError, MemoryError) as error:
+            return str(error) or repr(error)
+        record = {"subject": subject, "warnings": list(found.warnings), "views": views}
+        write_atomically(self.path(subject), encode(record), durable=False)
+        return None
+
+    def _view(self, view: View) -> dict[str, Any]:
+        slices, native, stacks = [], [], []
+        for frame in view.frames:
+            placement = place(frame.image, frame.affine, self.grid)
+            image = to_grid(normalise(frame.image, *self.percentiles), placement, order=1)
+            stack = {
+                "phase": frame.phase,
+                "slices": len(image),
+                "labelled": frame.label is not None,
+                "voxels": 0,
+                "cut": 0,
+            }
+            if frame.label is None:
+                label = np.zeros_like(image)
+            else:
+                label = to_grid(frame.label, placement, order=0)
+                flat = dataclasses.replace(placement, shape=(*placement.shape[:2], 1))
+                covered = to_native(np.ones((1, *image.shape[1:]), np.uint8), flat, order=0)[..., 0]
+                drawn = np.count_nonzero(frame.label, axis=2)
+                stack |= {"voxels": int(drawn.sum()), "cut": int(drawn[covered == 0].sum())}
+            slices += [encode({"image": i, "label": la}) for i, la in zip(image, label, strict=True)]
+            native.append(encode(encode_native(frame.label, placement)))
+            stacks.append(stack)
+        return {"labelled": list(view.labelled), "stacks": stacks, "slices": slices, "native": native}
+
+
+def run_all(job: Job, ids: Sequence[str], workers: int | None, strict: bool, progress: bool) -> dict[str, str]:
+    """Prepares the subjects that have no partial result yet; returns the failures by subject, or with `strict` raises
+    the first as PrepareError."""
+    failures: dict[str, str] = {}
+    todo = [i for i in ids if not _is_whole(job.path(i))]
+    workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(todo) // 4))
+    with tqdm(
+        total=len(ids), initial=len(ids) - len(todo), desc="prepare", unit="subject", disable=not progress
+    ) as bar:
+        for subject, failure in _results(job, todo, workers):
+            bar.update()
+            if failure is not None:
+                failures[subject] = failure
+                bar.set_postfix(failed=len(failures))
+                if strict:
+                    raise PrepareError(f"subject {subject}: {failure}")
+    return failures
+
+
+def _results(job: Job, todo: Sequence[str], workers: int) -> Iterator[tuple[str, str | None]]:
+    if workers == 1:
+        yield from ((i, job.run(i)) for i in todo)
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    queue, running = iter(todo), {}
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
+        try:
+            while True:
+                while len(running) < 4 * workers and (subject := next(queue, None)) is not None:
+                    future: Future[str | None] = pool.submit(job.run, subject)
+                    running[future] = subject
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+        except BrokenProcessPool as error:
+            raise PrepareError("a worker process died (out of memory?); run again, with fewer --workers") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _die_with_parent() -> None:
+    """Workers of a killed `prepare` would otherwise wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _is_whole(path: Path) -> bool:
+    """Partial results are not forced to disk, so a power failure may leave one cut off."""
+    try:
+        return "views" in decode(path.read_bytes())
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        path.unlink()
+        return False

@@ -1,0 +1,303 @@
+"""Cohort -> dataset. Subject by subject into a folder of partial results, then assembled in one pass.
+
+A subject's partial result appears whole or not at all, so a killed run continues where it stopped and ends in the same
+bytes. The manifest is written last.
+"""
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from morphojax import anatomy
+from morphojax.data import splits as splitting
+from morphojax.data import table as tables
+from morphojax.data.dataset import FORMAT_VERSION, MANIFEST, Manifest
+from morphojax.data.geometry import Grid
+from morphojax.data.partials import Job, PrepareError, run_all
+from morphojax.data.records import ShardWriter, decode, describe, write_atomically
+from morphojax.data.sources.base import Source
+
+PERCENTILES = (0.5, 99.5)
+SPLIT_FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
+LEFT_OUT = "none"  # in a split file: a subject that is not to be part of the dataset
+_PARTIAL = ".partial"
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What `prepare` did. `report` (subject, status, message) names subjects and is for files of the dataset only."""
+
+    output: Path
+    manifest: Manifest
+    report: pd.DataFrame
+
+
+def prepare(
+    source: Source,
+    output: str | Path,
+    *,
+    name: str,
+    planes: Sequence[str] = ("sax",),
+    grid: Grid,
+    percentiles: tuple[float, float] = PERCENTILES,
+    split_file: str | Path | None = None,
+    split_fractions: Mapping[str, float] | None = None,
+    split_seed: int = 0,
+    workers: int | None = None,
+    strict: bool = False,
+    progress: bool = True,
+) -> Summary:
+    """Prepares a cohort into `output`, which must be empty, absent or what a killed run with the same settings left.
+
+    name: of the source, for the manifest. split_file: CSV of subject, split (train, val, test, or none to leave out) that
+    lists every subject with images; without it, by hash of the id. workers: processes (default: one per CPU).
+    A subject that cannot be read is reported and left out; with `strict` it raises. Raises PrepareError and CohortError.
+    """
+    output = Path(output)
+    unknown = [p for p in planes if p not in anatomy.PLANES]
+    if unknown or not planes or len(set(planes)) != len(planes):
+        raise PrepareError(f"planes {list(planes)}: name each once among {', '.join(anatomy.PLANES)}")
+    low, high = percentiles
+    if not 0 <= low < high <= 100:
+        raise PrepareError(f"percentiles {low}, {high}: must satisfy 0 <= low < high <= 100")
+
+    ids = tuple(source.subjects())
+    by_subject, report = _split(ids, split_file, split_fractions or SPLIT_FRACTIONS, split_seed)
+    ids = tuple(i for i in ids if by_subject[i] != LEFT_OUT)
+    found = source.table()  # before the images: a bad table is a matter of seconds
+
+    job = Job(source, tuple(planes), grid, (low, high), output / _PARTIAL)
+    settings = {"source": name, "root": str(source.root.resolve()), "format_version": FORMAT_VERSION}
+    try:
+        _claim(output, settings | job.settings())
+        failures = run_all(job, ids, workers, strict, progress)
+        report += [(i, "failed", failures[i]) for i in ids if i in failures]
+        kept = tuple(i for i in ids if i not in failures)
+        if not kept:
+            _write_report(output, report)
+            raise PrepareError(f"none of the {len(ids)} subjects could be prepared; see {output / 'report.csv'}")
+        written = _assemble(job, kept, output)
+        warnings = Counter(w for found_here in written.warnings for w in dict.fromkeys(found_here))
+        report += [(i, "warning", w) for i, found_here in zip(kept, written.warnings, strict=True) for w in found_here]
+
+        raw, schema = found if found else (pd.DataFrame(index=pd.Index([], dtype=object)), tables.Schema(()))
+        known = set(raw.index)
+        report += [
+            (i, "no row", "images but no table row: all values missing") for i in kept if i not in known and found
+        ]
+        report += [(i, "no images", "a table row but no images: not used") for i in raw.index if i not in by_subject]
+        warnings |= Counter(dict.fromkeys(tables.check(raw, schema), 1))
+        raw.reindex(kept).reset_index(drop=True).to_csv(output / "table.csv")
+        split = [by_subject[i] for i in kept]
+        pd.DataFrame({"subject": kept, "split": split}).to_csv(output / "subjects.csv", index=False)
+        _write_report(output, report)
+
+        per_plane, labelled = _count(written, planes, warnings)
+        statuses = Counter(status for _, status, _ in report)
+        manifest = Manifest(
+            source=name,
+            grid=grid,
+            percentiles=(low, high),
+            planes=tuple(planes),
+            labelled=labelled,
+            schema=schema,
+            warnings=dict(sorted(warnings.items())),
+            counts={
+                "subjects": {s: split.count(s) for s in splitting.SPLITS},
+                "planes": per_plane,
+                "failed": statuses["failed"],
+                "left_out": statuses["left out"],
+                "without_row": statuses["no row"],
+                "rows_without_images": statuses["no images"],
+            },
+            files=tuple(
+                describe(output, f) for f in ("subjects.csv", "table.csv", *(f"{p}/stacks.csv" for p in planes))
+            ),
+            slices={p: written.slices[p].close() for p in planes},
+            native={p: written.native[p].close() for p in planes},
+        )
+        manifest.write(output)
+    except OSError as error:
+        raise PrepareError(f"{error.filename or output}: cannot be written ({error.strerror or error})") from error
+    shutil.rmtree(output / _PARTIAL, ignore_errors=True)
+    return Summary(output, manifest, pd.DataFrame(report, columns=["subject", "status", "message"]))
+
+
+def _split(
+    ids: Sequence[str], path: str | Path | None, fractions: Mapping[str, float], seed: int
+) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
+    """The split of every subject, and what there is to report about the split file."""
+    if path is None:
+        return dict(zip(ids, splitting.assign(ids, fractions, seed).tolist(), strict=True)), []
+    try:
+        listed = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise PrepareError(f"{path}: cannot be read as a CSV of subject,split ({error})") from error
+    if list(listed.columns) != ["subject", "split"]:
+        raise PrepareError(f"{path}: the header is {','.join(listed.columns)}; must be subject,split")
+    allowed = (*splitting.SPLITS, LEFT_OUT)
+    wrong = listed["split"][~listed["split"].isin(allowed)].tolist()
+    if wrong:
+        raise PrepareError(f"{path}: split {wrong[0]!r} is not one of {', '.join(allowed)}")
+    twice = listed["subject"][listed["subject"].duplicated()].tolist()
+    if twice:
+        raise PrepareError(f"{path}: subject {twice[0]} is listed twice")
+    chosen = dict(zip(listed["subject"], listed["split"], strict=True))
+    absent = [i for i in ids if i not in chosen]
+    if absent:
+        raise PrepareError(
+            f"{path}: {len(absent)} subjects with images are not listed, e.g. {absent[0]}; list them, with the split "
+            f"'{LEFT_OUT}' to leave them out"
+        )
+    present = set(ids)
+    report = [(i, "left out", f"split {LEFT_OUT}") for i in ids if chosen[i] == LEFT_OUT]
+    report += [(i, "no images", "in the split file but no images") for i in chosen if i not in present]
+    return {i: chosen[i] for i in ids}, report
+
+
+def _claim(output: Path, settings: dict[str, Any]) -> None:
+    """Makes the output folder ours, or refuses one that holds something else."""
+    if (output / MANIFEST).exists():
+        raise PrepareError(f"{output} already holds a dataset; name another output folder or remove it")
+    path = output / _PARTIAL / "settings.json"
+    text = json.dumps(settings, indent=1, sort_keys=True)
+    if path.is_file():
+        if path.read_text() != text:
+            raise PrepareError(
+                f"{output} holds an unfinished run with other settings ({path}); remove it or repeat them"
+            )
+        return
+    if output.is_dir() and any(p.name != _PARTIAL for p in output.iterdir()):
+        raise PrepareError(f"{output} is not empty; name another output folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text.encode())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    slices: dict[str, ShardWriter]
+    native: dict[str, ShardWriter]
+    stacks: dict[str, list[dict[str, Any]]]
+    labelled: dict[str, list[tuple[str, ...]]]  # per plane, of the views that have a label
+    warnings: list[list[str]]  # per subject
+
+
+def _assemble(job: Job, ids: Sequence[str], output: Path) -> _Written:
+    """One pass over the partial results, in the order of the subjects."""
+    written = _Written(
+        {p: ShardWriter(output, f"{p}/slices") for p in job.planes},
+        {p: ShardWriter(output, f"{p}/native") for p in job.planes},
+        {p: [] for p in job.planes},
+        {p: [] for p in job.planes},
+        [],
+    )
+    first = dict.fromkeys(job.planes, 0)
+    for index, subject in enumerate(ids):
+        record = decode(job.path(subject).read_bytes())
+        written.warnings.append(list(record["warnings"]))
+        for plane, view in record["views"].items():
+            for data in view["slices"]:
+                written.slices[plane].write(data)
+            for data in view["native"]:
+                written.native[plane].write(data)
+            for stack in view["stacks"]:
+                written.stacks[plane].append({"subject": index, "first": first[plane], **stack})
+                first[plane] += stack["slices"]
+            if any(stack["labelled"] for stack in view["stacks"]):
+                written.labelled[plane].append(tuple(view["labelled"]))
+    for plane, stacks in written.stacks.items():
+        (output / plane).mkdir(exist_ok=True)
+        columns = ["subject", "phase", "first", "slices", "labelled"]
+        pd.DataFrame(stacks, columns=columns).to_csv(output / plane / "stacks.csv", index=False)
+    return written
+
+
+def _count(
+    written: _Written, planes: Sequence[str], warnings: Counter[str]
+) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
+    """Counts per plane, and the structures that every labelled subject has annotated (the others cannot be trusted)."""
+    counts, labelled = {}, {}
+    for plane in planes:
+        stacks, schemes = written.stacks[plane], written.labelled[plane]
+        common = [s for s in anatomy.STRUCTURES if schemes and all(s in scheme for scheme in schemes)]
+        labelled[plane] = tuple(common)
+        if len(set(schemes)) > 1:
+            warnings[f"{plane}: subjects differ in the annotated structures; only those common to all count"] = len(
+                schemes
+            )
+        counts[plane] = {
+            "subjects": len({s["subject"] for s in stacks}),
+            "stacks": len(stacks),
+            "slices": sum(s["slices"] for s in stacks),
+            "labelled_stacks": sum(s["labelled"] for s in stacks),
+            "labelled_subjects": len(schemes),
+            "label_voxels": sum(s["voxels"] for s in stacks),
+            "label_voxels_cut": sum(s["cut"] for s in stacks),
+        }
+    return counts, labelled
+
+
+def _write_report(output: Path, report: Sequence[tuple[str, str, str]]) -> None:
+    frame = pd.DataFrame(list(report), columns=["subject", "status", "message"])
+    write_atomically(output / "report.csv", frame.to_csv(index=False).encode())
+
+
+def default_cache() -> Path:
+    """Where the embedded cohort is kept: $MORPHOJAX_CACHE, else ~/.cache/morphojax."""
+    return Path(os.environ.get("MORPHOJAX_CACHE") or Path.home() / ".cache" / "morphojax")
+
+
+def generate_synthetic(root: Path, subjects: int, seed: int, workers: int | None = None) -> None:
+    """Writes the synthetic cohort into `root` unless it is there; a folder that has the name is whole."""
+    from morphojax.data.sources import synthetic  # heavy, and needed by the one who generates only
+
+    if root.exists():
+        return
+    unfinished = root.with_name(f"{root.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    synthetic.generate(unfinished, subjects=subjects, seed=seed, workers=workers)
+    unfinished.rename(root)
+
+
+def ensure_synthetic(
+    cache_dir: Path, subjects: int, seed: int, grid: Grid, planes: Sequence[str], workers: int | None = None
+) -> Path:
+    """The prepared synthetic cohort of these settings, generated and prepared if it is not in the cache yet.
+
+    Processes that ask at the same time wait for the first. Raises PrepareError.
+    """
+    from morphojax.data.sources import UkbNifti, synthetic
+
+    cohort = {"subjects": subjects, "seed": seed, "version": synthetic.VERSION}
+    settings = {"grid": grid.to_json(), "planes": list(planes), "percentiles": PERCENTILES, "format": FORMAT_VERSION}
+    root = cache_dir / f"synthetic-{_key(cohort)}"
+    output = root / f"dataset-{_key(settings)}"
+    if (output / MANIFEST).is_file():
+        return output
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with (root / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (output / MANIFEST).is_file():
+                generate_synthetic(root / "cohort", subjects, seed, workers)
+                prepare(UkbNifti(root / "cohort"), output, name="synthetic", planes=planes, grid=grid, workers=workers)
+    except OSError as error:
+        raise PrepareError(
+            f"{error.filename or root}: cannot be written ({error.strerror or error}); set MORPHOJAX_CACHE to a folder "
+            "that can"
+        ) from error
+    return output
+
+
+def _key(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]

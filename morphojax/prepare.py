@@ -1,0 +1,144 @@
+"""Raw cohort -> prepared dataset, once per cohort.
+
+    python -m morphojax.prepare --source=acdc --input=DIR --output=DIR
+    python -m morphojax.prepare --source=synthetic --input=DIR --output=DIR --subjects=64
+
+Interrupted, it continues when run again with the same flags. It ends with a summary, `report.csv` (what was assumed or left
+out, by subject) and `contact_sheet.png` (look at it: are the hearts inside the frame, and the labels on the hearts?).
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from morphojax import anatomy
+from morphojax.data import preparation
+from morphojax.data.dataset import Dataset
+from morphojax.data.geometry import Grid
+from morphojax.data.preparation import PrepareError, Summary
+from morphojax.data.sources import SOURCES, CohortError
+from morphojax.data.splits import SPLITS
+from morphojax.evaluation import figures
+
+_SHEET_STACKS = 12  # per plane
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(w.strip() for w in text.split(","))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(w) for w in text.split(","))
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m morphojax.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--source", required=True, choices=sorted(SOURCES), help="layout of the cohort")
+    p.add_argument("--input", required=True, type=Path, help="folder of the cohort (synthetic: made there if absent)")
+    p.add_argument("--output", required=True, type=Path, help="folder of the dataset: empty, absent or interrupted")
+    p.add_argument("--planes", type=_words, default=("sax",), help=f"among {','.join(anatomy.PLANES)}; default sax")
+    p.add_argument("--spacing", type=float, default=1.5, help="in-plane pixel in mm; default 1.5")
+    p.add_argument("--size", type=int, default=128, help="pixels along each side of the crop; default 128")
+    p.add_argument(
+        "--percentiles", type=_numbers, default=preparation.PERCENTILES, metavar="LOW,HIGH",
+        help="of the whole stack, which become black and white; default 0.5,99.5",
+    )  # fmt: skip
+    p.add_argument(
+        "--splits", type=Path, metavar="FILE.csv",
+        help="columns subject,split (train, val, test, or none to leave out), listing every subject; default: by hash",
+    )  # fmt: skip
+    p.add_argument(
+        "--split_fractions", type=_numbers, default=tuple(preparation.SPLIT_FRACTIONS.values()), metavar="TRAIN,VAL,TEST",
+        help="shares of the split by hash of the subject's id; default 0.7,0.15,0.15",
+    )  # fmt: skip
+    p.add_argument("--split_seed", type=int, default=0, help="of the split by hash; default 0")
+    p.add_argument("--table", type=Path, help="CSV with a row per subject; default: the cohort's own")
+    p.add_argument("--dictionary", type=Path, help="CSV that gives kind, group and unit of the table's columns")
+    p.add_argument("--workers", type=int, help="processes; default one per CPU")
+    p.add_argument("--strict", action="store_true", help="stop at the first subject that cannot be read")
+    p.add_argument("--subjects", type=int, default=64, help="synthetic: how many to make; default 64")
+    p.add_argument("--seed", type=int, default=0, help="synthetic: seed of the cohort; default 0")
+    return p
+
+
+def contact_sheet(dataset: Dataset, path: Path) -> None:
+    """Slices of stacks spread over each plane, labelled ones first; titles give the subject's index, never its id."""
+    tiles = []
+    for plane in dataset.manifest.planes:
+        stacks, slices = dataset.stacks(plane), dataset.slices(plane)
+        stacks = stacks[stacks["labelled"]] if stacks["labelled"].any() else stacks
+        rows = np.unique(np.linspace(0, len(stacks) - 1, min(_SHEET_STACKS, len(stacks))).astype(int))
+        for stack in stacks.iloc[rows].to_dict("records"):
+            first, count = int(stack["first"]), int(stack["slices"])
+            for share in (0.25, 0.5, 0.75) if count >= 3 else (0.5,):
+                z = int(share * (count - 1))
+                record = slices[first + z]
+                tiles.append((record["image"], record["label"], f"#{stack['subject']} {plane} {stack['phase']} z{z}"))
+    figures.contact_sheet(path, tiles, columns=6)
+
+
+def describe(summary: Summary) -> str:
+    """The closing summary: counts only, so that it may be kept in a log."""
+    manifest, counts = summary.manifest, summary.manifest.counts
+    lines = [
+        f"{summary.output}: {manifest.source}, {manifest.grid.size} x {manifest.grid.size} pixels of "
+        f"{manifest.grid.spacing_mm:g} mm, fingerprint {manifest.fingerprint}",
+        "subjects  " + ", ".join(f"{counts['subjects'][s]} {s}" for s in SPLITS),
+    ]
+    for plane, found in counts["planes"].items():
+        cut = 100 * found["label_voxels_cut"] / max(found["label_voxels"], 1)
+        labelled = 100 * found["labelled_stacks"] / max(found["stacks"], 1)
+        lines.append(
+            f"{plane:<9} {found['subjects']} subjects, {found['stacks']} stacks, {found['slices']} slices; {labelled:.0f} % of "
+            f"stacks labelled ({', '.join(manifest.labelled[plane]) or 'nothing'}); the crop cuts off {cut:.3g} % of label voxels"
+        )
+    lines.append(f"table     {len(manifest.schema.columns)} columns in {len(manifest.schema.groups)} groups")
+    for key, text in (
+        ("failed", "subjects could not be read and are left out"),
+        ("left_out", "subjects left out by the split file"),
+        ("without_row", "subjects without a table row: all values missing"),
+        ("rows_without_images", "rows of the table or split file without images: not used"),
+    ):
+        if counts[key]:
+            lines.append(f"{counts[key]:>9} {text}")
+    lines += [f"{n:>9} x warning: {message}" for message, n in manifest.warnings.items()]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    flags = parser().parse_args(argv)
+    try:
+        if len(flags.percentiles) != 2:
+            raise PrepareError("--percentiles takes two numbers, such as 0.5,99.5")
+        if len(flags.split_fractions) != 3:
+            raise PrepareError("--split_fractions takes three numbers, such as 0.7,0.15,0.15")
+        if flags.source == "synthetic":
+            preparation.generate_synthetic(flags.input, flags.subjects, flags.seed, flags.workers)
+        summary = preparation.prepare(
+            SOURCES[flags.source](flags.input, table=flags.table, dictionary=flags.dictionary),
+            flags.output,
+            name=flags.source,
+            planes=flags.planes,
+            grid=Grid(flags.spacing, flags.size),
+            percentiles=flags.percentiles,
+            split_file=flags.splits,
+            split_fractions=dict(zip(SPLITS, flags.split_fractions, strict=True)),
+            split_seed=flags.split_seed,
+            workers=flags.workers,
+            strict=flags.strict,
+        )
+        contact_sheet(Dataset.open(flags.output), flags.output / "contact_sheet.png")
+    except (PrepareError, CohortError, ValueError, OSError) as error:
+        print(f"prepare: {error}", file=sys.stderr)
+        return 1
+    print(describe(summary))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -260,9 +260,8 @@ def table_text(summary: pd.DataFrame, agreed: pd.DataFrame) -> str:
         mean, low, high = (getattr(row, metric + end) for end in ("", "_low", "_high"))
         return "-" if np.isnan(mean) else f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
-    lines = [
-        f"{'structure':15}{'phase':8}{'Dice [95 % CI]':24}{'HD95 mm':24}{'ASSD mm':24}{'valid':>6}{'missed':>8}{'spurious':>10}"
-    ]
+    heads = "".join(f"{head:24}" for head in ("Dice [95 % CI]", "HD95 mm", "ASSD mm"))
+    lines = [f"{'structure':15}{'phase':8}{heads}{'valid':>6}{'missed':>8}{'spurious':>10}"]
     for row in summary.itertuples():
         scores = (interval(row, "dice", 3), interval(row, "hd95_mm", 2), interval(row, "assd_mm", 2))
         cells = "".join(f"{cell:24}" for cell in scores)
@@ -296,7 +295,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check(run, dataset, args.split)
         if run.dataset_fingerprint == dataset.fingerprint and args.split in run.config["data"]["splits"]:
             print(
-                f"note: the run was trained on subjects of the {args.split} split: these scores are not of unseen hearts"
+                f"note: the run was trained on subjects of the {args.split} split: its scores are not of unseen hearts"
             )
         skipped = [s for s in run.structures if s not in dataset.manifest.labelled[run.plane]]
         if skipped:

@@ -62,8 +62,8 @@ def stem(path: Path) -> str:
 def find_inputs(source: Path, plane: str, pattern: str = "*") -> tuple[list[Path], list[str]]:
     """Images to segment, sorted, and a line for each kind of file that was passed over.
 
-    In a folder, names that are labels by convention (`label_*`, `seg_*`, `*_gt`) and UK Biobank names of another plane are
-    passed over; a file that is named is always taken.
+    In a folder, names that are labels by convention (`label_*`, `seg_*`, `*_gt`) and UK Biobank names of another plane
+    are passed over; a file that is named is always taken.
     """
     if source.is_file():
         return [source], []

@@ -1,0 +1,268 @@
+import gzip
+import math
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from morphojax import anatomy, predict
+from morphojax.train.run import RunError
+from tests.toy_run import toy_image, toy_label, toy_run
+
+AFFINE = np.array([[-2.0, 0, 0, 30], [0, -2.0, 0, 20], [0, 0, 8.0, -10], [0, 0, 0, 1]])
+LV = anatomy.LABEL_ID["lv_cavity"]
+
+
+def write(path, data, affine=AFFINE, kind=nib.Nifti1Image, step=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = kind(np.asarray(data, np.float32), affine)
+    if step is not None:
+        image.header.set_xyzt_units("mm", "sec")
+        image.header["pixdim"][4] = step
+    nib.save(image, path)
+    return path
+
+
+def go(tmp_path, source=None, run=None, **options):
+    source = source or tmp_path / "in"
+    run = run or toy_run()
+    paths, _ = predict.find_inputs(source, run.plane)
+    return predict.predict_files(run, paths, source, tmp_path / "out", **options)
+
+
+def ml(label, structure="lv_cavity"):
+    return (label == anatomy.LABEL_ID[structure]).sum() * 2 * 2 * 8 / 1000
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("name", ["heart.nii.gz", "deep/heart.nii"])
+@pytest.mark.parametrize("codes", [(1, 1), (1, 0), (0, 2), (0, 0)])
+def test_labels_keep_the_exact_geometry(tmp_path, kind, name, codes):
+    label = toy_label()
+    image = kind(toy_image(label), None if codes == (0, 0) else AFFINE)
+    image.set_qform(AFFINE, codes[0])
+    image.set_sform(AFFINE, codes[1])
+    if codes == (0, 0):  # then the header's spacing alone is the geometry
+        image.header["pixdim"][1:4] = (2.0, 2.0, 8.0)
+    image.header["descrip"] = b"Somebody"
+    path = tmp_path / "in" / name
+    path.parent.mkdir(parents=True)
+    nib.save(image, path)
+    assert go(tmp_path) == []
+    read, out = nib.load(path), nib.load(tmp_path / "out" / name)
+    assert type(out) is kind and out.shape == read.shape and out.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(out.affine, read.affine)
+    for field in (
+        "pixdim",
+        "qform_code",
+        "sform_code",
+        "srow_x",
+        "srow_y",
+        "srow_z",
+        "quatern_b",
+        "qoffset_x",
+        "xyzt_units",
+    ):
+        np.testing.assert_array_equal(out.header[field], read.header[field], err_msg=field)
+    assert out.header["descrip"].item() == b""
+    np.testing.assert_array_equal(np.asarray(out.dataobj), label)
+
+
+def test_label_numbers_on_disk(tmp_path):
+    label = toy_label()
+    write(tmp_path / "in" / "heart.nii.gz", toy_image(label))
+    assert go(tmp_path, labels="acdc") == []
+    out = np.asarray(nib.load(tmp_path / "out" / "heart.nii.gz").dataobj)
+    for number, structure in {1: "rv_cavity", 2: "lv_myocardium", 3: "lv_cavity"}.items():
+        np.testing.assert_array_equal((out == number), (label == anatomy.LABEL_ID[structure]))
+
+
+def test_a_convention_without_the_structure_is_refused():
+    with pytest.raises(predict.PredictError, match="sunnybrook has no number for lv_myocardium, rv_cavity"):
+        predict.disk_numbers(toy_run(), "sunnybrook")
+
+
+def test_stack_volumes(tmp_path):
+    label = toy_label()
+    write(tmp_path / "in" / "heart.nii.gz", toy_image(label))
+    go(tmp_path)
+    row = pd.read_csv(tmp_path / "out" / "measures.csv").iloc[0]
+    assert (row["file"], row["kind"]) == ("heart", "stack")
+    assert row["lv_cavity_ml"] == pytest.approx(ml(label), rel=1e-4)
+    assert row["rv_cavity_ml"] == pytest.approx(ml(label, "rv_cavity"), rel=1e-4)
+
+
+def test_cine_measures_and_volume_curve(tmp_path):
+    frames = [toy_label(radius=r) for r in (7, 8, 5, 6)]  # ED is frame 1, ES frame 2
+    cine = np.stack([toy_image(f) for f in frames], -1)
+    write(tmp_path / "in" / "sa.nii.gz", cine, step=0.25)
+    assert go(tmp_path) == []
+    out = nib.load(tmp_path / "out" / "sa.nii.gz")
+    assert out.shape == cine.shape and out.header["pixdim"][4] == 0.25
+    for t, frame in enumerate(frames):
+        np.testing.assert_array_equal(np.asarray(out.dataobj)[..., t], frame)
+    curve = pd.read_csv(tmp_path / "out" / "volumes.csv")
+    np.testing.assert_allclose(curve["lv_cavity_ml"], [ml(f) for f in frames], rtol=1e-4)
+    row = pd.read_csv(tmp_path / "out" / "measures.csv").iloc[0]
+    assert (row["kind"], int(row["ed"]), int(row["es"])) == ("cine", 1, 2)
+    assert row["lv_ef_percent"] == pytest.approx(100 * (1 - ml(frames[2]) / ml(frames[1])), rel=1e-4)
+    assert row["heart_rate"] == pytest.approx(60)  # four frames of 0.25 s: one beat a second
+    assert row["lv_co_l_min"] == pytest.approx((ml(frames[1]) - ml(frames[2])) * 60 / 1000, rel=1e-4)
+
+
+@pytest.mark.parametrize("names", [("sa_ES", "sa_ED"), ("p_frame12", "p_frame01")])
+def test_two_files_of_one_heart_are_measured_together(tmp_path, names):
+    small, large = toy_label(radius=5), toy_label(radius=8)
+    for name, label in zip(names, (small, large), strict=True):
+        write(tmp_path / "in" / f"{name}.nii.gz", toy_image(label))
+    write(tmp_path / "in" / "other" / f"{names[0]}.nii.gz", toy_image(small))  # another folder, another heart
+    go(tmp_path)
+    table = pd.read_csv(tmp_path / "out" / "measures.csv").set_index("kind")
+    row = table.loc["frames"]
+    assert row["file"] == names[0].rpartition("_")[0]
+    assert [f"{row['file']}_{row[p]}" for p in ("es", "ed")] == list(names)
+    assert row["lv_ef_percent"] == pytest.approx(100 * (1 - ml(small) / ml(large)), rel=1e-4)
+    assert table.loc["stack", "lv_cavity_ml"] == pytest.approx(ml(small), rel=1e-4)
+
+
+def test_an_ef_without_a_cavity_is_missing(tmp_path):
+    frames = [toy_image(toy_label(radius=8)), toy_image(np.zeros((40, 36, 5), np.uint8))]
+    write(tmp_path / "in" / "sa.nii.gz", np.stack(frames, -1))
+    go(tmp_path)
+    row = pd.read_csv(tmp_path / "out" / "measures.csv").iloc[0]
+    assert math.isnan(row["lv_ef_percent"]) and row["lv_esv_ml"] == 0
+
+
+def test_long_axis_plane(tmp_path):
+    structures = ("la_cavity", "ra_cavity")
+    run = toy_run("la_4ch", structures)
+    label = toy_label((40, 36, 1), structures=structures)
+    write(tmp_path / "in" / "la_4ch.nii.gz", np.stack([toy_image(label, structures)] * 2, -1))
+    write(tmp_path / "in" / "sa.nii.gz", toy_image(toy_label()))
+    paths, notes = predict.find_inputs(tmp_path / "in", "la_4ch")
+    assert [p.name for p in paths] == ["la_4ch.nii.gz"] and "planes other than la_4ch" in notes[0]
+    assert go(tmp_path, run=run) == []
+    area = (label == anatomy.LABEL_ID["la_cavity"]).sum() * 4 / 100
+    assert pd.read_csv(tmp_path / "out" / "volumes.csv")["la_cavity_cm2"][0] == pytest.approx(area, rel=1e-4)
+    assert pd.read_csv(tmp_path / "out" / "measures.csv")["la_volume_ed_ml"][0] > 0
+    problems = go(tmp_path, source=tmp_path / "in" / "sa.nii.gz", run=run, overwrite=True)
+    assert len(problems) == 1 and "5 slices" in problems[0] and "sa.nii.gz" in problems[0]
+
+
+def test_largest_component():
+    label = np.zeros((8, 8, 3), np.uint8)
+    label[:3, :3] = 1
+    label[6:, 6:, 0] = 1
+    label[0, 7, 0] = 2  # the only piece of its structure stays
+    label[3, 3, 0] = 1  # touches by a corner only
+    expected = label.copy()
+    expected[6:, 6:, 0] = expected[3, 3, 0] = 0
+    np.testing.assert_array_equal(predict.largest_components(label), expected)
+    assert not predict.largest_components(np.zeros((2, 2, 2), np.uint8)).any()
+
+
+def test_largest_component_option_reaches_the_files(tmp_path):
+    label = toy_label()
+    label[36:38, 2:4, 2] = LV
+    write(tmp_path / "in" / "heart.nii.gz", toy_image(label))
+    go(tmp_path, largest_component=True)
+    out = np.asarray(nib.load(tmp_path / "out" / "heart.nii.gz").dataobj)
+    assert (out[36:38, 2:4, 2] == 0).all() and (out == LV).any()
+
+
+def damage(folder):
+    image = toy_image(toy_label())
+    whole = write(folder / "a_good.nii.gz", image).read_bytes()
+    (folder / "b_truncated.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (folder / "c_text.nii").write_text("this is not an image")
+    (folder / "d_not_gzip.nii.gz").write_bytes(gzip.decompress(whole))
+    nan = image.copy()
+    nan[5, 5, 2] = np.nan
+    write(folder / "e_nan.nii.gz", nan)
+    write(folder / "f_five_axes.nii.gz", np.zeros((8, 8, 2, 2, 2)))
+    raw = bytearray(gzip.decompress(whole))
+    raw[80:84] = np.float32(0).tobytes()  # pixdim[1]
+    (folder / "g_spacing.nii").write_bytes(raw)
+    write(folder / "h_other_axis.nii.gz", np.moveaxis(image, 2, 0), np.diag([8.0, 2.0, 2.0, 1.0]))
+    (folder / "i_empty.nii.gz").write_bytes(b"")
+
+
+def test_bad_files_are_reported_and_left_out(tmp_path):
+    damage(tmp_path / "in")
+    problems = go(tmp_path)
+    for bad, problem in zip("bcdefghi", problems, strict=True):
+        assert f"in/{bad}_" in problem, problem
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_good.nii.gz", "measures.csv", "volumes.csv"]
+    assert list(pd.read_csv(tmp_path / "out" / "measures.csv")["file"]) == ["a_good"]
+
+
+def test_labels_in_the_input_are_passed_over(tmp_path):
+    for name in ("p_frame01", "p_frame01_gt", "label_sa_ED", "seg_sa_ED", "seg4_la_4ch_ED"):
+        write(tmp_path / "in" / f"{name}.nii.gz", np.zeros((4, 4, 2)))
+    paths, notes = predict.find_inputs(tmp_path / "in", "sax")
+    assert [p.name for p in paths] == ["p_frame01.nii.gz"] and notes == ["passed over: 4 files named as labels"]
+
+
+def test_inputs_that_are_not_there(tmp_path):
+    with pytest.raises(predict.PredictError, match="no such file"):
+        predict.find_inputs(tmp_path / "nowhere", "sax")
+    with pytest.raises(predict.PredictError, match="no image of sax"):
+        predict.find_inputs(tmp_path, "sax")
+
+
+def test_nothing_is_overwritten_unasked(tmp_path):
+    path = write(tmp_path / "in" / "heart.nii.gz", toy_image(toy_label()))
+    with pytest.raises(predict.PredictError, match="overwrite the images"):
+        predict.predict_files(toy_run(), [path], tmp_path / "in", tmp_path / "in", overwrite=True)
+    go(tmp_path)
+    with pytest.raises(predict.PredictError, match="already there"):
+        go(tmp_path)
+    assert go(tmp_path, overwrite=True) == []
+    write(tmp_path / "in" / "heart.nii", toy_image(toy_label()))
+    with pytest.raises(predict.PredictError, match="are both there"):
+        go(tmp_path, overwrite=True)
+
+
+def test_a_write_that_fails_leaves_nothing_under_the_name(tmp_path, monkeypatch):
+    write(tmp_path / "in" / "heart.nii.gz", toy_image(toy_label()))
+
+    def full(image, path):
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(predict.nib, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        go(tmp_path)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_heart_rate_needs_a_unit_and_a_sane_step():
+    header = nib.Nifti1Header()
+    header["pixdim"][4] = 0.02
+    header.set_xyzt_units("mm", "sec")
+    assert predict.heart_rate(header, 50) == pytest.approx(60)
+    assert math.isnan(predict.heart_rate(header, 1)) and math.isnan(predict.heart_rate(header, 2))
+    header.set_xyzt_units("mm", "msec")
+    assert math.isnan(predict.heart_rate(header, 50))
+    header.set_xyzt_units("mm", "unknown")
+    assert math.isnan(predict.heart_rate(header, 50))
+
+
+def test_exit_codes(tmp_path, monkeypatch, capsys):
+    damage(tmp_path / "in")
+    monkeypatch.setattr(predict, "load_run", lambda directory, which: toy_run())
+    base = ["--run=r", f"--input={tmp_path / 'in'}"]
+    assert predict.main([*base, f"--output={tmp_path / 'out'}"]) == 1
+    captured = capsys.readouterr()
+    assert "1 of 9 files segmented" in captured.out and captured.err.count("left out:") == 8
+    assert predict.main([*base, f"--output={tmp_path / 'one'}", "--pattern=a_*"]) == 0
+    assert predict.main([*base, f"--output={tmp_path / 'two'}", "--labels=sunnybrook"]) == 2
+    assert "no number for" in capsys.readouterr().err
+
+    def missing(directory, which):
+        raise RunError(f"{directory}/config.json: not found")
+
+    monkeypatch.setattr(predict, "load_run", missing)
+    assert predict.main([*base, f"--output={tmp_path / 'three'}"]) == 2
+    assert "r/config.json" in capsys.readouterr().err and not (tmp_path / "three").exists()

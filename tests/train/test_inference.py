@@ -1,0 +1,104 @@
+import json
+import re
+
+import numpy as np
+import pytest
+
+from morphojax import anatomy
+from morphojax.train.inference import load_run
+from morphojax.train.run import RunError
+from tests.toy_run import GREY, toy_image, toy_label, toy_run
+
+AFFINE = np.diag([-2.0, -2.0, 8.0, 1.0])
+
+
+def test_labels_of_a_native_stack_come_back_exactly():
+    label = toy_label()
+    run = toy_run()  # the grid has the native spacing, so nothing is interpolated
+    probabilities = run.predict(toy_image(label), AFFINE)
+    assert probabilities.shape == (*label.shape, 4) and probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
+    np.testing.assert_array_equal(run.labels(probabilities), label)
+
+
+@pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, 1)])
+def test_orientation_and_resampling_are_undone(signs):
+    label = toy_label((60, 52, 4), radius=10)
+    affine = np.diag([signs[0] * 1.3, signs[1] * 1.4, 8.0, 1.0])
+    run = toy_run(size=64, spacing=1.25)
+    found = run.labels(run.predict(toy_image(label), affine))
+    # Grey values between classes are other classes here, so compare away from the borders of structures.
+    for structure in run.structures:
+        mask, got = (x == anatomy.LABEL_ID[structure] for x in (label, found))
+        assert 2 * (mask & got).sum() / (mask.sum() + got.sum()) > 0.7, structure
+
+
+def test_outside_the_crop_is_background():
+    label = np.full((40, 36, 2), anatomy.LABEL_ID["lv_cavity"], np.uint8)
+    label[0] = 0  # normalising takes the darkest for background
+    run = toy_run(size=16)
+    probabilities = run.predict(toy_image(label), AFFINE)
+    found = run.labels(probabilities)
+    assert (found[12:28, 10:26] == anatomy.LABEL_ID["lv_cavity"]).all()
+    assert (found[:11] == 0).all() and (probabilities[:11, ..., 0] == 1).all()
+
+
+def test_batches_do_not_matter_and_classes_map_to_canonical_ids():
+    structures = ("la_cavity", "ra_cavity")
+    slices = np.full((7, 48, 48), GREY[1], np.uint8)
+    slices[3] = GREY[2]
+    a = toy_run("la_4ch", structures, batch_size=4).predict_grid(slices)
+    b = toy_run("la_4ch", structures, batch_size=16).predict_grid(slices)
+    np.testing.assert_array_equal(a, b)
+    labels = toy_run("la_4ch", structures).labels(a)
+    assert (labels[3] == anatomy.LABEL_ID["ra_cavity"]).all() and (labels[4] == anatomy.LABEL_ID["la_cavity"]).all()
+
+
+def test_probabilities_are_the_softmax_of_the_logits():
+    run = toy_run()
+    one = np.full((1, 48, 48), 100, np.uint8)
+    logits = -1e3 * (100 / 255 - np.array(GREY[:4]) / 255) ** 2
+    expected = np.exp(logits) / np.exp(logits).sum()
+    np.testing.assert_allclose(run.predict_grid(one)[0, 5, 5], expected, rtol=1e-3, atol=1e-20)
+
+
+def test_wrong_slices_and_broken_models_are_refused():
+    run = toy_run()
+    with pytest.raises(ValueError, match="48, 48"):
+        run.predict_grid(np.zeros((2, 40, 48), np.uint8))
+    with pytest.raises(ValueError, match="float32"):
+        run.predict_grid(np.zeros((2, 48, 48), np.float32))
+    broken = type(run)(
+        run.plane, run.grid, run.percentiles, run.structures, lambda x: np.full((4, 48, 48, 4), np.nan), batch_size=4
+    )
+    with pytest.raises(RunError, match="NaN"):
+        broken.predict_grid(np.zeros((2, 48, 48), np.uint8))
+
+
+def described(**changes):
+    images = {
+        "plane": "sax",
+        "channels": "frame",
+        "grid": {"spacing_mm": 2.0, "size": 48},
+        "percentiles": [1, 99],
+        "structures": ["lv_cavity"],
+        "dataset_fingerprint": "x",
+    }
+    return {k: v for k, v in (images | changes).items() if v is not None}
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (None, "preprocessing.json: not found"),
+        (described(structures=[]), "no segmentation run"),
+        (described(channels="phases"), "no segmentation run"),
+        (described(grid=None), "preprocessing.json: not as a run writes it"),
+    ],
+)
+def test_a_directory_that_is_no_segmentation_run_is_named(tmp_path, images, message):
+    (tmp_path / "config.json").write_text("{}")
+    if images is not None:
+        (tmp_path / "preprocessing.json").write_text(json.dumps(images))
+    with pytest.raises(RunError, match=re.escape(str(tmp_path)) + ".*" + message.rpartition(": ")[2]):
+        load_run(tmp_path)

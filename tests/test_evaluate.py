@@ -1,0 +1,223 @@
+"""Scores of a toy run on a small dataset that was really prepared; expected values straight from masks and libraries."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from morphojax import anatomy, evaluate
+from morphojax.data.dataset import Dataset
+from morphojax.data.geometry import Grid
+from morphojax.data.preparation import prepare
+from morphojax.data.sources.base import Frame, Subject, View
+from morphojax.data.table import Column, Schema
+from morphojax.evaluation import overlap
+from morphojax.train.run import RunError
+from tests.toy_run import toy_image, toy_label, toy_run
+
+AFFINE = np.diag([-2.0, -2.0, 8.0, 1.0])
+SPACING = (2.0, 2.0, 8.0)
+IDS = ("secret_a", "secret_b", "secret_c", "secret_d")
+SPLIT = ("test", "test", "test", "train")
+LV, MYO, RV = (anatomy.LABEL_ID[s] for s in anatomy.PLANE_STRUCTURES["sax"])
+
+
+def heart(subject, phase):
+    """What the image shows. Predictions equal it, because the toy run reads grey values without error."""
+    return toy_label(radius={"ED": 8.0, "ES": 5.0}[phase] - 0.5 * IDS.index(subject))
+
+
+def drawn(subject, phase):
+    """What the annotator drew: a with a thicker wall, b without an RV, c without an LV cavity at ES."""
+    label = heart(subject, phase)
+    if subject == "secret_a":
+        label[label == LV] = np.where(np.arange((label == LV).sum()) % 5 == 0, MYO, LV)
+    if subject == "secret_b":
+        label[label == RV] = 0
+    if subject == "secret_c" and phase == "ES":
+        label[label == LV] = 0
+    return label
+
+
+class Toy:
+    root = Path("toy")
+
+    def __init__(self, labelled=anatomy.PLANE_STRUCTURES["sax"]):
+        self.labelled = tuple(labelled)
+
+    def subjects(self):
+        return IDS
+
+    def read(self, subject, planes):
+        keep = np.isin(np.arange(256), [0, *(anatomy.LABEL_ID[s] for s in self.labelled)])
+        frames = []
+        for phase in ("ED", "ES"):
+            label = drawn(subject, phase)
+            frames.append(Frame(phase, toy_image(heart(subject, phase)), np.where(keep[label], label, 0), AFFINE))
+        return Subject(subject, {"sax": View("sax", tuple(frames), self.labelled)})
+
+    def table(self):
+        column = Column("pulse", "continuous", "haemodynamic", "1/min", (), (), "resting pulse")
+        return pd.DataFrame({"pulse": [60.0, 80.0, np.nan, 50.0]}, index=list(IDS)), Schema((column,))
+
+
+def make(root, split=SPLIT, percentiles=(0.0, 100.0), **options):
+    root.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame({"subject": IDS, "split": split}).to_csv(root / "split.csv", index=False)
+    prepare(
+        Toy(**options),
+        root / "dataset",
+        name="toy",
+        grid=Grid(2.0, 48),
+        percentiles=percentiles,
+        split_file=root / "split.csv",
+        workers=1,
+        progress=False,
+    )
+    return Dataset.open(root / "dataset")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="module")
+def result(dataset):
+    return evaluate.evaluate(toy_run(), dataset, "test", heart_rate="pulse", progress=False)
+
+
+def test_scores_are_those_of_the_native_masks(result):
+    scores = result.scores.set_index(["subject", "phase", "structure"])
+    assert len(scores) == 3 * 2 * 3 and "secret_d" not in result.scores["subject"].tolist()
+    for (subject, phase, structure), row in scores.iterrows():
+        masks = [x(subject, phase) == anatomy.LABEL_ID[structure] for x in (drawn, heart)]
+        expected = overlap.score(*masks, SPACING)
+        got = (row["dice"], row["hd95_mm"], row["hd95_directed_mm"], row["assd_mm"])
+        np.testing.assert_allclose(got, (expected.dice, expected.hd95, expected.hd95_directed, expected.assd))
+        assert (row["missed"], row["spurious"]) == (expected.missed, expected.spurious)
+        assert row["reference_ml"] == pytest.approx(masks[0].sum() * 32 / 1000)
+        assert row["predicted_ml"] == pytest.approx(masks[1].sum() * 32 / 1000)
+
+
+def test_scores_agree_with_medpy(result):
+    binary = pytest.importorskip("medpy.metric.binary", reason="medpy is an optional oracle")
+    row = result.scores.query("subject == 'secret_a' and phase == 'ED' and structure == 'lv_myocardium'").iloc[0]
+    masks = [x("secret_a", "ED") == MYO for x in (heart, drawn)]
+    assert row["dice"] == pytest.approx(binary.dc(*masks)) and row["dice"] < 1
+    assert row["hd95_mm"] == pytest.approx(binary.hd95(*masks, SPACING))
+    assert row["assd_mm"] == pytest.approx(binary.assd(*masks, SPACING))
+
+
+def test_measures(result):
+    table = result.measures.set_index(["subject", "measure"])
+    edv, esv = ((drawn("secret_a", phase) == LV).sum() * 32 / 1000 for phase in ("ED", "ES"))
+    assert table.loc[("secret_a", "lv_ef_percent"), "reference"] == pytest.approx(100 * (edv - esv) / edv)
+    assert table.loc[("secret_a", "lv_co_l_min"), "reference"] == pytest.approx((edv - esv) * 60 / 1000)
+    assert math.isnan(table.loc[("secret_c", "lv_co_l_min"), "predicted"])  # no pulse
+    assert math.isnan(table.loc[("secret_c", "lv_ef_percent"), "reference"])  # no cavity drawn at ES: missing, not 100
+    assert table.loc[("secret_c", "lv_ef_percent"), "predicted"] > 0
+    agreed = evaluate.agree(result.measures).set_index("measure")
+    assert agreed.loc["lv_ef_percent", "n"] == 2 and agreed.loc["lv_mass_g", "n"] == 3
+    assert agreed.loc["rv_ef_percent", "n"] == 2  # b's RV was not drawn
+
+
+def test_summary(result):
+    summary = evaluate.summarise(result.scores).set_index(["structure", "phase"])
+    assert {p for _, p in summary.index} == {"ED", "ES", "pooled"}
+    rv = summary.loc[("rv_cavity", "pooled")]
+    assert (rv["n_subjects"], rv["n_valid"], rv["n_missed"], rv["n_spurious"]) == (3, 6, 0, 2)
+    assert rv["dice"] == pytest.approx((1 + 0 + 1) / 3)
+    assert rv["dice_low"] <= rv["dice"] <= rv["dice_high"]
+    assert summary.loc[("lv_cavity", "ES"), "n_spurious"] == 1
+    scores = result.scores
+    by_subject = scores.groupby("index")["dice"].mean()
+    assert summary.loc[("mean", "pooled"), "dice"] == pytest.approx(by_subject.mean())
+
+
+def test_a_missed_structure_and_a_pair_of_empty_ones_are_counted():
+    row = {"index": 0, "phase": "ED", "structure": "rv_cavity", "missed": False, "spurious": False}
+    empty = row | dict.fromkeys(evaluate.METRICS, math.nan)
+    missed = row | dict.fromkeys(evaluate.METRICS, 90.0) | {"index": 1, "dice": 0.0, "missed": True}
+    summary = evaluate.summarise(pd.DataFrame([empty, missed])).iloc[0]
+    assert (summary["n_subjects"], summary["n_valid"], summary["n_missed"], summary["dice"]) == (2, 1, 1, 0.0)
+    assert summary["hd95_mm"] == 90 and math.isnan(summary["dice_low"])
+
+
+def test_only_structures_that_were_drawn_are_scored(tmp_path):
+    dataset = make(tmp_path, labelled=("lv_cavity",))
+    result = evaluate.evaluate(toy_run(), dataset, "test", progress=False)
+    assert set(result.scores["structure"]) == {"lv_cavity"}
+    assert set(result.measures["measure"]) == {"lv_edv_ml", "lv_esv_ml", "lv_sv_ml", "lv_ef_percent", "lv_co_l_min"}
+    assert all(set(np.unique(x)) <= {0, LV} for tile in result.worst for x in tile[1:3])
+    run = toy_run(structures=("rv_cavity",))
+    with pytest.raises(evaluate.EvaluationError, match="nothing to score"):
+        evaluate.check(run, dataset, "test")
+
+
+def test_a_dataset_that_does_not_fit_is_refused(dataset, tmp_path):
+    with pytest.raises(evaluate.EvaluationError, match=r"grid.*prepare the dataset anew"):
+        evaluate.check(toy_run(spacing=1.5), dataset, "test")
+    other = make(tmp_path, percentiles=(1.0, 99.0))
+    with pytest.raises(evaluate.EvaluationError, match="percentiles"):
+        evaluate.check(toy_run(), other, "test")
+    with pytest.raises(evaluate.EvaluationError, match="no plane 'la_4ch'"):
+        evaluate.check(toy_run("la_4ch", ("la_cavity",)), dataset, "test")
+    with pytest.raises(evaluate.EvaluationError, match="no labelled sax stack in --split=val"):
+        evaluate.check(toy_run(), dataset, "val")
+    with pytest.raises(evaluate.EvaluationError, match="no such column"):
+        evaluate.evaluate(toy_run(), dataset, "test", heart_rate="puls", progress=False)
+
+
+@pytest.fixture
+def command(dataset, monkeypatch, tmp_path):
+    keys = ("plane", "synthetic_subjects", "synthetic_seed", "synthetic_spacing_mm", "synthetic_size")
+    data = dict.fromkeys(keys) | {"plane": "sax", "dataset": str(dataset.root), "splits": ("train",)}
+    run = dataclasses.replace(toy_run(), config={"data": data}, dataset_fingerprint=dataset.fingerprint)
+    monkeypatch.setattr(evaluate, "load_run", lambda directory, which: run)
+    monkeypatch.setattr(evaluate.cohort, "open_dataset", lambda dataset, **_: Dataset.open(dataset))
+    return lambda *flags: evaluate.main([f"--run={tmp_path / 'run'}", *flags])
+
+
+def test_command_writes_everything_and_names_nobody_outside_its_tables(command, tmp_path, capsys):
+    assert command("--split=test") == 0
+    output = tmp_path / "run" / "evaluation"
+    tables = {f"{name}_test.csv" for name in ("scores", "measures", "agreement", "summary")}
+    drawings = {f"{name}_test.png" for name in ("dice", "agreement", "worst")}
+    assert {p.name for p in output.iterdir()} == tables | drawings | {"summary_test.json"}
+    document = json.loads((output / "summary_test.json").read_text())
+    assert document["split"] == "test" and len(document["rows"]) == 4 * 3
+    assert "NaN" not in (output / "summary_test.json").read_text()
+    printed = capsys.readouterr().out
+    assert "lv_cavity" in printed and "LV EF (%)" in printed and "trained on" not in printed
+    for text in (
+        printed,
+        *((output / n).read_text() for n in ("summary_test.json", "summary_test.csv", "agreement_test.csv")),
+    ):
+        assert "secret" not in text
+    assert "secret_a" in (output / "scores_test.csv").read_text()
+
+
+def test_command_says_that_training_subjects_are_scored(command, tmp_path, capsys):
+    assert command("--split=train", f"--output={tmp_path / 'other'}") == 0
+    assert "trained on subjects of the train split" in capsys.readouterr().out
+    assert (tmp_path / "other" / "scores_train.csv").exists()
+
+
+def test_command_answers_errors_in_one_line(command, tmp_path, capsys, monkeypatch):
+    assert command("--split=val") == 2
+    assert "no labelled sax stack" in capsys.readouterr().err
+    assert command(f"--dataset={tmp_path / 'nowhere'}") == 2
+    assert "nowhere" in capsys.readouterr().err
+
+    def missing(directory, which):
+        raise RunError(f"{directory}/config.json: not found")
+
+    monkeypatch.setattr(evaluate, "load_run", missing)
+    assert command() == 2
+    assert "config.json: not found" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

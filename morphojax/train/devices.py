@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from tqdm import tqdm
 
 
 def make_mesh() -> Mesh:
@@ -34,3 +35,9 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
     if jax.process_count() == 1:
         return {name: jax.device_put(value, sharding) for name, value in batch.items()}
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal, from one process, without breaking a progress bar."""
+    if jax.process_index() == 0:
+        tqdm.write(text)

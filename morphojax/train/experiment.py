@@ -4,7 +4,6 @@ from pathlib import Path
 
 import jax
 import ml_collections
-from absl import logging
 
 from morphojax.data.dataset import DatasetError
 from morphojax.data.pipeline import PipelineError
@@ -47,8 +46,10 @@ def run(config: ml_collections.ConfigDict) -> bool:
     task, files = TASKS[config.task](config, dataset)
     if jax.process_index() == 0:
         create(directory, config.to_dict(), files)
-    logging.info("%s: %d steps of %d examples on %d %s device(s), to %s", config.task, task.steps, task.examples,
-                 jax.device_count(), jax.default_backend(), directory)  # fmt: skip
+    devices.say(
+        f"{config.task}: {task.steps} steps of {task.examples} examples on {jax.device_count()} "
+        f"{jax.default_backend()} device(s), to {directory}"
+    )
     return loop.fit(
         task,
         run=directory,

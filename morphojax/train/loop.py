@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -59,7 +58,7 @@ def fit(
         state, iterator = checkpoints.restore(abstract)
         task.train_batches.set_state(iterator)
         resumed = True
-        logging.info("resumed at step %d of %d", start, task.steps)
+        devices.say(f"resumed at step {start} of {task.steps}")
 
     constants = jax.device_put(task.constants, replicated)
     phases = [(first, jax.jit(step, donate_argnums=0, out_shardings=replicated)) for first, step in task.phases]
@@ -115,7 +114,7 @@ def fit(
         if hasattr(task.train_batches, "close"):
             task.train_batches.close()
     if stopping:
-        logging.info("stopped by a signal at step %d; run the same command to go on", step)
+        devices.say(f"stopped by a signal at step {step}; run the same command to go on")
     return not stopping
 
 

@@ -95,7 +95,8 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
 
     def eval_step(state: TrainState, constants: Any, batch: Batch) -> dict[str, jax.Array]:
         image = batch["image"].astype(jnp.float32) / 255
-        out = model.apply(state.variables, image, batch["slice_mask"], batch["values"], batch["missing"], train=False)
+        rows = (batch["slice_mask"], batch["values"], batch["missing"])
+        out: Any = model.apply(state.variables, image, *rows, train=False, mutable=False)
         return {name: out[name] for name in ("image", "table", "log_temperature")} | {"valid": batch["valid"]}
 
     def summarise(outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:

@@ -198,6 +198,5 @@ def _pretrained(config: ml_collections.ConfigDict, described: dict[str, Any], ta
     folder = checkpoint.find(config.init_from, config.init_checkpoint)
     check_same_images(described, folder.parent.parent)
     taken, report = transfer_encoder(checkpoint.load_params(folder), target)
-    if jax.process_index() == 0:
-        print(report.text(config.init_from), flush=True)
+    devices.say(report.text(config.init_from))
     return taken

@@ -23,7 +23,7 @@ from scipy import ndimage
 from configs import pretrain_sax, segment_sax
 from morphojax.data.dataset import Dataset, Manifest
 from morphojax.data.geometry import Grid
-from morphojax.data.records import encode, write_shards
+from morphojax.data.records import ShardWriter, encode
 from morphojax.data.table import Column, Schema
 from morphojax.train import devices, pretrain, segment
 
@@ -39,15 +39,16 @@ def make_dataset(root: Path, subjects: int, size: int) -> Dataset:
     random = np.random.default_rng(0)
     coordinate = np.hypot(*np.mgrid[:size, :size] - size / 2)
     label = np.select([coordinate < size / 10, coordinate < size / 6], [1, 2], 0).astype(np.uint8)
-    stacks, records = [], []
+    stacks = []
+    writer = ShardWriter(root, "sax/slices")
     for subject in range(subjects):
         for phase in ("ED", "ES"):
-            stacks.append((subject, phase, len(records), SLICES, True))
+            stacks.append((subject, phase, SLICES * len(stacks), SLICES, True))
             for _ in range(SLICES):
                 image = 90 + 400 * ndimage.gaussian_filter(random.normal(size=(size, size)), 3)
                 image = np.clip(image + random.normal(size=image.shape) * 8, 0, 255).astype(np.uint8)
-                records.append(encode({"image": image, "label": label}))
-    shards = {"sax": write_shards(root, "sax/slices", records)}
+                writer.write(encode({"image": image, "label": label}))
+    shards = {"sax": writer.close()}
     schema = Schema(tuple(Column(f"column{i}", "continuous", "demographic") for i in range(30)))
     structures = {"sax": ("lv_cavity", "lv_myocardium", "rv_cavity")}
     manifest = Manifest("benchmark", Grid(1.5, size), (1.0, 99.0), ("sax",), structures, schema, {}, {}, (), shards, {})

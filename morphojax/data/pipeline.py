@@ -316,9 +316,8 @@ class _ReadSlices:
 
 def _read(records: Any, numbers: np.ndarray, keys: Sequence[str]) -> Batch:
     """Record numbers of any shape -> arrays [*numbers.shape, H, W]; zero where the number is -1."""
-    wanted = [int(n) for n in numbers.ravel() if n >= 0]
-    read = records.__getitems__(wanted) if hasattr(records, "__getitems__") else [records[n] for n in wanted]
     where = np.flatnonzero(numbers.ravel() >= 0)
+    read = [records[n] for n in numbers.ravel()[where]]
     batch = {}
     for key in keys:
         out = np.zeros((numbers.size, *read[0][key].shape), np.uint8)

@@ -14,7 +14,7 @@ from morphojax.anatomy import PHASES
 from morphojax.data.dataset import Dataset, Manifest
 from morphojax.data.geometry import Grid
 from morphojax.data.pipeline import PipelineError, pretraining, segmentation
-from morphojax.data.records import encode, write_shards
+from morphojax.data.records import ShardWriter, encode
 from morphojax.data.table import Schema
 
 SIZE = 8
@@ -37,17 +37,19 @@ ALL = range(9)
 
 
 def make_dataset(root):
-    rows, records = [], []
+    rows, first = [], 0
+    writer = ShardWriter(root, "sax/slices", per_shard=50)
     for subject, phases in STACKS.items():
         for phase, n in phases.items():
             labelled = phase != "mid" and subject not in UNLABELLED
-            rows.append((subject, phase, len(records), n, labelled))
+            rows.append((subject, phase, first, n, labelled))
+            first += n
             for z in range(n):
                 image = np.zeros((SIZE, SIZE), np.uint8)
                 image[0, :3] = subject, PHASES.index(phase), z
                 label = np.full((SIZE, SIZE), z % 4 if labelled else 0, np.uint8)
-                records.append(encode({"image": image, "label": label}))
-    shards = {"sax": write_shards(root, "sax/slices", records, per_shard=50)}
+                writer.write(encode({"image": image, "label": label}))
+    shards = {"sax": writer.close()}
     assert len(shards["sax"]) == 3
     manifest = Manifest(
         "test", Grid(1.5, SIZE), (1.0, 99.0), ("sax",), {}, Schema(()), {}, {}, files=(), slices=shards, native={}

@@ -164,12 +164,9 @@ def test_against_sklearn():
     mean = impute.SimpleImputer(strategy="mean").fit(train[["u", "v"]].to_numpy())
     expected = scaler.transform(mean.transform(other[["u", "v"]].to_numpy()))
     np.testing.assert_allclose(values[:, :2], expected, atol=1e-6)
-    mode = impute.SimpleImputer(strategy="most_frequent", missing_values=None).fit(train[["w"]].to_numpy(object))
-    expected = (
-        preprocessing.OrdinalEncoder()
-        .fit([["a"], ["b"], ["c"]])
-        .transform(mode.transform(other[["w"]].to_numpy(object)))
-    )
+    texts = frame[["w"]].astype(object).where(frame[["w"]].notna(), None).to_numpy()
+    mode = impute.SimpleImputer(strategy="most_frequent", missing_values=None).fit(texts[:40])
+    expected = preprocessing.OrdinalEncoder().fit([["a"], ["b"], ["c"]]).transform(mode.transform(texts[40:]))
     np.testing.assert_array_equal(values[:, 2:], expected)
     np.testing.assert_array_equal(missing, other.isna().to_numpy())
     assert missing.any(axis=0).all()
@@ -269,7 +266,7 @@ def test_bad_number(cell, message):
 
 
 def test_value_beyond_float32():
-    with pytest.raises(TableError, match="'x'.*too far"):
+    with pytest.raises(TableError, match=r"'x'.*too far"):
         encoder("continuous", [1.0, 2.0]).encode(rows(x=[1e300]))
 
 
@@ -296,3 +293,11 @@ def test_all_missing_rows_and_json():
     np.testing.assert_array_equal(missing, [[False] * 3, [False] * 3, [True] * 3])
     np.testing.assert_allclose(values[:2], [[-1, 1, 2], [1, 0, 1]], atol=1e-6)
     assert np.isfinite(values).all()
+
+
+def test_other_cells_as_classes():
+    dates = pd.to_datetime(["2020-01-01", "2021-01-01"])
+    assert encoder("categorical", dates).cardinalities == (2,)
+    np.testing.assert_array_equal(encoder("categorical", [0.5, 1.5]).encode(rows(x=[1.5, 0.5]))[0][:, 0], [1, 0])
+    with pytest.raises(TableError, match="infinite"):
+        encoder("categorical", [1.0, 2.0, np.inf])

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# The few-label experiment on ACDC: pretraining with morphometrics, then segmentation, with and beside from scratch.
+#
+#   launch/acdc_few_labels.sh prepare ACDC_FOLDER             once: data/acdc and the lists of the protocol
+#   launch/acdc_few_labels.sh run [WORKER WORKERS [CPU]]      the runs; several workers share them, each on its own CPU if named
+#
+# Patients are those of the published protocol of Chaitanya et al. 2020 (case numbers of the public training set).
+# Every run is resumable and skipped when scored, so the script can be stopped and started at will.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-.venv/bin/python}
+DATA=${DATA:-data/acdc}
+RUNS=${RUNS:-runs/acdc}
+SEEDS=${SEEDS:-0 1 2}
+
+cases() { for number in "$@"; do printf 'patient%03d\n' "$((10#$number))"; done; }
+
+pretraining=$(seq 1 6; echo 12; seq 17 26; seq 37 46; seq 57 66; echo 72; seq 77 86; seq 97 100)
+validation="11 71"
+test="13 14 15 16 33 34 35 36 53 54 55 56 73 74 75 76 91 92 93"  # 094 is among the labelled patients
+declare -A labelled=(
+  [2a]="042 062" [2b]="002 042" [2c]="042 095" [2d]="002 022" [2e]="002 095"
+  [8a]="002 022 042 062 095 003 023 043" [8b]="002 022 042 062 095 063 094 043" [8c]="002 022 042 062 095 003 094 023"
+)
+
+prepare() {
+  mkdir -p "$DATA.lists"
+  cases $pretraining >"$DATA.lists/pretraining.txt"
+  for name in "${!labelled[@]}"; do cases ${labelled[$name]} >"$DATA.lists/$name.txt"; done
+  { echo subject,split
+    for folder in "$1"/training/patient*; do
+      case=$(basename "$folder"); split=train
+      cases $validation | grep -qx "$case" && split=val
+      cases $test | grep -qx "$case" && split=test
+      echo "$case,$split"
+    done; } >"$DATA.lists/splits.csv"
+  "$PYTHON" -m morphojax.prepare --source=acdc --input="$1" --output="$DATA" --spacing=1.5 --size=128 --splits="$DATA.lists/splits.csv"
+}
+
+pretrain() {  # seed
+  local run=$RUNS/pretrain_s$1
+  [ -e "$run/done" ] && return
+  ${PIN:-} "$PYTHON" -m morphojax.main --config=configs/pretrain_acdc.py --config.data.dataset="$DATA" --config.workdir="$run" \
+    --config.seed="$1" --config.data.subjects="('$DATA.lists/pretraining.txt',)"
+  touch "$run/done"
+}
+
+segment() {  # arm (scratch or pretrained), name of the labelled set or all, seed, steps
+  local run=$RUNS/$1_$2_s$3 subjects="()" from=""
+  [ -e "$run/evaluation/summary_test.json" ] && return
+  [ "$2" = all ] || subjects="('$DATA.lists/$2.txt',)"
+  if [ "$1" = pretrained ]; then
+    from=$RUNS/pretrain_s$3
+    until [ -e "$from/done" ]; do sleep 5; done  # another worker is at it
+  fi
+  ${PIN:-} "$PYTHON" -m morphojax.main --config=configs/segment_acdc.py --config.data.dataset="$DATA" --config.workdir="$run" \
+    --config.seed="$3" --config.steps="$4" --config.data.subjects="$subjects" --config.init_from="$from"
+  ${PIN:-} "$PYTHON" -m morphojax.evaluate --run="$run" --split=test
+}
+
+jobs_in_order() {  # what matters most first: every set once before any set again
+  local first=${SEEDS%% *} seed set arm
+  echo "pretrain $first"
+  for seed in $SEEDS; do
+    for set in 2a 8a all 2d 8b 2b 8c 2c 2e; do
+      for arm in scratch pretrained; do
+        [ "$arm$set" = pretrained2a ] && [ "$seed" != "$first" ] && echo "pretrain $seed"
+        case $set in 2*) steps=${STEPS_2:-600} ;; 8*) steps=${STEPS_8:-600} ;; all) steps=${STEPS_ALL:-1200} ;; esac
+        echo "segment $arm $set $seed $steps"
+      done
+    done
+  done
+}
+
+case ${1:-} in
+  prepare) prepare "$2" ;;
+  run)
+    worker=${2:-0} workers=${3:-1}
+    PIN=${4:+taskset -c $4}
+    mkdir -p "$RUNS"
+    jobs_in_order | awk -v w="$worker" -v n="$workers" 'NR % n == w' | while read -r job; do $job </dev/null; done ;;
+  *) sed -n '2,10p' "$0"; exit 1 ;;
+esac

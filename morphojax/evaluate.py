@@ -128,8 +128,8 @@ def evaluate(run: Run, dataset: Dataset, split: str, heart_rate: str | None = No
         }
         rows += [who | _row(run.plane, s, score, label, predicted, spacing) for s, score in found.items()]
         counted = {s: score.dice for s, score in found.items() if np.isfinite(score.dice)}
-        if counted:
-            lowest = min(counted, key=counted.__getitem__)
+        lowest = min(counted, key=counted.__getitem__, default=None)
+        if lowest is not None and counted[lowest] < 1:
             title = f"subject {stack.subject} {stack.phase}, {anatomy.LABEL_NAME[lowest]} Dice {counted[lowest]:.2f}"
             worst.append((counted[lowest], _worst_slice(records, run.labels(on_grid), drawn, title)))
             worst = sorted(worst, key=lambda case: case[0])[:WORST]

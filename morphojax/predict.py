@@ -162,7 +162,6 @@ def save(path: Path, image: Any, frames: Sequence[np.ndarray], numbers: np.ndarr
     data = numbers[np.stack(frames, axis=-1)].reshape(image.shape, order="F")
     header = image.header.copy()
     header.set_data_dtype(np.uint8)
-    header.set_slope_inter(1, 0)
     header.extensions.clear()  # they, and the texts below, may tell who was scanned
     for field, value in {"descrip": b"", "db_name": b"", "aux_file": b"", "cal_min": 0, "cal_max": 0}.items():
         if field in header:

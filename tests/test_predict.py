@@ -69,6 +69,21 @@ def test_labels_keep_the_exact_geometry(tmp_path, kind, name, codes):
     np.testing.assert_array_equal(np.asarray(out.dataobj), label)
 
 
+def test_scaled_integers_are_read_in_their_units_and_labels_are_not_scaled(tmp_path):
+    label = toy_label()
+    image = nib.Nifti1Image(toy_image(label), AFFINE)
+    image.header.set_data_dtype(np.int16)
+    image.header.set_slope_inter(0.5, -20)
+    path = tmp_path / "in" / "heart.nii.gz"
+    path.parent.mkdir()
+    nib.save(image, path)
+    assert nib.load(path).dataobj.slope == 0.5
+    assert go(tmp_path) == []
+    out = nib.load(tmp_path / "out" / "heart.nii.gz").dataobj
+    assert (out.slope, out.inter) == (1, 0)
+    np.testing.assert_array_equal(out.get_unscaled(), label)
+
+
 def test_label_numbers_on_disk(tmp_path):
     label = toy_label()
     write(tmp_path / "in" / "heart.nii.gz", toy_image(label))
@@ -138,14 +153,17 @@ def test_long_axis_plane(tmp_path):
     structures = ("la_cavity", "ra_cavity")
     run = toy_run("la_4ch", structures)
     label = toy_label((40, 36, 1), structures=structures)
-    write(tmp_path / "in" / "la_4ch.nii.gz", np.stack([toy_image(label, structures)] * 2, -1))
+    larger = toy_label((40, 36, 1), radius=9, structures=structures)  # the atrium is largest at the end of systole
+    frames = [toy_image(x, structures) for x in (larger, label)]
+    write(tmp_path / "in" / "la_4ch.nii.gz", np.stack(frames, -1))
     write(tmp_path / "in" / "sa.nii.gz", toy_image(toy_label()))
     paths, notes = predict.find_inputs(tmp_path / "in", "la_4ch")
     assert [p.name for p in paths] == ["la_4ch.nii.gz"] and "planes other than la_4ch" in notes[0]
     assert go(tmp_path, run=run) == []
     area = (label == anatomy.LABEL_ID["la_cavity"]).sum() * 4 / 100
-    assert pd.read_csv(tmp_path / "out" / "volumes.csv")["la_cavity_cm2"][0] == pytest.approx(area, rel=1e-4)
-    assert pd.read_csv(tmp_path / "out" / "measures.csv")["la_volume_ed_ml"][0] > 0
+    assert pd.read_csv(tmp_path / "out" / "volumes.csv")["la_cavity_cm2"][1] == pytest.approx(area, rel=1e-4)
+    row = pd.read_csv(tmp_path / "out" / "measures.csv").iloc[0]
+    assert (int(row["ed"]), int(row["es"])) == (1, 0) and 0 < row["la_volume_ed_ml"] < row["la_volume_es_ml"]
     problems = go(tmp_path, source=tmp_path / "in" / "sa.nii.gz", run=run, overwrite=True)
     assert len(problems) == 1 and "5 slices" in problems[0] and "sa.nii.gz" in problems[0]
 

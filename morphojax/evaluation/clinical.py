@@ -86,9 +86,13 @@ def wall_thickness_max_mm(label: np.ndarray, spacing: Sequence[float]) -> float:
     cavity, wall = (label == anatomy.LABEL_ID[s] for s in ("lv_cavity", "lv_myocardium"))
     thickest = NAN
     for z in range(label.shape[2]):
-        beside = ndimage.binary_dilation(cavity[..., z]) & wall[..., z]
+        pieces, _ = ndimage.label(wall[..., z])
+        ring = pieces == 1 + np.argmax(np.bincount(pieces.ravel(), minlength=2)[1:])  # not the specks inside the cavity
+        beside = ndimage.binary_dilation(cavity[..., z]) & ring
         if beside.any():
-            inside = np.pad(cavity[..., z] | wall[..., z], 1)  # a wall cut by the image's edge ends there
+            inside = np.pad(
+                ndimage.binary_fill_holes(cavity[..., z] | wall[..., z]), 1
+            )  # a wall cut by the image's edge ends there
             distance = ndimage.distance_transform_edt(inside, sampling=spacing_xy)[1:-1, 1:-1]
             thickest = float(np.fmax(thickest, distance[beside].max()))
     return thickest

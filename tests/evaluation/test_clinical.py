@@ -92,6 +92,7 @@ def test_wall_thickness_takes_the_thickest_wall_and_ignores_slices_without_cavit
     label = cylinder(20, 28, (1.0, 1.0, 10.0), 3)
     x, y, _ = grid((90, 90, 3), (1.0, 1.0, 10.0))
     label[(np.hypot(x, y) >= 20) & (np.abs(y) < 20) & (x > 0) & (x < 34)] = MYO  # a septum of 14 mm
+    label[44, 44, 1] = MYO  # a papillary muscle
     label[..., 2] = np.where(np.hypot(x, y)[..., 2] < 40, MYO, 0)  # an apical cap: all wall, no cavity
     assert clinical.wall_thickness_max_mm(label, (1, 1, 10)) == pytest.approx(14, abs=1.0)
     assert clinical.wall_thickness_max_mm(label, (1.5, 1.5, 10)) == pytest.approx(21, abs=1.5)

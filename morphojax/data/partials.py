@@ -22,6 +22,8 @@ from morphojax.data.geometry import Grid, normalise, place, to_grid, to_native
 from morphojax.data.records import decode, encode, write_atomically
 from morphojax.data.sources.base import CohortError, Source, View
 
+CUT_WARNING = 0.02
+
 
 class PrepareError(ValueError):
     """A cohort that cannot be prepared as asked. The message says what to do."""
@@ -51,9 +53,12 @@ class Job:
             if not found.views:
                 raise CohortError(f"no images of {', '.join(self.planes)}")
             views = {plane: self._view(view) for plane, view in found.views.items()}
+            # A label is looked at to warn of the crop, never to place it.
+            cut = [p for p, v in views.items() if any(s["cut"] > CUT_WARNING * s["voxels"] for s in v["stacks"])]
         except (ValueError, OSError, MemoryError) as error:
             return str(error) or repr(error)
-        record = {"subject": subject, "warnings": list(found.warnings), "views": views}
+        warnings = [*found.warnings, *(f"{p}: the crop cuts off more than {CUT_WARNING:.0%} of a label" for p in cut)]
+        record = {"subject": subject, "warnings": warnings, "views": views}
         write_atomically(self.path(subject), encode(record), durable=False)
         return None
 

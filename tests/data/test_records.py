@@ -1,0 +1,87 @@
+import multiprocessing
+import pickle
+
+import numpy as np
+import pytest
+
+from morphojax.data.records import RecordError, Records, ShardWriter, encode, write_atomically
+
+
+def _write(root, count=25, per_shard=10):
+    writer = ShardWriter(root, "sax/slices", per_shard)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (count, 40, 40), dtype=np.uint8)
+    for i in range(count):
+        writer.write(encode({"image": pixels[i], "number": i}))
+    return writer.close(), pixels
+
+
+def test_records_come_back_at_random_across_shards(tmp_path):
+    shards, pixels = _write(tmp_path)
+    assert [s.records for s in shards] == [10, 10, 5]
+    records = Records(tmp_path, shards)
+    assert len(records) == 25
+    for i in (24, 0, 10, 9, -1):
+        assert records[i]["number"] == i % 25
+        np.testing.assert_array_equal(records[i]["image"], pixels[i])
+    assert [r["number"] for r in records] == list(range(25))
+    with pytest.raises(IndexError):
+        records[25]
+
+
+def test_records_are_picklable_and_survive_a_fork(tmp_path):
+    records = Records(tmp_path, _write(tmp_path)[0])
+    assert records[3]["number"] == 3
+    assert pickle.loads(pickle.dumps(records))[13]["number"] == 13
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(_number, (records, 21)) == 21
+
+
+def _number(records, index):
+    return records[index]["number"]
+
+
+def test_the_same_records_make_the_same_bytes(tmp_path):
+    first, second = _write(tmp_path / "a")[0], _write(tmp_path / "b")[0]
+    assert first == second  # names, sizes and hashes
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, -1])
+def test_a_truncated_shard_is_named(tmp_path, keep):
+    shards, _ = _write(tmp_path)
+    path = tmp_path / shards[1].path
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
+    with pytest.raises(RecordError, match=r"slices-00001.array_record has \d+ bytes"):
+        Records(tmp_path, shards)[15]
+    assert Records(tmp_path, shards)[5]["number"] == 5
+
+
+def test_a_corrupt_shard_is_named(tmp_path):
+    shards, _ = _write(tmp_path)
+    path = tmp_path / shards[1].path
+    data = bytearray(path.read_bytes())
+    damaged = slice(200, 12000)
+    data[damaged] = bytes(255 - b for b in data[damaged])
+    path.write_bytes(data)
+    with pytest.raises(RecordError, match=r"slices-00001\.array_record"):
+        list(Records(tmp_path, shards))
+    with pytest.raises(RecordError, match=r"slices-00001.array_record does not hold"):
+        shards[1].check(tmp_path, thorough=True)
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    shards, _ = _write(tmp_path)
+    (tmp_path / shards[2].path).unlink()
+    with pytest.raises(RecordError, match=r"slices-00002.array_record is missing"):
+        Records(tmp_path, shards)[24]
+
+
+def test_an_atomic_write_leaves_all_or_nothing(tmp_path, monkeypatch):
+    write_atomically(tmp_path / "a", b"old")
+    write_atomically(tmp_path / "a", b"new")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(tmp_path / "a", b"lost")
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]

@@ -1,8 +1,8 @@
 """Batches from a prepared dataset, with grain: numbers of examples are shuffled and dealt out, then a batch is read.
 
-A stream is a chain of pure functions of the step: example numbers, shuffled anew each epoch, in global batches,
-repeated; of each, this process takes its rows and reads them. So a batch depends on (seed, step) alone, not on what was
-read before, nor on how many processes or workers read; and the whole state of a stream is the number of the next batch.
+A stream is a chain of pure functions of the step: the numbers of its global batch, from an order drawn anew each epoch;
+of these, the rows of this process; and what records and table hold of them. So a batch depends on (seed, step) alone,
+not on what was read before nor on how many processes or workers read, and the state of a stream is its next step.
 """
 
 import dataclasses
@@ -178,15 +178,13 @@ class Stream(Iterator[Batch]):
         self._next = 0
         self._iterator: Any = None
 
-        # Examples are batched before they are sliced by process: every process knows the whole order, so the global
-        # batch has the same rows in the same order however many processes share it.
-        numbers = grain.MapDataset.range(examples if train else self.steps_per_epoch * batch_size).seed(seed)
-        numbers = numbers.shuffle() if train else numbers
-        numbers = numbers.batch(batch_size, drop_remainder=True, batch_fn=np.asarray)
-        numbers = numbers.repeat() if train else numbers
+        steps = grain.MapDataset.range(self.steps_per_epoch)
         local = batch_size // process_count
         rows = np.arange(process_index * local, (process_index + 1) * local)
-        self._batches = numbers.map_with_index(functools.partial(_read_rows, read, rows, examples))
+        order = _Order(examples, batch_size, seed if train else None)
+        self._batches = (steps.repeat() if train else steps).map_with_index(
+            functools.partial(_batch, read, order, rows)
+        )
 
     def __iter__(self) -> Self:
         if not self._train:
@@ -236,12 +234,38 @@ class Stream(Iterator[Batch]):
         return iter(batches)
 
 
-def _read_rows(read: Callable[..., Batch], rows: np.ndarray, examples: int, step: int, numbers: np.ndarray) -> Batch:
+@dataclasses.dataclass(frozen=True)
+class _Order:
+    """Step -> the numbers of its global batch, which every process knows whole, so that the same rows come in the same
+    order however many processes share them."""
+
+    examples: int
+    batch_size: int
+    seed: int | None  # None: in order, once
+
+    def __call__(self, step: int) -> np.ndarray:
+        if self.seed is None:
+            return np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epoch, step = divmod(step, self.examples // self.batch_size)
+        return _permutation(self.examples, self.seed, epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+
+
+@functools.lru_cache(maxsize=8)
+def _permutation(examples: int, seed: int, epoch: int) -> np.ndarray:
+    # grain's own shuffle takes some 2 ms per example of a small dataset: it walks a block cipher until it lands in range.
+    return _random("order", seed, epoch).permutation(examples)
+
+
+def _random(name: str, *key: int) -> np.random.Generator:
+    """The name is part of the key because NumPy takes (1, 2) and (1, 2, 0) for the same."""
+    return np.random.default_rng((*name.encode(), *key))
+
+
+def _batch(read: Callable[..., Batch], order: _Order, rows: np.ndarray, step: int, _: Any) -> Batch:
     """The rows of one process. Numbers beyond the last example are padding: they read example 0 as not valid."""
-    numbers = numbers[rows]
-    valid = numbers < examples
-    batch = read(step, rows, np.where(valid, numbers, 0))
-    return batch | {"valid": valid}
+    numbers = order(step)[rows]
+    valid = numbers < order.examples
+    return read(step, rows, np.where(valid, numbers, 0)) | {"valid": valid}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,7 +297,7 @@ class _ReadSubjects:
                     frame[i] = present[0]
                     chosen = _evenly_spaced(count[i, frame[i]], self.slices)
                 else:
-                    random = np.random.default_rng((self.seed, step, int(row)))
+                    random = _random("slices", self.seed, step, int(row))
                     frame[i] = random.choice(present)
                     k = min(self.slices, count[i, frame[i]])
                     chosen = np.sort(random.choice(count[i, frame[i]], k, replace=False))

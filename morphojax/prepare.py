@@ -20,6 +20,7 @@ from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
 from morphojax.data.preparation import PrepareError, Summary
 from morphojax.data.sources import SOURCES, CohortError
+from morphojax.data.sources.synthetic import Synthetic, generate
 from morphojax.data.splits import SPLITS
 from morphojax.evaluation import figures
 
@@ -110,6 +111,14 @@ def describe(summary: Summary) -> str:
     return "\n".join(lines)
 
 
+def _make_if_absent(root: Path, subjects: int, seed: int, workers: int | None) -> None:
+    """A whole cohort is taken as it is; one that is absent or unfinished is made."""
+    try:
+        Synthetic(root).subjects()
+    except CohortError:
+        generate(root, subjects=subjects, seed=seed, workers=workers)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(argv)
     try:
@@ -118,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(flags.split_fractions) != 3:
             raise PrepareError("--split_fractions takes three numbers, such as 0.7,0.15,0.15")
         if flags.source == "synthetic":
-            preparation.generate_synthetic(flags.input, flags.subjects, flags.seed, flags.workers)
+            _make_if_absent(flags.input, flags.subjects, flags.seed, flags.workers)
         summary = preparation.prepare(
             SOURCES[flags.source](flags.input, table=flags.table, dictionary=flags.dictionary),
             flags.output,

@@ -143,7 +143,7 @@ def normalise(image: np.ndarray, low: float, high: float) -> np.ndarray:
     """
     if not 0 <= low < high <= 100:
         raise ValueError(f"percentiles must satisfy 0 <= low < high <= 100, not {low} and {high}")
-    bottom, top = np.percentile(image, (low, high))
+    bottom, top = _percentiles(image, low, high)
     if top <= bottom:
         return np.zeros(image.shape, np.uint8)
     scaled = image.astype(np.float32)
@@ -151,6 +151,23 @@ def normalise(image: np.ndarray, low: float, high: float) -> np.ndarray:
     scaled *= np.float32(255 / (top - bottom))
     scaled += np.float32(0.5)
     return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
+
+
+def _percentiles(image: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    """np.percentile; whole numbers, which scanners store, are counted rather than sorted, several times faster."""
+    values = image.ravel(order="K")
+    first, last = float(values.min()), float(values.max())
+    if last - first < 2**16 and max(abs(first), abs(last)) < 2**31:
+        whole = values.astype(np.intp)
+        if np.array_equal(whole, values):
+            whole -= int(first)
+            below = np.cumsum(np.bincount(whole))
+            ranks = np.array((low, high)) / 100 * (values.size - 1)
+            lower, upper = (np.searchsorted(below, f(ranks), side="right") for f in (np.floor, np.ceil))
+            bottom, top = first + lower + (upper - lower) * (ranks % 1)
+            return float(bottom), float(top)
+    bottom, top = np.percentile(values, (low, high))
+    return float(bottom), float(top)
 
 
 def _spacing(affine: np.ndarray) -> tuple[float, ...]:

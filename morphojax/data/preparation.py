@@ -25,6 +25,8 @@ from morphojax.data.geometry import Grid
 from morphojax.data.partials import Job, PrepareError, run_all
 from morphojax.data.records import ShardWriter, decode, describe, write_atomically
 from morphojax.data.sources.base import Source
+from morphojax.data.sources.synthetic import Synthetic, generate
+from morphojax.data.sources.synthetic import cohort as synthetic_cohort
 
 PERCENTILES = (0.5, 99.5)
 SPLIT_FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -256,19 +258,6 @@ def default_cache() -> Path:
     return Path(os.environ.get("MORPHOJAX_CACHE") or Path.home() / ".cache" / "morphojax")
 
 
-def generate_synthetic(root: Path, subjects: int, seed: int, workers: int | None = None) -> None:
-    """Writes the synthetic cohort into `root` unless it is there; a folder that has the name is whole."""
-    from morphojax.data.sources import synthetic  # heavy, and needed by the one who generates only
-
-    if root.exists():
-        return
-    unfinished = root.with_name(f"{root.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.parent.mkdir(parents=True, exist_ok=True)
-    synthetic.generate(unfinished, subjects=subjects, seed=seed, workers=workers)
-    unfinished.rename(root)
-
-
 def ensure_synthetic(
     cache_dir: Path, subjects: int, seed: int, grid: Grid, planes: Sequence[str], workers: int | None = None
 ) -> Path:
@@ -276,9 +265,7 @@ def ensure_synthetic(
 
     Processes that ask at the same time wait for the first. Raises PrepareError.
     """
-    from morphojax.data.sources import UkbNifti, synthetic
-
-    cohort = {"subjects": subjects, "seed": seed, "version": synthetic.VERSION}
+    cohort = {"subjects": subjects, "seed": seed, "version": synthetic_cohort.VERSION}
     settings = {"grid": grid.to_json(), "planes": list(planes), "percentiles": PERCENTILES, "format": FORMAT_VERSION}
     root = cache_dir / f"synthetic-{_key(cohort)}"
     output = root / f"dataset-{_key(settings)}"
@@ -289,8 +276,8 @@ def ensure_synthetic(
         with (root / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (output / MANIFEST).is_file():
-                generate_synthetic(root / "cohort", subjects, seed, workers)
-                prepare(UkbNifti(root / "cohort"), output, name="synthetic", planes=planes, grid=grid, workers=workers)
+                source = Synthetic(generate(root / "cohort", subjects=subjects, seed=seed, workers=workers))
+                prepare(source, output, name="synthetic", planes=planes, grid=grid, workers=workers)
     except OSError as error:
         raise PrepareError(
             f"{error.filename or root}: cannot be written ({error.strerror or error}); set MORPHOJAX_CACHE to a folder "

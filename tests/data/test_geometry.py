@@ -156,6 +156,17 @@ def test_placement_survives_json_and_knows_its_spacing():
     assert placement.shape == (4, 5, 2)
 
 
+@pytest.mark.parametrize("scale", [1, 0.37])
+@pytest.mark.parametrize("offset", [0, -500])
+def test_percentiles_counted_or_sorted_agree_with_numpy(scale, offset):
+    whole = np.random.default_rng(0).integers(0, 1000, (17, 13, 5)) ** 2 // 700 + offset
+    stack = np.asfortranarray(whole.astype(np.float32) * scale)
+    for low, high in ((0.5, 99.5), (0, 100), (33.3, 66.6)):
+        bottom, top = np.percentile(stack.astype(np.float64), (low, high))
+        expected = np.floor(np.clip((stack - bottom) / (top - bottom) * 255, 0, 255) + 0.5)
+        assert np.abs(normalise(stack, low, high) - expected).max() <= (1 if scale != 1 else 0)
+
+
 def test_normalise_maps_the_percentiles_to_black_and_white():
     stack = np.arange(101, dtype=np.float32).reshape(101, 1, 1)
     out = normalise(stack, 10, 60)[:, 0, 0]

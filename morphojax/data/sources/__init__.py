@@ -3,13 +3,14 @@
 from morphojax.data.sources.acdc import Acdc
 from morphojax.data.sources.base import CohortError, Frame, Source, Subject, View
 from morphojax.data.sources.sunnybrook import Sunnybrook
+from morphojax.data.sources.synthetic import Synthetic
 from morphojax.data.sources.ukb_nifti import UkbNifti
 
 SOURCES: dict[str, type] = {
     "ukb_nifti": UkbNifti,
     "acdc": Acdc,
     "sunnybrook": Sunnybrook,
-    "synthetic": UkbNifti,  # generated on disk in the UK Biobank layout, then read as such
+    "synthetic": Synthetic,
 }
 
 __all__ = ["SOURCES", "CohortError", "Frame", "Source", "Subject", "View"]

@@ -9,6 +9,7 @@ import textwrap
 import numpy as np
 import pandas as pd
 import pytest
+from absl import flags
 
 from morphojax.anatomy import PHASES
 from morphojax.data.dataset import Dataset, Manifest
@@ -366,3 +367,9 @@ def test_read_errors_come_through(tmp_path):
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(ValueError, match=shard.name):
         take(pretrain(dataset, subjects=[0], batch_size=1), 1)
+
+
+def test_workers_need_parsed_flags(dataset, monkeypatch):
+    monkeypatch.setattr(type(flags.FLAGS), "is_parsed", lambda self: False)
+    with pytest.raises(PipelineError, match=r"absl\.app\.run"):
+        next(pretrain(dataset, workers=1))

@@ -267,7 +267,7 @@ def table_text(summary: pd.DataFrame, agreed: pd.DataFrame) -> str:
         cells = "".join(f"{cell:24}" for cell in scores)
         lines.append(f"{row.structure:15}{row.phase:8}{cells}{row.n_valid:6}{row.n_missed:8}{row.n_spurious:10}")
     lines += ["", f"{'measure':26}{'n':>4}{'bias':>9}{'limits of agreement':>24}{'MAE':>9}{'r':>8}"]
-    for row in agreed.itertuples():
+    for row in agreed[agreed["n"] > 0].itertuples():
         limits = f"{row.lower:.2f} to {row.upper:.2f}"
         name = clinical.TITLE[str(row.measure)]
         lines.append(f"{name:26}{row.n:4}{row.bias:9.2f}{limits:>24}{row.mae:9.2f}{row.pearson_r:8.3f}")

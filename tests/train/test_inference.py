@@ -1,12 +1,19 @@
 import json
 import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from configs import segment_sax
 from morphojax import anatomy
+from morphojax.train.checkpoint import CheckpointError, Checkpoints
 from morphojax.train.inference import load_run
 from morphojax.train.run import RunError
+from morphojax.train.segment import build_model
+from morphojax.train.state import TrainState
 from tests.toy_run import GREY, toy_image, toy_label, toy_run
 
 AFFINE = np.diag([-2.0, -2.0, 8.0, 1.0])
@@ -101,4 +108,52 @@ def test_a_directory_that_is_no_segmentation_run_is_named(tmp_path, images, mess
     if images is not None:
         (tmp_path / "preprocessing.json").write_text(json.dumps(images))
     with pytest.raises(RunError, match=re.escape(str(tmp_path)) + ".*" + message.rpartition(": ")[2]):
+        load_run(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run as training leaves it: two checkpoints, the first of them the better one."""
+    root = tmp_path_factory.mktemp("run")
+    config = segment_sax.get_config().to_dict()
+    config["model"] |= {"width": 4, "decoder_widths": (4, 4, 4, 4, 4)}
+    model = build_model(config, 2)
+    # Any positive numbers will do for weights, and cost no compilation of initialisers.
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 48, 48, 1)), train=False))
+    checkpoints, variables = Checkpoints(root), {}
+    for step, score in enumerate((0.9, 0.1)):
+        draw = np.random.default_rng(step)
+        variables[step] = jax.tree.map(lambda x, d=draw: jnp.asarray(d.uniform(0.01, 0.1, x.shape), x.dtype), shapes)
+        checkpoints.save(step, TrainState.create(variables[step], optax.sgd(0.1)), {}, score)
+    checkpoints.close()
+    (root / "config.json").write_text(json.dumps(config))
+    (root / "preprocessing.json").write_text(json.dumps(described()))
+    return root, jax.jit(lambda v, image: jax.nn.softmax(model.apply(v, image, train=False))), variables
+
+
+@pytest.mark.parametrize(("which", "step"), [("best", 0), ("last", 1)])
+def test_a_run_directory_alone_is_enough(trained, which, step):
+    root, reference, variables = trained
+    run = load_run(root, which, batch_size=2)
+    assert (run.plane, run.structures, run.percentiles) == ("sax", ("lv_cavity",), (1.0, 99.0))
+    slices = np.random.default_rng(0).integers(0, 256, (2, 48, 48), np.uint8)
+    expected = reference(variables[step], jnp.asarray(slices[..., None], jnp.float32) / 255)
+    assert np.ptp(expected) > 1e-3
+    np.testing.assert_allclose(run.predict_grid(slices), expected, atol=1e-5)
+
+
+def test_a_checkpoint_of_another_architecture_is_told_with_the_difference(trained, tmp_path):
+    root, _, _ = trained
+    (tmp_path / "checkpoints").symlink_to(root / "checkpoints")
+    (tmp_path / "config.json").write_text((root / "config.json").read_text())
+    (tmp_path / "preprocessing.json").write_text(json.dumps(described(structures=["lv_cavity", "rv_cavity"])))
+    with pytest.raises(RunError, match=r"another architecture.*head.*\(4, 2\) in the checkpoint, \(4, 3\)"):
+        load_run(tmp_path)
+
+
+def test_a_missing_checkpoint_is_named(trained, tmp_path):
+    root, _, _ = trained
+    for name in ("config.json", "preprocessing.json"):
+        (tmp_path / name).write_text((root / name).read_text())
+    with pytest.raises(CheckpointError, match=re.escape(str(tmp_path))):
         load_run(tmp_path)

@@ -22,7 +22,7 @@ from morphojax.data.sources.synthetic import imaging, measures, table, thorax
 from morphojax.data.sources.synthetic import person as persons
 from morphojax.data.table import DICTIONARY_FIELDS
 
-VERSION = 1  # raise it whenever the same seed gives other files
+VERSION = 2  # raise it whenever the same seed gives other files
 MARK = "cohort.json"
 _PREFIX = {"sax": "sa", "la_2ch": "la_2ch", "la_4ch": "la_4ch"}
 _LABELS = {

@@ -178,7 +178,9 @@ def distances(heart: Heart, local: np.ndarray, activation: float, atria: bool = 
     rv_half = np.where(u > rv_centre, f(0.93 * heart.length) - rv_centre, f(0.55 * heart.length))
     lean = f(-0.16) * (f(0.5 * heart.length) - u)
     rv = _box(u, u - rv_centre, i - lean, s - f(middle), (f(reach), f(tall), rv_half))
-    rv = np.maximum(np.maximum(rv, tricuspid - u), np.maximum(-epi, f(0.2 * outer) - s))
+    edge = f(0.12 * outer) - s  # the RV ends where it meets the septum, in a rounded corner: a smooth maximum
+    rv = f(0.5) * (rv + edge + np.sqrt((rv - edge) ** 2 + f(144)))
+    rv = np.maximum(np.maximum(rv, tricuspid - u), -epi)
     found = {"endo": endo, "epi": epi, "rv": rv, "mitral": u - f(ring), "tricuspid": u - tricuspid}
     if atria:
         found["la"] = _atrium(heart.la, f(ring), (s + 3, i - 3, u), activation)

@@ -28,7 +28,7 @@ _VALUES = (
 # The values were measured on the expert masks: each leaks the label of a segmentation of that same subject.
 SCHEMA = Schema(
     (
-        *(Column(n, "continuous", "cardiac_morphometric", u, (), ("segment",), d) for n, u, d in _VALUES),
+        *(Column(n, "continuous", "cardiac_morphometric", u, (), ("segmentation",), d) for n, u, d in _VALUES),
         Column("group", "categorical", "medical_history", "", ("DCM", "HCM", "MINF", "NOR", "RV"), (), "diagnosis"),
     )
 )

@@ -20,9 +20,15 @@ SCHEMA = Schema(
         Column("sex", "binary", "demographic", "", ("Female", "Male"), (), "sex"),
         Column("age_years", "continuous", "demographic", "years", (), (), "age"),
         Column("pathology", "categorical", "medical_history", "", (), (), "diagnosis"),
-        Column("lv_edv_ml", "continuous", "cardiac_morphometric", "mL", (), ("segment",), "LV end-diastolic volume"),
-        Column("lv_esv_ml", "continuous", "cardiac_morphometric", "mL", (), ("segment",), "LV end-systolic volume"),
-        Column("lv_ef_percent", "continuous", "cardiac_morphometric", "%", (), ("segment",), "LV ejection fraction"),
+        Column(
+            "lv_edv_ml", "continuous", "cardiac_morphometric", "mL", (), ("segmentation",), "LV end-diastolic volume"
+        ),
+        Column(
+            "lv_esv_ml", "continuous", "cardiac_morphometric", "mL", (), ("segmentation",), "LV end-systolic volume"
+        ),
+        Column(
+            "lv_ef_percent", "continuous", "cardiac_morphometric", "%", (), ("segmentation",), "LV ejection fraction"
+        ),
     )
 )
 

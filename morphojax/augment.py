@@ -1,13 +1,12 @@
 """Augmentation on the device: jitted, batched, one draw per example, one affine matrix and one gather per image.
 
 Everything is a function of a key and of the example's place in the batch, so the result does not depend on how the
-batch is sharded; and each transform has a key of its own name, so turning one on or off leaves the draws of the others.
+batch is sharded; and each transform has a number of its own, so turning one on or off leaves the draws of the others.
 """
 
 import dataclasses
 import functools
 import math
-import zlib
 from collections.abc import Mapping
 
 import jax
@@ -76,7 +75,11 @@ class Augmentation:
     def warps(self) -> bool:
         off = (0.0, (1.0, 1.0), 0.0, 0.0, 0.0)
         now = (self.rotation_degrees, self.scale, self.translation_fraction, self.flip_horizontal, self.flip_vertical)
-        return now != off or self.crop not in (None, (1.0, 1.0))
+        return now != off or self.crops
+
+    @property
+    def crops(self) -> bool:
+        return self.crop not in (None, (1.0, 1.0))
 
     @property
     def recolours(self) -> bool:
@@ -96,16 +99,23 @@ def check(plane: str, params: Augmentation, allow_unanatomical: bool = False) ->
             )
 
 
-def _key(key: Array, name: str) -> Array:
-    return jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
+# The numbers an example draws, in one go: a generator call for each would cost seconds of compilation.
+DRAWS = ("probability", "flip_vertical", "flip_horizontal", "rotation", "scale", "shift_y", "shift_x", "crop_area")
+DRAWS += ("crop_aspect", "crop_y", "crop_x", "gamma", "brightness", "contrast", "noise_sd")
+DRAWS += ("bias_y", "bias_x", "bias_yx", "bias_yy", "bias_xx")
 
 
-def _uniform(key: Array, name: str, shape: tuple[int, ...], low: float, high: float) -> Array:
-    return low + (high - low) * jax.random.uniform(_key(key, name), shape)
+def draw(key: Array, batch: int) -> dict[str, Array]:
+    """Name of a draw -> uniform numbers in [0, 1), float32 [B]."""
+    return dict(zip(DRAWS, jax.random.uniform(key, (len(DRAWS), batch)), strict=True))
 
 
-def _log_uniform(key: Array, name: str, shape: tuple[int, ...], bounds: tuple[float, float]) -> Array:
-    return jnp.exp(_uniform(key, name, shape, math.log(bounds[0]), math.log(bounds[1])))
+def _between(u: Array, low: float, high: float) -> Array:
+    return low + (high - low) * u
+
+
+def _log_between(u: Array, bounds: tuple[float, float]) -> Array:
+    return jnp.exp(_between(u, math.log(bounds[0]), math.log(bounds[1])))
 
 
 def _matrix(rows: list[list[Array | float]], batch: int) -> Array:
@@ -113,32 +123,34 @@ def _matrix(rows: list[list[Array | float]], batch: int) -> Array:
     return jnp.stack([jnp.stack([jnp.broadcast_to(jnp.float32(v), batch) for v in row], -1) for row in rows], -2)
 
 
-def warp_matrix(key: Array, params: Augmentation, batch: int, height: int, width: int) -> Array:
+def warp_matrix(draws: Mapping[str, Array], params: Augmentation, height: int, width: int) -> Array:
     """[B, 3, 3], from (y, x, 1) of an output pixel to that of the input, both in pixels from the image centre."""
+    batch = draws["rotation"].shape[0]
     flip_y, flip_x = (
-        jnp.where(jax.random.uniform(_key(key, name), (batch,)) < getattr(params, name), -1.0, 1.0)
-        for name in ("flip_vertical", "flip_horizontal")
+        jnp.where(draws[name] < getattr(params, name), -1.0, 1.0) for name in ("flip_vertical", "flip_horizontal")
     )
     flip = _matrix([[flip_y, 0, 0], [0, flip_x, 0], [0, 0, 1]], batch)
 
-    angle = jnp.radians(_uniform(key, "rotation", (batch,), -params.rotation_degrees, params.rotation_degrees))
+    angle = jnp.radians(_between(draws["rotation"], -params.rotation_degrees, params.rotation_degrees))
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     rotation = _matrix([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], batch)
 
-    shrink = 1 / _log_uniform(key, "scale", (batch,), params.scale)
+    shrink = 1 / _log_between(draws["scale"], params.scale)
     scale = _matrix([[shrink, 0, 0], [0, shrink, 0], [0, 0, 1]], batch)
 
-    shift = _uniform(key, "translation", (batch, 2), -params.translation_fraction, params.translation_fraction)
-    translation = _matrix([[1, 0, shift[:, 0] * height], [0, 1, shift[:, 1] * width], [0, 0, 1]], batch)
+    reach = params.translation_fraction
+    shift_y, shift_x = (_between(draws[name], -reach, reach) for name in ("shift_y", "shift_x"))
+    translation = _matrix([[1, 0, shift_y * height], [0, 1, shift_x * width], [0, 0, 1]], batch)
 
-    # Pixels are square, so the side along y is sqrt(area / aspect) of the height; a side that would not fit is cut.
-    area = _uniform(key, "crop_area", (batch,), *(params.crop or (1.0, 1.0))) * height * width
-    aspect = _log_uniform(key, "crop_aspect", (batch,), params.crop_aspect)
-    whole = params.crop in (None, (1.0, 1.0))
-    side_y = 1.0 if whole else jnp.minimum(jnp.sqrt(area / aspect) / height, 1.0)
-    side_x = 1.0 if whole else jnp.minimum(jnp.sqrt(area * aspect) / width, 1.0)
-    place = _uniform(key, "crop_place", (batch, 2), -0.5, 0.5)
-    corner_y, corner_x = place[:, 0] * (1 - side_y) * height, place[:, 1] * (1 - side_x) * width
+    side_y, side_x = jnp.ones(batch), jnp.ones(batch)
+    if params.crops:
+        # Pixels are square, so the side along y is sqrt(area / aspect); a side that would not fit is cut.
+        area = _between(draws["crop_area"], *(params.crop or (1.0, 1.0))) * height * width
+        aspect = _log_between(draws["crop_aspect"], params.crop_aspect)
+        side_y = jnp.minimum(jnp.sqrt(area / aspect) / height, 1.0)
+        side_x = jnp.minimum(jnp.sqrt(area * aspect) / width, 1.0)
+    corner_y = (draws["crop_y"] - 0.5) * (1 - side_y) * height
+    corner_x = (draws["crop_x"] - 0.5) * (1 - side_x) * width
     crop = _matrix([[side_y, 0, corner_y], [0, side_x, corner_x], [0, 0, 1]], batch)
 
     # Full precision: rounding to TF32 or bf16, an accelerator's default, would move pixels.
@@ -188,39 +200,36 @@ def warp_nearest(label: Array, matrix: Array) -> Array:
     return _take(padded, index).reshape(label.shape)
 
 
-def _bias_field(key: Array, strength: float, batch: int, height: int, width: int) -> Array:
+def _bias_field(draws: Mapping[str, Array], strength: float, height: int, width: int) -> Array:
     """[B, H, W], exp of a random quadratic whose absolute value is at most `strength` (by Cauchy-Schwarz)."""
     y, x = jnp.linspace(-1, 1, height)[:, None], jnp.linspace(-1, 1, width)[None, :]
-    terms = jnp.broadcast_arrays(y, x, y * x, 1.5 * y**2 - 0.5, 1.5 * x**2 - 0.5)  # each within [-1, 1]
-    weights = jax.random.normal(_key(key, "bias_field"), (batch, len(terms)))
-    weights *= strength / (jnp.linalg.norm(weights, axis=1, keepdims=True) * math.sqrt(len(terms)))
-    return jnp.exp(sum(weights[:, i, None, None] * term for i, term in enumerate(terms)))
+    terms = {"bias_y": y, "bias_x": x, "bias_yx": y * x, "bias_yy": 1.5 * y**2 - 0.5, "bias_xx": 1.5 * x**2 - 0.5}
+    weights = {name: 2 * draws[name] - 1 for name in terms}
+    largest = jnp.sqrt(len(terms) * sum(w**2 for w in weights.values()))  # every term lies within [-1, 1]
+    return jnp.exp(sum((strength * weights[name] / largest)[:, None, None] * term for name, term in terms.items()))
 
 
-def _recolour(key: Array, image: Array, params: Augmentation) -> Array:
+def _recolour(key: Array, draws: Mapping[str, Array], image: Array, params: Augmentation) -> Array:
     batch, (height, width) = image.shape[0], image.shape[-3:-1]
 
     def spread(x: Array) -> Array:  # [B] -> [B, 1, ..., 1]
         return x.reshape(batch, *(1,) * (image.ndim - 1))
 
     if params.bias_field > 0:
-        field = _bias_field(key, params.bias_field, batch, height, width)
+        field = _bias_field(draws, params.bias_field, height, width)
         image *= field.reshape(batch, *(1,) * (image.ndim - 4), height, width, 1)
     if params.gamma != (1.0, 1.0):
         # Four times as fast on a CPU as jnp.power, which also serves negative bases.
-        exponent = spread(_log_uniform(key, "gamma", (batch,), params.gamma))
+        exponent = spread(_log_between(draws["gamma"], params.gamma))
         image = jnp.where(image > 0, jnp.exp(exponent * jnp.log(jnp.where(image > 0, image, 1.0))), 0.0)
     if params.brightness > 0:
-        image *= spread(_uniform(key, "brightness", (batch,), 1 - params.brightness, 1 + params.brightness))
+        image *= spread(_between(draws["brightness"], 1 - params.brightness, 1 + params.brightness))
     if params.contrast > 0:
         # About each slice's own mean, so that slices which pad a stack have no say in the others.
         mean = jnp.mean(image, axis=(-3, -2, -1), keepdims=True)
-        image = mean + (image - mean) * spread(
-            _uniform(key, "contrast", (batch,), 1 - params.contrast, 1 + params.contrast)
-        )
+        image = mean + (image - mean) * spread(_between(draws["contrast"], 1 - params.contrast, 1 + params.contrast))
     if params.noise_sd > 0:
-        sd = spread(_uniform(key, "noise_sd", (batch,), 0, params.noise_sd))
-        image += sd * jax.random.normal(_key(key, "noise"), image.shape)
+        image += spread(params.noise_sd * draws["noise_sd"]) * jax.random.normal(key, image.shape)
     return jnp.clip(image, 0, 1)
 
 
@@ -248,15 +257,17 @@ def augment(
         shape = None if label is None else label.shape
         raise ValueError(f"image must be [B, ..., H, W, C] and label [B, ..., H, W], got {image.shape} and {shape}")
     batch, (height, width) = image.shape[0], image.shape[-3:-1]
-    touched = jax.random.uniform(_key(key, "probability"), (batch,)) < params.probability
+    draws_key, noise_key = jax.random.split(key)
+    draws = draw(draws_key, batch)
+    touched = draws["probability"] < params.probability
     result = image.astype(jnp.float32)
     if params.warps:
-        matrix = warp_matrix(key, params, batch, height, width)
+        matrix = warp_matrix(draws, params, height, width)
         matrix = jnp.where(touched[:, None, None], matrix, jnp.eye(3))
         result = warp_linear(result, matrix)
         label = None if label is None else warp_nearest(label, matrix)
     if params.recolours:
-        result = _recolour(key, result, params)
+        result = _recolour(noise_key, draws, result, params)
     result = jnp.where(touched.reshape(batch, *(1,) * (image.ndim - 1)), result.astype(image.dtype), image)
     return result, label
 
@@ -288,10 +299,11 @@ def corrupt(
         raise ValueError("corrupt needs at least one training row to draw from")
     if int(rate * fields) == 0:
         return values, missing
-    # Ranks of random numbers, not a threshold on them: equal numbers would give a field too many.
-    rank = jnp.argsort(jnp.argsort(jax.random.uniform(_key(key, "fields"), (batch, fields)), axis=1), axis=1)
-    chosen = rank < int(rate * fields)
-    source = jax.random.randint(_key(key, "rows"), (batch, fields), 0, rows)
+    fields_key, rows_key = jax.random.split(key)
+    # The largest of random numbers, not those above a threshold: equal numbers would give a field too many.
+    _, index = jax.lax.top_k(jax.random.uniform(fields_key, (batch, fields)), int(rate * fields))
+    chosen = jax.vmap(lambda i: jnp.zeros(fields, bool).at[i].set(True))(index)
+    source = jax.random.randint(rows_key, (batch, fields), 0, rows)
     field = jnp.arange(fields)
     return (
         jnp.where(chosen, marginal[source, field].astype(values.dtype), values),

@@ -13,5 +13,7 @@ def key(seed: int, name: str, step: jax.Array | int | None = None) -> jax.Array:
         name: what the draw is for; two purposes never share a stream.
         step: the step (may be traced); None for draws made once.
     """
-    named = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+    # rbg rather than threefry: initialising a ResNet-18 compiles in a third of the time on a CPU, and draws are cheaper. Both are
+    # the same for any sharding; rbg, unlike threefry, differs between kinds of device.
+    named = jax.random.fold_in(jax.random.key(seed, impl="rbg"), zlib.crc32(name.encode()))
     return named if step is None else jax.random.fold_in(named, step)

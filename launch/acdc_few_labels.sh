@@ -27,11 +27,12 @@ prepare() {
   mkdir -p "$DATA.lists"
   cases $pretraining >"$DATA.lists/pretraining.txt"
   for name in "${!labelled[@]}"; do cases ${labelled[$name]} >"$DATA.lists/$name.txt"; done
+  local held_out=" $(cases $validation | tr '\n' ' ')" tested=" $(cases $test | tr '\n' ' ')"
   { echo subject,split
     for folder in "$1"/training/patient*; do
       case=$(basename "$folder"); split=train
-      cases $validation | grep -qx "$case" && split=val
-      cases $test | grep -qx "$case" && split=test
+      [[ $held_out == *" $case "* ]] && split=val
+      [[ $tested == *" $case "* ]] && split=test
       echo "$case,$split"
     done; } >"$DATA.lists/splits.csv"
   "$PYTHON" -m morphojax.prepare --source=acdc --input="$1" --output="$DATA" --spacing=1.5 --size=128 --splits="$DATA.lists/splits.csv"

@@ -1,0 +1,152 @@
+"""Tables and a figure of a few-label experiment: segmentation from scratch beside segmentation from a pretrained encoder.
+
+    python -m analysis.few_labels --runs=runs/acdc --output=results
+
+Reads `<runs>/<arm>_<labelled set>_s<seed>/evaluation/scores_test.csv`, as launch/acdc_few_labels.sh writes them. The labelled set is
+`all`, or a number of labelled subjects and a letter (2a). Writes few_labels.md, few_labels.csv and few_labels.png.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from morphojax import anatomy
+
+ARMS = ("scratch", "pretrained")
+RESAMPLES = 5000
+
+
+def read_scores(runs: Path) -> pd.DataFrame:
+    """A row per run, subject and structure: arm, labels (`2`, `8`, `all`), set, seed, subject (index), structure, dice, hd95_mm.
+
+    Both phases of a subject are averaged. Raises SystemExit where no run is scored.
+    """
+    frames = []
+    for path in sorted(runs.glob("*_s*/evaluation/scores_test.csv")):
+        match = re.fullmatch(rf"({'|'.join(ARMS)})_(all|\d+)([a-z]?)_s(\d+)", path.parent.parent.name)
+        if not match:
+            continue
+        arm, labels, letter, seed = match.groups()
+        scores = pd.read_csv(path).groupby(["index", "structure"], as_index=False)[["dice", "hd95_mm"]].mean()
+        frames.append(scores.assign(arm=arm, labels=labels, set=labels + letter, seed=int(seed)))
+    if not frames:
+        raise SystemExit(f"error: no scored run under {runs}; run morphojax.evaluate on the runs first")
+    return pd.concat(frames, ignore_index=True).rename(columns={"index": "subject"})
+
+
+def matrix(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Runs (set, seed) x subjects: the metric, averaged over structures."""
+    return scores.groupby(["set", "seed", "subject"])[metric].mean().unstack("subject")
+
+
+def crossed_interval(values: np.ndarray, seed: int = 0, confidence: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of the mean of [runs, subjects], resampling both: a result must hold for other labelled sets and seeds,
+    and for other test subjects (the pigeonhole bootstrap, Owen 2007). With one run only subjects vary, and the interval says less."""
+    random = np.random.default_rng(seed)
+    rows, columns = values.shape
+    r = random.integers(rows, size=(RESAMPLES, rows))
+    c = random.integers(columns, size=(RESAMPLES, columns))
+    means = np.array([np.nanmean(values[np.ix_(i, j)]) for i, j in zip(r, c, strict=True)])
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def summarise(scores: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
+    """A row per number of labels and arm, and one per number of labels for the paired difference (same set, seed and subjects)."""
+    rows = []
+    for labels in sorted(scores["labels"].unique(), key=lambda n: (n == "all", n)):
+        here = {arm: matrix(scores[(scores["labels"] == labels) & (scores["arm"] == arm)], metric) for arm in ARMS}
+        paired = here["pretrained"].index.intersection(here["scratch"].index)
+        here["difference"] = here["pretrained"].loc[paired] - here["scratch"].loc[paired]
+        for name, found in here.items():
+            if found.empty:
+                continue
+            low, high = crossed_interval(found.to_numpy())
+            by_run = found.mean(axis=1)
+            rows.append(
+                {
+                    "labels": labels, "arm": name, "runs": len(found), "sets": found.index.get_level_values("set").nunique(),
+                    "seeds": found.index.get_level_values("seed").nunique(), "subjects": found.shape[1], metric: by_run.mean(),
+                    "low": low, "high": high, "sd_over_runs": by_run.std(ddof=1) if len(found) > 1 else np.nan,
+                    "runs_above_0": int((by_run > 0).sum()) if name == "difference" else np.nan,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def markdown(summary: pd.DataFrame, scores: pd.DataFrame, metric: str = "dice") -> str:
+    """The summary and, below it, the mean of every structure."""
+    lines = [
+        "| labelled subjects | arm | runs (sets x seeds) | mean Dice [95 % interval] | SD over runs |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in summary.to_dict("records"):
+        sign = "+" if row["arm"] == "difference" else ""
+        name = "pretrained - scratch" if sign else row["arm"]
+        spread = "" if np.isnan(row["sd_over_runs"]) else f"{row['sd_over_runs']:.3f}"
+        above = f"; above 0 in {row['runs_above_0']:.0f} of {row['runs']}" if sign else ""
+        lines.append(
+            f"| {row['labels']} | {name} | {row['runs']} ({row['sets']} x {row['seeds']}) | "
+            f"{row[metric]:{sign}.3f} [{row['low']:{sign}.3f}, {row['high']:{sign}.3f}]{above} | {spread} |"
+        )
+    structures = [s for s in anatomy.STRUCTURES if s in set(scores["structure"])]
+    lines += [
+        "",
+        "| labelled subjects | arm | " + " | ".join(f"{anatomy.LABEL_NAME[s]} Dice, HD95" for s in structures) + " |",
+    ]
+    lines.append("| --- | --- |" + " --- |" * len(structures))
+    means = scores.groupby(["labels", "arm", "structure"])[["dice", "hd95_mm"]].mean()
+    for labels in summary["labels"].unique():
+        for arm in ARMS:
+            if (labels, arm) in means.index.droplevel("structure"):
+                cells = (means.loc[(labels, arm, s)] for s in structures)
+                lines.append(
+                    f"| {labels} | {arm} | "
+                    + " | ".join(f"{c['dice']:.3f}, {c['hd95_mm']:.1f} mm" for c in cells)
+                    + " |"
+                )
+    return "\n".join(lines) + "\n"
+
+
+def figure(path: Path, scores: pd.DataFrame) -> None:
+    """Every run's mean Dice by number of labels; a line joins the two arms of one labelled set and seed."""
+    sizes = sorted(scores["labels"].unique(), key=lambda n: (n == "all", n))
+    canvas = Figure(figsize=(2.2 * len(sizes) + 1, 4), layout="constrained")
+    FigureCanvasAgg(canvas)
+    axes = np.atleast_1d(canvas.subplots(1, len(sizes), sharey=True))
+    for axis, labels in zip(axes, sizes, strict=True):
+        runs = scores[scores["labels"] == labels].groupby(["set", "seed", "arm"])["dice"].mean().unstack("arm")
+        runs = runs.reindex(columns=list(ARMS))
+        for name, row in runs.iterrows():
+            axis.plot([0, 1], row.to_numpy(), "o-", color="0.6", markersize=4, linewidth=0.8, label=str(name))
+        axis.plot([0, 1], runs.mean().to_numpy(), "D", color="#d55e00", markersize=8, zorder=3)
+        axis.set(title="all labelled" if labels == "all" else f"{labels} labelled", xticks=[0, 1], xlim=(-0.4, 1.4))
+        axis.set_xticklabels(ARMS)
+        axis.grid(axis="y", alpha=0.3)
+    axes[0].set_ylabel("mean Dice of a run's test subjects")
+    canvas.suptitle("each line: one labelled set and seed; diamonds: mean of runs", fontsize=9)
+    canvas.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the scored runs")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the tables and the figure")
+    options = parser.parse_args()
+    scores = read_scores(options.runs)
+    summary = summarise(scores)
+    options.output.mkdir(parents=True, exist_ok=True)
+    text = markdown(summary, scores)
+    (options.output / "few_labels.md").write_text(text)
+    summary.to_csv(options.output / "few_labels.csv", index=False, float_format="%.4f")
+    figure(options.output / "few_labels.png", scores)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from morphojax.models.encoders import ENCODERS
+from morphojax.models.features import Features
+from morphojax.models.layers import BatchNorm
+from morphojax.models.tabular import TabularMLP
+from morphojax.models.towers import ImageTable, Segmenter, SlicePool, fill_masked
+from morphojax.models.unet import UNetDecoder
+
+RNG = np.random.default_rng(0)
+MASK = jnp.array([[True, True, True], [True, False, False], [False, True, True], [True, True, False]])
+
+
+class TinyEncoder(nn.Module):
+    """Has what matters here: a convolution, BatchNorm, a pyramid."""
+
+    @nn.compact
+    def __call__(self, image, train):
+        x = nn.relu(BatchNorm()(nn.Conv(6, (3, 3), 2)(image), train))
+        return Features((x,), x.mean((1, 2)))
+
+
+def image_table(**fields):
+    table = TabularMLP(cardinalities=(1, 3), hidden=16)
+    return ImageTable(TinyEncoder(), table, **{"projection_dim": 5, **fields})
+
+
+def batch():
+    image = jnp.asarray(RNG.standard_normal((4, 3, 16, 16, 1)), jnp.float32)
+    values = jnp.asarray(np.stack([RNG.standard_normal(4), RNG.integers(0, 3, 4)], 1), jnp.float32)
+    return image, MASK, values, jnp.zeros((4, 2), bool)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+@pytest.mark.parametrize("train", [True, False])
+def test_masked_slices_have_no_influence(pooling, train):
+    """Bit for bit: neither on the outputs, nor through the batch statistics, nor on the gradients."""
+    model = image_table(pooling=pooling)
+    image, mask, values, missing = batch()
+    variables = model.init(jax.random.key(0), image, mask, values, missing, train=False)
+    weights = jnp.asarray(RNG.standard_normal((4, 5)), jnp.float32)
+
+    def loss(params, image):
+        new_variables = {**variables, "params": params}
+        out, new = model.apply(new_variables, image, mask, values, missing, train=train, mutable=["batch_stats"])
+        return (out["image"] * weights).sum(), (out, new)
+
+    run = jax.jit(jax.grad(loss, has_aux=True))
+    other = jnp.where(mask[..., None, None, None], image, 100 * RNG.standard_normal(image.shape).astype(np.float32))
+    chex.assert_trees_all_equal(run(variables["params"], image), run(variables["params"], other))
+    changed = image.at[0, 0].add(1.0)  # and a valid slice has
+    assert not np.array_equal(
+        run(variables["params"], image)[1][0]["image"], run(variables["params"], changed)[1][0]["image"]
+    )
+
+
+def test_fill_masked_repeats_the_subjects_own_slices():
+    slices = jnp.arange(20.0).reshape(4, 5)
+    mask = jnp.array([[1, 1, 1, 1, 1], [0, 1, 0, 1, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], bool)
+    expected = [[0, 1, 2, 3, 4], [6, 6, 8, 8, 6], [10, 10, 10, 10, 10], [15, 16, 17, 18, 19]]
+    np.testing.assert_array_equal(fill_masked(slices, mask), expected)
+
+
+def test_mean_pooling_is_the_mean_of_the_valid_slices():
+    features = jnp.asarray(RNG.standard_normal((4, 3, 2)), jnp.float32)
+    out = SlicePool("mean").apply({}, features, MASK)
+    expected = [np.asarray(f)[np.asarray(m)].mean(0) for f, m in zip(features, MASK, strict=True)]
+    np.testing.assert_allclose(out, expected, rtol=1e-6)
+    np.testing.assert_array_equal(SlicePool("mean").apply({}, features, jnp.zeros((4, 3), bool)), 0)
+
+
+def test_attention_pooling_against_its_formula():
+    features = jnp.asarray(RNG.standard_normal((4, 3, 2)), jnp.float32)
+    out, variables = SlicePool("attention", hidden=7).init_with_output(jax.random.key(0), features, MASK)
+    p = jax.tree.map(np.asarray, variables["params"])
+    for f, m, o in zip(np.asarray(features), np.asarray(MASK), out, strict=True):
+        score = np.tanh(f[m] @ p["hidden"]["kernel"] + p["hidden"]["bias"]) @ p["score"]["kernel"][:, 0]
+        weight = np.exp(score) / np.exp(score).sum()
+        np.testing.assert_allclose(o, weight @ f[m], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="'mean' or 'attention', not 'max'"):
+        SlicePool("max").init(jax.random.key(0), features, MASK)
+
+
+def test_image_table_outputs_heads_and_temperature():
+    for learned in (False, True):
+        model = image_table(temperature=0.07, learned_temperature=learned)
+        out, variables = model.init_with_output(jax.random.key(0), *batch(), train=True)
+        params = variables["params"]
+        assert jax.tree.map(jnp.shape, out) == {
+            "image": (4, 5),
+            "table": (4, 5),
+            "image_features": (4, 6),
+            "log_temperature": (),
+        }
+        np.testing.assert_allclose(out["log_temperature"], np.log(0.07), rtol=1e-6)
+        assert ("log_temperature" in params) is learned
+        assert {"encoder", "table_encoder", "image_head", "table_head"} <= set(params)
+        assert params["image_head"]["dense1"]["kernel"].shape == (6, 6)
+        assert params["table_head"]["dense1"]["kernel"].shape == (16, 16)
+    params = image_table(image_hidden=9, table_hidden=0).init(jax.random.key(0), *batch(), train=True)["params"]
+    assert params["image_head"]["dense1"]["kernel"].shape == (6, 9)
+    assert list(params["table_head"]) == ["dense2"]
+
+
+def segmenter():
+    image = jnp.asarray(RNG.standard_normal((2, 32, 32, 1)), jnp.float32)
+    model = Segmenter(ENCODERS["resnet18"](width=4), UNetDecoder(widths=(4, 4, 4, 4, 4)), n_classes=4)
+    return model, image, jax.jit(model.init, static_argnames="train")(jax.random.key(0), image, train=False)
+
+
+def test_frozen_encoder_is_frozen():
+    """No gradient, no change of its statistics, and running statistics used: the pyramid is that of evaluation."""
+    model, image, variables = segmenter()
+    variables = {**variables, "batch_stats": jax.tree.map(lambda x: x + 0.1, variables["batch_stats"])}
+
+    def loss(params, train_encoder):
+        out, new = model.apply(
+            {**variables, "params": params}, image, True, train_encoder=train_encoder, mutable=["batch_stats"]
+        )
+        return jnp.square(out).sum(), new["batch_stats"]
+
+    grads, stats = jax.grad(loss, has_aux=True)(variables["params"], False)
+    assert all((g == 0).all() for g in jax.tree.leaves(grads["encoder"]))
+    assert any((g != 0).any() for g in jax.tree.leaves(grads["decoder"]))
+    chex.assert_trees_all_equal(stats["encoder"], variables["batch_stats"]["encoder"])
+    assert not np.array_equal(*(jax.tree.leaves(s["decoder"])[0] for s in (stats, variables["batch_stats"])))
+
+    grads, stats = jax.grad(loss, has_aux=True)(variables["params"], None)
+    assert any((g != 0).any() for g in jax.tree.leaves(grads["encoder"]))
+    assert not np.array_equal(*(jax.tree.leaves(s["encoder"])[0] for s in (stats, variables["batch_stats"])))
+
+
+def test_segmenter_logits_and_names():
+    model, image, variables = segmenter()
+    logits = model.apply(variables, image, False)
+    assert logits.shape == (2, 32, 32, 4) and logits.dtype == jnp.float32
+    assert set(variables["params"]) == {"encoder", "decoder", "head"}
+    half = Segmenter(
+        ENCODERS["resnet18"](width=4, dtype=jnp.bfloat16), UNetDecoder((4, 4, 4, 4, 4), jnp.bfloat16), n_classes=4
+    ).apply(variables, image, False)
+    assert half.dtype == jnp.float32
+    assert 0 < np.linalg.norm(half - logits) / np.linalg.norm(logits) < 0.05

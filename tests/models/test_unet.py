@@ -1,0 +1,63 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from morphojax.models.unet import UNetDecoder, upsample
+
+RNG = np.random.default_rng(0)
+
+
+def pyramid(size, strides, channels=4):
+    return tuple(
+        jnp.asarray(
+            RNG.standard_normal((2, -(-size[0] // s), -(-size[1] // s), 1 if s == 1 else channels)), jnp.float32
+        )
+        for s in strides
+    )
+
+
+def test_upsample_by_hand():
+    x = jnp.arange(4.0).reshape(1, 2, 2, 1)
+    np.testing.assert_array_equal(
+        upsample(x, 4, 4)[0, :, :, 0], [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
+    )
+    np.testing.assert_array_equal(upsample(x, 3, 3)[0, :, :, 0], [[0, 0, 1], [0, 0, 1], [2, 2, 3]])
+    np.testing.assert_array_equal(upsample(x, 2, 2), x)
+    # No whole stride leads from 100 to 7 pixels by this rule (14 would give 8): spread evenly instead.
+    even = upsample(jnp.arange(7.0).reshape(1, 7, 1, 1), 100, 1)[0, :, 0, 0]
+    assert np.bincount(np.asarray(even, int)).min() >= 14 and even[0] == 0 and even[-1] == 6
+
+
+@pytest.mark.parametrize(
+    ("size", "strides"),
+    [
+        ((32, 32), (1, 2, 4, 8, 16, 32)),
+        ((37, 50), (1, 2, 4, 8, 16, 32)),
+        ((33, 31), (1, 4, 8, 16)),
+        ((28, 42), (1, 14)),
+    ],
+)
+def test_any_pyramid_any_size(size, strides):
+    decoder = UNetDecoder(widths=(3, 4, 5, 6, 7))
+    maps = pyramid(size, strides)
+    out, variables = decoder.init_with_output(jax.random.key(0), maps, True)
+    assert out.shape == (2, *size, 3)
+    assert np.isfinite(out).all()
+    # Every level of the pyramid reaches the output.
+    for i in range(len(maps)):
+        changed = (*maps[:i], maps[i] + 1.0 + maps[i] ** 2, *maps[i + 1 :])
+        assert not np.allclose(decoder.apply(variables, changed, False), decoder.apply(variables, maps, False)), i
+
+
+def test_too_few_widths_are_named():
+    with pytest.raises(ValueError, match="needs 3 widths for this pyramid, it has 2"):
+        UNetDecoder(widths=(4, 8)).init(jax.random.key(0), pyramid((16, 16), (1, 2, 4, 8)), True)
+
+
+def test_bfloat16_is_close_to_float32():
+    maps = pyramid((16, 16), (1, 2, 4))
+    full, variables = UNetDecoder(widths=(8, 8)).init_with_output(jax.random.key(0), maps, False)
+    half = UNetDecoder(widths=(8, 8), dtype=jnp.bfloat16).apply(variables, maps, False)
+    assert half.dtype == jnp.bfloat16
+    assert 0 < np.linalg.norm(np.float32(half) - full) / np.linalg.norm(full) < 0.02

@@ -14,11 +14,11 @@ from configs import pretrain_sax
 def get_config() -> ml_collections.ConfigDict:
     config = pretrain_sax.get_config()
     config.workdir = "runs/acdc/pretrain"
-    config.steps = 300
+    config.steps = 200
     config.epochs = 0.0
     config.batch_size = 24
     config.data.dataset = "data/acdc"
-    config.input.slices = 4
+    config.input.slices = 3
     config.table.groups = "cardiac_morphometric"
     config.table.corruption = 0.3
     config.model.table.hidden = 256

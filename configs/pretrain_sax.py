@@ -80,13 +80,16 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def augmentation() -> ml_collections.ConfigDict:
-    """Ranges that keep a heart a heart. No flips: a mirrored short axis has its right ventricle on the wrong side."""
+    """Ranges that keep a heart a heart, and its size: size is what the morphometric columns tell.
+
+    No flips: a mirrored short axis has its right ventricle on the wrong side.
+    """
     return ml_collections.ConfigDict(
         {
             "probability": 1.0,  # that an example is augmented at all
-            "rotation_degrees": 30.0,
-            "scale": (0.85, 1.2),
-            "translation_fraction": 0.08,
+            "rotation_degrees": 45.0,
+            "scale": (0.95, 1.05),
+            "translation_fraction": 0.1,
             "crop": (1.0, 1.0),  # share of the area that is kept and enlarged
             "crop_aspect": (1.0, 1.0),  # width / height of that part
             "flip_horizontal": 0.0,  # probability

@@ -13,7 +13,7 @@ from configs import segment_sax
 def get_config() -> ml_collections.ConfigDict:
     config = segment_sax.get_config()
     config.workdir = "runs/acdc/segment"
-    config.steps = 600
+    config.steps = 400
     config.data.dataset = "data/acdc"
     config.data.fraction = 1.0
     config.eval_every = 200

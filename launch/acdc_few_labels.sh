@@ -59,14 +59,14 @@ segment() {  # arm (scratch or pretrained), name of the labelled set or all, see
   ${PIN:-} "$PYTHON" -m morphojax.evaluate --run="$run" --split=test
 }
 
-jobs_in_order() {  # what matters most first: every set once before any set again
+jobs_in_order() {  # what matters most first
   local first=${SEEDS%% *} seed set arm
   echo "pretrain $first"
-  for seed in $SEEDS; do
-    for set in 2a 8a all 2d 8b 2b 8c 2c 2e; do
+  for set in ${SETS:-2a 8a all 2d 8b 2b 8c 2c 2e}; do
+    for seed in $SEEDS; do
       for arm in scratch pretrained; do
         [ "$arm$set" = pretrained2a ] && [ "$seed" != "$first" ] && echo "pretrain $seed"
-        case $set in 2*) steps=${STEPS_2:-600} ;; 8*) steps=${STEPS_8:-600} ;; all) steps=${STEPS_ALL:-1200} ;; esac
+        case $set in 2*) steps=${STEPS_2:-400} ;; 8*) steps=${STEPS_8:-400} ;; all) steps=${STEPS_ALL:-600} ;; esac
         echo "segment $arm $set $seed $steps"
       done
     done

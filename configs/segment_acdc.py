@@ -1,6 +1,7 @@
 """Segmentation of ACDC with few labelled patients, from scratch or from a pretrained encoder.
 
-    python -m morphojax.main --config=configs/segment_acdc.py --config.data.dataset=data/acdc --config.data.subjects="('data/labelled.txt',)"
+    python -m morphojax.main --config=configs/segment_acdc.py --config.data.dataset=data/acdc \\
+        --config.data.subjects="('data/labelled.txt',)"
 
 See docs/results.md for the whole protocol.
 """

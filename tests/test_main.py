@@ -69,7 +69,7 @@ def environment(devices: int = 1) -> dict[str, str]:
     """Every run compiles the same programs: a cache spares the suite most of its time."""
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}",
         "JAX_COMPILATION_CACHE_DIR": str(Path(tempfile.gettempdir()) / f"morphojax-test-cache-{os.getuid()}"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }

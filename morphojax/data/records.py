@@ -64,7 +64,8 @@ def encode(record: Mapping[str, Any]) -> bytes:
 
 
 def decode(data: bytes) -> dict[str, Any]:
-    return serialization.msgpack_restore(data)
+    restored: Any = serialization.msgpack_restore(data)
+    return restored
 
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:

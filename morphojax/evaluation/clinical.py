@@ -93,7 +93,7 @@ def wall_thickness_max_mm(label: np.ndarray, spacing: Sequence[float]) -> float:
             inside = np.pad(
                 ndimage.binary_fill_holes(cavity[..., z] | wall[..., z]), 1
             )  # a wall cut by the image's edge ends there
-            distance = ndimage.distance_transform_edt(inside, sampling=spacing_xy)[1:-1, 1:-1]
+            distance = np.asarray(ndimage.distance_transform_edt(inside, sampling=spacing_xy))[1:-1, 1:-1]
             thickest = float(np.fmax(thickest, distance[beside].max()))
     return thickest
 

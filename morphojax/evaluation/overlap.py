@@ -82,7 +82,7 @@ def surface_distances(reference: np.ndarray, predicted: np.ndarray, spacing: Spa
         raise ValueError("an empty mask has no surface")
     box = ndimage.find_objects((reference | predicted).astype(np.uint8))[0]
     borders = [mask[box] & ~ndimage.binary_erosion(mask[box]) for mask in (reference, predicted)]
-    to_reference, to_predicted = (ndimage.distance_transform_edt(~border, sampling=mm) for border in borders)
+    to_reference, to_predicted = (np.asarray(ndimage.distance_transform_edt(~b, sampling=mm)) for b in borders)
     return to_reference[borders[1]], to_predicted[borders[0]]
 
 

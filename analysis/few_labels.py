@@ -100,11 +100,11 @@ def markdown(summary: pd.DataFrame, scores: pd.DataFrame, metric: str = "dice") 
         "| labelled subjects | arm | " + " | ".join(f"{anatomy.LABEL_NAME[s]} Dice, HD95" for s in structures) + " |",
     ]
     lines.append("| --- | --- |" + " --- |" * len(structures))
-    means = scores.groupby(["labels", "arm", "structure"])[["dice", "hd95_mm"]].mean()
+    means: dict = scores.groupby(["labels", "arm", "structure"])[["dice", "hd95_mm"]].mean().to_dict("index")
     for labels in summary["labels"].unique():
         for arm in ARMS:
-            if (labels, arm) in means.index.droplevel("structure"):
-                cells = (means.loc[(labels, arm, s)] for s in structures)
+            if (labels, arm, structures[0]) in means:
+                cells = (means[labels, arm, s] for s in structures)
                 lines.append(
                     f"| {labels} | {arm} | "
                     + " | ".join(f"{c['dice']:.3f}, {c['hd95_mm']:.1f} mm" for c in cells)

@@ -1,8 +1,12 @@
 """Settings of the whole suite."""
 
 import os
+import tempfile
+from pathlib import Path
 
-# The suite spends most of its time in the compiler, on programs that run once: the cheapest code will do. Set before JAX starts.
-if "XLA_FLAGS" not in os.environ:
-    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+# The suite spends most of its time in the compiler, on programs that run once: the cheapest code will do, and a program that several
+# tests (or a second run of the suite) need is compiled once. Set before JAX starts; the commands that tests run inherit it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"morphojax-tests-{os.getuid()}"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")

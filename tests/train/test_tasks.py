@@ -1,0 +1,187 @@
+"""Pretraining and segmentation as a config asks for them, on a tiny cohort, in this process."""
+
+import importlib
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from morphojax.data.dataset import Dataset
+from morphojax.data.geometry import Grid
+from morphojax.data.preparation import prepare
+from morphojax.data.sources.acdc import Acdc
+from morphojax.train import checkpoint, experiment, segment
+from morphojax.train.run import RunError
+from tests.data import cohorts
+
+TINY = {"batch_size": 2, "log_every": 1, "images_every": 100, "save_every": 100, "model.width": 4}
+PRETRAIN = TINY | {"steps": 1, "epochs": 0.0, "input.slices": 2, "model.table.hidden": 8, "eval_every": 1}
+SEGMENT = TINY | {"steps": 1, "model.decoder_widths": (4, 4, 4, 4, 4), "eval_every": 1, "data.fraction": 1.0}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cohort")
+    cohorts.acdc(root, subjects=6)
+    (root / "splits.csv").write_text(
+        "subject,split\n" + "".join(f"patient{n:03d},{'train' if n < 5 else 'val'}\n" for n in range(1, 7))
+    )
+    prepare(
+        Acdc(root),
+        root / "out",
+        name="acdc",
+        grid=Grid(1.5, 32),
+        split_file=root / "splits.csv",
+        workers=1,
+        progress=False,
+    )
+    return root / "out"
+
+
+def config(name: str, data: Path, run: Path, **changes):
+    made = importlib.import_module(f"configs.{name}").get_config()
+    defaults = SEGMENT if made.task == "segment" else PRETRAIN
+    made.update_from_flattened_dict(defaults | {"data.dataset": str(data), "workdir": str(run)} | changes)
+    return made
+
+
+def train(name: str, data: Path, run: Path, **changes) -> dict:
+    assert experiment.run(config(name, data, run, **changes))
+    return checkpoint.load_params(run, "last")
+
+
+@pytest.fixture(scope="module")
+def pretrained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "pretrained"
+    train("pretrain_sax", data, run)
+    return run
+
+
+def moved(before: dict, after: dict, collection: str, module: str) -> bool:
+    pairs = zip(jax.tree.leaves(before[collection][module]), jax.tree.leaves(after[collection][module]), strict=True)
+    return any(not np.array_equal(a, b) for a, b in pairs)
+
+
+def test_pretraining_logs_what_it_promises(pretrained: Path) -> None:
+    lines = [json.loads(line) for line in (pretrained / "metrics.jsonl").read_text().splitlines()]
+    found = {name for line in lines for name in line}
+    directions = [f"{m}_{d}" for m in ("top1", "top5", "loss") for d in ("image_to_table", "table_to_image")]
+    both = ["loss", *directions, "temperature", "embedding_norm_image", "effective_rank_image", "effective_rank_table"]
+    assert {f"{split}/{name}" for split in ("train", "val") for name in both} <= found
+    assert {
+        "train/learning_rate",
+        "train/examples_per_second",
+        "train/grad_norm/encoder",
+        "train/grad_norm/table_encoder",
+    } <= found
+    assert json.loads((pretrained / "table.json").read_text())  # imputation and scaling, as JSON
+    assert list(pretrained.glob("events.out.tfevents*"))
+
+
+def test_segmentation_starts_from_the_pretrained_encoder(data: Path, pretrained: Path, tmp_path: Path) -> None:
+    made = config("segment_sax", data, tmp_path, init_from=str(pretrained))
+    task, _ = segment.build(made, Dataset.open(data))
+    state = jax.jit(task.init)(task.pretrained)
+    source = checkpoint.load_params(pretrained, "last")
+    jax.tree.map(np.testing.assert_array_equal, state.params["encoder"], source["params"]["encoder"])
+    jax.tree.map(np.testing.assert_array_equal, state.batch_stats["encoder"], source["batch_stats"]["encoder"])
+
+
+def test_a_frozen_encoder_is_frozen_batchnorm_and_all(data: Path, pretrained: Path, tmp_path: Path) -> None:
+    source = checkpoint.load_params(pretrained, "last")
+    after = train("segment_sax", data, tmp_path, init_from=str(pretrained), freeze="encoder", steps=2)
+    assert not moved(source, after, "params", "encoder") and not moved(source, after, "batch_stats", "encoder")
+    assert np.abs(after["params"]["head"]["bias"]).max() > 0
+
+
+def test_probing_then_training_all(data: Path, pretrained: Path, tmp_path: Path) -> None:
+    source = checkpoint.load_params(pretrained, "last")
+    settings = dict(
+        init_from=str(pretrained), freeze="probe_then_full", steps=2, probe_steps=1, eval_every=0, save_every=1
+    )
+    made = config("segment_sax", data, tmp_path, **settings)
+    dataset = Dataset.open(data)
+    task, _ = segment.build(made, dataset)
+    state = jax.jit(task.init)(task.pretrained)
+    batch = next(task.train_batches)
+    (first, probe), (second, full) = task.phases
+    assert (first, second) == (0, 1)
+    state, _ = jax.jit(probe)(state, task.constants, batch)
+    assert not moved(source, state.variables, "params", "encoder") and not moved(
+        source, state.variables, "batch_stats", "encoder"
+    )
+    state, _ = jax.jit(full)(state, task.constants, batch)
+    assert moved(source, state.variables, "params", "encoder") and moved(
+        source, state.variables, "batch_stats", "encoder"
+    )
+    task.train_batches.close()
+
+
+def test_the_published_recipe_runs_and_transfers(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    small = {"model.encoder": "resnet18", "model.table.hidden": 8}
+    train("pretrain_sax_hager", data, tmp_path / "hager", **small)
+    made = config("segment_sax", data, tmp_path / "segment", init_from=str(tmp_path / "hager"))
+    task, _ = segment.build(made, Dataset.open(data))
+    assert "3 input channels summed, shared among 1" in capsys.readouterr().out
+    kernel = checkpoint.load_params(tmp_path / "hager", "last")["params"]["encoder"]["stem_conv"]["kernel"]
+    np.testing.assert_allclose(
+        task.pretrained["params/encoder/stem_conv/kernel"], kernel.sum(2, keepdims=True), rtol=1e-6
+    )
+
+
+def test_attention_learned_temperature_bf16_and_accumulation_run(data: Path, tmp_path: Path) -> None:
+    settings = {"model.pooling": "attention", "model.learned_temperature": True, "model.dtype": "bfloat16"}
+    after = train("pretrain_sax", data, tmp_path, **settings, **{"optimizer.accumulate": 2, "steps": 2})
+    assert "slice_pool" in after["params"] and after["params"]["log_temperature"].shape == ()
+    assert {a.dtype for a in jax.tree.leaves(after["params"])} == {np.dtype("float32")}
+
+
+def test_no_cardiac_morphometrics_is_one_override(data: Path, tmp_path: Path) -> None:
+    train("pretrain_sax", data, tmp_path / "a", **{"table.groups": "cardiac_morphometric"})
+    columns = [c["name"] for c in json.loads((tmp_path / "a" / "table.json").read_text())["schema"]]
+    assert len(columns) == 9 and "group" not in columns
+
+
+def test_an_encoder_of_another_preparation_is_refused(data: Path, pretrained: Path, tmp_path: Path) -> None:
+    described = json.loads((pretrained / "preprocessing.json").read_text())
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "checkpoints").symlink_to(pretrained / "checkpoints")
+    (other / "preprocessing.json").write_text(json.dumps(described | {"grid": {"spacing_mm": 2.0, "size": 32}}))
+    with pytest.raises(RunError, match=r"config.init_from=.*grid.*prepare the dataset anew"):
+        segment.build(config("segment_sax", data, tmp_path, init_from=str(other)), Dataset.open(data))
+
+
+def test_another_width_finds_nothing_to_transfer(data: Path, pretrained: Path, tmp_path: Path) -> None:
+    made = config("segment_sax", data, tmp_path, init_from=str(pretrained), **{"model.width": 8})
+    with pytest.raises(ValueError, match=r"config.init_from: nothing .* fits"):
+        segment.build(made, Dataset.open(data))
+
+
+def test_an_unlabelled_structure_is_allowed_beside_a_labelled_one(data: Path, tmp_path: Path) -> None:
+    made = config("segment_sax", data, tmp_path, **{"data.structures": ("lv_cavity", "la_cavity")})
+    task, files = segment.build(made, Dataset.open(data))
+    assert files["preprocessing.json"]["structures"] == ["lv_cavity", "la_cavity"]
+    assert task.constants["labelled"].tolist() == [True, False]
+    assert task.constants["class_of"][[0, 1, 2, 3, 4, 5]].tolist() == [0, 1, 0, 0, 2, 0]
+    with pytest.raises(ValueError, match="labels none of them"):
+        segment.build(config("segment_sax", data, tmp_path, **{"data.structures": ("la_cavity",)}), Dataset.open(data))
+
+
+def test_validation_dice_by_hand() -> None:
+    """Two subjects, one over two batches; a structure that a subject neither has nor is given does not count for it."""
+    outputs = [
+        {
+            "subject": np.array([7, 7]), "valid": np.array([True, True]), "loss": 1.0,
+            "intersection": np.array([[4, 0], [2, 0]]), "cardinality": np.array([[8, 0], [6, 0]]),
+        },
+        {
+            "subject": np.array([9, 7]), "valid": np.array([True, False]), "loss": 3.0,
+            "intersection": np.array([[0, 5], [99, 99]]), "cardinality": np.array([[4, 20], [99, 99]]),
+        },
+    ]  # fmt: skip
+    found = segment.validation_dice(outputs, ("a", "b"))
+    assert found["dice/a"] == pytest.approx((12 / 14 + 0) / 2) and found["dice/b"] == pytest.approx(10 / 20)
+    assert found["dice"] == pytest.approx((6 / 14 + 0.5) / 2) and found["loss"] == 2.0

@@ -33,6 +33,10 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         schema = schema.without_leaks(config.table.without_leaks_for)
     table = TableEncoder.fit(dataset.table.iloc[subjects], schema)
     values, missing = table.encode(dataset.table)
+    with_row = ~missing.all(axis=1)
+    if not with_row[subjects].all():
+        devices.say(f"{(~with_row[subjects]).sum()} of {len(subjects)} subjects have no table row: left out")
+    subjects = subjects[with_row[subjects]]
 
     stream: dict[str, Any] = dict(
         plane=data.plane, values=values, missing=missing, batch_size=config.batch_size, **config.input
@@ -41,7 +45,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     train_batches = pipeline.pretraining(
         dataset, subjects=subjects, seed=config.seed, train=True, workers=data.workers, **stream
     )
-    held_out = np.flatnonzero(dataset.splits == "val") if config.eval_every else []
+    held_out = np.flatnonzero((dataset.splits == "val") & with_row) if config.eval_every else []
     held_out_batches = (
         pipeline.pretraining(dataset, subjects=held_out, seed=0, train=False, **stream) if len(held_out) else None
     )

@@ -87,12 +87,15 @@ def torch_step(encoder: str, image: np.ndarray, label: np.ndarray, gpu: bool) ->
     bottleneck = encoder == "resnet50"
     config = transformers.ResNetConfig(
         num_channels=image.shape[-1],
-        num_labels=CLASSES,
         depths={"resnet18": [2, 2, 2, 2]}.get(encoder, [3, 4, 6, 3]),
         layer_type="bottleneck" if bottleneck else "basic",
         hidden_sizes=[256, 512, 1024, 2048] if bottleneck else [64, 128, 256, 512],
     )
-    model = transformers.ResNetForImageClassification(config).to(device, memory_format=torch.channels_last).train()
+    config.num_labels = CLASSES
+    model: torch.nn.Module = transformers.ResNetForImageClassification(config)
+    model = model.to(device).train()
+    for p in model.parameters():
+        p.data = p.data.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p.data
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
     x = torch.from_numpy(image).permute(0, 3, 1, 2).to(device, memory_format=torch.channels_last)
     y = torch.from_numpy(label).long().to(device)

@@ -27,7 +27,7 @@ def test_eval_mode_equals_pytorch(name, channels, size):
     with torch.no_grad():
         theirs = model(torch.from_numpy(image).permute(0, 3, 1, 2), output_hidden_states=True)
     encoder = ENCODERS[name](width=WIDTH)
-    ours = encoder.apply({"params": params, "batch_stats": batch_stats}, image, False)
+    ours = jax.jit(encoder.apply, static_argnums=2)({"params": params, "batch_stats": batch_stats}, image, False)
     np.testing.assert_allclose(ours.pooled, theirs.pooler_output[:, :, 0, 0], atol=1e-4, rtol=1e-4)
     # PyTorch's first hidden state is the stem after pooling, ours at stride 2 before it.
     for a, b in zip(ours.pyramid[1:], theirs.hidden_states[1:], strict=True):
@@ -42,14 +42,14 @@ def test_train_mode_equals_pytorch(name):
 
     In float64: through tens of batch normalisations over few values float32 leaves no digits to compare.
     """
-    import_torch = pytest.importorskip("torch", reason="the oracle for ResNet needs PyTorch")
+    torch = pytest.importorskip("torch", reason="the oracle for ResNet needs PyTorch")
     model = torch_resnet(name, 3, WIDTH).double().train()
     params, batch_stats = convert(model, value)
     image = RNG.standard_normal((4, 64, 64, 3))
-    x = import_torch.from_numpy(image).permute(0, 3, 1, 2).requires_grad_()
+    x = torch.from_numpy(image).permute(0, 3, 1, 2).requires_grad_()
     out = model(x).pooler_output
     target = RNG.standard_normal(tuple(out.shape[:2]))
-    (out[:, :, 0, 0] * import_torch.from_numpy(target)).sum().backward()
+    (out[:, :, 0, 0] * torch.from_numpy(target)).sum().backward()
     expected_grads, expected_stats = convert(model, lambda p: p.grad.numpy().copy())
 
     with jax.enable_x64(True):
@@ -88,13 +88,16 @@ def test_pyramid_halves_from_2_to_32_and_takes_any_channels():
 
 def test_bfloat16_is_close_to_float32():
     image = RNG.standard_normal((2, 64, 64, 1), np.float32)
-    variables = ENCODERS["resnet18"](width=WIDTH).init(jax.random.key(0), image, False)
-    full = ENCODERS["resnet18"](width=WIDTH).apply(variables, image, False)
-    half, new = ENCODERS["resnet18"](width=WIDTH, dtype=jnp.bfloat16).apply(
-        variables, image, True, mutable=["batch_stats"]
-    )
-    assert {x.dtype for x in half.pyramid} == {jnp.dtype(jnp.bfloat16)} and half.pooled.dtype == jnp.float32
+    full, half = (ENCODERS["resnet18"](width=WIDTH, dtype=d) for d in (jnp.float32, jnp.bfloat16))
+
+    @jax.jit
+    def run(image):
+        variables = full.init(jax.random.key(0), image, False)
+        _, new = half.apply(variables, image, True, mutable=["batch_stats"])
+        return full.apply(variables, image, False), half.apply(variables, image, False), new
+
+    full_out, half_out, new = run(image)
+    assert {x.dtype for x in half_out.pyramid} == {jnp.dtype(jnp.bfloat16)} and half_out.pooled.dtype == jnp.float32
     assert {x.dtype for x in jax.tree.leaves(new)} == {jnp.dtype(jnp.float32)}
-    half = ENCODERS["resnet18"](width=WIDTH, dtype=jnp.bfloat16).apply(variables, image, False)
-    error = np.linalg.norm(half.pooled - full.pooled) / np.linalg.norm(full.pooled)
+    error = np.linalg.norm(half_out.pooled - full_out.pooled) / np.linalg.norm(full_out.pooled)
     assert 0 < error < 0.02

@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.task = "segment"
     config.workdir = "runs/segment_sax"
     config.seed = 0
-    config.steps = 300  # batches; or
+    config.steps = 200  # batches; or
     config.epochs = 0.0  # passes over the labelled slices; one of the two is 0
     config.batch_size = 16  # slices, over all devices
 
@@ -35,14 +35,14 @@ def get_config() -> ml_collections.ConfigDict:
             "encoder": "resnet18",
             "width": 32,  # as in pretraining, or nothing fits
             "dtype": "float32",
-            "decoder_widths": (8, 16, 32, 64, 128),  # channels at strides 1, 2, 4, 8, 16
+            "decoder_widths": (16, 16, 32, 64, 128),  # channels at strides 1, 2, 4, 8, 16
         }
     )
     config.objective = ml_collections.ConfigDict({"dice_weight": 0.5})  # the rest is cross-entropy
     config.optimizer = ml_collections.ConfigDict(
         {
             "name": "adamw",
-            "learning_rate": 2e-3,
+            "learning_rate": 5e-3,
             "weight_decay": 1e-4,
             "schedule": "cosine",
             "warmup": 0.05,  # share of the run
@@ -59,7 +59,7 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def augmentation() -> ml_collections.ConfigDict:
-    """Stronger than in pretraining: with two labelled ACDC patients it raised the mean test Dice from 0.65 to 0.72 (one seed)."""
+    """Stronger than in pretraining: with two labelled ACDC patients it raised the mean test Dice from 0.65 to 0.72 (one seed each)."""
     config = pretrain_sax.augmentation()
     config.rotation_degrees = 60.0
     config.scale = (0.7, 1.4)

@@ -33,10 +33,11 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         schema = schema.without_leaks(config.table.without_leaks_for)
     table = TableEncoder.fit(dataset.table.iloc[subjects], schema)
     values, missing = table.encode(dataset.table)
-    with_row = ~missing.all(axis=1)
-    if not with_row[subjects].all():
-        devices.say(f"{(~with_row[subjects]).sum()} of {len(subjects)} subjects have no table row: left out")
-    subjects = subjects[with_row[subjects]]
+    with_row = np.asarray(~missing.all(axis=1))
+    taking_part = subjects[np.isin(subjects, np.flatnonzero(with_row))]
+    if len(taking_part) < len(subjects):
+        devices.say(f"{len(subjects) - len(taking_part)} of {len(subjects)} subjects have no table row: left out")
+    subjects = taking_part
 
     stream: dict[str, Any] = dict(
         plane=data.plane, values=values, missing=missing, batch_size=config.batch_size, **config.input

@@ -27,14 +27,20 @@ TINY = {
     "model.width": 8,
     "model.encoder": "resnet18",
 }
-PRETRAIN = TINY | {
-    "steps": 6,
-    "epochs": 0,
-    "input.slices": 2,
-    "model.table.hidden": 16,
-    "eval_every": 3,
-    "save_every": 1,
-}
+# A small learning rate: rounding differs with the number of devices, and Adam's first steps magnify it; what the losses are compared
+# for (whose negatives, whose batch statistics) shows at the first step already.
+PRETRAIN = (
+    TINY
+    | {"optimizer.learning_rate": 1e-4}
+    | {
+        "steps": 6,
+        "epochs": 0,
+        "input.slices": 2,
+        "model.table.hidden": 16,
+        "eval_every": 3,
+        "save_every": 1,
+    }
+)
 SEGMENT = TINY | {
     "steps": 4,
     "model.decoder_widths": "(4,4,8,8,8)",
@@ -152,32 +158,17 @@ def test_segment_from_the_pretrained_encoder_and_score_it(dataset: Path, pretrai
 
 
 WRONG = {
-    "an unknown encoder": (
-        {"model.encoder": "resnet19"},
-        "config.model.encoder='resnet19' is unknown: choose one of resnet18",
-    ),
-    "an unknown freezing mode": (
-        {"freeze": "all"},
-        "config.freeze='all' is unknown: choose none, encoder or probe_then_full",
-    ),
     "a misspelt key": ({"modle.width": 8}, "modle"),
     "a wrong type": ({"steps": "many"}, "steps"),
-    "no dataset": ({"data.dataset": "nowhere"}, "nowhere"),
-    "a plane that is not there": ({"data.plane": "la_2ch"}, "config.data.plane='la_2ch' is not in"),
-    "an unknown subject": ({"data.subjects": "('nobody',)"}, "config.data.subjects: entry 1 is no subject"),
-    "a test subject": ({"data.subjects": "('patient008',)"}, "entry 1 is in the test split"),
-    "both steps and epochs": ({"epochs": 1.0}, "give one of config.steps=4 and config.epochs=1.0"),
-    "no run to start from": ({"init_from": "runs/none"}, "no run and no checkpoint here"),
-    "an unwritable workdir": ({"workdir": "/proc/nowhere"}, "config.workdir=/proc/nowhere: cannot be written"),
+    "a name that is unknown": (
+        {"model.encoder": "resnet19"},
+        "error: config.model.encoder='resnet19' is unknown: choose one of",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_what_a_config_has_wrong_is_told_in_a_line(case: str, dataset: Path, tmp_path: Path) -> None:
     settings, message = WRONG[case]
-    done = subprocess.run(
-        command("segment_sax", dataset, tmp_path / "run", SEGMENT | settings),
-        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode != 0
+    done = train("segment_sax", dataset, tmp_path / "run", SEGMENT | settings, expect=2 if "unknown" in case else 1)
     assert message in done.stderr + done.stdout

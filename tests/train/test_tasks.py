@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -168,6 +169,40 @@ def test_an_unlabelled_structure_is_allowed_beside_a_labelled_one(data: Path, tm
     assert task.constants["class_of"][[0, 1, 2, 3, 4, 5]].tolist() == [0, 1, 0, 0, 2, 0]
     with pytest.raises(ValueError, match="labels none of them"):
         segment.build(config("segment_sax", data, tmp_path, **{"data.structures": ("la_cavity",)}), Dataset.open(data))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"task": "dream"}, "config.task='dream' is unknown: choose one of pretrain, segment"),
+        ({"model.encoder": "resnet19"}, "config.model.encoder='resnet19' is unknown: choose one of resnet18"),
+        ({"model.dtype": "float16"}, "config.model.dtype='float16' is unknown"),
+        ({"freeze": "all"}, "config.freeze='all' is unknown: choose none, encoder or probe_then_full"),
+        ({"freeze": "probe_then_full", "probe_steps": 5}, "config.probe_steps=5"),
+        ({"data.dataset": "nowhere"}, "nowhere"),
+        ({"data.plane": "la_2ch"}, "config.data.plane='la_2ch' is not in"),
+        ({"data.subjects": ("nobody",)}, "config.data.subjects: entry 1 is no subject"),
+        ({"data.subjects": ("patient006",)}, "entry 1 is in the val split"),
+        ({"data.splits": ("training",)}, "config.data.splits: training unknown"),
+        ({"data.fraction": 0.0}, "config.data.fraction=0.0"),
+        ({"epochs": 1.0}, "give one of config.steps=1 and config.epochs=1.0"),
+        ({"batch_size": 0}, "config.batch_size=0"),
+        ({"save_every": 0}, "config.save_every=0"),
+        ({"init_from": "runs/none"}, "no run and no checkpoint here"),
+        ({"augment.flip_horizontal": 0.5}, "flip"),
+        ({"workdir": "/proc/nowhere"}, "config.workdir=/proc/nowhere: cannot be written"),
+    ],
+)
+def test_what_a_config_has_wrong_is_told_by_its_key(settings: dict, message: str, data: Path, tmp_path: Path) -> None:
+    made = config("segment_sax", data, tmp_path / "run", **settings)
+    with pytest.raises(experiment.EXPECTED, match=re.escape(message)):
+        experiment.run(made)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_the_table_selection_names_what_exists(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(experiment.EXPECTED, match="cardiac_morphometric"):
+        experiment.run(config("pretrain_sax", data, tmp_path, **{"table.groups": "morphometry"}))
 
 
 def test_validation_dice_by_hand() -> None:

@@ -205,6 +205,25 @@ def test_the_table_selection_names_what_exists(data: Path, tmp_path: Path) -> No
         experiment.run(config("pretrain_sax", data, tmp_path, **{"table.groups": "morphometry"}))
 
 
+def test_leaking_columns_can_be_dropped(data: Path, tmp_path: Path) -> None:
+    """Every cardiac morphometric leaks a segmentation; what is left of this cohort's table is one constant column."""
+    with pytest.raises(experiment.EXPECTED, match="constant"):
+        experiment.run(config("pretrain_sax", data, tmp_path, **{"table.without_leaks_for": "segmentation"}))
+
+
+def test_layer_decay_reaches_the_encoder(data: Path, tmp_path: Path) -> None:
+    """With a factor of 0 the encoder's layers do not move at all, and the head does."""
+    task, _ = segment.build(
+        config("segment_sax", data, tmp_path, **{"optimizer.layer_decay": 0.0, "optimizer.warmup": 0.0}),
+        Dataset.open(data),
+    )
+    state = jax.jit(task.init)(task.pretrained)
+    after, _ = jax.jit(task.phases[0][1])(state, task.constants, next(task.train_batches))
+    task.train_batches.close()
+    assert not moved(state.variables, after.variables, "params", "encoder")
+    assert moved(state.variables, after.variables, "params", "head")
+
+
 def test_validation_dice_by_hand() -> None:
     """Two subjects, one over two batches; a structure that a subject neither has nor is given does not count for it."""
     outputs = [

@@ -15,7 +15,7 @@ from configs import pretrain_sax
 def get_config() -> ml_collections.ConfigDict:
     config = pretrain_sax.get_config()
     config.workdir = "runs/acdc/pretrain"
-    config.steps = 200
+    config.steps = 600
     config.epochs = 0.0
     config.batch_size = 24
     config.data.dataset = "data/acdc"
@@ -24,6 +24,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.table.corruption = 0.3
     config.model.table.hidden = 256
     config.eval_every = 0  # two validation patients say nothing about retrieval: the last checkpoint counts
-    config.save_every = 100
-    config.images_every = 100
+    config.save_every = 200
+    config.images_every = 200
     return config

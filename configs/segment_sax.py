@@ -35,7 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
             "encoder": "resnet18",
             "width": 32,  # as in pretraining, or nothing fits
             "dtype": "float32",
-            "decoder_widths": (16, 16, 32, 64, 128),  # channels at strides 1, 2, 4, 8, 16
+            "decoder_widths": (16, 32, 64, 128),  # channels at strides 2, 4, 8, 16
         }
     )
     config.objective = ml_collections.ConfigDict({"dice_weight": 0.5})  # the rest is cross-entropy

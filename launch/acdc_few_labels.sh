@@ -2,10 +2,10 @@
 # The few-label experiment on ACDC: pretraining with morphometrics, then segmentation, with and beside from scratch.
 #
 #   launch/acdc_few_labels.sh prepare ACDC_FOLDER             once: data/acdc and the lists of the protocol
-#   launch/acdc_few_labels.sh run [WORKER WORKERS [CPU]]      the runs; several workers share them, each on its own CPU if named
+#   launch/acdc_few_labels.sh run [CPU]                       the runs, on that CPU if named; start it several times to share them
 #
 # Patients are those of the published protocol of Chaitanya et al. 2020 (case numbers of the public training set).
-# Every run is resumable and skipped when scored, so the script can be stopped and started at will.
+# Every run is resumable, locked while it goes and skipped when scored, so the script can be stopped and started at will.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
@@ -60,15 +60,12 @@ segment() {  # arm (scratch or pretrained), name of the labelled set or all, see
 }
 
 jobs_in_order() {  # what matters most first
-  local first=${SEEDS%% *} seed set arm
-  echo "pretrain $first"
-  for set in ${SETS:-2a 8a all 2d 8b 2b 8c 2c 2e}; do
+  local seed set arm steps
+  for seed in $SEEDS; do echo "pretrain $seed"; done
+  for set in ${SETS:-8a 2a all 2d 8b 2b 8c 2c 2e}; do
+    case $set in 2*) steps=${STEPS_2:-800} ;; 8*) steps=${STEPS_8:-1000} ;; all) steps=${STEPS_ALL:-5000} ;; esac
     for seed in $SEEDS; do
-      for arm in scratch pretrained; do
-        [ "$arm$set" = pretrained2a ] && [ "$seed" != "$first" ] && echo "pretrain $seed"
-        case $set in 2*) steps=${STEPS_2:-400} ;; 8*) steps=${STEPS_8:-400} ;; all) steps=${STEPS_ALL:-600} ;; esac
-        echo "segment $arm $set $seed $steps"
-      done
+      for arm in scratch pretrained; do echo "segment $arm $set $seed $steps"; done
     done
   done
 }
@@ -76,9 +73,10 @@ jobs_in_order() {  # what matters most first
 case ${1:-} in
   prepare) prepare "$2" ;;
   run)
-    worker=${2:-0} workers=${3:-1}
-    PIN=${4:+taskset -c $4}
-    mkdir -p "$RUNS"
-    jobs_in_order | awk -v w="$worker" -v n="$workers" 'NR % n == w' | while read -r job; do $job </dev/null; done ;;
-  *) sed -n '2,10p' "$0"; exit 1 ;;
+    PIN=${2:+taskset -c $2}
+    mkdir -p "$RUNS/locks"
+    jobs_in_order | while read -r job; do
+      ( flock --nonblock 9 || exit 0; $job ) 9>"$RUNS/locks/${job// /_}" </dev/null
+    done ;;
+  *) sed -n '2,8p' "$0"; exit 1 ;;
 esac

@@ -43,7 +43,7 @@ PRETRAIN = (
 )
 SEGMENT = TINY | {
     "steps": 4,
-    "model.decoder_widths": "(4,4,8,8,8)",
+    "model.decoder_widths": "(4,8,8,8)",
     "eval_every": 2,
     "save_every": 2,
     "data.fraction": 1.0,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from morphojax.models.layers import BatchNorm, Dtype
+from morphojax.models.unet import unfold
 
 
 class Projection(nn.Module):
@@ -121,4 +122,7 @@ class Segmenter(nn.Module):
         if not train_encoder:
             pyramid = jax.lax.stop_gradient(pyramid)
         x = self.decoder((image, *pyramid), train)
-        return nn.Dense(self.n_classes, name="head")(x.astype(jnp.float32))
+        height, width = image.shape[1:3]
+        stride = round(height / x.shape[1])
+        logits = nn.Dense(stride**2 * self.n_classes, name="head")(x.astype(jnp.float32))
+        return unfold(logits, stride, height, width)

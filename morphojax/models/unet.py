@@ -7,6 +7,26 @@ import jax.numpy as jnp
 from morphojax.models.layers import BatchNorm, Conv, Dtype
 
 
+def fold(x: jax.Array, factor: int) -> jax.Array:
+    """[B,H,W,C] -> [B,ceil(H/factor),ceil(W/factor),factor*factor*C]: every block of pixels becomes the channels of one.
+
+    Blocks that reach beyond the image are filled with zeros.
+    """
+    b, h, w, c = x.shape
+    small_h, small_w = -(-h // factor), -(-w // factor)
+    x = jnp.pad(x, ((0, 0), (0, small_h * factor - h), (0, small_w * factor - w), (0, 0)))
+    x = x.reshape(b, small_h, factor, small_w, factor, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, small_h, small_w, factor * factor * c)
+
+
+def unfold(x: jax.Array, factor: int, height: int, width: int) -> jax.Array:
+    """`fold` undone: [B,h,w,factor*factor*C] -> [B,height,width,C] (the sub-pixel shuffle of Shi et al. 2016, arXiv:1609.05158)."""
+    b, h, w, channels = x.shape
+    c = channels // factor**2
+    x = x.reshape(b, h, w, factor, factor, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h * factor, w * factor, c)[:, :height, :width]
+
+
 def upsample(x: jax.Array, height: int, width: int) -> jax.Array:
     """[B,h,w,C] -> [B,height,width,C] by nearest neighbour.
 
@@ -25,19 +45,27 @@ def upsample(x: jax.Array, height: int, width: int) -> jax.Array:
 
 
 class UNetDecoder(nn.Module):
-    """((image [B,H,W,C], *pyramid finest first), train) -> features [B,H,W,widths[0]].
+    """((image [B,H,W,C], *pyramid finest first), train) -> features [B,ceil(H/2),ceil(W/2),widths[0]].
 
-    The raw image is the finest skip. widths: channels of the decoder at each level, finest first, the coarsest map not
-    counted; a shorter pyramid uses the first ones. Full resolution is where the time goes, hence few channels there.
-    Raises ValueError when the pyramid has more levels than there are widths.
+    The raw image is the finest skip, folded to half its size with all that it holds (`fold`); whoever uses the features
+    unfolds what it makes of them. On the CPU convolutions of few channels at full size took two thirds of the decoder's
+    time, and on ACDC they were no better: docs/results.md. Where the pyramid itself begins at full size, so does the decoder.
+    widths: channels of the decoder at each level, finest first, the coarsest map not counted; a shorter pyramid uses
+    the first ones. Raises ValueError when there are more levels than widths.
     """
 
-    widths: tuple[int, ...] = (16, 32, 64, 128, 256)
+    widths: tuple[int, ...] = (16, 32, 64, 128)
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, pyramid: tuple[jax.Array, ...], train: bool) -> jax.Array:
-        *skips, x = pyramid
+        image, *skips, x = pyramid
+        finest = (*skips, x)[0]
+        image = fold(image, 1 if finest.shape[1:3] == image.shape[1:3] else 2).astype(finest.dtype)
+        if skips and skips[0].shape[1:3] == image.shape[1:3]:
+            skips[0] = jnp.concatenate([skips[0], image], axis=-1)
+        else:
+            skips.insert(0, image)
         if len(skips) > len(self.widths):
             raise ValueError(f"the decoder needs {len(skips)} widths for this pyramid, it has {len(self.widths)}")
         for level in reversed(range(len(skips))):

@@ -139,6 +139,7 @@ def test_segmenter_logits_and_names():
     model, image, variables = segmenter()
     logits = model.apply(variables, image, False)
     assert logits.shape == (2, 32, 32, 4) and logits.dtype == jnp.float32
+    assert model.apply(variables, image[:, :31, :29], False).shape == (2, 31, 29, 4)
     assert set(variables["params"]) == {"encoder", "decoder", "head"}
     half = Segmenter(TinyEncoder(), UNetDecoder((4, 4), jnp.bfloat16), n_classes=4).apply(variables, image, False)
     assert half.dtype == jnp.float32

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morphojax.models.unet import UNetDecoder, upsample
+from morphojax.models.unet import UNetDecoder, fold, unfold, upsample
 
 RNG = np.random.default_rng(0)
 
@@ -29,6 +29,15 @@ def test_upsample_by_hand():
     assert np.bincount(np.asarray(even, int)).min() >= 14 and even[0] == 0 and even[-1] == 6
 
 
+def test_fold_by_hand_and_back():
+    x = jnp.arange(1.0, 13.0).reshape(1, 3, 4, 1)  # rows 1..4, 5..8, 9..12
+    np.testing.assert_array_equal(fold(x, 2)[0, 0, 1], [3, 4, 7, 8])
+    np.testing.assert_array_equal(fold(x, 2)[0, 1, 0], [9, 10, 0, 0])
+    x = jnp.asarray(RNG.standard_normal((2, 7, 10, 3)), jnp.float32)
+    for factor in (1, 2, 3):
+        np.testing.assert_array_equal(unfold(fold(x, factor), factor, 7, 10), x)
+
+
 @pytest.mark.parametrize(
     ("size", "strides"),
     [
@@ -36,6 +45,7 @@ def test_upsample_by_hand():
         ((37, 50), (1, 2, 4, 8, 16, 32)),
         ((33, 31), (1, 4, 8, 16)),
         ((28, 42), (1, 14)),
+        ((17, 16), (1, 1, 2, 4)),  # an encoder whose pyramid begins at full size
     ],
 )
 def test_any_pyramid_any_size(size, strides):
@@ -43,7 +53,8 @@ def test_any_pyramid_any_size(size, strides):
     maps = pyramid(size, strides)
     out, variables = jax.jit(decoder.init_with_output, static_argnums=2)(jax.random.key(0), maps, True)
     apply = jax.jit(lambda maps: decoder.apply(variables, maps, False))
-    assert out.shape == (2, *size, 3)
+    stride = 1 if strides[1] == 1 else 2
+    assert out.shape == (2, -(-size[0] // stride), -(-size[1] // stride), 3)
     assert np.isfinite(out).all()
     # Every level of the pyramid reaches the output.
     for i in range(len(maps)):
@@ -53,7 +64,7 @@ def test_any_pyramid_any_size(size, strides):
 
 def test_too_few_widths_are_named():
     with pytest.raises(ValueError, match="needs 3 widths for this pyramid, it has 2"):
-        UNetDecoder(widths=(4, 8)).init(jax.random.key(0), pyramid((16, 16), (1, 2, 4, 8)), True)
+        UNetDecoder(widths=(4, 8)).init(jax.random.key(0), pyramid((16, 16), (1, 2, 4, 8, 16)), True)
 
 
 def test_bfloat16_is_close_to_float32():

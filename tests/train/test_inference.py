@@ -116,7 +116,7 @@ def trained(tmp_path_factory):
     """A run as training leaves it: two checkpoints, the first of them the better one."""
     root = tmp_path_factory.mktemp("run")
     config = segment_sax.get_config().to_dict()
-    config["model"] |= {"width": 4, "decoder_widths": (4, 4, 4, 4, 4)}
+    config["model"] |= {"width": 4, "decoder_widths": (4, 4, 4, 4)}
     model = build_model(config, 2)
     # Any positive numbers will do for weights, and cost no compilation of initialisers.
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 48, 48, 1)), train=False))
@@ -147,7 +147,7 @@ def test_a_checkpoint_of_another_architecture_is_told_with_the_difference(traine
     (tmp_path / "checkpoints").symlink_to(root / "checkpoints")
     (tmp_path / "config.json").write_text((root / "config.json").read_text())
     (tmp_path / "preprocessing.json").write_text(json.dumps(described(structures=["lv_cavity", "rv_cavity"])))
-    with pytest.raises(RunError, match=r"another architecture.*head.*\(4, 2\) in the checkpoint, \(4, 3\)"):
+    with pytest.raises(RunError, match=r"another architecture.*head.*\(4, 8\) in the checkpoint, \(4, 12\)"):
         load_run(tmp_path)
 
 

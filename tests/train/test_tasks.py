@@ -19,7 +19,7 @@ from tests.data import cohorts
 
 TINY = {"batch_size": 2, "log_every": 1, "images_every": 100, "save_every": 100, "model.width": 4}
 PRETRAIN = TINY | {"steps": 1, "epochs": 0.0, "input.slices": 2, "model.table.hidden": 8, "eval_every": 1}
-SEGMENT = TINY | {"steps": 1, "model.decoder_widths": (4, 4, 4, 4, 4), "eval_every": 1, "data.fraction": 1.0}
+SEGMENT = TINY | {"steps": 1, "model.decoder_widths": (4, 4, 4, 4), "eval_every": 1, "data.fraction": 1.0}
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ FLOORS = {
 }
 FENCES = {
     "nibabel": ("data/sources/", "predict.py"),
-    "grain": ("data/pipeline.py",),
+    "grain": ("data/stream.py",),
     "flax.linen": ("models/",),
     "orbax": ("train/checkpoint.py",),
     "matplotlib": ("evaluation/figures.py",),

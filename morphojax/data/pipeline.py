@@ -1,28 +1,17 @@
-"""Batches from a prepared dataset, with grain: numbers of examples are shuffled and dealt out, then a batch is read.
-
-A stream is a chain of pure functions of the step: the numbers of its global batch, from an order drawn anew each epoch;
-of these, the rows of this process; and what records and table hold of them. So a batch depends on (seed, step) alone,
-not on what was read before nor on how many processes or workers read, and the state of a stream is its next step.
-"""
+"""What an example is, for pretraining and for segmentation: which records of a prepared dataset a batch reads."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
-import grain
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
 from morphojax.anatomy import PHASES
 from morphojax.data.dataset import Dataset
+from morphojax.data.stream import Batch, Stream, StreamError, generator
 
-Batch = dict[str, np.ndarray]
 CHANNELS = ("slices", "cycle")
-
-
-class PipelineError(ValueError):
-    """A stream that cannot be built or resumed."""
 
 
 def pretraining(
@@ -43,7 +32,7 @@ def pretraining(
     process_count: int = 1,
     workers: int = 0,
     prefetch: int = 2,
-) -> "Stream":
+) -> Stream:
     """A stream whose example is a subject: `image` uint8 [B,K,H,W,C], `slice_mask` bool [B,K], `position` float32 [B,K]
     (0..1 along the stack), `values` float32 [B,F], `missing` bool [B,F], `subject` int32 [B], `valid` bool [B].
 
@@ -54,15 +43,15 @@ def pretraining(
 
     `values` and `missing` are [N, F] for the N subjects of the dataset (`TableEncoder.encode(dataset.table)`).
     `subjects` (indices) overrides `splits`. Subjects without the frames asked for are left out, and counted in the log.
-    `batch_size` is that of all processes together. Raises PipelineError.
+    `batch_size` is that of all processes together. Raises StreamError.
     """
     if channels not in CHANNELS:
-        raise PipelineError(f"channels={channels!r} is not one of {', '.join(CHANNELS)}")
+        raise StreamError(f"channels={channels!r} is not one of {', '.join(CHANNELS)}")
     if slices < 1:
-        raise PipelineError(f"slices={slices}: at least one slice is needed")
+        raise StreamError(f"slices={slices}: at least one slice is needed")
     n = len(dataset.subjects)
     if values.ndim != 2 or values.shape != missing.shape or len(values) != n:
-        raise PipelineError(f"values {values.shape} and missing {missing.shape} must both be [{n} subjects, columns]")
+        raise StreamError(f"values {values.shape} and missing {missing.shape} must both be [{n} subjects, columns]")
     wanted = _subjects(dataset, splits, subjects)
     wanted_frames = PHASES if channels == "cycle" else _phases(frames)
     first, count = _stacks(dataset, plane, wanted, wanted_frames)
@@ -81,7 +70,7 @@ def pretraining(
             *(plane, n_wanted - n_usable, n_wanted, ", ".join(wanted_frames)),
         )
     if not n_usable:
-        raise PipelineError(f"no subject of the {n_wanted} asked for has {plane} stacks at {', '.join(wanted_frames)}")
+        raise StreamError(f"no subject of the {n_wanted} asked for has {plane} stacks at {', '.join(wanted_frames)}")
     read = _ReadSubjects(
         records=dataset.slices(plane),
         subject=wanted[usable],
@@ -109,12 +98,12 @@ def segmentation(
     process_count: int = 1,
     workers: int = 0,
     prefetch: int = 2,
-) -> "Stream":
+) -> Stream:
     """A stream whose example is a slice of a labelled stack: `image` uint8 [B,H,W,1], `label` uint8 [B,H,W] (canonical
     ids), `position` float32 [B] (0..1 along the stack), `subject` int32 [B], `valid` bool [B].
 
     `subjects` are indices. Those without a labelled stack at `frames` are left out, and counted in the log.
-    `batch_size` is that of all processes together. Raises PipelineError.
+    `batch_size` is that of all processes together. Raises StreamError.
     """
     wanted, frames = _subjects(dataset, (), subjects), _phases(frames)
     table = dataset.stacks(plane)
@@ -123,7 +112,7 @@ def segmentation(
     if absent:
         logging.info("%s: %d of %d subjects have no labelled stack and are left out", plane, absent, len(wanted))
     if table.empty:
-        raise PipelineError(
+        raise StreamError(
             f"no subject of the {len(wanted)} asked for has a labelled {plane} stack at {', '.join(frames)}"
         )
     count = table["slices"].to_numpy()
@@ -135,137 +124,6 @@ def segmentation(
         subject=np.repeat(table["subject"].to_numpy(), count),
     )
     return Stream(read, len(z), batch_size, seed, train, process_index, process_count, workers, prefetch)
-
-
-class Stream(Iterator[Batch]):
-    """Batches of the rows of this process. Training: endless, in a new order each epoch, the remainder of an epoch
-    dropped. Evaluation: one pass in order; the last batch is padded with rows of valid=False; `iter()` begins another
-    pass.
-
-    `examples` is their number in an epoch, `steps_per_epoch` that of batches. `workers` > 0 reads in as many other
-    processes, which need parsed absl flags, import `__main__` anew (so a script needs its `if __name__ == "__main__"`)
-    and end with `close()`; 0 reads in a thread. Neither changes a batch. `prefetch` batches are held ready (per
-    worker).
-    """
-
-    def __init__(
-        self,
-        read: Callable[[int, np.ndarray, np.ndarray], Batch],
-        examples: int,
-        batch_size: int,
-        seed: int,
-        train: bool,
-        process_index: int = 0,
-        process_count: int = 1,
-        workers: int = 0,
-        prefetch: int = 2,
-    ):
-        if batch_size < 1 or batch_size % process_count:
-            raise PipelineError(f"batch_size={batch_size} is not a positive multiple of the {process_count} processes")
-        if not 0 <= process_index < process_count:
-            raise PipelineError(f"process_index={process_index} is not below process_count={process_count}")
-        if not 0 <= seed < 2**32:
-            raise PipelineError(f"seed={seed} is not in [0, 2**32)")
-        if train and examples < batch_size:
-            raise PipelineError(f"batch_size={batch_size} exceeds the {examples} training examples: lower it")
-        if workers < 0 or prefetch < 1:
-            raise PipelineError(f"workers={workers} must be 0 or more and prefetch={prefetch} 1 or more")
-        self.examples = examples
-        self.batch_size = batch_size
-        self.steps_per_epoch = examples // batch_size if train else -(-examples // batch_size)
-        self._train, self._workers, self._prefetch = train, workers, prefetch
-        self._identity = {"examples": examples, "batch_size": batch_size, "seed": seed}
-        self._next = 0
-        self._iterator: Any = None
-
-        steps = grain.MapDataset.range(self.steps_per_epoch)
-        local = batch_size // process_count
-        rows = np.arange(process_index * local, (process_index + 1) * local)
-        order = _Order(examples, batch_size, seed if train else None)
-        self._batches = (steps.repeat() if train else steps).map_with_index(
-            functools.partial(_batch, read, order, rows)
-        )
-
-    def __iter__(self) -> Self:
-        if not self._train:
-            self._seek(0)
-        return self
-
-    def __next__(self) -> Batch:
-        if self._iterator is None:
-            self._iterator = self._start()
-        batch = next(self._iterator)
-        self._next += 1
-        if self._workers:  # grain hands over views of shared memory that it unmaps; a batch may be kept
-            batch = {key: np.array(array, subok=False) for key, array in batch.items()}
-        return batch
-
-    def get_state(self) -> dict[str, int]:
-        """What `set_state` needs to go on with the batch that `next` would give now: JSON-able."""
-        return {"next_batch": self._next, **self._identity}
-
-    def set_state(self, state: dict[str, int]) -> None:
-        """Raises PipelineError where the state is that of a stream with other examples, batch size or seed."""
-        saved = {k: v for k, v in state.items() if k != "next_batch"}
-        if saved != self._identity or state["next_batch"] < 0:
-            raise PipelineError(f"the saved position {state} is not one of this stream, which has {self._identity}")
-        self._seek(state["next_batch"])
-
-    def close(self) -> None:
-        """Ends the reading thread or processes. The stream can still be used: it starts them again."""
-        if self._iterator is not None:
-            self._iterator.close()
-            self._iterator = None
-
-    def _seek(self, step: int) -> None:
-        self.close()
-        self._next = step
-
-    def _start(self) -> Any:
-        # grain's defaults would hold 500 batches, read by 16 threads that compete for one interpreter.
-        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._prefetch)
-        batches = self._batches[self._next :].to_iter_dataset(options)
-        if self._workers:
-            if not flags.FLAGS.is_parsed():
-                raise PipelineError(
-                    "reading in worker processes needs absl flags parsed: start with absl.app.run, or workers=0"
-                )
-            batches = batches.mp_prefetch(grain.MultiprocessingOptions(self._workers, self._prefetch))
-        return iter(batches)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Order:
-    """Step -> the numbers of its global batch, which every process knows whole, so that the same rows come in the same
-    order however many processes share them."""
-
-    examples: int
-    batch_size: int
-    seed: int | None  # None: in order, once
-
-    def __call__(self, step: int) -> np.ndarray:
-        if self.seed is None:
-            return np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        epoch, step = divmod(step, self.examples // self.batch_size)
-        return _permutation(self.examples, self.seed, epoch)[step * self.batch_size : (step + 1) * self.batch_size]
-
-
-@functools.lru_cache(maxsize=8)
-def _permutation(examples: int, seed: int, epoch: int) -> np.ndarray:
-    # grain's own shuffle takes some 2 ms per example of a small dataset: it walks a block cipher until it lands in range.
-    return _random("order", seed, epoch).permutation(examples)
-
-
-def _random(name: str, *key: int) -> np.random.Generator:
-    """The name is part of the key because NumPy takes (1, 2) and (1, 2, 0) for the same."""
-    return np.random.default_rng((*name.encode(), *key))
-
-
-def _batch(read: Callable[..., Batch], order: _Order, rows: np.ndarray, step: int, _: Any) -> Batch:
-    """The rows of one process. Numbers beyond the last example are padding: they read example 0 as not valid."""
-    numbers = order(step)[rows]
-    valid = numbers < order.examples
-    return read(step, rows, np.where(valid, numbers, 0)) | {"valid": valid}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,7 +155,7 @@ class _ReadSubjects:
                     frame[i] = present[0]
                     chosen = _evenly_spaced(count[i, frame[i]], self.slices)
                 else:
-                    random = _random("slices", self.seed, step, int(row))
+                    random = generator("slices", self.seed, step, int(row))
                     frame[i] = random.choice(present)
                     k = min(self.slices, count[i, frame[i]])
                     chosen = np.sort(random.choice(count[i, frame[i]], k, replace=False))
@@ -363,7 +221,7 @@ def _evenly_spaced(count: int, k: int) -> np.ndarray:
 
 def _phases(frames: Sequence[str]) -> tuple[str, ...]:
     if isinstance(frames, str) or not frames or set(frames) - set(PHASES):
-        raise PipelineError(f"frames={frames!r} must be a list of some of {', '.join(PHASES)}")
+        raise StreamError(f"frames={frames!r} must be a list of some of {', '.join(PHASES)}")
     return tuple(frames)
 
 
@@ -372,11 +230,11 @@ def _subjects(dataset: Dataset, splits: Sequence[str], subjects: Sequence[int] |
     if subjects is None:
         unknown = set(splits) - set(dataset.splits.tolist())
         if unknown:
-            raise PipelineError(f"no subject of this dataset is in the splits {sorted(unknown)}")
+            raise StreamError(f"no subject of this dataset is in the splits {sorted(unknown)}")
         return np.flatnonzero(np.isin(dataset.splits, list(splits)))
     wanted, n = np.unique(np.asarray(subjects, int)), len(dataset.subjects)
     if len(wanted) != len(subjects) or not wanted.size or wanted[0] < 0 or wanted[-1] >= n:
-        raise PipelineError(
+        raise StreamError(
             f"subjects must be different indices in 0..{n - 1}, at least one; got {len(subjects)} of them"
         )
     return wanted

@@ -6,9 +6,9 @@ import jax
 import ml_collections
 
 from morphojax.data.dataset import DatasetError
-from morphojax.data.pipeline import PipelineError
 from morphojax.data.records import RecordError
 from morphojax.data.sources.base import CohortError
+from morphojax.data.stream import StreamError
 from morphojax.data.table import TableError
 from morphojax.train import cohort, devices, loop, pretrain, segment
 from morphojax.train.checkpoint import CheckpointError
@@ -21,7 +21,7 @@ EXPECTED = (
     CohortError,
     DatasetError,
     RecordError,
-    PipelineError,
+    StreamError,
     TableError,
     CheckpointError,
     RunError,

@@ -14,8 +14,9 @@ from absl import flags
 from morphojax.anatomy import PHASES
 from morphojax.data.dataset import Dataset, Manifest
 from morphojax.data.geometry import Grid
-from morphojax.data.pipeline import PipelineError, pretraining, segmentation
+from morphojax.data.pipeline import pretraining, segmentation
 from morphojax.data.records import ShardWriter, encode
+from morphojax.data.stream import StreamError
 from morphojax.data.table import Schema
 
 SIZE = 8
@@ -282,7 +283,7 @@ def test_resume_within_an_evaluation(dataset):
 
 @pytest.mark.parametrize("other", [{"seed": 4}, {"batch_size": 2}, {"subjects": [0, 1, 2, 4, 5]}])
 def test_resume_on_another_stream(dataset, other):
-    with pytest.raises(PipelineError, match="not one of this stream"):
+    with pytest.raises(StreamError, match="not one of this stream"):
         pretrain(dataset, **other).set_state(pretrain(dataset).get_state())
 
 
@@ -350,14 +351,14 @@ def test_worker_processes(dataset, tmp_path, pytestconfig):
     ],
 )
 def test_bad_requests(dataset, options, message):
-    with pytest.raises(PipelineError, match=message):
+    with pytest.raises(StreamError, match=message):
         pretrain(dataset, **options)
 
 
 def test_bad_segmentation_requests(dataset):
-    with pytest.raises(PipelineError, match=r"no subject of the 2 .* labelled"):
+    with pytest.raises(StreamError, match=r"no subject of the 2 .* labelled"):
         segment(dataset, subjects=[4, 8])
-    with pytest.raises(PipelineError, match="frames="):
+    with pytest.raises(StreamError, match="frames="):
         segment(dataset, frames=("es",))
 
 
@@ -371,5 +372,5 @@ def test_read_errors_come_through(tmp_path):
 
 def test_workers_need_parsed_flags(dataset, monkeypatch):
     monkeypatch.setattr(type(flags.FLAGS), "is_parsed", lambda self: False)
-    with pytest.raises(PipelineError, match=r"absl\.app\.run"):
+    with pytest.raises(StreamError, match=r"absl\.app\.run"):
         next(pretrain(dataset, workers=1))

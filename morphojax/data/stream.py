@@ -1,0 +1,152 @@
+"""Batches with grain: numbers of examples are shuffled and dealt out, then a batch is read.
+
+A stream is a chain of pure functions of the step: the numbers of its global batch, from an order drawn anew each epoch;
+of these, the rows of this process; and what is read of them. So a batch depends on (seed, step) alone, not on what was
+read before nor on how many processes or workers read, and the state of a stream is its next step.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import grain
+import numpy as np
+from absl import flags
+
+Batch = dict[str, np.ndarray]
+
+
+class StreamError(ValueError):
+    """A stream that cannot be built or resumed."""
+
+
+class Stream(Iterator[Batch]):
+    """Batches of the rows of this process. Training: endless, in a new order each epoch, the remainder of an epoch
+    dropped. Evaluation: one pass in order; the last batch is padded with rows of valid=False; `iter()` begins another
+    pass.
+
+    `examples` is their number in an epoch, `steps_per_epoch` that of batches. `workers` > 0 reads in as many other
+    processes, which need parsed absl flags, import `__main__` anew (so a script needs its `if __name__ == "__main__"`)
+    and end with `close()`; 0 reads in a thread. Neither changes a batch. `prefetch` batches are held ready (per
+    worker).
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int, np.ndarray, np.ndarray], Batch],
+        examples: int,
+        batch_size: int,
+        seed: int,
+        train: bool,
+        process_index: int = 0,
+        process_count: int = 1,
+        workers: int = 0,
+        prefetch: int = 2,
+    ):
+        if batch_size < 1 or batch_size % process_count:
+            raise StreamError(f"batch_size={batch_size} is not a positive multiple of the {process_count} processes")
+        if not 0 <= process_index < process_count:
+            raise StreamError(f"process_index={process_index} is not below process_count={process_count}")
+        if not 0 <= seed < 2**32:
+            raise StreamError(f"seed={seed} is not in [0, 2**32)")
+        if train and examples < batch_size:
+            raise StreamError(f"batch_size={batch_size} exceeds the {examples} training examples: lower it")
+        if workers < 0 or prefetch < 1:
+            raise StreamError(f"workers={workers} must be 0 or more and prefetch={prefetch} 1 or more")
+        self.examples = examples
+        self.batch_size = batch_size
+        self.steps_per_epoch = examples // batch_size if train else -(-examples // batch_size)
+        self._train, self._workers, self._prefetch = train, workers, prefetch
+        self._identity = {"examples": examples, "batch_size": batch_size, "seed": seed}
+        self._next = 0
+        self._iterator: Any = None
+
+        steps = grain.MapDataset.range(self.steps_per_epoch)
+        local = batch_size // process_count
+        rows = np.arange(process_index * local, (process_index + 1) * local)
+        order = _Order(examples, batch_size, seed if train else None)
+        self._batches = (steps.repeat() if train else steps).map_with_index(
+            functools.partial(_batch, read, order, rows)
+        )
+
+    def __iter__(self) -> Self:
+        if not self._train:
+            self._seek(0)
+        return self
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            self._iterator = self._start()
+        batch = next(self._iterator)
+        self._next += 1
+        if self._workers:  # grain hands over views of shared memory that it unmaps; a batch may be kept
+            batch = {key: np.array(array, subok=False) for key, array in batch.items()}
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """What `set_state` needs to go on with the batch that `next` would give now: JSON-able."""
+        return {"next_batch": self._next, **self._identity}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Raises StreamError where the state is that of a stream with other examples, batch size or seed."""
+        saved = {k: v for k, v in state.items() if k != "next_batch"}
+        if saved != self._identity or state["next_batch"] < 0:
+            raise StreamError(f"the saved position {state} is not one of this stream, which has {self._identity}")
+        self._seek(state["next_batch"])
+
+    def close(self) -> None:
+        """Ends the reading thread or processes. The stream can still be used: it starts them again."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+    def _seek(self, step: int) -> None:
+        self.close()
+        self._next = step
+
+    def _start(self) -> Any:
+        # grain's defaults would hold 500 batches, read by 16 threads that compete for one interpreter.
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._prefetch)
+        batches = self._batches[self._next :].to_iter_dataset(options)
+        if self._workers:
+            if not flags.FLAGS.is_parsed():
+                raise StreamError(
+                    "reading in worker processes needs absl flags parsed: start with absl.app.run, or workers=0"
+                )
+            batches = batches.mp_prefetch(grain.MultiprocessingOptions(self._workers, self._prefetch))
+        return iter(batches)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Order:
+    """Step -> the numbers of its global batch, which every process knows whole, so that the same rows come in the same
+    order however many processes share them."""
+
+    examples: int
+    batch_size: int
+    seed: int | None  # None: in order, once
+
+    def __call__(self, step: int) -> np.ndarray:
+        if self.seed is None:
+            return np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epoch, step = divmod(step, self.examples // self.batch_size)
+        return _permutation(self.examples, self.seed, epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+
+
+@functools.lru_cache(maxsize=8)
+def _permutation(examples: int, seed: int, epoch: int) -> np.ndarray:
+    # grain's own shuffle takes some 2 ms per example of a small dataset: it walks a block cipher until it lands in range.
+    return generator("order", seed, epoch).permutation(examples)
+
+
+def generator(name: str, *key: int) -> np.random.Generator:
+    """The name is part of the key because NumPy takes (1, 2) and (1, 2, 0) for the same."""
+    return np.random.default_rng((*name.encode(), *key))
+
+
+def _batch(read: Callable[..., Batch], order: _Order, rows: np.ndarray, step: int, _: Any) -> Batch:
+    """The rows of one process. Numbers beyond the last example are padding: they read example 0 as not valid."""
+    numbers = order(step)[rows]
+    valid = numbers < order.examples
+    return read(step, rows, np.where(valid, numbers, 0)) | {"valid": valid}

@@ -34,7 +34,7 @@ def fit(
 
     Args:
         run: the run directory.
-        log_every, eval_every, save_every, images_every: in steps (batches); the last step always evaluates and saves.
+        log_every, eval_every, save_every, images_every: in steps (batches); the last step always evaluates, draws and saves.
 
     Returns:
         True when the run is complete, False when SIGTERM (or Ctrl-C) stopped it after a save.
@@ -82,6 +82,7 @@ def fit(
             step, task.draw(jax.device_get(pictures(state, constants, devices.put_batch(batch, mesh))), batch)
         )
 
+    batch: Batch | None = None
     try:
         with _stop_signals() as stop, tqdm(total=task.steps, initial=start, disable=None, unit="step") as bar:
             for step in range(start, task.steps + 1):
@@ -95,6 +96,8 @@ def fit(
                 if fresh and (finished or stopping or score is not None or (step and step % save_every == 0)):
                     pending.flush(step)
                     checkpoints.save(step, state, task.train_batches.get_state(), score)
+                if finished and batch is not None:
+                    draw(step, batch)
                 if finished or stopping:
                     break
                 batch = next(task.train_batches)

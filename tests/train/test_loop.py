@@ -60,6 +60,17 @@ def test_finished_run_does_nothing_more(tmp_path: Path) -> None:
     assert batches.taken == [] and lines(tmp_path) == before
 
 
+def test_pictures_are_drawn_now_and_then_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(loop.Logger, "images", lambda self, step, images: drawn.append((step, sorted(images))))
+    batches = Batches()
+    fit(tmp_path, task(7, batches))
+    assert drawn == [(0, ["x"]), (5, ["x"]), (7, ["x"])]
+    assert batches.taken == list(range(7)), "the last pictures need no batch of their own"
+    fit(tmp_path, task(7, Batches()))
+    assert len(drawn) == 3
+
+
 def test_resume_drops_the_lines_that_it_will_write_again(tmp_path: Path) -> None:
     fit(tmp_path, task(6, Batches()))
     with (tmp_path / "metrics.jsonl").open("a") as file:

@@ -47,14 +47,14 @@ pretrain() {  # seed
 }
 
 segment() {  # arm (scratch or pretrained), name of the labelled set or all, seed, steps
-  local run=$RUNS/$1_$2_s$3 subjects="()" from=""
+  local run=$RUNS/$1_$2_s$3 config=configs/segment_acdc.py subjects="('$DATA.lists/$2.txt',)" from=""
   [ -e "$run/evaluation/summary_test.json" ] && return
-  [ "$2" = all ] || subjects="('$DATA.lists/$2.txt',)"
+  [ "$2" = all ] && config=configs/segment_acdc_all.py subjects="()"
   if [ "$1" = pretrained ]; then
     from=$RUNS/pretrain_s$3
     until [ -e "$from/done" ]; do sleep 5; done  # another worker is at it
   fi
-  ${PIN:-} "$PYTHON" -m morphojax.main --config=configs/segment_acdc.py --config.data.dataset="$DATA" --config.workdir="$run" \
+  ${PIN:-} "$PYTHON" -m morphojax.main --config=$config --config.data.dataset="$DATA" --config.workdir="$run" \
     --config.seed="$3" --config.steps="$4" --config.data.subjects="$subjects" --config.init_from="$from"
   ${PIN:-} "$PYTHON" -m morphojax.evaluate --run="$run" --split=test
 }
@@ -63,7 +63,7 @@ jobs_in_order() {  # what matters most first
   local seed set arm steps
   for seed in $SEEDS; do echo "pretrain $seed"; done
   for set in ${SETS:-8a 2a all 2d 8b 2b 8c 2c 2e}; do
-    case $set in 2*) steps=${STEPS_2:-800} ;; 8*) steps=${STEPS_8:-1000} ;; all) steps=${STEPS_ALL:-5000} ;; esac
+    case $set in 2*) steps=${STEPS_2:-800} ;; 8*) steps=${STEPS_8:-1000} ;; all) steps=${STEPS_ALL:-3500} ;; esac
     for seed in $SEEDS; do
       for arm in scratch pretrained; do echo "segment $arm $set $seed $steps"; done
     done

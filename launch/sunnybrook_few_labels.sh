@@ -28,7 +28,7 @@ case ${1:-} in
         from=""
         [ $arm = scratch ] || from=$RUNS/pretrain_s$seed
         ${PIN:-} "$PYTHON" -m morphojax.main --config=configs/segment_acdc.py --config.data.dataset="$DATA" --config.workdir="$run" \
-          --config.seed="$seed" --config.steps=200 --config.data.fraction=0.1 --config.init_from="$from"
+          --config.seed="$seed" --config.steps=500 --config.data.fraction=0.1 --config.init_from="$from"
         ${PIN:-} "$PYTHON" -m morphojax.evaluate --run="$run" --split=test
       done
     done ;;

@@ -49,7 +49,7 @@ pretrain() {  # seed
 segment() {  # arm (scratch or pretrained), name of the labelled set or all, seed, steps
   local run=$RUNS/$1_$2_s$3 config=configs/segment_acdc.py subjects="('$DATA.lists/$2.txt',)" from=""
   [ -e "$run/evaluation/summary_test.json" ] && return
-  [ "$2" = all ] && config=configs/segment_acdc_all.py subjects="()"
+  case $2 in 8*) config=configs/segment_acdc_many.py ;; all) config=configs/segment_acdc_many.py subjects="()" ;; esac
   if [ "$1" = pretrained ]; then
     from=$RUNS/pretrain_s$3
     until [ -e "$from/done" ]; do sleep 5; done  # another worker is at it
@@ -62,7 +62,7 @@ segment() {  # arm (scratch or pretrained), name of the labelled set or all, see
 jobs_in_order() {  # what matters most first
   local seed set arm steps
   for seed in $SEEDS; do echo "pretrain $seed"; done
-  for set in ${SETS:-8a 2a all 2d 8b 2b 8c 2c 2e}; do
+  for set in ${SETS:-2a 8a all 2d 8b 2b 8c 2c 2e}; do
     case $set in 2*) steps=${STEPS_2:-800} ;; 8*) steps=${STEPS_8:-1000} ;; all) steps=${STEPS_ALL:-3500} ;; esac
     for seed in $SEEDS; do
       for arm in scratch pretrained; do echo "segment $arm $set $seed $steps"; done

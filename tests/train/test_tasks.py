@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs import segment_sax
 from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
 from morphojax.data.preparation import prepare
@@ -58,6 +59,20 @@ def pretrained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "pretrained"
     train("pretrain_sax", data, run)
     return run
+
+
+CONFIGS = sorted(p.stem for p in Path(segment_sax.__file__).parent.glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_is_a_whole_task(name: str, data: Path, tmp_path: Path) -> None:
+    made = config(name, data, tmp_path / "run")
+    task, files = experiment.TASKS[made.task](made, Dataset.open(data))
+    assert "preprocessing.json" in files
+    batch = next(task.train_batches)
+    state = jax.eval_shape(task.init, task.pretrained)
+    after, metrics = jax.eval_shape(task.phases[0][1], state, task.constants, batch)
+    assert "loss" in metrics and jax.tree.structure(after) == jax.tree.structure(state)
 
 
 def moved(before: dict, after: dict, collection: str, module: str) -> bool:

@@ -56,7 +56,7 @@ segment() {  # arm (scratch or pretrained), name of the labelled set or all, see
   fi
   ${PIN:-} "$PYTHON" -m morphojax.main --config=$config --config.data.dataset="$DATA" --config.workdir="$run" \
     --config.seed="$3" --config.steps="$4" --config.data.subjects="$subjects" --config.init_from="$from"
-  ${PIN:-} "$PYTHON" -m morphojax.evaluate --run="$run" --split=test
+  ${PIN:-} "$PYTHON" -m morphojax.evaluate --run="$run" --split=test --checkpoint=last
 }
 
 jobs_in_order() {  # what matters most first

@@ -29,7 +29,7 @@ case ${1:-} in
         [ $arm = scratch ] || from=$RUNS/pretrain_s$seed
         ${PIN:-} "$PYTHON" -m morphojax.main --config=configs/segment_acdc.py --config.data.dataset="$DATA" --config.workdir="$run" \
           --config.seed="$seed" --config.steps=500 --config.data.fraction=0.1 --config.init_from="$from"
-        ${PIN:-} "$PYTHON" -m morphojax.evaluate --run="$run" --split=test
+        ${PIN:-} "$PYTHON" -m morphojax.evaluate --run="$run" --split=test --checkpoint=last
       done
     done ;;
   *) sed -n '2,7p' "$0"; exit 1 ;;

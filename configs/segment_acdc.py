@@ -15,7 +15,6 @@ def get_config() -> ml_collections.ConfigDict:
     config = segment_sax.get_config()
     config.workdir = "runs/acdc/segment"
     config.steps = 800
-    config.batch_size = 8  # number of updates counts for more: with two patients 500 batches of 16 did worse
     config.data.dataset = "data/acdc"
     config.data.fraction = 1.0
     config.eval_every = 400

@@ -14,9 +14,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.task = "segment"
     config.workdir = "runs/segment_sax"
     config.seed = 0
-    config.steps = 200  # batches; or
+    config.steps = 400  # batches; or
     config.epochs = 0.0  # passes over the labelled slices; one of the two is 0
-    config.batch_size = 16  # slices, over all devices
+    config.batch_size = 8  # slices, over all devices; updates count for more: docs/results.md
 
     config.init_from = ""  # a run directory or a checkpoint folder; empty: from scratch
     config.init_checkpoint = "last"  # of that run: last, or best by its validation loss
@@ -52,9 +52,9 @@ def get_config() -> ml_collections.ConfigDict:
         }
     )
     config.log_every = 20  # steps, as are the next three
-    config.eval_every = 100  # on the validation subjects; 0 never
-    config.save_every = 100
-    config.images_every = 100
+    config.eval_every = 200  # on the validation subjects; 0 never
+    config.save_every = 200
+    config.images_every = 200
     return config
 
 

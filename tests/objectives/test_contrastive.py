@@ -5,68 +5,382 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morphojax.objectives.contrastive import effective_rank, info_nce
+from morphojax.objectives import targets
+from morphojax.objectives.contrastive import (
+    check_temperature,
+    clip_log_temperature,
+    info_nce,
+    inverse_temperature,
+    nt_xent,
+    sigmoid,
+)
+from tests.objectives import checks
+
+SHARE = 0.3  # not a half, so that swapping the two directions is seen
+SUBJECT = np.array([5, 2, 7, 2, 9, 5, 3, 2], np.int32)
+LABEL = np.array([1, 0, 1, 2, -1, 0, 1, -1], np.int32)  # one class of a single member, two rows of unknown class
+POSITION = np.array([0.05, 0.9, 0.3, 0.1, 0.95, 1.0, 0.6, 0.2], np.float32)
+VALID = np.array([True, True, False, True, True, True, False, True])
 
 
-def embeddings(batch=6, width=4, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.normal(size=(batch, width)).astype(np.float32), rng.normal(size=(batch, width)).astype(np.float32)
+def rows(batch=8, width=4, seed=0):
+    return np.random.default_rng(seed).normal(size=(batch, width)).astype(np.float32)
 
 
-def slow_info_nce(image, table, tau, weight):
-    """The two cross-entropies, written out in float64 loops."""
-
-    def unit(x):
-        return [row / math.sqrt(sum(v * v for v in row)) for row in x.astype(np.float64)]
-
-    image, table = unit(image), unit(table)
-    n = len(image)
-    sim = [
-        [math.exp(sum(a * b for a, b in zip(image[i], table[j], strict=True)) / tau) for j in range(n)]
-        for i in range(n)
-    ]
-    forward = sum(-math.log(sim[i][i] / sum(sim[i][j] for j in range(n))) for i in range(n)) / n
-    backward = sum(-math.log(sim[i][i] / sum(sim[j][i] for j in range(n))) for i in range(n)) / n
-    return weight * forward + (1 - weight) * backward, forward, backward
+def pair(batch=8, width=4):
+    return rows(batch, width, 0), rows(batch, width, 1)
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.3, 0.5, 1.0])
-@pytest.mark.parametrize("tau", [0.1, 1.0])
-def test_equals_slow_loops(weight, tau):
-    image, table = embeddings()
-    loss, metrics = info_nce(image, table, math.log(tau), weight)
-    expected, forward, backward = slow_info_nce(image, table, tau, weight)
-    assert loss == pytest.approx(expected, rel=1e-5)
+# The papers' equations, in loops. weight(i, j) and rival(i, j) say how much j is a positive of i, and whether j may stand
+# in the denominator of i; the rules of the cases below are written out from labels, not taken from `targets`.
+
+
+def cosine(u, v):
+    return float(np.dot(u, v)) / math.sqrt(np.dot(u, u) * np.dot(v, v))
+
+
+def slow_contrast(anchors, others, tau, examples, weight, in_denominator):
+    """Khosla et al. 2020, eq. 2, with weights: mean of -1/|P(i)| sum_p log(exp(z_i z_p / tau) / sum_a exp(z_i z_a / tau))."""
+    losses = []
+    for i in examples:
+        exp = {k: math.exp(cosine(anchors[i], others[k]) / tau) for k in examples}
+        denominator = sum(exp[k] for k in examples if in_denominator(i, k))
+        positives = {p: weight(i, p) for p in examples if weight(i, p) > 0}
+        if positives:
+            terms = [w * math.log(exp[p] / denominator) for p, w in positives.items()]
+            losses.append(-sum(terms) / sum(positives.values()))
+    return sum(losses) / len(losses)
+
+
+def slow_info_nce(image, table, log_temperature, weight, rival, examples, share=SHARE):
+    """Hager et al. 2023, eq. 1 and 2, each direction."""
+    tau = math.exp(float(log_temperature))
+
+    def allowed(i, j):
+        return i == j or rival(i, j) or weight(i, j) > 0
+
+    forward = slow_contrast(image, table, tau, examples, weight, allowed)
+    backward = slow_contrast(table, image, tau, examples, lambda i, j: weight(j, i), lambda i, j: allowed(j, i))
+    return share * forward + (1 - share) * backward
+
+
+def slow_nt_xent(first, second, log_temperature, weight, rival, examples):
+    """Chen et al. 2020, eq. 1, over the 2N views; a view never meets itself."""
+    views, n = np.concatenate([first, second]), len(first)
+    indices = [*examples, *(i + n for i in examples)]
+
+    def positive(a, b):
+        if a == b:
+            return 0.0
+        return 1.0 if a % n == b % n and weight(a % n, b % n) == 0 else weight(a % n, b % n)
+
+    def allowed(a, b):
+        return a != b and (a % n == b % n or rival(a % n, b % n) or positive(a, b) > 0)
+
+    return slow_contrast(views, views, math.exp(float(log_temperature)), indices, positive, allowed)
+
+
+def slow_sigmoid(image, table, log_temperature, bias, weight, rival, examples):
+    """Zhai et al. 2023, algorithm 1: -1/|B| sum_ij log sigmoid(z_ij (t x_i y_j + b)), over the pairs that count."""
+    total = 0.0
+    for i in examples:
+        for j in examples:
+            logit = cosine(image[i], table[j]) / math.exp(float(log_temperature)) + float(bias)
+            if weight(i, j) > 0:
+                total -= math.log(1 / (1 + math.exp(-logit)))
+            elif i != j and rival(i, j):
+                total -= math.log(1 / (1 + math.exp(logit)))
+    return total / len(examples)
+
+
+def own(i, j):
+    return float(i == j)
+
+
+def anybody(i, j):
+    return True
+
+
+def alike(label, only=None):
+    """(i, j) -> 1 for the same row, or the same known label (and that label `only`), else 0."""
+    return lambda i, j: float(i == j or label[i] == label[j] in ([only] if only is not None else [0, 1, 2]))
+
+
+def unlike(rule):
+    return lambda i, j: rule(i, j) == 0
+
+
+def likeness(values):
+    return [[math.exp(-np.mean((a - b) ** 2)) for b in values] for a in values]
+
+
+def among_nearest(similarity, k, threshold):
+    def weight(i, j):
+        others = sorted((x for x in range(len(similarity)) if x != i), key=lambda x: -similarity[i][x])
+        return float(i == j or (j in others[:k] and similarity[i][j] >= threshold))
+
+    return weight
+
+
+def same_quarter(position):
+    quarter = [min(int(4 * p), 3) for p in position]
+    return lambda i, j: float(quarter[i] == quarter[j])
+
+
+def case(objective, name, pairs, rules, examples_twice=(), **fixed):
+    """pairs(**fixed) -> positives and rivals of the objective; rules(**fixed) -> weight(i, j), rival(i, j) of its loops."""
+    fast, slow, embeddings, scalars = {
+        "info_nce": (lambda *a, **k: info_nce(*a, share=SHARE, **k), slow_info_nce, ("image", "table"), {}),
+        "nt_xent": (nt_xent, slow_nt_xent, ("first", "second"), {}),
+        "sigmoid": (sigmoid, slow_sigmoid, ("image", "table"), {"bias": np.float32(-1.5)}),
+    }[objective]
+    scalars = {"log_temperature": np.array(math.log(0.4), np.float32)} | {k: np.array(v) for k, v in scalars.items()}
+    learned = dict(zip(embeddings, pair(), strict=True))
+    if "valid" in fixed:
+        learned = {k: np.where(fixed["valid"][:, None], v, np.nan).astype(np.float32) for k, v in learned.items()}
+
+    def split(arrays):
+        arguments = {k: arrays.pop(k) for k in (*embeddings, *scalars)}
+        return arguments, arrays.pop("valid", None), arrays
+
+    def loss(**arrays):
+        arguments, valid, rest = split(arrays)
+        return fast(*arguments.values(), valid=valid, **pairs(**rest))[0]
+
+    def loops(**arrays):
+        arguments, valid, rest = split(arrays)
+        examples = range(8) if valid is None else np.flatnonzero(valid).tolist()
+        return slow(*arguments.values(), *rules(**rest), examples)
+
+    return checks.Case(f"{objective}, {name}", loss, loops, learned, fixed, scalars, examples_twice)
+
+
+def supervised(label, only=None):
+    return {"positives": targets.same_label(label, only)}
+
+
+def without_false_negatives(label, only=None):
+    return {"rivals": ~targets.same_label(label, only)}
+
+
+def nearest_rows(values):
+    similarity = targets.table_similarity(values, jnp.zeros(values.shape, bool), (1, 1, 1), 0.5)
+    return {"positives": targets.nearest(similarity, k=2, threshold=0.25)}
+
+
+def softened(similarity):
+    return {"positives": targets.soft(similarity, 0.3)}
+
+
+def others_alike(similarity):
+    return {"positives": (similarity > 0.7) & ~jnp.eye(8, dtype=bool), "rivals": jnp.zeros((8, 8), bool)}
+
+
+def rules_of_others(similarity):
+    return lambda i, j: float(i != j and similarity[i][j] > 0.7), lambda i, j: False
+
+
+VALUES = rows(width=3, seed=2)
+SIMILARITY = np.random.default_rng(3).random((8, 8)).astype(np.float32)  # not symmetric
+
+CASES = [
+    case("info_nce", "plain", lambda: {}, lambda: (own, anybody)),
+    case("info_nce", "padded", lambda: {}, lambda: (own, anybody), valid=VALID),
+    case(
+        "info_nce",
+        "distinct subjects",
+        lambda subject: {"rivals": targets.distinct(subject)},
+        lambda subject: (own, lambda i, j: subject[i] != subject[j]),
+        subject=SUBJECT,
+    ),
+    case(
+        "info_nce",
+        "without false negatives",
+        without_false_negatives,
+        lambda label: (own, unlike(alike(label))),
+        label=LABEL,
+    ),
+    case(
+        "info_nce",
+        "without false negatives of class 1",
+        lambda label: without_false_negatives(label, 1),
+        lambda label: (own, unlike(alike(label, 1))),
+        label=LABEL,
+    ),
+    case("info_nce", "supervised", supervised, lambda label: (alike(label), anybody), label=LABEL),
+    case(
+        "info_nce",
+        "supervised, padded",
+        supervised,
+        lambda label: (alike(label), anybody),
+        label=LABEL,
+        valid=VALID,
+    ),
+    case(
+        "info_nce",
+        "supervised by class 1",
+        lambda label: supervised(label, 1),
+        lambda label: (alike(label, 1), anybody),
+        label=LABEL,
+    ),
+    case(
+        "info_nce",
+        "nearest rows",
+        nearest_rows,
+        lambda values: (among_nearest(likeness(values), 2, 0.25), anybody),
+        values=VALUES,
+    ),
+    case(
+        "info_nce",
+        "soft positives",
+        softened,
+        lambda similarity: (lambda i, j: math.exp(similarity[i][j] / 0.3), anybody),
+        ("similarity",),
+        similarity=SIMILARITY,
+    ),
+    case(
+        "info_nce",
+        "soft positives, padded",
+        softened,
+        lambda similarity: (lambda i, j: math.exp(similarity[i][j] / 0.3), anybody),
+        ("similarity",),
+        similarity=SIMILARITY,
+        valid=VALID,
+    ),
+    case(
+        "info_nce",
+        "class 1 together, other classes left out",
+        lambda label: supervised(label, 1) | without_false_negatives(label),
+        lambda label: (alike(label, 1), unlike(alike(label))),
+        label=LABEL,
+    ),
+    case("info_nce", "own pair no positive", others_alike, rules_of_others, ("similarity",), similarity=SIMILARITY),
+    case("nt_xent", "plain", lambda: {}, lambda: (own, anybody)),
+    case("nt_xent", "padded", lambda: {}, lambda: (own, anybody), valid=VALID),
+    case("nt_xent", "supervised", supervised, lambda label: (alike(label), anybody), label=LABEL),
+    case(
+        "nt_xent",
+        "one level of the heart together",
+        lambda position: {"positives": targets.by_partition(position, 4)},
+        lambda position: (same_quarter(position), anybody),
+        position=POSITION,
+    ),
+    case(
+        "nt_xent",
+        "one level of the heart left out",
+        lambda position: {"rivals": ~targets.by_partition(position, 4)},
+        lambda position: (own, unlike(same_quarter(position))),
+        position=POSITION,
+        valid=VALID,
+    ),
+    case(
+        "nt_xent",
+        "positives without the example itself, soft",
+        lambda similarity: {"positives": jnp.where(jnp.eye(8, dtype=bool), 0.0, similarity)},
+        lambda similarity: (lambda i, j: 0.0 if i == j else similarity[i][j], anybody),
+        ("similarity",),
+        similarity=SIMILARITY,
+    ),
+    case("sigmoid", "plain", lambda: {}, lambda: (own, anybody)),
+    case("sigmoid", "padded", lambda: {}, lambda: (own, anybody), valid=VALID),
+    case(
+        "sigmoid",
+        "supervised, distinct subjects",
+        lambda label, subject: supervised(label) | {"rivals": targets.distinct(subject)},
+        lambda label, subject: (alike(label), lambda i, j: subject[i] != subject[j]),
+        label=LABEL,
+        subject=SUBJECT,
+        valid=VALID,
+    ),
+    case("sigmoid", "own pair left out", others_alike, rules_of_others, ("similarity",), similarity=SIMILARITY),
+]
+
+OBJECTIVES = {
+    "info_nce": lambda a, b, **k: info_nce(a, b, -1.0, SHARE, **k),
+    "nt_xent": lambda a, b, **k: nt_xent(a, b, -1.0, **k),
+    "sigmoid": lambda a, b, **k: sigmoid(a, b, -1.0, -1.5, **k),
+}
+every_case = pytest.mark.parametrize("case", CASES, ids=checks.names)
+every_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+
+
+@every_case
+def test_equals_loops(case):
+    checks.agrees_with_loops(case)
+
+
+@every_case
+def test_gradient_by_finite_differences(case):
+    checks.gradient_is_that_of_the_loops(case)
+
+
+@every_case
+def test_the_order_of_the_batch_changes_nothing(case):
+    checks.does_not_care_about_order(case)
+
+
+def test_the_cases_differ():
+    losses = [float(c.loss(**c.arrays)) for c in CASES]
+    assert len(np.unique(np.round(losses, 4))) == len(CASES)
+
+
+@every_objective
+@pytest.mark.parametrize("which", ["positives", "rivals"])
+def test_a_step_pulls_positives_together_and_pushes_rivals_apart(objective, which):
+    # Every image is as near to one as to another of three orthogonal tables; rows 0 and 1 are of one class. A fourth
+    # axis holds most of an image, so that a step towards one table is none away from another.
+    image, table = jnp.tile(jnp.array([1.0, 1, 1, 10]), (3, 1)), jnp.eye(3, 4)
+    together = targets.same_label(jnp.array([4, 4, 0]))
+    pairs = {"positives": together} if which == "positives" else {"rivals": ~together}
+    step = -np.asarray(jax.grad(lambda x: objective(x, table, **pairs)[0])(image))
+    for i in range(3):
+        for j in range(3):
+            if i == j or (which == "positives" and together[i, j]):
+                assert step[i, j] > 0  # towards table j
+            elif not together[i, j]:
+                assert step[i, j] < 0
+            else:
+                assert abs(step[i, j]) < 0.02 * np.abs(step).max()  # left alone
+
+
+@every_objective
+def test_two_points(objective):
+    image, table = jnp.ones((2, 2)), jnp.eye(2)
+    step = -np.asarray(jax.grad(lambda x: objective(x, table)[0])(image))
+    np.testing.assert_array_equal(np.sign(step), [[1, -1], [-1, 1]])
+    step = -np.asarray(jax.grad(lambda x: objective(table, x)[0])(image))
+    np.testing.assert_array_equal(np.sign(step), [[1, -1], [-1, 1]])
+
+
+def test_the_two_directions_are_told_apart():
+    image, table = pair()
+    loss, metrics = info_nce(image, table, -1.0, SHARE)
+    forward = slow_info_nce(image, table, -1.0, own, anybody, range(8), share=1.0)
+    backward = slow_info_nce(image, table, -1.0, own, anybody, range(8), share=0.0)
+    assert abs(forward - backward) > 1e-3
     assert metrics["loss_image_to_table"] == pytest.approx(forward, rel=1e-5)
     assert metrics["loss_table_to_image"] == pytest.approx(backward, rel=1e-5)
-    assert abs(forward - backward) > 1e-3  # the two directions differ, so swapping them would be seen
-    assert metrics["temperature"] == pytest.approx(tau, rel=1e-6)
-
-
-def test_weight_extremes_are_single_directions():
-    image, table = embeddings()
-    loss, metrics = info_nce(image, table, -1.0, 1.0)
-    assert loss == metrics["loss_image_to_table"]
-    loss, metrics = info_nce(image, table, -1.0, 0.0)
-    assert loss == metrics["loss_table_to_image"]
+    for share, expected in ((1.0, "loss_image_to_table"), (0.0, "loss_table_to_image")):
+        loss, metrics = info_nce(image, table, -1.0, share)
+        assert loss == metrics[expected]
 
 
 def test_swapping_modalities_swaps_directions():
-    image, table = embeddings()
-    loss, a = info_nce(image, table, -1.0, 0.3)
-    swapped, b = info_nce(table, image, -1.0, 0.7)
+    image, table = pair()
+    similar = targets.soft(SIMILARITY, 0.3)
+    rivals = SIMILARITY > 0.3
+    loss, a = info_nce(image, table, -1.0, 0.3, positives=similar, rivals=rivals)
+    swapped, b = info_nce(table, image, -1.0, 0.7, positives=similar.T, rivals=rivals.T)
     assert loss == pytest.approx(float(swapped), rel=1e-6)
     for name in ("loss", "top1", "top5"):
         assert a[f"{name}_image_to_table"] == pytest.approx(float(b[f"{name}_table_to_image"]), rel=1e-6)
 
 
-def test_permuting_subjects_and_scaling_rows_change_nothing():
-    image, table = embeddings()
-    order = np.array([3, 1, 0, 5, 4, 2])
-    scale = np.linspace(0.5, 3, 6, dtype=np.float32)[:, None]
-    loss, _ = info_nce(image, table, -1.0)
-    other, _ = info_nce(image[order] * scale, table[order] / scale, -1.0)
-    assert loss == pytest.approx(float(other), rel=1e-5)
+@every_objective
+def test_the_norms_change_nothing(objective):
+    image, table = pair()
+    scale = np.linspace(0.5, 3, 8, dtype=np.float32)[:, None]
+    assert objective(image * scale, table / scale)[0] == pytest.approx(float(objective(image, table)[0]), rel=1e-5)
 
 
 def test_equal_embeddings_give_log_batch_and_no_retrieval():
@@ -77,6 +391,9 @@ def test_equal_embeddings_give_log_batch_and_no_retrieval():
     assert metrics["top5_image_to_table"] == 0
     assert metrics["effective_rank_image"] == pytest.approx(1, abs=1e-5)
     assert metrics["embedding_norm_table"] == pytest.approx(2)
+    loss, metrics = nt_xent(image, image, math.log(0.1))
+    assert loss == pytest.approx(math.log(11), rel=1e-6)  # all views but itself
+    assert metrics["top5"] == 0
 
 
 def test_orthonormal_embeddings_have_a_closed_form():
@@ -86,134 +403,225 @@ def test_orthonormal_embeddings_have_a_closed_form():
     assert metrics["top1_table_to_image"] == 1
     assert metrics["effective_rank_table"] == pytest.approx(5, rel=1e-5)
     assert metrics["embedding_norm_image"] == pytest.approx(3)
+    assert metrics["temperature"] == pytest.approx(tau, rel=1e-6)
+    loss, metrics = nt_xent(3 * image, image, math.log(tau))
+    assert loss == pytest.approx(math.log1p(8 * math.exp(-1 / tau)), rel=1e-5)
+    assert metrics["top1"] == 1 and metrics["embedding_norm_first"] == pytest.approx(3)
+    loss, metrics = sigmoid(3 * image, image, math.log(tau), -1.0)
+    together, apart = math.log1p(math.exp(-(1 / tau - 1))), 4 * math.log1p(math.exp(-1))
+    assert metrics["loss_positives"] == pytest.approx(together, rel=1e-5)
+    assert metrics["loss_rivals"] == pytest.approx(apart, rel=1e-5)
+    assert loss == pytest.approx(together + apart, rel=1e-5) and metrics["bias"] == -1
+
+
+def circle(degrees):
+    return np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], 1).astype(np.float32)
 
 
 def test_retrieval_ranks_by_hand():
-    def circle(degrees):
-        return np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], 1).astype(np.float32)
-
     table = circle(np.arange(0, 360, 60))  # row i at 60 i degrees
     degrees = np.arange(0, 360, 60) + 5.0  # nearest to its own row, but for two:
     degrees[0] = 160  # 160, 100, 40, 20, 80, 140 degrees from rows 0..5: its own comes last, rank 5
     degrees[1] = 190  # 170, 130, 70, 10, 50, 110 degrees: its own has rank 4, just among the top five
-    _, metrics = info_nce(circle(degrees), table, 0.0)
-    assert metrics["top1_image_to_table"] == pytest.approx(4 / 6)
-    assert metrics["top5_image_to_table"] == pytest.approx(5 / 6)
+    for _, metrics in (info_nce(circle(degrees), table, 0.0), sigmoid(circle(degrees), table, 0.0, -10.0)):
+        assert metrics["top1_image_to_table"] == pytest.approx(4 / 6)
+        assert metrics["top5_image_to_table"] == pytest.approx(5 / 6)
+
+
+def test_only_rivals_count_in_retrieval():
+    table = circle([0, 60, 120])
+    image = circle([40, 58, 120])  # image 0 is nearest to row 1, the other row of its subject
+    same_subject = targets.distinct(jnp.array([3, 3, 4]))
+    assert info_nce(image, table, 0.0)[1]["top1_image_to_table"] == pytest.approx(2 / 3)
+    assert info_nce(image, table, 0.0, rivals=same_subject)[1]["top1_image_to_table"] == 1
+    both = targets.same_label(jnp.array([3, 3, 4]))
+    assert info_nce(image, table, 0.0, positives=both)[1]["top1_image_to_table"] == pytest.approx(2 / 3)
+
+
+def test_retrieval_of_views_by_hand():
+    first, second = circle([0, 90, 200]), circle([10, 100, 95])
+    # From 0 and from 10 the own view is nearest. From 90 and from 100 it is 10 degrees off, and 95 is nearer: rank 1.
+    # From 200: own at 105 degrees, nearer is 100: rank 1. From 95: own at 105; nearer are 90, 100, 10 and 0: rank 4.
+    metrics = nt_xent(first, second, 0.0)[1]
+    assert metrics["top1"] == pytest.approx(2 / 6) and metrics["top5"] == 1
 
 
 def test_top5_of_fewer_than_five_rows_is_one():
-    image, _ = embeddings(batch=3)
+    image = rows(batch=3)
     _, metrics = info_nce(image, -image, 0.0)
     assert metrics["top5_image_to_table"] == 1
     assert metrics["top1_image_to_table"] == 0
 
 
-def test_padding_changes_nothing_and_gets_no_gradient():
-    image, table = embeddings()
-    valid = np.array([True, True, False, True, False, True])
-    padded_image = np.where(valid[:, None], image, np.nan)
-    padded_table = np.where(valid[:, None], table, 1e3).astype(np.float32)
-    loss, metrics = info_nce(padded_image, padded_table, -1.0, 0.3, jnp.asarray(valid))
-    expected, expected_metrics = info_nce(image[valid], table[valid], -1.0, 0.3)
+@every_objective
+def test_padding_changes_nothing_and_gets_no_gradient(objective):
+    image, table = pair()
+    padded_image = np.where(VALID[:, None], image, np.nan)
+    padded_table = np.where(VALID[:, None], table, 1e3).astype(np.float32)
+    similarity = np.where(VALID[:, None] & VALID, SIMILARITY, np.nan)
+    loss, metrics = objective(padded_image, padded_table, valid=VALID, positives=similarity)
+    kept = SIMILARITY[np.ix_(VALID, VALID)]
+    expected, expected_metrics = objective(image[VALID], table[VALID], positives=kept)
     assert loss == pytest.approx(float(expected), rel=1e-6)
     for name, value in expected_metrics.items():
         assert metrics[name] == pytest.approx(float(value), rel=1e-5), name
-    grad = jax.grad(lambda x: info_nce(x, padded_table, -1.0, 0.3, jnp.asarray(valid))[0])(jnp.asarray(padded_image))
-    assert np.all(np.asarray(grad)[~valid] == 0)
-    assert np.all(np.isfinite(grad)) and np.any(np.asarray(grad)[valid] != 0)
+    grads = jax.grad(lambda *x: objective(*x, valid=VALID, positives=similarity)[0], argnums=(0, 1))(
+        jnp.asarray(padded_image), jnp.asarray(padded_table)
+    )
+    for grad in map(np.asarray, grads):
+        assert np.all(np.isfinite(grad)) and np.all(grad[~VALID] == 0) and np.any(grad[VALID] != 0)
 
 
-def test_a_batch_without_valid_rows_is_zero_and_finite():
-    image, table = embeddings()
-    fn = lambda x: info_nce(x, table, -1.0, valid=jnp.zeros(6, bool))  # noqa: E731
-    (loss, metrics), grad = jax.value_and_grad(fn, has_aux=True)(jnp.asarray(image))
+@every_objective
+def test_a_batch_without_valid_rows_is_zero_and_finite(objective):
+    image, table = pair()
+    (loss, metrics), grad = jax.value_and_grad(lambda x: objective(x, table, valid=np.zeros(8, bool)), has_aux=True)(
+        jnp.asarray(image)
+    )
     assert loss == 0 and np.all(np.asarray(grad) == 0)
     assert all(np.isfinite(v) for v in metrics.values())
 
 
-def test_a_zero_embedding_has_a_finite_gradient():
-    image, table = embeddings()
-    image[2] = 0
-    loss, grad = jax.value_and_grad(lambda x: info_nce(x, table, -1.0)[0])(jnp.asarray(image))
+@pytest.mark.parametrize("valid", [None, np.arange(8) == 3], ids=["a batch of one", "one valid row"])
+def test_one_row_has_nothing_to_be_told_from(valid):
+    image, table = (x[:1] if valid is None else x for x in pair())
+    for name in ("info_nce", "nt_xent"):
+        fn = lambda x, name=name: OBJECTIVES[name](x, table, valid=valid)[0]  # noqa: E731
+        loss, grad = jax.value_and_grad(fn)(jnp.asarray(image))
+        assert loss == pytest.approx(0, abs=1e-6)
+        np.testing.assert_allclose(grad, 0, atol=1e-6)
+    loss, metrics = OBJECTIVES["sigmoid"](image, table, valid=valid)
+    assert loss == metrics["loss_positives"] > 0 and metrics["loss_rivals"] == 0
+
+
+@every_objective
+@pytest.mark.parametrize("short", [0.0, 1e-30, 1e-13])
+def test_a_zero_embedding_has_a_finite_gradient(objective, short):
+    image, table = pair()
+    image[2] *= short
+    loss, grad = jax.value_and_grad(lambda x: objective(x, table)[0])(jnp.asarray(image))
     assert np.isfinite(loss) and np.all(np.isfinite(grad)) and np.all(np.asarray(grad)[2] == 0)
+    loss, grad = jax.value_and_grad(lambda x: objective(x, x)[0])(jnp.zeros((8, 4)))
+    assert np.isfinite(loss) and np.all(np.asarray(grad) == 0)
 
 
-def test_gradient_by_finite_differences():
-    image, table = embeddings()
-    grad_image, grad_table, grad_tau = jax.grad(lambda *a: info_nce(*a, 0.3)[0], argnums=(0, 1, 2))(
-        jnp.asarray(image), jnp.asarray(table), jnp.float32(-0.7)
-    )
-    image, table, step = image.astype(np.float64), table.astype(np.float64), 1e-5
-
-    def slow(image, table, log_tau):
-        return slow_info_nce(image, table, math.exp(log_tau), 0.3)[0]
-
-    for which, grad in ((0, grad_image), (1, grad_table)):
-        for index in [(0, 0), (2, 3), (5, 1)]:
-            high, low = [image.copy(), table.copy()], [image.copy(), table.copy()]
-            high[which][index] += step
-            low[which][index] -= step
-            expected = (slow(*high, -0.7) - slow(*low, -0.7)) / (2 * step)
-            assert grad[index] == pytest.approx(expected, rel=1e-3, abs=1e-5)
-    expected = (slow(image, table, -0.7 + step) - slow(image, table, -0.7 - step)) / (2 * step)
-    assert grad_tau == pytest.approx(expected, rel=1e-3)
+def test_labels_without_a_second_member_are_the_plain_loss():
+    image, table = pair()
+    alone = targets.same_label(jnp.array([0, 1, 2, 3, 4, 5, -1, -1]))
+    for name in OBJECTIVES:
+        plain = float(OBJECTIVES[name](image, table)[0])
+        assert OBJECTIVES[name](image, table, positives=alone)[0] == pytest.approx(plain, rel=1e-6)
+        assert OBJECTIVES[name](image, table, rivals=~alone)[0] == pytest.approx(plain, rel=1e-6)
 
 
-def test_a_gradient_step_pulls_positives_together_and_pushes_negatives_apart():
-    image, table = embeddings()
-    grad = jax.grad(lambda x: info_nce(x, table, 0.0)[0])(jnp.asarray(image))
-
-    def cosines(x):
-        return (x / np.linalg.norm(x, axis=1, keepdims=True)) @ (table / np.linalg.norm(table, axis=1, keepdims=True)).T
-
-    change = cosines(image - 0.01 * np.asarray(grad)) - cosines(image)
-    off = ~np.eye(6, dtype=bool)
-    assert np.trace(change) > 0 > change[off].sum()
+def test_rows_that_know_nothing_are_nobodys_neighbours():
+    image, table = pair()
+    similarity = targets.table_similarity(VALUES, np.ones_like(VALUES, bool), (1, 1, 3), 0.5)
+    loss, _ = info_nce(image, table, -1.0, SHARE, positives=targets.nearest(similarity, 6, 0.9))
+    assert loss == pytest.approx(float(OBJECTIVES["info_nce"](image, table)[0]), rel=1e-6)
 
 
-def test_metrics_carry_no_gradient():
-    image, table = embeddings()
-    grad = jax.grad(lambda x: sum(info_nce(x, table, -1.0)[1].values()))(jnp.asarray(image))
+def test_an_image_without_positives_is_left_out():
+    image, table = pair()
+    positives = np.eye(8, dtype=bool)
+    positives[3] = False  # table 3 is then nobody's either
+    loss, _ = info_nce(image, table, -1.0, SHARE, positives=positives)
+    expected = slow_info_nce(image, table, -1.0, lambda i, j: float(positives[i, j]), anybody, range(8))
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+@every_objective
+def test_positives_carry_no_gradient(objective):
+    image, table = pair()
+    grad = jax.grad(lambda p: objective(image, table, positives=p)[0])(jnp.asarray(SIMILARITY))
     assert np.all(np.asarray(grad) == 0)
 
 
-def test_effective_rank():
-    rng = np.random.default_rng(0)
-    for shape in ((40, 8), (8, 40)):
-        z = rng.normal(size=shape).astype(np.float32)
-        s = np.linalg.svd(z.astype(np.float64), compute_uv=False)
-        share = s / s.sum()
-        assert effective_rank(jnp.asarray(z)) == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-4)
-    # A collapsed 128-wide embedding: float32 noise in 127 null directions must not pass for rank.
-    line = rng.normal(size=(256, 1)) * rng.normal(size=(1, 128))
-    assert effective_rank(jnp.asarray(line, jnp.float32)) == pytest.approx(1, abs=1e-3)
-    assert effective_rank(jnp.zeros((4, 3))) == 0
+@every_objective
+def test_metrics_are_float32_scalars_without_gradient(objective):
+    image, table = pair()
+    loss, metrics = objective(image, table)
+    for value in (loss, *metrics.values()):
+        assert value.shape == () and value.dtype == jnp.float32
+    grad = jax.grad(lambda x: sum(objective(x, table)[1].values()))(jnp.asarray(image))
+    assert np.all(np.asarray(grad) == 0)
 
 
-def test_bfloat16_is_computed_in_float32():
-    image, table = (jnp.asarray(x, jnp.bfloat16) for x in embeddings())
-    loss, _ = info_nce(image, table, -1.0)
-    expected, _ = info_nce(image.astype(jnp.float32), table.astype(jnp.float32), -1.0)
+@every_objective
+def test_bfloat16_is_computed_in_float32(objective):
+    image, table = (jnp.asarray(x, jnp.bfloat16) for x in pair())
+    loss, _ = objective(image, table)
+    expected, _ = objective(image.astype(jnp.float32), table.astype(jnp.float32))
     assert loss.dtype == jnp.float32 and loss == expected
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [({"weight": 1.5}, "weight"), ({"valid": jnp.ones(5, bool)}, "valid")],
-)
-def test_bad_arguments(kwargs, message):
-    image, table = embeddings()
-    with pytest.raises(ValueError, match=message):
-        info_nce(image, table, 0.0, **kwargs)
-    with pytest.raises(ValueError, match=r"\[B, P\]"):
-        info_nce(image, table[:5], 0.0)
+def test_a_learned_temperature_is_clipped():
+    np.testing.assert_allclose(jnp.exp(clip_log_temperature(jnp.log(0.07))), 0.07, rtol=1e-6)
+    for outside, bound in ((-9.0, 0.01), (-np.inf, 0.01), (0.4, 1.0), (np.inf, 1.0)):
+        assert jnp.exp(clip_log_temperature(jnp.float32(outside))) == pytest.approx(bound, rel=1e-6)
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_the_gradient_of_a_clipped_temperature_only_leads_back(sign):
+    def gradient(log_temperature):
+        return float(jax.grad(lambda t: sign * clip_log_temperature(t))(jnp.float32(log_temperature)))
+
+    # A step goes against the gradient: with sign 1 the parameter falls, which leads back from above only.
+    assert gradient(-2.0) == sign
+    assert gradient(math.log(0.01)) == gradient(0.0) == sign
+    assert gradient(0.5) == max(sign, 0)
+    assert gradient(-5.0) == min(sign, 0)
+
+
+def test_a_learned_temperature_comes_back_through_the_loss():
+    image = jnp.eye(4)  # the colder, the better: descent pulls a temperature that is too warm down again
+    grad = jax.grad(lambda t: info_nce(image, image, clip_log_temperature(t))[0])
+    assert grad(jnp.float32(0.7)) > 0
+    assert grad(jnp.float32(math.log(0.01) - 1)) == 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, -0.1, math.inf, math.nan])
+def test_impossible_temperatures(temperature):
+    with pytest.raises(ValueError, match="temperature"):
+        check_temperature(temperature)
+    check_temperature(0.1)
+
+
+@every_objective
+def test_bad_shapes(objective):
+    image, table = pair()
+    for other in (table[:5], table[:, :3], table[None]):
+        with pytest.raises(ValueError, match=r"\[B, P\]"):
+            objective(image, other)
+    with pytest.raises(ValueError, match="valid"):
+        objective(image, table, valid=np.ones(5, bool))
+    with pytest.raises(ValueError, match="positives"):
+        objective(image, table, positives=np.ones((8, 5)))
+    with pytest.raises(ValueError, match="rivals"):
+        objective(image, table, rivals=np.ones(8, bool))
+
+
+@pytest.mark.parametrize("log_temperature", [-math.inf, math.inf, math.nan])
+def test_bad_log_temperatures(log_temperature):
+    image, table = pair()
+    for fn in (lambda *x: inverse_temperature(x[2]), info_nce, nt_xent, lambda *x: sigmoid(*x, -10.0)):
+        with pytest.raises(ValueError, match="log_temperature"):
+            fn(image, table, log_temperature)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])
+def test_bad_shares(share):
+    with pytest.raises(ValueError, match="share"):
+        info_nce(*pair(), 0.0, share)
 
 
 def test_torch_cross_entropy():
     torch = pytest.importorskip("torch")
-    image, table = embeddings(batch=9, width=5)
+    image, table = pair(batch=9, width=5)
     a, b = (torch.nn.functional.normalize(torch.from_numpy(x), dim=1) for x in (image, table))
     logits, target = a @ b.T / 0.1, torch.arange(9)
     entropy = torch.nn.functional.cross_entropy
     expected = (entropy(logits, target) + entropy(logits.T, target)) / 2
     assert info_nce(image, table, math.log(0.1))[0] == pytest.approx(float(expected), rel=1e-5)
+    expected = -torch.nn.functional.logsigmoid((2 * torch.eye(9) - 1) * (logits - 10)).sum() / 9
+    assert sigmoid(image, table, math.log(0.1), -10.0)[0] == pytest.approx(float(expected), rel=1e-5)

@@ -1,0 +1,105 @@
+"""Embeddings of a batch: what the objectives do with them, and measures that are logged beside a loss (no gradient)."""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+_HIGHEST = jax.lax.Precision.HIGHEST  # accelerators would round these small, loss-critical products to TF32 or bf16
+_TINY = 1e-24  # of a squared norm: below it the gradient of 1 / |x| overflows float32
+
+
+def valid_rows(valid: Array | None, batch: int) -> Array:
+    """bool [B], all True for None. Raises ValueError for another shape."""
+    if valid is None:
+        return jnp.ones(batch, bool)
+    if valid.shape != (batch,):
+        raise ValueError(f"valid must be [B] = [{batch}], got {valid.shape}")
+    return valid.astype(bool)
+
+
+def zero_padding(x: Array, valid: Array) -> Array:
+    """[B, P] -> float32, zero where not valid: whatever padding holds (even NaN) reaches neither a loss nor a gradient.
+
+    Raises ValueError when x is not [B, P] for the B of valid.
+    """
+    if x.ndim != 2 or len(x) != len(valid):
+        raise ValueError(f"embeddings must be [B, P] with B = {len(valid)}, got {x.shape}")
+    return jnp.where(valid[:, None], x.astype(jnp.float32), 0.0)
+
+
+def masked_mean(x: Array, mask: Array) -> Array:
+    """The mean of x where the mask is True, 0 where it never is; both of one shape."""
+    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def l2_normalise(x: Array) -> Array:
+    """[..., P] -> unit rows. A row shorter than 1e-12 becomes zero and gets a zero gradient, where x / |x| would give NaN."""
+    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    positive = square > _TINY
+    return jnp.where(positive, x * jax.lax.rsqrt(jnp.where(positive, square, 1.0)), 0.0)
+
+
+def cosines(a: Array, b: Array) -> Array:
+    """[A, P], [B, P] -> [A, B]. A zero row has cosine 0 to everything."""
+    return jnp.matmul(l2_normalise(a), l2_normalise(b).T, precision=_HIGHEST)
+
+
+def alignment(a: Array, b: Array, valid: Array | None = None) -> Array:
+    """[B, P] twice -> the mean squared distance between the unit embeddings of a pair, 0 (best) to 4.
+
+    Wang and Isola 2020 (arXiv:2005.10242), with their exponent alpha = 2. 0 without valid rows.
+    """
+    valid = valid_rows(valid, len(a))
+    a, b = _units(a, valid), _units(b, valid)
+    return masked_mean(jnp.sum(jnp.square(a - b), axis=1), valid)
+
+
+def uniformity(z: Array, valid: Array | None = None, t: float = 2.0) -> Array:
+    """[B, P] -> log of the mean, over pairs of different rows, of exp(-t d^2), d the distance of the unit embeddings.
+
+    Wang and Isola 2020 (arXiv:2005.10242). 0 for a collapsed batch, lower the more evenly it covers the sphere, never
+    below -4t. 0 with fewer than two valid rows.
+    """
+    valid = valid_rows(valid, len(z))
+    z = _units(z, valid)
+    square = jnp.sum(jnp.square(z), axis=1)
+    distance = jnp.maximum(square[:, None] + square - 2 * jnp.matmul(z, z.T, precision=_HIGHEST), 0.0)
+    pairs = valid[:, None] & valid & ~jnp.eye(len(z), dtype=bool)
+    log_sum = jax.nn.logsumexp(-t * distance, where=pairs)
+    return jnp.where(jnp.any(pairs), log_sum - jnp.log(jnp.maximum(jnp.sum(pairs), 1)), 0.0)
+
+
+def modality_gap(a: Array, b: Array, valid: Array | None = None) -> Array:
+    """[B, P] twice -> the distance of the centroids of the unit embeddings, 0 to 2 (Liang et al. 2022, arXiv:2203.02053).
+
+    0 does not say that the pairs agree (see `alignment`). 0 without valid rows.
+    """
+    valid = valid_rows(valid, len(a))
+    difference = _units(a, valid) - _units(b, valid)  # padding is zero in both, so the sum runs over valid rows
+    return jnp.linalg.norm(jnp.sum(difference, axis=0)) / jnp.maximum(jnp.sum(valid), 1)
+
+
+def effective_rank(z: Array, valid: Array | None = None) -> Array:
+    """[B, P] -> the effective rank, between 1 and min(B, P) (0 for an all-zero matrix).
+
+    exp of the entropy of the singular values divided by their sum (Roy and Vetterli, "The effective rank", EUSIPCO
+    2007), neither centred nor normalised. Rows that are not valid are set to zero, which adds nothing to z^T z and so
+    leaves the singular values as they are without these rows. The singular values are square roots of the eigenvalues
+    of the smaller Gram matrix; float32 knows those only to about min(B, P) * eps of the largest, so smaller ones are
+    noise and count as zero.
+    """
+    rows, columns = z.shape
+    z = jax.lax.stop_gradient(zero_padding(z, valid_rows(valid, rows)))
+    gram = jnp.matmul(z.T, z, precision=_HIGHEST) if columns <= rows else jnp.matmul(z, z.T, precision=_HIGHEST)
+    eigenvalues = jnp.linalg.eigvalsh(gram)
+    floor = eigenvalues[-1] * min(rows, columns) * jnp.finfo(jnp.float32).eps
+    singular = jnp.sqrt(jnp.where(eigenvalues > floor, eigenvalues, 0.0))
+    total = jnp.sum(singular)
+    share = singular / jnp.where(total > 0, total, 1.0)
+    entropy = -jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.where(share > 0, share, 1.0)), 0.0))
+    return jnp.where(total > 0, jnp.exp(entropy), 0.0)
+
+
+def _units(x: Array, valid: Array) -> Array:
+    return jax.lax.stop_gradient(l2_normalise(zero_padding(x, valid)))

@@ -7,7 +7,7 @@ batch is sharded; and each transform has a number of its own, so turning one on 
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,9 @@ FLIPS_ALLOWED: Mapping[str, tuple[bool, bool]] = {
     "la_2ch": (True, True),
     "la_4ch": (False, False),
 }
+
+
+INTENSITY_FIELDS = ("gamma", "brightness", "contrast", "noise_sd", "bias_field")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +88,24 @@ class Augmentation:
     def recolours(self) -> bool:
         off = ((1.0, 1.0), 0.0, 0.0, 0.0, 0.0)
         return (self.gamma, self.brightness, self.contrast, self.noise_sd, self.bias_field) != off
+
+    @property
+    def geometric(self) -> "Augmentation":
+        """The warp alone, with the same probability.
+
+        Under one key, `photometric` after `geometric` is the whole, up to float rounding. Views of one geometry are
+        `geometric` under one key for all, then `photometric` under a key for each.
+        """
+        return self._off(INTENSITY_FIELDS)
+
+    @property
+    def photometric(self) -> "Augmentation":
+        """The changes of intensity alone, with the same probability."""
+        return self._off({field.name for field in dataclasses.fields(self)} - {*INTENSITY_FIELDS, "probability"})
+
+    def _off(self, names: Collection[str]) -> "Augmentation":
+        off = {field.name: field.default for field in dataclasses.fields(self) if field.name in names}
+        return dataclasses.replace(self, **off)
 
 
 def check(plane: str, params: Augmentation, allow_unanatomical: bool = False) -> None:
@@ -272,6 +293,33 @@ def augment(
     return result, label
 
 
+def _choose(key: Array, shape: tuple[int, int], count: int) -> Array:
+    """bool [B, F]: exactly `count` of each row, every choice as likely as any other."""
+    # The largest of random numbers, not those above a threshold: equal numbers would give a field too many.
+    _, index = jax.lax.top_k(jax.random.uniform(key, shape), count)
+    return jax.vmap(lambda i: jnp.zeros(shape[1], bool).at[i].set(True))(index)
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "rate"))
+def hide(key: Array, shape: tuple[int, int], rate: float) -> Array:
+    """Which columns of each row to withhold: bool [B, F], True = hidden, drawn anew for each row.
+
+    Exactly max(1, round(rate * F)) of each row (Python's round: halves to even), and never all of them unless F = 1.
+
+    Args:
+      shape: (B, F). rate: share of columns, within (0, 1). Both static.
+
+    Raises:
+      ValueError: rate lies outside (0, 1), or there is no column.
+    """
+    fields = shape[1]
+    if not 0 < rate < 1:
+        raise ValueError(f"hidden rate must lie within (0, 1), got {rate}")
+    if fields == 0:
+        raise ValueError("hide needs at least one column")
+    return _choose(key, shape, max(1, min(round(rate * fields), fields - 1)))
+
+
 @functools.partial(jax.jit, static_argnames="rate")
 def corrupt(
     key: Array, values: Array, missing: Array, marginal: Array, marginal_missing: Array, rate: float
@@ -300,9 +348,7 @@ def corrupt(
     if int(rate * fields) == 0:
         return values, missing
     fields_key, rows_key = jax.random.split(key)
-    # The largest of random numbers, not those above a threshold: equal numbers would give a field too many.
-    _, index = jax.lax.top_k(jax.random.uniform(fields_key, (batch, fields)), int(rate * fields))
-    chosen = jax.vmap(lambda i: jnp.zeros(fields, bool).at[i].set(True))(index)
+    chosen = _choose(fields_key, (batch, fields), int(rate * fields))
     source = jax.random.randint(rows_key, (batch, fields), 0, rows)
     field = jnp.arange(fields)
     return (

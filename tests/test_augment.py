@@ -18,6 +18,7 @@ from morphojax.augment import (
     check,
     corrupt,
     draw,
+    hide,
     warp_linear,
     warp_matrix,
     warp_nearest,
@@ -201,6 +202,43 @@ def test_turning_one_transform_off_leaves_the_draws_of_the_others():
     np.testing.assert_allclose(angle(both), angle(alone), atol=1e-5)
 
 
+@pytest.mark.parametrize("probability", [1.0, 0.5])
+def test_whole_is_photometric_after_geometric(probability):
+    """To float rounding: the compiler may fuse the two parts in other ways than each alone."""
+    image = images(batch=8, inner=(2,))
+    params = Augmentation(**{**vars(EVERYTHING), "probability": probability})
+    whole, _ = augment(KEY, image, None, params)
+    warped, _ = augment(KEY, image, None, params.geometric)
+    np.testing.assert_allclose(augment(KEY, warped, None, params.photometric)[0], whole, atol=1e-6)
+    changed = [np.any(np.asarray(x) != image, axis=(1, 2, 3, 4)) for x in (whole, warped)]
+    np.testing.assert_array_equal(*changed)
+    assert probability == 1 or 0 < changed[0].sum() < 8
+
+
+def test_views_share_geometry_and_differ_in_intensity():
+    image = images()
+    warped, _ = augment(KEY, image, None, EVERYTHING.geometric)
+    views = [augment(jax.random.key(i), warped, None, EVERYTHING.photometric)[0] for i in (1, 2)]
+    assert np.abs(views[0] - views[1]).max() > 0.1
+    linear = Augmentation(
+        **{**vars(EVERYTHING), "gamma": (1, 1), "contrast": 0, "noise_sd": 0, "bias_field": 0}
+    ).photometric
+    views = [augment(jax.random.key(i), warped / 2, None, linear)[0] for i in (1, 2)]
+    ratio = np.where(warped > 0.1, views[0] / np.maximum(views[1], 1e-3), np.nan)
+    assert np.nanmax(np.nanstd(ratio, axis=(1, 2, 3))) < 1e-5  # one factor: place by place the same tissue
+
+
+def test_geometric_and_photometric_fields():
+    params = Augmentation(**{**vars(EVERYTHING), "probability": 0.4})
+    geometric, photometric = params.geometric, params.photometric
+    assert geometric.warps and not geometric.recolours and photometric.recolours and not photometric.warps
+    assert geometric.probability == photometric.probability == 0.4
+    for name, value in vars(params).items():  # each field is in one of them, and off in the other
+        kept = [getattr(part, name) == value for part in (geometric, photometric)]
+        assert kept == [True, True] if name == "probability" else sum(kept) == 1
+    assert geometric.geometric == geometric and geometric.photometric == Augmentation(probability=0.4)
+
+
 def test_sharding_changes_nothing():
     program = """
         import jax, numpy as np
@@ -308,3 +346,30 @@ def test_corruption_is_deterministic_and_checks_its_input():
         corrupt(KEY, *args[:2], args[2][:, :4], args[3], 0.3)
     with pytest.raises(ValueError, match="at least one training row"):
         corrupt(KEY, *args[:2], args[2][:0], args[3][:0], 0.3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "rate", "count"),
+    [(10, 0.3, 3), (10, 0.26, 3), (10, 0.01, 1), (10, 0.99, 9), (4, 0.9, 3), (2, 0.9, 1), (1, 0.3, 1), (5, 0.5, 2)],
+)
+def test_hidden_columns_are_exactly_their_share(fields, rate, count):
+    hidden = hide(KEY, (50, fields), rate)
+    assert hidden.shape == (50, fields) and hidden.dtype == bool
+    np.testing.assert_array_equal(hidden.sum(1), count)
+
+
+def test_columns_are_hidden_alike_and_anew():
+    hidden = np.asarray(hide(KEY, (2000, 10), 0.3))
+    assert scipy.stats.chisquare(hidden.sum(0)).pvalue > 1e-3
+    together = hidden.T.astype(int) @ hidden / 2000  # of two columns: 3/10 * 2/9
+    np.testing.assert_allclose(together[~np.eye(10, dtype=bool)], 1 / 15, atol=0.025)
+    np.testing.assert_array_equal(hide(KEY, (2000, 10), 0.3), hidden)
+    assert np.any(np.asarray(hide(jax.random.key(1), (2000, 10), 0.3)) != hidden)
+
+
+def test_hide_checks_its_input():
+    for rate in (0, 1, -0.1, 1.5, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="rate"):
+            hide(KEY, (4, 3), rate)
+    with pytest.raises(ValueError, match="at least one column"):
+        hide(KEY, (4, 0), 0.5)

@@ -1,4 +1,4 @@
-"""What every image encoder returns."""
+"""What every encoder returns: of images, and of table rows."""
 
 from typing import NamedTuple
 
@@ -13,4 +13,15 @@ class Features(NamedTuple):
     """
 
     pyramid: tuple[jax.Array, ...]
+    pooled: jax.Array
+
+
+class TableFeatures(NamedTuple):
+    """A batch of table rows.
+
+    tokens: [B,T,D]; an encoder that knows no columns gives one token.
+    pooled: [B,D], the row as one vector.
+    """
+
+    tokens: jax.Array
     pooled: jax.Array

@@ -1,11 +1,19 @@
-"""Encoders of table rows."""
+"""Encoders of table rows: (values [B,F], missing bool [B,F], train, hidden=None) -> TableFeatures.
+
+hidden [B,F], float or bool, is a gate: 1 withholds a column, so that neither its value nor whether it is missing has
+any influence; 0 leaves it as it is. It enters as a factor: a loss has a derivative by a float gate.
+A value that is missing, or hidden with gate 1, may be NaN.
+"""
 
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from morphojax.models.attention import Block, layer_norm
+from morphojax.models.features import TableFeatures
 from morphojax.models.layers import BatchNorm, Dtype
 
 
@@ -14,8 +22,7 @@ def one_hot(values: jax.Array, cardinalities: Sequence[int]) -> jax.Array:
 
     A code outside 0..k-1 gives k zeros. Raises ValueError when values do not have one column per cardinality.
     """
-    if values.shape[-1] != len(cardinalities):
-        raise ValueError(f"the table has {values.shape[-1]} columns, cardinalities name {len(cardinalities)}")
+    _check(cardinalities, values)
     columns = [
         values[:, i : i + 1] if k == 1 else jax.nn.one_hot(values[:, i].astype(jnp.int32), k, dtype=values.dtype)
         for i, k in enumerate(cardinalities)
@@ -23,27 +30,111 @@ def one_hot(values: jax.Array, cardinalities: Sequence[int]) -> jax.Array:
     return jnp.concatenate(columns, axis=-1)
 
 
+def _check(cardinalities: Sequence[int], *arrays: jax.Array) -> None:
+    for x in arrays:
+        if x.shape[-1] != len(cardinalities):
+            raise ValueError(f"the table has {x.shape[-1]} columns, cardinalities name {len(cardinalities)}")
+
+
+def _readable(
+    values: jax.Array, missing: jax.Array, hidden: jax.Array | None, cardinalities: Sequence[int]
+) -> tuple[jax.Array, jax.Array | None]:
+    """(values, gate float or None). What is not finite and may not be read becomes 0, or no code: zero times NaN is NaN.
+
+    Finite values stay, so that the derivative by the gate knows what a hidden column would have said.
+    """
+    _check(cardinalities, values, missing, *(() if hidden is None else (hidden,)))
+    gate = None if hidden is None else hidden.astype(jnp.float32)
+    unread = missing if gate is None else missing | (gate >= 1)
+    nothing = np.where(np.array(cardinalities) > 1, -1.0, 0.0).astype(values.dtype)
+    return jnp.where(unread & ~jnp.isfinite(values), nothing, values), gate
+
+
 class TabularMLP(nn.Module):
-    """(values [B,F], missing bool [B,F], train) -> [B,hidden]: (Linear-BatchNorm-ReLU) x (layers - 1), Linear.
+    """pooled [B,hidden], and that as the one token: (Linear-BatchNorm-ReLU) x (layers - 1), Linear.
 
     The defaults are the published ones of Hager et al. 2023 (arXiv:2303.14080): one-hot categories, two layers of 2048
-    units, He-normal weights. missing_flags appends the missing mask to the input, so that an imputed value can be told
-    from a measured one.
+    units, He-normal weights. A missing value enters as it was imputed; missing_flags appends the missing mask to the
+    input, so that an imputed value can be told from a measured one. A hidden column is zero in all its inputs (which a
+    continuous column at its mean is too); hidden_flags appends the gates.
     """
 
     cardinalities: tuple[int, ...]
     hidden: int = 2048
     layers: int = 2
     missing_flags: bool = False
+    hidden_flags: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, values: jax.Array, missing: jax.Array, train: bool) -> jax.Array:
-        x = one_hot(values, self.cardinalities)
-        if self.missing_flags:
-            x = jnp.concatenate([x, missing.astype(x.dtype)], axis=-1)
+    def __call__(
+        self, values: jax.Array, missing: jax.Array, train: bool, hidden: jax.Array | None = None
+    ) -> TableFeatures:
+        values, gate = _readable(values, missing, hidden, self.cardinalities)
+        x = self._inputs(values, missing, gate)
         for i in range(1, self.layers + 1):
             x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name=f"dense{i}")(x)
             if i < self.layers:
                 x = nn.relu(BatchNorm(dtype=self.dtype, name=f"norm{i}")(x, train))
-        return x
+        return TableFeatures(tokens=x[:, None], pooled=x)
+
+    def _inputs(self, values: jax.Array, missing: jax.Array, gate: jax.Array | None) -> jax.Array:
+        x, flags = one_hot(values, self.cardinalities), missing.astype(values.dtype)
+        if gate is not None:
+            x *= 1 - jnp.repeat(gate, np.array(self.cardinalities), axis=-1, total_repeat_length=x.shape[-1])
+            flags *= 1 - gate
+        parts = [x]
+        if self.missing_flags:
+            parts.append(flags)
+        if self.hidden_flags:
+            parts.append(jnp.zeros_like(flags) if gate is None else gate)
+        return jnp.concatenate(parts, axis=-1)
+
+
+class TabularTransformer(nn.Module):
+    """tokens [B,1+F,width], a class token and one per column; pooled [B,width] is the class token.
+
+    A column's token is its embedding plus what it says: a continuous value times a vector of the column, or a vector of
+    the code (none for a code outside 0..k-1); where the value is missing, one vector that all columns share. Hidden
+    columns say another shared vector, mixed in by the gate. Tokenised and initialised as in FT-Transformer (Gorishniy
+    et al. 2021, arXiv:2106.11959, section 3.3), then plain pre-norm blocks (its ReGLU and dropout left out) and a
+    last LayerNorm. `train` makes no difference.
+    """
+
+    cardinalities: tuple[int, ...]
+    width: int = 64
+    layers: int = 2
+    heads: int = 4
+    mlp_ratio: float = 4.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, values: jax.Array, missing: jax.Array, train: bool, hidden: jax.Array | None = None
+    ) -> TableFeatures:
+        del train
+        values, gate = _readable(values, missing, hidden, self.cardinalities)
+        said = jnp.where(missing[..., None], self._vectors("missing", 1), self._say(values))
+        mask = self._vectors("mask", 1)  # asked for or not, so that both have the same parameters
+        if gate is not None:
+            said = (1 - gate[..., None]) * said + gate[..., None] * mask
+        columns = said + self._vectors("columns", len(self.cardinalities))
+        first = jnp.broadcast_to(self._vectors("class", 1), (len(values), 1, self.width))
+        x = jnp.concatenate([first, columns], axis=1).astype(self.dtype)
+        for i in range(1, self.layers + 1):
+            x = Block(self.heads, self.mlp_ratio, self.dtype, name=f"block{i}")(x)
+        x = layer_norm(self.dtype, "norm")(x)
+        return TableFeatures(tokens=x, pooled=x[:, 0])
+
+    def _say(self, values: jax.Array) -> jax.Array:
+        """[B,F] -> [B,F,width], from one table that holds a vector per continuous column and one per code."""
+        k = np.array(self.cardinalities)
+        vectors = self._vectors("values", int(k.sum()))
+        code = jnp.where(k > 1, values, 0).astype(jnp.int32)
+        factor = jnp.where(k > 1, (code >= 0) & (code < k), values)
+        return factor[..., None] * vectors[k.cumsum() - k + jnp.clip(code, 0, k - 1)]
+
+    def _vectors(self, name: str, count: int) -> jax.Array:
+        """Parameter [count,width], uniform within 1 / sqrt(width)."""
+        initial = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
+        return self.param(name, initial, (count, self.width), jnp.float32)

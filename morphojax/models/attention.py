@@ -1,0 +1,85 @@
+"""The transformer block, and the sine embedding of places."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from morphojax.models.layers import Dtype
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x [B,N,D] -> [B,N,D].
+
+    Self-attention; then, where a context [B,M,D'] is given, attention to it; then an MLP of mlp_ratio * D units with
+    the exact GELU. Each part reads a LayerNorm (epsilon 1e-6) of x and is added to x (Vaswani et al. 2017,
+    arXiv:1706.03762; normalised as in Dosovitskiy et al. 2021, arXiv:2010.11929, eq. 2-3). The context enters as it is:
+    to normalise it is up to the caller. context_mask bool [B,M]: places that are False have no weight, and a row whose
+    context has no True gets nothing from it. What they hold must be finite.
+
+    No dropout; biases everywhere; Xavier-uniform weights; softmax in float32 whatever the dtype.
+    Raises ValueError when heads does not divide D.
+    """
+
+    heads: int
+    mlp_ratio: float = 4.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, context: jax.Array | None = None, context_mask: jax.Array | None = None
+    ) -> jax.Array:
+        width = x.shape[-1]
+        if width % self.heads:
+            raise ValueError(f"{self.heads} heads do not divide a width of {width}")
+        x = x.astype(self.dtype)
+        x = x + self._attention("self_attention")(layer_norm(self.dtype, "self_norm")(x))
+        if context is not None:
+            x = x + self._read(layer_norm(self.dtype, "context_norm")(x), context, context_mask)
+        y = self._dense(round(self.mlp_ratio * width), "dense1")(layer_norm(self.dtype, "mlp_norm")(x))
+        return x + self._dense(width, "dense2")(nn.gelu(y, approximate=False))
+
+    def _read(self, x: jax.Array, context: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """What x [B,N,D] takes from the places of context [B,M,D'] that mask allows: [B,N,D]."""
+        attention = self._attention("context_attention")
+        if mask is None:
+            return attention(x, context)
+        return jnp.where(mask.any(-1)[:, None, None], attention(x, context, mask=mask[:, None, None]), 0)
+
+    def _attention(self, name: str) -> nn.Module:
+        return nn.MultiHeadDotProductAttention(
+            self.heads,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.xavier_uniform(),
+            force_fp32_for_softmax=True,
+            name=name,
+        )
+
+    def _dense(self, features: int, name: str) -> nn.Module:
+        return nn.Dense(features, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)
+
+
+def layer_norm(dtype: Dtype, name: str) -> nn.Module:
+    """LayerNorm over the last axis (Ba et al. 2016, arXiv:1607.06450), statistics in float32."""
+    # The fast variance is a difference of two large numbers where a mean is far from zero.
+    return nn.LayerNorm(epsilon=1e-6, dtype=dtype, use_fast_variance=False, name=name)
+
+
+def sine_positions(height: int, width: int, features: int, longest: float = 10000.0) -> jax.Array:
+    """Fixed embedding of the places of a map: float32 [height,width,features].
+
+    The first half of the features tells y, the second x: each the sines, then the cosines, of the coordinate (in
+    places, from 0) times longest^(-i/n), i = 0..n-1, n = features / 4 (Vaswani et al. 2017, arXiv:1706.03762, section
+    3.5, for each axis). Raises ValueError when features is not a multiple of 4.
+    """
+    if features <= 0 or features % 4:
+        raise ValueError(f"a sine embedding of two axes needs a multiple of 4 features, not {features}")
+    n = features // 4
+    frequency = longest ** (-jnp.arange(n) / n)
+
+    def axis(length: int) -> jax.Array:
+        phase = jnp.arange(length)[:, None] * frequency
+        return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], -1)
+
+    y = jnp.broadcast_to(axis(height)[:, None], (height, width, 2 * n))
+    x = jnp.broadcast_to(axis(width)[None], (height, width, 2 * n))
+    return jnp.concatenate([y, x], -1)

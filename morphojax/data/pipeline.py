@@ -1,4 +1,4 @@
-"""What an example is, for pretraining and for segmentation: which records of a prepared dataset a batch reads."""
+"""What an example is, in pretraining, segmentation, or of whole stacks: which records of a prepared dataset a batch reads."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ import numpy as np
 from absl import logging
 
 from morphojax.anatomy import PHASES
-from morphojax.data.dataset import Dataset
+from morphojax.data.dataset import Dataset, decode_native
+from morphojax.data.records import Records
 from morphojax.data.stream import Batch, Stream, StreamError, generator
 
 CHANNELS = ("slices", "cycle")
@@ -54,7 +55,7 @@ def pretraining(
         raise StreamError(f"values {values.shape} and missing {missing.shape} must both be [{n} subjects, columns]")
     wanted = _subjects(dataset, splits, subjects)
     wanted_frames = PHASES if channels == "cycle" else _phases(frames)
-    first, count = _stacks(dataset, plane, wanted, wanted_frames)
+    first, count, _ = _stacks(dataset, plane, wanted, wanted_frames)
     if channels == "cycle":
         no_mid = (count[:, 1] == 0) & (count[:, 0] > 0)
         first[no_mid, 1], count[no_mid, 1] = first[no_mid, 0], count[no_mid, 0]
@@ -63,14 +64,7 @@ def pretraining(
             logging.info("%s: %d subjects have no mid frame; ED stands in for it", plane, n)
     else:
         usable = (count > 0).any(axis=1)
-    n_usable, n_wanted = int(np.count_nonzero(usable)), len(wanted)
-    if n_usable < n_wanted:
-        logging.info(
-            "%s: %d of %d subjects lack the frames %s and are left out",
-            *(plane, n_wanted - n_usable, n_wanted, ", ".join(wanted_frames)),
-        )
-    if not n_usable:
-        raise StreamError(f"no subject of the {n_wanted} asked for has {plane} stacks at {', '.join(wanted_frames)}")
+    n_usable = _count_usable(usable, plane, wanted_frames)
     read = _ReadSubjects(
         records=dataset.slices(plane),
         subject=wanted[usable],
@@ -124,6 +118,61 @@ def segmentation(
         subject=np.repeat(table["subject"].to_numpy(), count),
     )
     return Stream(read, len(z), batch_size, seed, train, process_index, process_count, workers, prefetch)
+
+
+def stacks(
+    dataset: Dataset,
+    *,
+    plane: str,
+    subjects: Sequence[int] | np.ndarray,
+    volumes: np.ndarray,
+    batch_size: int,
+    seed: int,
+    train: bool,
+    slices: int = 0,
+    frames: Sequence[str] = ("ED", "ES"),
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    prefetch: int = 2,
+) -> Stream:
+    """A stream whose example is a subject's whole stack at one frame, labelled or not, with the volumes that a table tells of it:
+    `image` uint8 [B,K,H,W,1], `slice_mask` bool [B,K], `position` float32 [B,K] (0..1 along the stack), `volume` float32 [B,S] in
+    ml (NaN where unknown), `voxel_ml` float32 [B], `subject` int32 [B], `valid` bool [B].
+
+    K = `slices`; 0 takes the largest of these stacks. In training the frame is drawn among `frames`; in evaluation it is the first
+    of `frames` that the subject has. `volumes` is [N, frames, S] for the N subjects of the dataset, in ml
+    (`table.volumes(dataset.table, dataset.schema, structures, frames)`). `voxel_ml` is the volume of a voxel of the batch: a pixel
+    of the grid times the distance of the slices. The grid crops the image: what of the heart lies outside is in the table's
+    volume and in no voxel.
+
+    `subjects` are indices. Those without the frames are left out, and counted in the log. `batch_size` is that of all processes
+    together. Raises StreamError, also where a stack has more slices than K.
+    """
+    wanted, frames, n = _subjects(dataset, (), subjects), _phases(frames), len(dataset.subjects)
+    if volumes.ndim != 3 or volumes.shape[:2] != (n, len(frames)):
+        raise StreamError(f"volumes {volumes.shape} must be [{n} subjects, {len(frames)} frames, structures]")
+    first, count, row = _stacks(dataset, plane, wanted, frames)
+    usable = (count > 0).any(axis=1)
+    n_usable, largest = _count_usable(usable, plane, frames), int(count.max())
+    if slices and slices < largest:
+        raise StreamError(
+            f"slices={slices}: the largest {plane} stack has {largest}; set slices={largest}, or 0 for that"
+        )
+    known = np.isfinite(volumes[wanted[usable]]).any(axis=(1, 2))
+    logging.info("%s: the table tells a volume of %d of %d subjects", plane, int(np.count_nonzero(known)), n_usable)
+    read = _ReadStacks(
+        records=dataset.slices(plane),
+        native=Records(dataset.root, dataset.manifest.native[plane]),
+        subject=wanted[usable],
+        first=first[usable],
+        count=count[usable],
+        row=row[usable],
+        volumes=volumes[wanted[usable]].astype(np.float32),
+        slices=slices or largest,
+        seed=seed if train else None,
+    )
+    return Stream(read, n_usable, batch_size, seed, train, process_index, process_count, workers, prefetch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +245,45 @@ class _ReadSlices:
         }
 
 
+@dataclasses.dataclass(frozen=True)
+class _ReadStacks:
+    """Reads a batch of whole stacks. Stacks are [n, frames], as in _ReadSubjects; `row` counts the native records."""
+
+    records: Any
+    native: Any
+    subject: np.ndarray
+    first: np.ndarray
+    count: np.ndarray
+    row: np.ndarray
+    volumes: np.ndarray
+    slices: int
+    seed: int | None  # None: nothing is drawn
+
+    def __call__(self, step: int, rows: np.ndarray, numbers: np.ndarray) -> Batch:
+        stack = (numbers, np.array([self._frame(step, int(r), n) for r, n in zip(rows, numbers, strict=True)], int))
+        z, count = np.arange(self.slices), self.count[stack][:, None]
+        mask = z < count
+        record = np.where(mask, self.first[stack][:, None] + z, -1)
+        return {
+            "image": _read(self.records, record, ("image",))["image"][..., None],
+            "slice_mask": mask,
+            "position": np.where(mask, _position(z, count), 0).astype(np.float32),
+            "volume": self.volumes[stack],
+            "voxel_ml": np.array([_voxel_ml(self.native[row]) for row in self.row[stack]], np.float32),
+            "subject": self.subject[numbers].astype(np.int32),
+        }
+
+    def _frame(self, step: int, row: int, number: int) -> int:
+        present = np.flatnonzero(self.count[number])
+        return int(present[0] if self.seed is None else generator("frame", self.seed, step, row).choice(present))
+
+
+def _voxel_ml(native: Any) -> float:
+    """The volume of a voxel of a stack on the grid, which resamples in plane and keeps the slices as they are."""
+    _, placement = decode_native(native)
+    return placement.grid.spacing_mm**2 * placement.native_spacing[2] / 1000
+
+
 def _read(records: Any, numbers: np.ndarray, keys: Sequence[str]) -> Batch:
     """Record numbers of any shape -> arrays [*numbers.shape, H, W]; zero where the number is -1."""
     where = np.flatnonzero(numbers.ravel() >= 0)
@@ -219,6 +307,19 @@ def _evenly_spaced(count: int, k: int) -> np.ndarray:
     return (2 * np.arange(k) + 1) * count // (2 * k) if count > k else np.arange(count)
 
 
+def _count_usable(usable: np.ndarray, plane: str, frames: Sequence[str]) -> int:
+    """How many subjects have the frames; the others are counted in the log. Raises StreamError where none has."""
+    n_usable, n_wanted = int(np.count_nonzero(usable)), len(usable)
+    if n_usable < n_wanted:
+        logging.info(
+            "%s: %d of %d subjects lack the frames %s and are left out",
+            *(plane, n_wanted - n_usable, n_wanted, ", ".join(frames)),
+        )
+    if not n_usable:
+        raise StreamError(f"no subject of the {n_wanted} asked for has {plane} stacks at {', '.join(frames)}")
+    return n_usable
+
+
 def _phases(frames: Sequence[str]) -> tuple[str, ...]:
     if isinstance(frames, str) or not frames or set(frames) - set(PHASES):
         raise StreamError(f"frames={frames!r} must be a list of some of {', '.join(PHASES)}")
@@ -240,12 +341,12 @@ def _subjects(dataset: Dataset, splits: Sequence[str], subjects: Sequence[int] |
     return wanted
 
 
-def _stacks(dataset: Dataset, plane: str, subjects: np.ndarray, frames: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """First record and number of slices [subjects, frames] of each stack; (0, 0) where there is none."""
+def _stacks(dataset: Dataset, plane: str, subjects: np.ndarray, frames: Sequence[str]) -> np.ndarray:
+    """First record, number of slices and row in the table of stacks, [3, subjects, frames]; 0, 0, 0 where there is none."""
     table = dataset.stacks(plane)
     table = table[table["subject"].isin(subjects) & table["phase"].isin(list(frames))]
-    first, count = np.zeros((2, len(subjects), len(frames)), np.int64)
-    row = np.searchsorted(subjects, table["subject"].to_numpy())
-    column = np.array([list(frames).index(p) for p in table["phase"]], int)
-    first[row, column], count[row, column] = table["first"].to_numpy(), table["slices"].to_numpy()
-    return first, count
+    found = np.zeros((3, len(subjects), len(frames)), np.int64)
+    subject = np.searchsorted(subjects, table["subject"].to_numpy())
+    frame = np.array([list(frames).index(p) for p in table["phase"]], int)
+    found[:, subject, frame] = table["first"], table["slices"], table.index
+    return found

@@ -7,7 +7,7 @@ read before nor on how many processes or workers read, and the state of a stream
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import grain
@@ -26,10 +26,10 @@ class Stream(Iterator[Batch]):
     dropped. Evaluation: one pass in order; the last batch is padded with rows of valid=False; `iter()` begins another
     pass.
 
-    `examples` is their number in an epoch, `steps_per_epoch` that of batches. `workers` > 0 reads in as many other
-    processes, which need parsed absl flags, import `__main__` anew (so a script needs its `if __name__ == "__main__"`)
-    and end with `close()`; 0 reads in a thread. Neither changes a batch. `prefetch` batches are held ready (per
-    worker).
+    `train` says which of the two it is, `examples` is their number in an epoch, `steps_per_epoch` that of batches.
+    `workers` > 0 reads in as many other processes, which need parsed absl flags, import `__main__` anew (so a script
+    needs its `if __name__ == "__main__"`) and end with `close()`; 0 reads in a thread. Neither changes a batch.
+    `prefetch` batches are held ready (per worker).
     """
 
     def __init__(
@@ -57,7 +57,8 @@ class Stream(Iterator[Batch]):
         self.examples = examples
         self.batch_size = batch_size
         self.steps_per_epoch = examples // batch_size if train else -(-examples // batch_size)
-        self._train, self._workers, self._prefetch = train, workers, prefetch
+        self.train = train
+        self._workers, self._prefetch = workers, prefetch
         self._identity = {"examples": examples, "batch_size": batch_size, "seed": seed}
         self._next = 0
         self._iterator: Any = None
@@ -71,7 +72,7 @@ class Stream(Iterator[Batch]):
         )
 
     def __iter__(self) -> Self:
-        if not self._train:
+        if not self.train:
             self._seek(0)
         return self
 
@@ -116,6 +117,53 @@ class Stream(Iterator[Batch]):
                 )
             batches = batches.mp_prefetch(grain.MultiprocessingOptions(self._workers, self._prefetch))
         return iter(batches)
+
+
+class Joined(Iterator[dict[str, Any]]):
+    """Several training streams as one: a batch is that of the first stream, with those of the others under their names, as in
+    {"image": ..., "label": ..., "subject": ..., "unlabelled": {"image": ..., "subject": ...}}.
+
+    Each stream keeps its own order, epoch and batch size; `examples`, `batch_size` and `steps_per_epoch` are those of the
+    first, and its name is not used. Raises StreamError for no stream, for one of evaluation (which would end before the
+    others), and when a name is also a key of the first stream's batch.
+    """
+
+    def __init__(self, streams: Mapping[str, Stream]):
+        passes = [name for name, stream in streams.items() if not stream.train]
+        if not streams or passes:
+            raise StreamError(
+                f"only streams of training can be joined, at least one; got {list(streams)}, not {passes}"
+            )
+        self._streams = dict(streams)
+        self._first = next(iter(self._streams.values()))
+        self.examples = self._first.examples
+        self.batch_size = self._first.batch_size
+        self.steps_per_epoch = self._first.steps_per_epoch
+
+    def __next__(self) -> dict[str, Any]:
+        first, *others = ((name, next(stream)) for name, stream in self._streams.items())
+        batch: dict[str, Any] = dict(first[1])
+        for name, other in others:
+            if name in batch:
+                raise StreamError(f"a stream cannot be named {name!r}, which is a key of the first stream's batch")
+            batch[name] = other
+        return batch
+
+    def get_state(self) -> dict[str, dict[str, int]]:
+        """As `Stream.get_state`, by the name of the stream."""
+        return {name: stream.get_state() for name, stream in self._streams.items()}
+
+    def set_state(self, state: Mapping[str, dict[str, int]]) -> None:
+        """Raises StreamError where the state is that of other streams."""
+        if set(state) != set(self._streams):
+            raise StreamError(f"the saved position is that of the streams {list(state)}, not {list(self._streams)}")
+        for name, stream in self._streams.items():
+            stream.set_state(state[name])
+
+    def close(self) -> None:
+        """As `Stream.close`, every stream."""
+        for stream in self._streams.values():
+            stream.close()
 
 
 @dataclasses.dataclass(frozen=True)

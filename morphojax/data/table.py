@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
+from morphojax.anatomy import MYOCARDIUM_DENSITY_G_PER_ML, PHASES, STRUCTURES
+
 KINDS = ("continuous", "binary", "categorical")
 GROUPS = (
     "cardiac_morphometric",
@@ -24,7 +26,13 @@ GROUPS = (
     "lifestyle",
     "medical_history",
 )
-DICTIONARY_FIELDS = ("name", "kind", "group", "unit", "categories", "leak", "description")
+DICTIONARY_FIELDS = ("name", "kind", "group", "unit", "categories", "leak", "description", "measures")
+# What a column can measure of the heart: a volume in ml or a mass in g of a structure at a phase, or an ejection fraction.
+MEASURES = (
+    *(f"{structure}:{phase}:ml" for structure in STRUCTURES for phase in PHASES),
+    *(f"lv_myocardium:{phase}:g" for phase in PHASES),
+    *(f"{structure}:EF:%" for structure in STRUCTURES if structure != "lv_myocardium"),
+)
 
 
 class TableError(ValueError):
@@ -35,7 +43,8 @@ class TableError(ValueError):
 class Column:
     """One column. `categories` are the texts of its classes, in the order of their codes; a binary column without any
     holds 0 and 1, a categorical one without any learns them from the training rows. `leak` names the tasks whose label
-    this column is, or is derived from."""
+    this column is, or is derived from. `measures`, one of MEASURES as in lv_cavity:ED:ml, says what a continuous column
+    measures of the heart, for `volumes`."""
 
     name: str
     kind: str
@@ -44,6 +53,7 @@ class Column:
     categories: tuple[str, ...] = ()
     leak: tuple[str, ...] = ()
     description: str = ""
+    measures: str = ""
 
     def __post_init__(self):
         reserved = self.name in ("all", *GROUPS) or self.name.startswith("-") or "," in self.name
@@ -58,6 +68,12 @@ class Column:
             raise TableError(f"column {self.name!r}: a category is listed twice in {list(self.categories)}")
         if n and (self.kind == "continuous" or n == 1 or (self.kind == "binary" and n != 2)):
             raise TableError(f"column {self.name!r}: {n} categories do not fit a {self.kind} column")
+        if self.measures and self.measures not in MEASURES:
+            raise TableError(f"column {self.name!r}: measures {self.measures!r} is not one of {', '.join(MEASURES)}")
+        if self.measures and self.kind != "continuous":
+            raise TableError(f"column {self.name!r}: a {self.kind} column cannot measure {self.measures}")
+        if self.measures and self.unit and self.unit.lower() != self.measures.split(":")[-1]:
+            raise TableError(f"column {self.name!r}: in {self.unit}, it cannot measure {self.measures}")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -119,7 +135,12 @@ class Schema:
         return Schema(tuple(c for c in self.columns if task not in c.leak))
 
     def to_json(self) -> list[dict[str, Any]]:
-        return [dataclasses.asdict(c) | {"categories": list(c.categories), "leak": list(c.leak)} for c in self.columns]
+        """A column that measures nothing is written without `measures`: a dataset from before there was that field keeps its
+        fingerprint."""
+        columns = [
+            dataclasses.asdict(c) | {"categories": list(c.categories), "leak": list(c.leak)} for c in self.columns
+        ]
+        return [{k: v for k, v in c.items() if k != "measures" or v} for c in columns]
 
     @classmethod
     def from_json(cls, state: Sequence[Mapping[str, Any]]) -> Self:
@@ -132,7 +153,7 @@ def _column(fields: dict[str, Any]) -> Column:
 
 
 def read_dictionary(path: str | Path) -> Schema:
-    """Reads a data dictionary: a CSV with the header name,kind,group[,unit,categories,leak,description].
+    """Reads a data dictionary: a CSV with the header name,kind,group[,unit,categories,leak,description,measures].
 
     Several categories or leaks are separated by semicolons. Raises TableError naming the file and line.
     """
@@ -166,12 +187,13 @@ def read_dictionary(path: str | Path) -> Schema:
 
 def check(frame: pd.DataFrame, schema: Schema) -> tuple[str, ...]:
     """Reads every column as its kind. Raises TableError for what cannot become a number (an absent column, text or
-    infinity in a numeric column); returns a warning for each column with values outside its categories, which
-    `TableEncoder` refuses in training rows and takes as missing elsewhere."""
+    infinity in a numeric column) nor be the volume it is said to measure (zero, negative); returns a warning for each
+    column with values outside its categories, which `TableEncoder` refuses in training rows and takes as missing
+    elsewhere."""
     warnings = []
     for column in schema.columns:
         if column.kind == "continuous":
-            _numbers(frame, column)
+            _measured(frame, column) if column.measures else _numbers(frame, column)
             continue
         outside = [t for t in _texts(frame, column) if t is not None and column.classes and t not in column.classes]
         if outside:
@@ -179,6 +201,56 @@ def check(frame: pd.DataFrame, schema: Schema) -> tuple[str, ...]:
                 f"column {column.name!r}: {len(outside)} values outside its categories, e.g. {outside[0]!r}"
             )
     return tuple(warnings)
+
+
+def volumes(
+    frame: pd.DataFrame, schema: Schema, structures: Sequence[str], phases: Sequence[str] = ("ED", "ES")
+) -> np.ndarray:
+    """The volumes that a table tells: float32 [N, phases, structures] in ml, NaN where it tells none.
+
+    A volume is read from the columns that measure it (the first that is filled), else from a mass at 1.05 g/ml, else, at ES,
+    from those of ED and the ejection fraction: ESV = EDV (1 - EF / 100). Nothing is imputed.
+
+    These columns give away a segmentation of the same subject (`Column.leak`): they serve subjects that one trains on, and
+    none that one tests on. Raises TableError for an unknown structure or phase, and as `check` does.
+    """
+    unknown = [name for name in structures if name not in STRUCTURES] + [p for p in phases if p not in PHASES]
+    if unknown:
+        raise TableError(f"{', '.join(unknown)}: not among {', '.join(STRUCTURES)} and {', '.join(PHASES)}")
+    told = dict.fromkeys(MEASURES, np.full(len(frame), np.nan))
+    for column in schema.columns:
+        if column.measures:
+            told[column.measures] = _either(told[column.measures], _measured(frame, column))
+
+    def volume(structure: str, phase: str) -> np.ndarray:
+        found = told[f"{structure}:{phase}:ml"]
+        if structure == "lv_myocardium":
+            found = _either(found, told[f"{structure}:{phase}:g"] / MYOCARDIUM_DENSITY_G_PER_ML)
+        elif phase == "ES":
+            found = _either(found, volume(structure, "ED") * (1 - told[f"{structure}:EF:%"] / 100))
+        return found
+
+    found = [volume(structure, phase) for phase in phases for structure in structures]
+    shape = (len(phases), len(structures), len(frame))
+    return np.moveaxis(np.array(found, np.float32).reshape(shape), -1, 0)
+
+
+def _measured(frame: pd.DataFrame, column: Column) -> np.ndarray:
+    """[N] float64, NaN where missing. Raises TableError for a value that makes no positive volume, as a code for "missing"
+    would be."""
+    numbers = _numbers(frame, column)
+    impossible = numbers >= 100 if column.measures.endswith("%") else numbers <= 0
+    if impossible.any():
+        row = int(impossible.argmax())
+        raise TableError(
+            f"column {column.name!r}, row {row} (counting from 0): {numbers[row]:g} cannot be {column.measures}; "
+            "correct it, or leave the cell empty where it is not known"
+        )
+    return numbers
+
+
+def _either(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(first), second, first)
 
 
 def _cells(frame: pd.DataFrame, column: Column) -> list[Any]:
@@ -267,6 +339,10 @@ class TableEncoder:
     def cardinalities(self) -> tuple[int, ...]:
         """Per encoded column: 1 = continuous, k = number of classes."""
         return tuple(1 if c.kind == "continuous" else len(f.classes) for c, f in self._pairs)
+
+    def classes(self, name: str) -> tuple[str, ...]:
+        """The classes of an encoded column, in the order of their codes; () for a continuous one. Raises KeyError."""
+        return {c.name: f.classes for c, f in self._pairs}[name]
 
     @property
     def _pairs(self) -> tuple[tuple[Column, _Fitted], ...]:

@@ -12,9 +12,9 @@ import pytest
 from absl import flags
 
 from morphojax.anatomy import PHASES
-from morphojax.data.dataset import Dataset, Manifest
-from morphojax.data.geometry import Grid
-from morphojax.data.pipeline import pretraining, segmentation
+from morphojax.data.dataset import Dataset, Manifest, encode_native
+from morphojax.data.geometry import Grid, place
+from morphojax.data.pipeline import pretraining, segmentation, stacks
 from morphojax.data.records import ShardWriter, encode
 from morphojax.data.stream import StreamError
 from morphojax.data.table import Schema
@@ -35,30 +35,40 @@ STACKS = {
 UNLABELLED = {4, 8}
 VALUES = np.arange(18, dtype=np.float32).reshape(9, 2)
 MISSING = np.arange(18).reshape(9, 2) % 5 == 0
+# subject, phase (ED, ES), structure; of 1 nothing is known, and of 4 one volume
+VOLUMES = np.arange(36, dtype=np.float32).reshape(9, 2, 2) + 10
+VOLUMES[1], VOLUMES[4], VOLUMES[4, 1, 0] = np.nan, np.nan, 7
 ALL = range(9)
 
 
 def make_dataset(root):
     rows, first = [], 0
-    writer = ShardWriter(root, "sax/slices", per_shard=50)
+    writer, native = ShardWriter(root, "sax/slices", per_shard=50), ShardWriter(root, "sax/native", per_shard=5)
     for subject, phases in STACKS.items():
         for phase, n in phases.items():
             labelled = phase != "mid" and subject not in UNLABELLED
             rows.append((subject, phase, first, n, labelled))
             first += n
+            affine = np.diag([2.0, 2.0, _slice_distance(subject, phase), 1.0])
+            placement = place(np.zeros((20, 20, n)), affine, Grid(1.5, SIZE))
+            native.write(encode(encode_native(np.ones((20, 20, n), np.uint8) if labelled else None, placement)))
             for z in range(n):
                 image = np.zeros((SIZE, SIZE), np.uint8)
                 image[0, :3] = subject, PHASES.index(phase), z
                 label = np.full((SIZE, SIZE), z % 4 if labelled else 0, np.uint8)
                 writer.write(encode({"image": image, "label": label}))
-    shards = {"sax": writer.close()}
+    shards, natives = {"sax": writer.close()}, {"sax": native.close()}
     assert len(shards["sax"]) == 3
     manifest = Manifest(
-        "test", Grid(1.5, SIZE), (1.0, 99.0), ("sax",), {}, Schema(()), {}, {}, files=(), slices=shards, native={}
+        "test", Grid(1.5, SIZE), (1.0, 99.0), ("sax",), {}, Schema(()), {}, {}, files=(), slices=shards, native=natives
     )
-    stacks = pd.DataFrame(rows, columns=["subject", "phase", "first", "slices", "labelled"])
+    table = pd.DataFrame(rows, columns=["subject", "phase", "first", "slices", "labelled"])
     splits = np.array(["train"] * 6 + ["val", "val", "test"])
-    return Dataset(root, manifest, tuple("abcdefghi"), splits, pd.DataFrame(index=range(9)), {"sax": stacks})
+    return Dataset(root, manifest, tuple("abcdefghi"), splits, pd.DataFrame(index=range(9)), {"sax": table})
+
+
+def _slice_distance(subject, phase):
+    return 5.0 + subject + 10 * PHASES.index(phase)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +84,11 @@ def pretrain(dataset, **options):
 def segment(dataset, **options):
     defaults = {"plane": "sax", "subjects": ALL, "batch_size": 6, "seed": 3, "train": True}
     return segmentation(dataset, **defaults | options)
+
+
+def whole(dataset, **options):
+    defaults = {"plane": "sax", "subjects": ALL, "volumes": VOLUMES, "batch_size": 4, "seed": 3, "train": True}
+    return stacks(dataset, **defaults | options)
 
 
 def take(stream, n):
@@ -245,21 +260,89 @@ def test_segmentation(dataset):
     assert origin(only_es[0]["image"])[:3, 0].tolist() == [[7, 2, 0], [7, 2, 1], [7, 2, 2]]
 
 
+def test_stacks_batch(dataset, caplog):
+    with caplog.at_level("INFO"):
+        (batch,) = take(whole(dataset), 1)
+    assert "1 of 9 subjects" in caplog.text  # 3 has no stack
+    assert "a volume of 7 of 8 subjects" in caplog.text
+    shapes = {k: (v.shape, v.dtype) for k, v in batch.items()}
+    assert shapes == {
+        "image": ((4, 9, SIZE, SIZE, 1), np.uint8),
+        "slice_mask": ((4, 9), bool),
+        "position": ((4, 9), np.float32),
+        "volume": ((4, 2), np.float32),
+        "voxel_ml": ((4,), np.float32),
+        "subject": ((4,), np.int32),
+        "valid": ((4,), bool),
+    }
+
+
+def check_stack(batch, i):
+    """All of one stack, in order, with what belongs to that subject at that frame; returns (subject, phase)."""
+    came, mask = origin(batch["image"][i])[:, 0], batch["slice_mask"][i]
+    subject, phase = int(batch["subject"][i]), PHASES[came[0, 1]]
+    count = STACKS[subject][phase]
+    np.testing.assert_array_equal(mask, np.arange(len(mask)) < count)
+    assert (came[mask] == [(subject, PHASES.index(phase), z) for z in range(count)]).all()
+    assert (batch["image"][i][~mask] == 0).all() and (batch["position"][i][~mask] == 0).all()
+    expected = np.arange(count) / (count - 1) if count > 1 else [0.5]
+    np.testing.assert_allclose(batch["position"][i][mask], expected, atol=1e-6)
+    np.testing.assert_array_equal(batch["volume"][i], VOLUMES[subject, ("ED", "ES").index(phase)])
+    assert batch["voxel_ml"][i] == pytest.approx(1.5**2 * _slice_distance(subject, phase) / 1000)
+    return subject, phase
+
+
+def test_stacks_in_training(dataset):
+    seen = {check_stack(batch, i) for batch in take(whole(dataset), 30) for i in range(4)}
+    assert seen == {(s, p) for s in (0, 1, 2, 4, 5, 7, 8) for p in ("ED", "ES")} | {(6, "ED")}
+
+
+def test_stacks_in_evaluation(dataset):
+    stream = whole(dataset, train=False, frames=("ES", "ED"), volumes=VOLUMES[:, ::-1], batch_size=5)
+    batches = list(stream)
+    stream.close()
+    assert [b["valid"].tolist() for b in batches] == [[True] * 5, [True] * 3 + [False] * 2]
+    seen = [check_stack(b, i) for b in batches for i in range(5) if b["valid"][i]]
+    assert seen == [(s, "ES" if s != 6 else "ED") for s in (0, 1, 2, 4, 5, 6, 7, 8)]
+
+
+def test_stacks_are_as_long_as_asked(dataset):
+    assert next(whole(dataset, subjects=[1, 5], batch_size=2))["image"].shape[1] == 5
+    assert next(whole(dataset, subjects=[1, 5], batch_size=2, slices=7))["image"].shape[1] == 7
+    with pytest.raises(StreamError, match=r"slices=8: the largest sax stack has 9; set slices=9"):
+        whole(dataset, slices=8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"volumes": VOLUMES[:8]}, "9 subjects, 2 frames"),
+        ({"frames": ("ED",)}, "9 subjects, 1 frames"),
+        ({"subjects": [3]}, "no subject of the 1"),
+        ({"slices": -1}, "slices=-1"),
+        ({"frames": ("ed", "es")}, "frames="),
+    ],
+)
+def test_bad_stacks_requests(dataset, options, message):
+    with pytest.raises(StreamError, match=message):
+        whole(dataset, **options)
+
+
 @pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize("build", [pretrain, segment])
+@pytest.mark.parametrize("build", [pretrain, segment, whole])
 def test_global_batch_does_not_depend_on_the_processes(dataset, build, train):
     n = 9 if train else 2  # several epochs
-    whole = take(build(dataset, train=train, batch_size=4), n)
+    together = take(build(dataset, train=train, batch_size=4), n)
     for count in (2, 4):
         parts = [
             take(build(dataset, train=train, batch_size=4, process_index=i, process_count=count), n)
             for i in range(count)
         ]
-        joined = [{k: np.concatenate([p[step][k] for p in parts]) for k in whole[0]} for step in range(n)]
-        assert_same(joined, whole)
+        joined = [{k: np.concatenate([p[step][k] for p in parts]) for k in together[0]} for step in range(n)]
+        assert_same(joined, together)
 
 
-@pytest.mark.parametrize("build", [pretrain, segment])
+@pytest.mark.parametrize("build", [pretrain, segment, whole])
 def test_resume(dataset, build):
     stream = build(dataset, batch_size=3)
     take(stream, 5)  # in the middle of an epoch
@@ -274,9 +357,9 @@ def test_resume(dataset, build):
 
 def test_resume_within_an_evaluation(dataset):
     stream = segment(dataset, train=False)
-    whole = list(stream)
-    stream.set_state({**stream.get_state(), "next_batch": len(whole) - 2})
-    assert_same([next(stream), next(stream)], whole[-2:])
+    batches = list(stream)
+    stream.set_state({**stream.get_state(), "next_batch": len(batches) - 2})
+    assert_same([next(stream), next(stream)], batches[-2:])
     with pytest.raises(StopIteration):
         next(stream)
 
@@ -296,7 +379,7 @@ def test_no_batch_shares_memory_with_the_table(dataset):
 SCRIPT = """
     import pathlib, pickle, sys
     from absl import app
-    from tests.data.test_pipeline import make_dataset, pretrain, segment, take
+    from tests.data.test_pipeline import make_dataset, pretrain, segment, take, whole
 
     def main(argv):
         root = pathlib.Path(argv[1])
@@ -309,6 +392,7 @@ SCRIPT = """
         stream = segment(dataset, train=False, workers=2)
         result = {"training": training, "evaluation": list(stream)}
         stream.close()
+        result["stacks"] = take(whole(dataset, workers=1), 3)
         (root / "result.pickle").write_bytes(pickle.dumps(result))
 
     if __name__ == "__main__":
@@ -328,6 +412,7 @@ def test_worker_processes(dataset, tmp_path, pytestconfig):
     assert_same(result["training"], take(pretrain(dataset, batch_size=3), 7))
     assert all(type(array) is np.ndarray for array in result["training"][0].values())
     assert_same(result["evaluation"], list(segment(dataset, train=False)))
+    assert_same(result["stacks"], take(whole(dataset), 3))
 
 
 @pytest.mark.parametrize(

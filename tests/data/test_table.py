@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from morphojax.data.table import Column, Schema, TableEncoder, TableError, check, read_dictionary
+from morphojax.data.table import Column, Schema, TableEncoder, TableError, check, read_dictionary, volumes
 
 SCHEMA = Schema(
     (
@@ -81,11 +81,103 @@ def test_schema_json():
         {"categories": ("a", "b")},
         {"kind": "categorical", "categories": ("a", "a")},
         {"kind": "binary", "categories": ("a", "b", "c")},
+        {"measures": "lv_cavity"},
+        {"measures": "lv_cavity:ED:g"},  # nobody weighs blood
+        {"measures": "lv_cavity:EF:ml"},
+        {"measures": "lv_myocardium:EF:%"},
+        {"kind": "binary", "measures": "lv_cavity:ED:ml"},
+        {"unit": "ml/m2", "measures": "lv_cavity:ED:ml"},  # an index is no volume
     ],
 )
 def test_bad_columns(column):
     with pytest.raises(TableError):
         Column(**{"name": "x", "kind": "continuous", "group": "demographic"} | column)
+
+
+def test_a_schema_that_measures_nothing_is_written_as_before_there_was_that_field():
+    before = {
+        "name": "age",
+        "kind": "continuous",
+        "group": "demographic",
+        "unit": "years",
+        "categories": [],
+        "leak": [],
+    }
+    before["description"] = ""
+    schema = Schema.from_json([before])
+    assert schema.columns[0].measures == ""
+    assert schema.to_json() == [before]  # so that the fingerprint of a dataset that was prepared with it stays
+    assert json.dumps(schema.to_json()) == json.dumps([before])
+
+
+def measured(**columns):
+    """name=(measures, *cells): the frame and its schema."""
+    schema = Schema(
+        tuple(Column(n, "continuous", "cardiac_morphometric", measures=m) for n, (m, *_) in columns.items())
+    )
+    return rows(**{name: cells for name, (_, *cells) in columns.items()}), schema
+
+
+def test_volumes():
+    frame, schema = measured(
+        edv=("lv_cavity:ED:ml", 120.0, 100.0, np.nan, 150.0),
+        esv=("lv_cavity:ES:ml", 50.0, np.nan, np.nan, np.nan),
+        ef=("lv_cavity:EF:%", 99.0, 60.0, 60.0, np.nan),  # the first does not agree with its volumes, which win
+        mass=("lv_myocardium:ED:g", np.nan, 105.0, 210.0, np.nan),
+        rv=("rv_cavity:ES:ml", 70.0, np.nan, 80.0, np.nan),
+        age=("", 50.0, 50.0, 50.0, 50.0),
+    )
+    assert Schema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
+    found = volumes(frame, schema, ("lv_cavity", "lv_myocardium", "rv_cavity"))
+    assert found.dtype == np.float32
+    nan = np.nan
+    expected = [
+        [[120, nan, nan], [50, nan, 70]],
+        [[100, 100, nan], [40, nan, nan]],
+        [[nan, 200, nan], [nan, nan, 80]],
+        [[150, nan, nan], [nan, nan, nan]],
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    other = volumes(frame, schema, ("rv_cavity", "la_cavity"), ("ES", "mid", "ED"))
+    assert other.shape == (4, 3, 2)
+    np.testing.assert_array_equal(other[:, 0, 0], found[:, 1, 2])
+    assert np.isnan(other[:, 1:]).all() and np.isnan(other[..., 1]).all()
+    assert volumes(frame, schema.select("age"), ("lv_cavity",)).shape == (4, 2, 1)
+    assert np.isnan(volumes(frame, schema.select("age"), ("lv_cavity",))).all()
+
+
+def test_volumes_of_several_columns():
+    """A volume goes before a mass, and a column before those that follow it, where it is filled."""
+    frame, schema = measured(
+        mass=("lv_myocardium:ED:g", 105.0, 105.0, 105.0),
+        reader=("lv_myocardium:ED:ml", 90.0, np.nan, np.nan),
+        machine=("lv_myocardium:ED:ml", 80.0, 80.0, np.nan),
+    )
+    np.testing.assert_allclose(volumes(frame, schema, ("lv_myocardium",), ("ED",)).ravel(), [90, 80, 100])
+
+
+@pytest.mark.parametrize(
+    ("measures", "cell"),
+    [("lv_cavity:ED:ml", 0.0), ("lv_cavity:ES:ml", -1.0), ("lv_myocardium:ED:g", -9.0), ("lv_cavity:EF:%", 100.0)],
+)
+def test_what_cannot_be_a_volume(measures, cell):
+    frame, schema = measured(x=(measures, 50.0, np.nan, cell))
+    for call in (lambda: check(frame, schema), lambda: volumes(frame, schema, ("lv_cavity",))):
+        with pytest.raises(TableError, match=rf"'x', row 2 .*{cell:g} cannot be {measures}"):
+            call()
+
+
+def test_a_negative_ejection_fraction_is_possible():
+    frame, schema = measured(edv=("rv_cavity:ED:ml", 100.0), ef=("rv_cavity:EF:%", -5.0))
+    np.testing.assert_allclose(volumes(frame, schema, ("rv_cavity",)).ravel(), [100, 105])
+
+
+def test_volumes_of_unknown_names():
+    frame, schema = measured(edv=("lv_cavity:ED:ml", 120.0))
+    with pytest.raises(TableError, match="left_ventricle"):
+        volumes(frame, schema, ("left_ventricle",))
+    with pytest.raises(TableError, match="diastole"):
+        volumes(frame, schema, ("lv_cavity",), ("diastole",))
 
 
 def test_columns_twice():
@@ -96,16 +188,17 @@ def test_columns_twice():
 def test_read_dictionary(tmp_path):
     path = tmp_path / "dictionary.csv"
     path.write_text(
-        "\ufeffname,kind,group,unit,categories,leak,description\n"
-        'lv_volume,continuous,cardiac_morphometric,mL,,segmentation,"Volume, at ED"\n'
-        "smoking,categorical,lifestyle,,never; past;now,,\n"
-        "infarct,binary,medical_history,,,infarction;diagnosis,\n",
+        "\ufeffname,kind,group,unit,categories,leak,description,measures\n"
+        'lv_volume,continuous,cardiac_morphometric,mL,,segmentation,"Volume, at ED",lv_cavity:ED:ml\n'
+        "smoking,categorical,lifestyle,,never; past;now,,,\n"
+        "infarct,binary,medical_history,,,infarction;diagnosis,,\n",
         encoding="utf-8",
     )
     schema = read_dictionary(path)
     assert schema.names == ("lv_volume", "smoking", "infarct")
     assert schema.columns[0].description == "Volume, at ED"
     assert schema.columns[0].leak == ("segmentation",)
+    assert schema.columns[0].measures == "lv_cavity:ED:ml"
     assert schema.columns[1].categories == ("never", "past", "now")
     assert schema.columns[2].leak == ("infarction", "diagnosis")
 
@@ -116,6 +209,7 @@ def test_read_dictionary(tmp_path):
         ("name,kind\nage,continuous\n", "header"),
         ("name,kind,group,units\nage,continuous,demographic,y\n", "header"),
         ("name,kind,group\nage,continuos,demographic\n", "line 2.*'continuos'"),
+        ("name,kind,group,measures\nv,continuous,cardiac_morphometric,LVEDV\n", "line 2.*'LVEDV'"),
         ("name,kind,group\nage,continuous\n", "line 2: 3 fields"),
         ("name,kind,group\nage,continuous,demographic,a\n", "line 2: 3 fields"),
         ("name,kind,group\nage,continuous,demographic\nage,continuous,demographic\n", "twice: age"),

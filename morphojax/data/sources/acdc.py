@@ -15,20 +15,20 @@ from morphojax.data.table import Column, Schema
 
 _CONVENTION = anatomy.CONVENTIONS["acdc"]
 _VALUES = (
-    ("lv_edv_ml", "mL", "LV end-diastolic volume"),
-    ("lv_esv_ml", "mL", "LV end-systolic volume"),
-    ("lv_ef_percent", "%", "LV ejection fraction"),
-    ("rv_edv_ml", "mL", "RV end-diastolic volume"),
-    ("rv_esv_ml", "mL", "RV end-systolic volume"),
-    ("rv_ef_percent", "%", "RV ejection fraction"),
-    ("lv_mass_g", "g", "LV myocardial mass at end-diastole"),
-    ("lv_max_wall_thickness_ed_mm", "mm", "largest LV wall thickness at end-diastole"),
-    ("lv_max_wall_thickness_es_mm", "mm", "largest LV wall thickness at end-systole"),
+    ("lv_edv_ml", "mL", "LV end-diastolic volume", "lv_cavity:ED:ml"),
+    ("lv_esv_ml", "mL", "LV end-systolic volume", "lv_cavity:ES:ml"),
+    ("lv_ef_percent", "%", "LV ejection fraction", "lv_cavity:EF:%"),
+    ("rv_edv_ml", "mL", "RV end-diastolic volume", "rv_cavity:ED:ml"),
+    ("rv_esv_ml", "mL", "RV end-systolic volume", "rv_cavity:ES:ml"),
+    ("rv_ef_percent", "%", "RV ejection fraction", "rv_cavity:EF:%"),
+    ("lv_mass_g", "g", "LV myocardial mass at end-diastole", "lv_myocardium:ED:g"),
+    ("lv_max_wall_thickness_ed_mm", "mm", "largest LV wall thickness at end-diastole", ""),
+    ("lv_max_wall_thickness_es_mm", "mm", "largest LV wall thickness at end-systole", ""),
 )
 # The values were measured on the expert masks: each leaks the label of a segmentation of that same subject.
 SCHEMA = Schema(
     (
-        *(Column(n, "continuous", "cardiac_morphometric", u, (), ("segmentation",), d) for n, u, d in _VALUES),
+        *(Column(n, "continuous", "cardiac_morphometric", u, (), ("segmentation",), d, m) for n, u, d, m in _VALUES),
         Column("group", "categorical", "medical_history", "", ("DCM", "HCM", "MINF", "NOR", "RV"), (), "diagnosis"),
     )
 )

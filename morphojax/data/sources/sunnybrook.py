@@ -14,21 +14,18 @@ from morphojax.data.sources.base import CohortError, Frame, Subject, View
 from morphojax.data.table import Column, Schema
 
 _CONVENTION = anatomy.CONVENTIONS["sunnybrook"]
+_VALUES = (
+    ("lv_edv_ml", "mL", "LV end-diastolic volume", "lv_cavity:ED:ml"),
+    ("lv_esv_ml", "mL", "LV end-systolic volume", "lv_cavity:ES:ml"),
+    ("lv_ef_percent", "%", "LV ejection fraction", "lv_cavity:EF:%"),
+)
 # The volumes were measured on the expert masks: each leaks the label of a segmentation of that same subject.
 SCHEMA = Schema(
     (
         Column("sex", "binary", "demographic", "", ("Female", "Male"), (), "sex"),
         Column("age_years", "continuous", "demographic", "years", (), (), "age"),
         Column("pathology", "categorical", "medical_history", "", (), (), "diagnosis"),
-        Column(
-            "lv_edv_ml", "continuous", "cardiac_morphometric", "mL", (), ("segmentation",), "LV end-diastolic volume"
-        ),
-        Column(
-            "lv_esv_ml", "continuous", "cardiac_morphometric", "mL", (), ("segmentation",), "LV end-systolic volume"
-        ),
-        Column(
-            "lv_ef_percent", "continuous", "cardiac_morphometric", "%", (), ("segmentation",), "LV ejection fraction"
-        ),
+        *(Column(n, "continuous", "cardiac_morphometric", u, (), ("segmentation",), d, m) for n, u, d, m in _VALUES),
     )
 )
 

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import csv
+import dataclasses
 import io
 import json
 import multiprocessing
@@ -22,7 +23,7 @@ from morphojax.data.sources.synthetic import imaging, measures, table, thorax
 from morphojax.data.sources.synthetic import person as persons
 from morphojax.data.table import DICTIONARY_FIELDS
 
-VERSION = 2  # raise it whenever the same seed gives other files
+VERSION = 3  # raise it whenever the same seed gives other files
 MARK = "cohort.json"
 _PREFIX = {"sax": "sa", "la_2ch": "la_2ch", "la_4ch": "la_4ch"}
 _LABELS = {
@@ -182,7 +183,9 @@ def _write_table(root: Path, seed: int) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(DICTIONARY_FIELDS)
     for c in table.SCHEMA.columns:
-        writer.writerow([c.name, c.kind, c.group, c.unit, ";".join(c.categories), ";".join(c.leak), c.description])
+        categories, leak = ";".join(c.categories), ";".join(c.leak)
+        fields = dataclasses.asdict(c) | {"categories": categories, "leak": leak}
+        writer.writerow([fields[name] for name in DICTIONARY_FIELDS])
     _replace(root / "dictionary.csv", text.getvalue().encode())
     _replace(root / MARK, json.dumps({"version": VERSION, "seed": seed, "subjects": len(names)}, indent=2).encode())
 

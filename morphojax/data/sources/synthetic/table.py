@@ -8,8 +8,9 @@ from morphojax.data.table import Column, Schema
 NO_ROW = 0.02  # share of subjects with images and no row at all
 
 
-def _continuous(group: str, leak: tuple[str, ...], **columns: tuple[str, str]) -> list[Column]:
-    return [Column(name, "continuous", group, unit, (), leak, text) for name, (unit, text) in columns.items()]
+def _continuous(group: str, leak: tuple[str, ...], **columns: tuple[str, ...]) -> list[Column]:
+    """Each column is (unit, description) or (unit, description, measures)."""
+    return [Column(name, "continuous", group, unit, (), leak, *text) for name, (unit, *text) in columns.items()]
 
 
 def _binary(group: str, **columns: tuple[tuple[str, ...], str]) -> list[Column]:
@@ -26,20 +27,20 @@ SCHEMA = Schema(
         _continuous(
             "cardiac_morphometric",
             ("segmentation",),
-            lv_edv=("mL", "LV volume at end-diastole"),
-            lv_esv=("mL", "LV volume at end-systole"),
+            lv_edv=("mL", "LV volume at end-diastole", "lv_cavity:ED:ml"),
+            lv_esv=("mL", "LV volume at end-systole", "lv_cavity:ES:ml"),
             lv_sv=("mL", "LV stroke volume"),
-            lv_ef=("%", "LV ejection fraction"),
+            lv_ef=("%", "LV ejection fraction", "lv_cavity:EF:%"),
             cardiac_output=("L/min", "LV stroke volume times heart rate"),
-            lv_mass=("g", "LV myocardial mass at end-diastole"),
+            lv_mass=("g", "LV myocardial mass at end-diastole", "lv_myocardium:ED:g"),
             wall_thickness_mean=("mm", "LV wall thickness at end-diastole, mean over sectors"),
             wall_thickness_max=("mm", "LV wall thickness at end-diastole, thickest sector"),
-            rv_edv=("mL", "RV volume at end-diastole"),
-            rv_esv=("mL", "RV volume at end-systole"),
+            rv_edv=("mL", "RV volume at end-diastole", "rv_cavity:ED:ml"),
+            rv_esv=("mL", "RV volume at end-systole", "rv_cavity:ES:ml"),
             rv_sv=("mL", "RV stroke volume"),
-            rv_ef=("%", "RV ejection fraction"),
-            la_volume=("mL", "LA volume at end-systole, biplane area-length"),
-            ra_volume=("mL", "RA volume at end-systole, single plane"),
+            rv_ef=("%", "RV ejection fraction", "rv_cavity:EF:%"),
+            la_volume=("mL", "LA volume at end-systole, biplane area-length", "la_cavity:ES:ml"),
+            ra_volume=("mL", "RA volume at end-systole, single plane", "ra_cavity:ES:ml"),
         )
         + _continuous(
             "body_morphometric",

@@ -17,6 +17,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.epochs = 40.0  # passes over the subjects; one of the two is 0
     config.batch_size = 32  # subjects, over all devices
 
+    config.init_from = ""  # a run directory or a checkpoint folder: its encoder, and its decoder where both have one
+    config.init_checkpoint = "last"  # of that run: last, or best by its validation loss
+    config.freeze = "none"  # or encoder: as for local contrast of a decoder on an encoder that stays
+
     config.data = ml_collections.ConfigDict(
         {
             "dataset": "synthetic",  # or the folder that prepare wrote
@@ -40,9 +44,12 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.table = ml_collections.ConfigDict(
         {
-            "groups": "all",  # groups or columns to take, or with a leading '-' to drop: "-cardiac_morphometric"
+            "groups": "all",  # groups or columns to take, or with a leading '-' to drop: "-cardiac_morphometric"; none: images alone
             "without_leaks_for": "",  # also drop the columns that leak this task's label
+            "label": "",  # a categorical column, for the objectives that need one; it may be among `groups` too
+            "control": "none",  # shuffled: another subject's row; noise: random numbers
             "corruption": 0.3,  # share of a row's fields replaced by draws from the training rows (SCARF)
+            "hidden": 0.5,  # share of a row's fields withheld, for the objectives that ask for them
         }
     )
     config.augment = augmentation()
@@ -54,13 +61,29 @@ def get_config() -> ml_collections.ConfigDict:
             "width": 32,  # channels of the first stage; 64 is the published size
             "dtype": "float32",  # of the computation; or bfloat16
             "pooling": "mean",  # of the slices; or attention
-            "projection_dim": 128,
-            "temperature": 0.1,
-            "learned_temperature": False,
-            "table": {"hidden": 512, "layers": 2, "missing_flags": True},
+            "decoder_widths": (16, 32, 64, 128),  # as in segmentation; for the objectives that need a decoder
+            "hidden_patches": 0.75,  # share; for the objectives that hide them
+            "table": {
+                "encoder": "mlp",  # or transformer: a token for every column
+                "mlp": {"hidden": 512, "layers": 2, "missing_flags": True},
+                "transformer": {"width": 64, "layers": 2, "heads": 4},
+            },
         }
     )
-    config.objective = ml_collections.ConfigDict({"weight": 0.5})  # share of image -> table
+    # Any sum of the objectives in morphojax/train/terms, each with its settings; what is not named has its default.
+    config.objectives = ml_collections.ConfigDict(
+        {
+            "info_nce": {
+                "weight": 1.0,
+                "share": 0.5,  # of image -> table; the rest is table -> image
+                "temperature": 0.1,
+                "learned_temperature": False,
+                "features": 128,
+                "positives": "own",  # or same_label, nearest, soft
+                "rivals": "all",  # or other_labels
+            }
+        }
+    )
     config.optimizer = ml_collections.ConfigDict(
         {
             "name": "adamw",
@@ -72,10 +95,11 @@ def get_config() -> ml_collections.ConfigDict:
             "accumulate": 1,  # batches per update
         }
     )
-    config.log_every = 10  # steps, as are the next three
+    config.log_every = 10  # steps, as are the next four
     config.eval_every = 40  # on the validation subjects; 0 never
     config.save_every = 40
     config.images_every = 80
+    config.dynamics_every = 80  # gradients per objective and column, ranks of the features; 0 never
     return config
 
 

@@ -19,13 +19,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.input.channels = "cycle"
     config.model.encoder = "resnet50"
     config.model.width = 64
-    config.model.projection_dim = 128
-    config.model.temperature = 0.1
-    config.model.learned_temperature = False
-    config.model.table.hidden = 2048
-    config.model.table.layers = 2
-    config.model.table.missing_flags = False  # the published rows are imputed, without a mark
-    config.objective.weight = 0.5
+    config.model.table.mlp.hidden = 2048
+    config.model.table.mlp.layers = 2
+    config.model.table.mlp.missing_flags = False  # the published rows are imputed, without a mark
+    config.objectives.info_nce.update(share=0.5, temperature=0.1, learned_temperature=False, features=128)
     config.table.corruption = 0.3
     config.optimizer.name = "adam"
     config.optimizer.learning_rate = 3e-3
@@ -47,4 +44,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.bias_field = 0.0
     config.eval_every = 500
     config.save_every = 500
+    config.dynamics_every = 500
     return config

@@ -18,6 +18,7 @@ FLOORS = {
     "prepare": 3,
     "evaluate": 3,
     "predict": 3,
+    "probe": 3,
 }
 FENCES = {
     "nibabel": ("data/sources/", "predict.py"),

@@ -36,7 +36,7 @@ PRETRAIN = (
         "steps": 6,
         "epochs": 0,
         "input.slices": 2,
-        "model.table.hidden": 16,
+        "model.table.mlp.hidden": 16,
         "eval_every": 3,
         "save_every": 1,
     }

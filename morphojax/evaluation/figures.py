@@ -5,11 +5,13 @@ A subject appears by its index, never by its id.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from sklearn.metrics import roc_curve
 
 from morphojax import anatomy
 from morphojax.evaluation import agreement
@@ -172,3 +174,49 @@ def score_strip(path: str | Path, scores: Mapping[tuple[str, str], np.ndarray], 
     axis.grid(axis="y", color="0.9")
     axis.set_axisbelow(True)
     _save(figure, path)
+
+
+def predictions(
+    path: str | Path,
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    classes: Sequence[str] = (),
+    unit: str = "",
+) -> None:
+    """A panel a predictor: ROC curves, each class against the rest, or, without classes, predicted against reference.
+
+    panels: title -> (target int [N], probability [N, C]) or (reference [N], predicted [N]), the latter two in `unit`.
+    """
+    if not panels:
+        raise ValueError(f"nothing to draw in {path}: no predictions were given")
+    figure = _figure(3.8 * len(panels), 3.8)
+    axes = figure.subplots(1, len(panels), squeeze=False).ravel()
+    for axis, (title, (target, predicted)) in zip(axes, panels.items(), strict=True):
+        (_roc if classes else _scatter)(axis, np.asarray(target), np.asarray(predicted), classes)
+        x, y = ("false positive rate", "true positive rate") if classes else ("reference", "predicted")
+        axis.set_xlabel(f"{x} ({unit})" if unit else x, fontsize=8)
+        axis.set_ylabel(f"{y} ({unit})" if unit else y, fontsize=8)
+        axis.set_title(f"{title} (n = {len(target)})", fontsize=9)
+        axis.set_aspect("equal", adjustable="datalim")
+        axis.tick_params(labelsize=7)
+    _save(figure, path)
+
+
+def _roc(axis: Any, target: np.ndarray, probability: np.ndarray, classes: Sequence[str]) -> None:
+    axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
+    for c, name in enumerate(classes):
+        positive = target == c
+        # Of two classes, one curve is the other's mirror image.
+        if positive.all() or not positive.any() or (len(classes) == 2 and c == 0):
+            continue
+        false, true, _ = roc_curve(positive, probability[:, c])
+        axis.plot(false, true, linewidth=1.2, label=name)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=7, frameon=False, loc="lower right")
+
+
+def _scatter(axis: Any, reference: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> None:
+    del classes
+    axis.scatter(reference, predicted, s=14, color="#0072b2", alpha=0.7, linewidths=0)
+    if len(reference):
+        ends = [min(reference.min(), predicted.min()), max(reference.max(), predicted.max())]
+        axis.plot(ends, ends, color="0.7", linewidth=0.8, zorder=0)

@@ -1,31 +1,12 @@
-"""Whole models, put together from pieces given as fields. In both the image encoder is the submodule `encoder`."""
+"""What stands around an image encoder: padded stacks, pooled slices, and the segmenter, whose encoder is the submodule `encoder`."""
 
-import math
 from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from morphojax.models.layers import BatchNorm, Dtype
 from morphojax.models.unet import unfold
-
-
-class Projection(nn.Module):
-    """[B,D] -> float32 [B,features], not normalised: Linear-BatchNorm-ReLU-Linear. hidden None: D; 0: one Linear."""
-
-    features: int
-    hidden: int | None = None
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        hidden = x.shape[-1] if self.hidden is None else self.hidden
-        if hidden:
-            # No bias before BatchNorm, which would take it away again.
-            x = nn.Dense(hidden, use_bias=False, dtype=self.dtype, name="dense1")(x)
-            x = nn.relu(BatchNorm(dtype=self.dtype, name="norm1")(x, train))
-        return nn.Dense(self.features, dtype=self.dtype, name="dense2")(x).astype(jnp.float32)
 
 
 def fill_masked(image: jax.Array, mask: jax.Array) -> jax.Array:
@@ -61,47 +42,6 @@ class SlicePool(nn.Module):
             raise ValueError(f"pooling is 'mean' or 'attention', not {self.pooling!r}")
         weight = jax.nn.softmax(jnp.where(mask, score, jnp.finfo(jnp.float32).min), axis=1)
         return jnp.where(mask[..., None], weight[..., None] * features, 0.0).sum(1)
-
-
-class ImageTable(nn.Module):
-    """Two towers for contrastive pretraining.
-
-    (image [B,K,H,W,C], slice_mask bool [B,K], values [B,F], missing bool [B,F], train) -> dict of
-    image, table: embeddings float32 [B,projection_dim], not normalised; log_temperature: scalar;
-    image_features: [B,D], the pooled encoder output before the head. Masked slices have no influence at all.
-    image_hidden, table_hidden: units of the heads' hidden layer; None: as many as the features; 0: a linear head.
-    """
-
-    encoder: nn.Module
-    table_encoder: nn.Module
-    projection_dim: int = 128
-    image_hidden: int | None = None
-    table_hidden: int | None = None
-    pooling: Literal["mean", "attention"] = "mean"
-    temperature: float = 0.1
-    learned_temperature: bool = False
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, image: jax.Array, slice_mask: jax.Array, values: jax.Array, missing: jax.Array, train: bool
-    ) -> dict[str, jax.Array]:
-        b, k = image.shape[:2]
-        slices = fill_masked(image, slice_mask).reshape(b * k, *image.shape[2:])
-        pooled = self.encoder(slices, train).pooled.reshape(b, k, -1)
-        image_features = SlicePool(self.pooling, name="slice_pool")(pooled, slice_mask)
-        table_features = self.table_encoder(values, missing, train)
-        log_temperature = jnp.float32(math.log(self.temperature))
-        if self.learned_temperature:
-            log_temperature = self.param("log_temperature", lambda _: log_temperature)
-        image_head = Projection(self.projection_dim, self.image_hidden, self.dtype, name="image_head")
-        table_head = Projection(self.projection_dim, self.table_hidden, self.dtype, name="table_head")
-        return {
-            "image": image_head(image_features, train),
-            "table": table_head(table_features, train),
-            "log_temperature": log_temperature,
-            "image_features": image_features,
-        }
 
 
 class Segmenter(nn.Module):

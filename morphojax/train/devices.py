@@ -33,8 +33,8 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
     """This process's rows -> global arrays split over the mesh by their first axis."""
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     if jax.process_count() == 1:
-        return {name: jax.device_put(value, sharding) for name, value in batch.items()}
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+        return jax.device_put(dict(batch), sharding)
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), dict(batch))
 
 
 def say(text: str) -> None:

@@ -10,11 +10,11 @@ from morphojax.data.records import RecordError
 from morphojax.data.sources.base import CohortError
 from morphojax.data.stream import StreamError
 from morphojax.data.table import TableError
-from morphojax.train import cohort, devices, loop, pretrain, segment
+from morphojax.train import cohort, devices, loop, pretrain, probe, segment
 from morphojax.train.checkpoint import CheckpointError
 from morphojax.train.run import RunError, create
 
-TASKS = {"pretrain": pretrain.build, "segment": segment.build}
+TASKS = {"pretrain": pretrain.build, "segment": segment.build, "probe": probe.build}
 # What a user can mend: told in a line, without a traceback.
 EXPECTED = (
     ValueError,

@@ -64,6 +64,7 @@ def fit(
     phases = [(first, jax.jit(step, donate_argnums=0, out_shardings=replicated)) for first, step in task.phases]
     eval_step = jax.jit(task.eval_step, out_shardings=replicated)
     pictures = jax.jit(task.pictures, out_shardings=replicated)
+    diagnose = jax.jit(task.diagnose, out_shardings=replicated) if task.diagnose else None
     logger = Logger(run, start, active=jax.process_index() == 0)
     pending = _Pending(logger, task, start)
 
@@ -103,6 +104,9 @@ def fit(
                 batch = next(task.train_batches)
                 if step % images_every == 0:
                     draw(step, batch)
+                if diagnose is not None and step % task.diagnose_every == 0:
+                    found = jax.device_get(diagnose(state, constants, devices.put_batch(batch, mesh)))
+                    logger.scalars(step, {f"dynamics/{name}": float(value) for name, value in found.items()})
                 train_step = next(function for first, function in reversed(phases) if step >= first)
                 state, metrics = train_step(state, constants, devices.put_batch(batch, mesh))
                 if (step + 1) % log_every == 0:

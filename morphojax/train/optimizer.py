@@ -10,6 +10,8 @@ import optax
 
 PyTree = Any
 
+LAST = ("norm", "pyramid")  # a transformer's: behind its last block, and new to a task that reads maps
+
 
 def make_schedule(*, learning_rate: float, schedule: str, warmup: float, updates: int) -> Callable[[Any], Any]:
     """Learning rate by update.
@@ -85,11 +87,12 @@ def layer_scales(params: PyTree, *, decay: float) -> PyTree:
     """Factors decay**d, d = the distance of a parameter's layer from the output: decoder 0, the encoder's last stage 1, ..., its stem last.
 
     Layer-wise learning rates keep the general, early layers of a pretrained encoder closer to where they were (Clark et al. 2020, ELECTRA).
-    An encoder's submodules say their depth by name: a stage's number is the first number in it; one without a number is the stem.
+    An encoder's submodules say their depth by name: a stage's number is the first number in it; one without a number is the stem,
+    or, if it is in LAST, counts with the decoder.
     """
 
     def depth(path: tuple[str, ...]) -> int:
-        if path[0] != "encoder":
+        if path[0] != "encoder" or path[1] in LAST:
             return -1
         number = re.search(r"\d+", path[1])
         return int(number.group()) if number and not path[1].startswith("stem") else 0

@@ -1,6 +1,6 @@
-"""Contrastive pretraining of an image encoder against table rows (Hager et al., CVPR 2023, arXiv:2303.14080)."""
+"""Pretraining of an image encoder: any sum of objectives, with table rows or without (`terms`)."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,137 +10,218 @@ import numpy as np
 from morphojax import anatomy, augment
 from morphojax.data import pipeline
 from morphojax.data.dataset import Dataset
-from morphojax.data.table import TableEncoder
-from morphojax.models.tabular import TabularMLP
-from morphojax.models.towers import ImageTable
-from morphojax.objectives.contrastive import info_nce
-from morphojax.train import cohort, devices, optimizer, registry, rng
+from morphojax.models.pretrainer import Pretrainer
+from morphojax.models.unet import UNetDecoder
+from morphojax.train import cohort, devices, dynamics, optimizer, registry, rng, tables, transfer
+from morphojax.train.inputs import Inputs
 from morphojax.train.run import preprocessing
 from morphojax.train.state import TrainState
 from morphojax.train.step import make_train_step
 from morphojax.train.task import Batch, Task
+from morphojax.train.terms import Context, Term
+from morphojax.train.terms import build as build_terms
 
 
 def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, dict[str, Any]]:
     """The task of a config, and the files of the run directory that describe its data ({file name: JSON-able})."""
-    data = config.data
+    data, seed = config.data, config.seed
     devices.check_batch_size(config.batch_size)
     subjects = cohort.select_subjects(
-        dataset, split_names=data.splits, subjects=data.subjects, fraction=data.fraction, seed=config.seed
+        dataset, split_names=data.splits, subjects=data.subjects, fraction=data.fraction, seed=seed
     )
-    schema = dataset.schema.select(config.table.groups)
-    if config.table.without_leaks_for:
-        schema = schema.without_leaks(config.table.without_leaks_for)
-    table = TableEncoder.fit(dataset.table.iloc[subjects], schema)
-    values, missing = table.encode(dataset.table)
-    with_row = np.asarray(~missing.all(axis=1))
-    taking_part = subjects[np.isin(subjects, np.flatnonzero(with_row))]
-    if len(taking_part) < len(subjects):
-        devices.say(f"{len(subjects) - len(taking_part)} of {len(subjects)} subjects have no table row: left out")
-    subjects = taking_part
+    table = tables.read(dataset, subjects, seed=seed, **config.table)
+    cycle = config.input.channels == "cycle"
+    k, c = (1, len(anatomy.PHASES)) if cycle else (config.input.slices, 1)
+    encoder, table_encoder, decoder = towers(config.model.to_dict(), table.cardinalities)
+    context = Context(
+        schema=table.schema,
+        cardinalities=table.cardinalities,
+        classes=table.classes,
+        table_tokens=config.model.table.encoder == "transformer",
+        patch=registry.patch(encoder),
+        channels=c,
+        dtype=registry.dtype(config.model.dtype),
+    )
+    terms = build_terms(config.objectives.to_dict(), context)
+    against_table = any(t.table for t in terms.values())
+    if against_table:
+        subjects = table.with_rows(subjects)
 
     stream: dict[str, Any] = dict(
-        plane=data.plane, values=values, missing=missing, batch_size=config.batch_size, **config.input
+        plane=data.plane, values=table.values, missing=table.missing, batch_size=config.batch_size, **config.input
     )
     stream |= dict(process_index=jax.process_index(), process_count=jax.process_count())
     train_batches = pipeline.pretraining(
-        dataset, subjects=subjects, seed=config.seed, train=True, workers=data.workers, **stream
+        dataset, subjects=subjects, seed=seed, train=True, workers=data.workers, **stream
     )
-    held_out = np.flatnonzero((dataset.splits == "val") & with_row) if config.eval_every else []
+    held_out = np.flatnonzero(dataset.splits == "val") if config.eval_every else np.zeros(0, int)
+    if against_table:
+        held_out = table.with_rows(held_out, say=False)
     held_out_batches = (
         pipeline.pretraining(dataset, subjects=held_out, seed=0, train=False, **stream) if len(held_out) else None
     )
     steps = registry.steps(config, train_batches.examples)
     params = augment.Augmentation(**config.augment)
     augment.check(data.plane, params, config.allow_unanatomical_flips)
-    model = build_model(config.model.to_dict(), table.cardinalities)
+    inputs = Inputs(
+        seed=seed,
+        views=max(1, *(t.views for t in terms.values())),
+        aligned=any(t.aligned for t in terms.values()),
+        rows=tuple(sorted({name for t in terms.values() for name in t.rows})),
+        augmentation=params,
+        corruption=config.table.corruption,
+        hidden=config.table.hidden,
+    )
+    model = Pretrainer(
+        encoder=encoder,
+        heads={name: term.head for name, term in terms.items()},
+        table_encoder=table_encoder if inputs.rows else None,
+        decoder=decoder if any(t.decoder for t in terms.values()) else None,
+        pooling=config.model.pooling,
+        encoder_sees=_encoder_sees(terms),
+        hidden=config.model.hidden_patches,
+        train_encoder=_trains_encoder(config),
+    )
+    averaging = next((t.momentum for t in terms.values() if t.momentum), None)
+    momentum = None if averaging is None else lambda step: averaging(step, steps)
     opt, learning_rate = optimizer.build(**config.optimizer, steps=steps)
-    seed, rate, weight = config.seed, config.table.corruption, config.objective.weight
 
-    def images(batch: Batch, step: jax.Array) -> jax.Array:
-        image = batch["image"].astype(jnp.float32) / 255
-        return augment.augment(rng.key(seed, "augment", step), image, None, params)[0]
+    def fresh() -> Any:
+        size, f = dataset.manifest.grid.size, len(table.cardinalities)
+        rows = {name: (jnp.zeros((2, f)), jnp.zeros((2, f), bool), jnp.zeros((2, f))) for name in inputs.rows}
+        images, mask = jnp.zeros((2, inputs.views, k, size, size, c)), jnp.ones((2, k), bool)
+        keys = {"params": rng.key(seed, "init"), "draws": rng.key(seed, "draws")}
+        return model.init(keys, images, mask, rows, jnp.ones((2, 2), bool), train=False)
 
-    def init(pretrained: Any) -> TrainState:
-        del pretrained
-        size, cycle = dataset.manifest.grid.size, config.input.channels == "cycle"
-        k, c = (1, len(anatomy.PHASES)) if cycle else (config.input.slices, 1)
-        return TrainState.create(
-            model.init(
-                rng.key(seed, "init"),
-                jnp.zeros((2, k, size, size, c)),
-                jnp.ones((2, k), bool),
-                jnp.asarray(values[:2]),
-                jnp.asarray(missing[:2]),
-                train=False,
-            ),
-            opt,
-        )
-
-    def loss(params: Any, batch_stats: Any, constants: Any, batch: Batch, step: jax.Array):
-        row, gone = augment.corrupt(
-            rng.key(seed, "corrupt", step),
-            batch["values"],
-            batch["missing"],
-            constants["values"],
-            constants["missing"],
-            rate,
-        )
-        out, updated = model.apply(
+    def forward(params: Any, batch_stats: Any, constants: Any, batch: Batch, step: Any, gate: Any = None):
+        """All heads' arrays, the facts, the new running statistics, and what the towers saw. Training where there is a step."""
+        rows, withheld = inputs.table(batch, constants, step)
+        if gate is not None:
+            rows = {name: (v, m, h + gate) for name, (v, m, h) in rows.items()}
+        (out, seen), updated = model.apply(
             {"params": params, "batch_stats": batch_stats},
-            images(batch, step),
+            inputs.images(batch, step),
             batch["slice_mask"],
-            row,
-            gone,
-            train=True,
+            rows,
+            inputs.rivals(batch),
+            train=step is not None,
             mutable=["batch_stats"],
+            rngs={"draws": rng.key(seed, "draws", step)},
         )
-        value, metrics = info_nce(out["image"], out["table"], out["log_temperature"], weight)
-        return value, (metrics, updated["batch_stats"])
+        return out, inputs.facts(batch, constants, withheld), updated["batch_stats"], seen
 
-    def eval_step(state: TrainState, constants: Any, batch: Batch) -> dict[str, jax.Array]:
-        image = batch["image"].astype(jnp.float32) / 255
-        rows = (batch["slice_mask"], batch["values"], batch["missing"])
-        out: Any = model.apply(state.variables, image, *rows, train=False, mutable=False)
-        return {name: out[name] for name in ("image", "table", "log_temperature")} | {"valid": batch["valid"]}
+    def outputs(params: Any, state: TrainState, constants: Any, batch: Batch, step: Any, gate: Any = None):
+        """As `forward`; the heads of averaged terms have the average's arrays under `target`."""
+        out, facts, stats, seen = forward(params, state.batch_stats, constants, batch, step, gate)
+        if averaging is not None:
+            slow = jax.lax.stop_gradient(forward(state.averaged, state.batch_stats, constants, batch, step)[0])
+            out = {n: o | ({"target": slow[n]} if terms[n].momentum else {}) for n, o in out.items()}
+        return out, facts, stats, seen
 
-    def summarise(outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
-        """Retrieval among all validation subjects at once: harder than within a batch, and the same whatever the batch size."""
-        whole = {name: np.concatenate([o[name] for o in outputs]) for name in ("image", "table", "valid")}
-        kept = {name: jnp.asarray(whole[name][whole["valid"]]) for name in ("image", "table")}
-        value, metrics = info_nce(kept["image"], kept["table"], float(outputs[0]["log_temperature"]), weight)
-        return {name: float(v) for name, v in {"loss": value, **metrics}.items()}
+    def loss(params: Any, state: TrainState, constants: Any, batch: Batch):
+        out, facts, stats, _ = outputs(params, state, constants, batch, state.step)
+        total, metrics = weighted(terms, out, facts)
+        return total, (metrics, stats)
 
-    def draw(augmented: np.ndarray, batch: Batch) -> dict[str, np.ndarray]:
-        rows = np.clip(augmented[:8, 0].mean(-1) * 255, 0, 255).astype(np.uint8)
-        return {"augmented": np.repeat(np.concatenate(list(rows), axis=1)[..., None], 3, axis=-1)}
+    def eval_step(state: TrainState, constants: Any, batch: Batch) -> dict[str, Any]:
+        out, facts, _, _ = outputs(state.params, state, constants, batch, None)
+        by_batch = {n: terms[n].loss(out[n], facts) for n in terms if not terms[n].whole}
+        return {"out": {n: out[n] for n in terms if terms[n].whole}, "facts": facts, "by_batch": by_batch}
 
+    def diagnose(state: TrainState, constants: Any, batch: Batch) -> dict[str, jax.Array]:
+        def losses(encoder: Any, gate: jax.Array):
+            params = state.params | {"encoder": encoder}
+            out, facts, _, seen = outputs(params, state, constants, batch, state.step, gate if inputs.rows else None)
+            features = {"image_features": seen.subjects[0]} if seen.subjects else {}
+            features |= {"table_features": seen.rows[inputs.rows[0]].pooled} if seen.rows else {}
+            return {n: t.weight * t.loss(out[n], facts)[0] for n, t in terms.items() if t.weight}, features
+
+        columns = table.schema.names if inputs.rows else ()
+        gate = jnp.zeros(batch["values"].shape, jnp.float32)
+        return dynamics.measure(losses, state.params["encoder"], gate, columns, batch["valid"])
+
+    def draw(images: np.ndarray, batch: Batch) -> dict[str, np.ndarray]:
+        """The first slice of eight subjects; a row of pictures for each view."""
+        views = np.clip(images[:8, :, 0].mean(-1) * 255, 0, 255).astype(np.uint8)
+        rows = [np.concatenate(list(views[:, v]), axis=1) for v in range(views.shape[1])]
+        return {"augmented": np.repeat(np.concatenate(rows, axis=0)[..., None], 3, axis=-1)}
+
+    described = preprocessing(dataset, data.plane, "cycle" if cycle else "frame", ())
     task = Task(
-        init=init,
-        pretrained={},
+        init=lambda taken: TrainState.create(transfer.merge(fresh(), taken), opt, averaged=averaging is not None),
+        pretrained=transfer.pretrained(config, described, jax.eval_shape(fresh)),
         steps=steps,
-        phases=((0, make_train_step(loss, opt)),),
+        phases=((0, make_train_step(loss, opt, _frozen(model), momentum)),),
         eval_step=eval_step,
-        summarise=summarise,
-        constants={"values": values[subjects], "missing": missing[subjects]},
+        summarise=lambda gathered: summarise(terms, gathered),
+        diagnose=diagnose if config.dynamics_every else None,
+        diagnose_every=config.dynamics_every,
+        constants={"values": table.values[subjects], "missing": table.missing[subjects], "label": table.label},
         train_batches=train_batches,
         eval_batches=(lambda: iter(held_out_batches)) if held_out_batches else None,
         best=("loss", False),
-        pictures=lambda state, constants, batch: images(batch, state.step),
+        pictures=lambda state, constants, batch: inputs.images(batch, state.step),
         pictures_of_validation=False,
         draw=draw,
         learning_rate=learning_rate,
         examples=config.batch_size,
     )
-    channels = "frame" if config.input.channels == "slices" else "cycle"
-    files = {"preprocessing.json": preprocessing(dataset, data.plane, channels, ()), "table.json": table.to_json()}
-    return task, files
+    return task, {"preprocessing.json": described, "table.json": table.to_json()}
 
 
-def build_model(model: dict[str, Any], cardinalities: tuple[int, ...]) -> ImageTable:
-    """The two towers from `config.model` as a dict. Raises ValueError for an unknown encoder or dtype."""
-    model = dict(model)
-    dtype = registry.dtype(model.pop("dtype"))
-    encoder = registry.encoder(model.pop("encoder"), width=model.pop("width"), dtype=dtype)
-    table = TabularMLP(cardinalities=cardinalities, dtype=dtype, **model.pop("table"))
-    return ImageTable(encoder=encoder, table_encoder=table, dtype=dtype, **model)
+def towers(model: dict[str, Any], cardinalities: tuple[int, ...]) -> tuple[Any, Any, Any]:
+    """Image encoder, table encoder and decoder of `config.model` as a dict. Raises ValueError for an unknown name."""
+    dtype = registry.dtype(model["dtype"])
+    encoder = registry.encoder(model["encoder"], width=model["width"], dtype=dtype)
+    settings = dict(model["table"])
+    name = settings.pop("encoder")
+    table_encoder = registry.table_encoder(name, cardinalities=cardinalities, dtype=dtype, **settings.get(name, {}))
+    return encoder, table_encoder, UNetDecoder(widths=tuple(model["decoder_widths"]), dtype=dtype)
+
+
+def weighted(terms: dict[str, Term], out: Any, facts: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The weighted sum of the terms' losses, and their metrics as `<term>/<metric>`."""
+    total, metrics = jnp.float32(0.0), {}
+    for name, term in terms.items():
+        value, found = term.loss(out[name], facts)
+        total += term.weight * value if term.weight else 0.0
+        metrics |= {f"{name}/loss": value} | {f"{name}/{metric}": v for metric, v in found.items()}
+    return total, metrics
+
+
+def summarise(terms: dict[str, Term], gathered: list[dict[str, Any]]) -> dict[str, float]:
+    """Each term's loss and metrics on the whole validation set at once: harder for a contrast than within a batch, and the same
+    whatever the batch size. Terms whose arrays are too many for that: the mean over batches, by their number of subjects."""
+
+    def whole(*parts: np.ndarray) -> np.ndarray:
+        return np.concatenate(parts) if np.ndim(parts[0]) else parts[0]
+
+    together = jax.tree.map(lambda *x: jnp.asarray(whole(*x)), *({n: g[n] for n in ("out", "facts")} for g in gathered))
+    sizes = [float(np.sum(g["facts"].valid)) for g in gathered]
+    total, metrics = 0.0, {}
+    for name, term in terms.items():
+        if term.whole:
+            value, found = term.loss(together["out"][name], together["facts"])
+        else:
+            value, found = jax.tree.map(
+                lambda *x: np.average(x, weights=sizes), *(g["by_batch"][name] for g in gathered)
+            )
+        total += term.weight * float(value)
+        metrics |= {f"{name}/loss": float(value)} | {f"{name}/{metric}": float(v) for metric, v in found.items()}
+    return {"loss": total} | metrics
+
+
+def _encoder_sees(terms: dict[str, Term]) -> Literal["whole", "parts", "both"]:
+    """Whole slices where anybody looks at them; a forward pass that nobody needs is not made."""
+    parts, whole = (any(wanted) for wanted in zip(*((t.parts, t.views > 0) for t in terms.values()), strict=True))
+    return "both" if parts and whole else "parts" if parts else "whole"
+
+
+def _trains_encoder(config: ml_collections.ConfigDict) -> bool:
+    if config.freeze not in ("none", "encoder"):
+        raise ValueError(f"config.freeze={config.freeze!r} is unknown: choose none or encoder")
+    return config.freeze == "none"
+
+
+def _frozen(model: Pretrainer) -> tuple[str, ...]:
+    return () if model.train_encoder else ("encoder",)

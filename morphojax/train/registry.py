@@ -6,8 +6,10 @@ import flax.typing
 import jax.numpy as jnp
 import ml_collections
 
-from morphojax.models.encoders import ENCODERS
+from morphojax.models.encoders import ENCODERS, supports_masking
+from morphojax.models.tabular import TabularMLP, TabularTransformer
 
+TABLE_ENCODERS = {"mlp": TabularMLP, "transformer": TabularTransformer}
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -16,6 +18,20 @@ def encoder(name: str, **kwargs: Any):
     if name not in ENCODERS:
         raise ValueError(f"config.model.encoder={name!r} is unknown: choose one of {', '.join(sorted(ENCODERS))}")
     return ENCODERS[name](**kwargs)
+
+
+def patch(encoder: Any) -> int:
+    """Side of the patches of an encoder that can be shown a part of them; 0 for one that cannot."""
+    return encoder.patch if supports_masking(encoder) else 0
+
+
+def table_encoder(name: str, **kwargs: Any):
+    """A table encoder module. Raises ValueError naming the choices."""
+    if name not in TABLE_ENCODERS:
+        raise ValueError(
+            f"config.model.table.encoder={name!r} is unknown: choose one of {', '.join(sorted(TABLE_ENCODERS))}"
+        )
+    return TABLE_ENCODERS[name](**kwargs)
 
 
 def dtype(name: str) -> flax.typing.Dtype:

@@ -6,21 +6,20 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from absl import logging
 
 from morphojax import anatomy, augment
 from morphojax.data import pipeline
 from morphojax.data.dataset import Dataset
+from morphojax.data.stream import Joined
 from morphojax.evaluation import figures
 from morphojax.models.towers import Segmenter
 from morphojax.models.unet import UNetDecoder
 from morphojax.objectives.segmentation import dice_ce
-from morphojax.train import checkpoint, cohort, devices, optimizer, registry, rng
-from morphojax.train.run import check_same_images, preprocessing
+from morphojax.train import cohort, devices, optimizer, registry, rng, transfer, unlabelled
+from morphojax.train.run import preprocessing
 from morphojax.train.state import TrainState
 from morphojax.train.step import make_train_step
 from morphojax.train.task import Batch, StepFunction, Task
-from morphojax.train.transfer import merge, transfer_encoder
 
 
 def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, dict[str, Any]]:
@@ -46,6 +45,9 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     steps = registry.steps(config, train_batches.examples)
     params = augment.Augmentation(**config.augment)
     augment.check(data.plane, params, config.allow_unanatomical_flips)
+    beside = _unlabelled(config, dataset, structures, subjects, params, steps)
+    if beside is not None:
+        train_batches = Joined({"labelled": train_batches, "unlabelled": beside.stream})
     model = build_model(config.to_dict(), len(structures) + 1)
     decay = config.optimizer.layer_decay
     settings = {name: value for name, value in config.optimizer.items() if name != "layer_decay"}
@@ -64,22 +66,31 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         return model.init(rng.key(seed, "init"), jnp.zeros((2, size, size, 1)), train=False)
 
     def init(pretrained: Any) -> TrainState:
-        return TrainState.create(merge(fresh(), pretrained), opt)
+        return TrainState.create(transfer.merge(fresh(), pretrained), opt)
 
     def make_loss(train_encoder: bool):
-        def loss(params: Any, batch_stats: Any, constants: Any, batch: Batch, step: jax.Array):
-            image, label = augmented(batch, step)
+        def loss(params: Any, state: TrainState, constants: Any, batch: Batch):
+            image, label = augmented(batch, state.step)
+            n, stacks = len(image), None
+            if beside is not None:  # in one pass with the labelled slices, so in the same batch statistics
+                stacks = beside.images(batch["unlabelled"], state.step)
+                image = jnp.concatenate([image, stacks.reshape(-1, *stacks.shape[2:])])
             logits, updated = model.apply(
-                {"params": params, "batch_stats": batch_stats},
+                {"params": params, "batch_stats": state.batch_stats},
                 image,
                 train=True,
                 train_encoder=train_encoder,
                 mutable=["batch_stats"],
             )
             value, metrics = dice_ce(
-                logits, constants["class_of"][label], constants["labelled"], dice_weight=dice_weight
+                logits[:n], constants["class_of"][label], constants["labelled"], dice_weight=dice_weight
             )
             scalars = {name: m for name, m in metrics.items() if m.ndim == 0}
+            if beside is not None and stacks is not None:
+                of_stacks = logits[n:].reshape(*stacks.shape[:-1], -1)
+                plain = plain_logits(state, batch["unlabelled"]) if beside.pseudo else None
+                extra, found = beside.loss(of_stacks, plain, batch["unlabelled"], state.step)
+                value, scalars = value + extra, scalars | found
             # A frozen encoder returns the statistics that it was given, so the tree stays whole.
             return value, (scalars, updated["batch_stats"])
 
@@ -88,6 +99,11 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     def augmented(batch: Batch, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         image = batch["image"].astype(jnp.float32) / 255
         return augment.augment(rng.key(seed, "augment", step), image, batch["label"], params)
+
+    def plain_logits(state: TrainState, stacks: Batch) -> jax.Array:
+        image = stacks["image"]
+        logits = predict(state, {"image": image.reshape(-1, *image.shape[2:])})
+        return logits.reshape(*image.shape[:-1], -1)
 
     def eval_step(state: TrainState, constants: Any, batch: Batch) -> dict[str, jax.Array]:
         logits = predict(state, batch)
@@ -120,7 +136,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
 
     task = Task(
         init=init,
-        pretrained=_pretrained(config, described, jax.eval_shape(fresh)),
+        pretrained=transfer.pretrained(config, described, jax.eval_shape(fresh)),
         steps=steps,
         phases=_phases(config.freeze, config.probe_steps, steps, phase),
         eval_step=eval_step,
@@ -176,6 +192,25 @@ def _check_structures(structures: tuple[str, ...], labelled: Any, plane: str) ->
         )
 
 
+def _unlabelled(config, dataset, structures, labelled, augmentation, steps) -> unlabelled.Unlabelled | None:
+    settings = config.unlabelled.to_dict()
+    if not settings["batch_size"]:
+        return None
+    return unlabelled.build(
+        dataset,
+        plane=config.data.plane,
+        frames=tuple(config.input.frames),
+        structures=structures,
+        labelled=labelled,
+        splits=tuple(config.data.splits),
+        augmentation=augmentation,
+        seed=config.seed,
+        steps=steps,
+        workers=config.data.workers,
+        **settings,
+    )
+
+
 def _phases(freeze: str, probe_steps: int, steps: int, phase: Any) -> tuple[tuple[int, StepFunction], ...]:
     if freeze == "none":
         return ((0, phase(True)),)
@@ -188,15 +223,3 @@ def _phases(freeze: str, probe_steps: int, steps: int, phase: Any) -> tuple[tupl
             )
         return ((0, phase(False)), (probe_steps, phase(True)))
     raise ValueError(f"config.freeze={freeze!r} is unknown: choose none, encoder or probe_then_full")
-
-
-def _pretrained(config: ml_collections.ConfigDict, described: dict[str, Any], target: Any) -> dict[str, Any]:
-    if not config.init_from:
-        if config.freeze == "encoder":
-            logging.warning("config.freeze=encoder without config.init_from: a random encoder stays random")
-        return {}
-    folder = checkpoint.find(config.init_from, config.init_checkpoint)
-    check_same_images(described, folder.parent.parent)
-    taken, report = transfer_encoder(checkpoint.load_params(folder), target)
-    devices.say(report.text(config.init_from))
-    return taken

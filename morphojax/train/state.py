@@ -18,14 +18,17 @@ class TrainState:
     params: PyTree
     batch_stats: PyTree
     opt_state: PyTree
+    averaged: PyTree  # a moving average of the parameters; {} where nothing needs one
 
     @classmethod
-    def create(cls, variables: PyTree, optimizer: optax.GradientTransformation) -> "TrainState":
+    def create(cls, variables: PyTree, optimizer: optax.GradientTransformation, averaged: bool = False) -> "TrainState":
+        params = variables["params"]
         return cls(
             step=jnp.zeros((), jnp.int32),
-            params=variables["params"],
+            params=params,
             batch_stats=variables.get("batch_stats", {}),
-            opt_state=optimizer.init(variables["params"]),
+            opt_state=optimizer.init(params),
+            averaged=jax.tree.map(jnp.copy, params) if averaged else {},  # copies: the step donates its buffers
         )
 
     @property

@@ -11,33 +11,45 @@ from morphojax.train.state import TrainState
 from morphojax.train.task import Batch, StepFunction
 
 PyTree = Any
-# (params, batch_stats, constants, batch, step) -> (loss, (metrics, batch_stats))
-Loss = Callable[[PyTree, PyTree, Any, Batch, jax.Array], tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]]
+# (params, state, constants, batch) -> (loss, (metrics, batch_stats)); differentiated in params, which are those of the state
+Loss = Callable[[PyTree, TrainState, Any, Batch], tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]]
 
 
-def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, frozen: Collection[str] = ()) -> StepFunction:
+def make_train_step(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    frozen: Collection[str] = (),
+    momentum: Callable[[jax.Array], jax.Array] | None = None,
+) -> StepFunction:
     """A pure train step.
 
     Args:
-        loss: see `Loss`; its randomness comes from the step.
+        loss: see `Loss`; its randomness comes from `state.step`.
         frozen: top-level modules whose parameters do not move, whatever the optimizer (momentum, weight decay) would do.
+        momentum: step -> the share that the moving average keeps of itself; None where `state.averaged` is empty.
 
     The metrics gain `loss` and `grad_norm/<module>` for every top-level module.
     """
 
     def train_step(state: TrainState, constants: Any, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         gradient = jax.value_and_grad(loss, has_aux=True)
-        (value, (metrics, batch_stats)), grads = gradient(state.params, state.batch_stats, constants, batch, state.step)
+        (value, (metrics, batch_stats)), grads = gradient(state.params, state, constants, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         moves: PyTree = updates
         updates = {name: jax.tree.map(jnp.zeros_like, u) if name in frozen else u for name, u in moves.items()}
+        params = optax.apply_updates(state.params, updates)
+        averaged = state.averaged
+        if momentum is not None:
+            kept = momentum(state.step)
+            averaged = jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, averaged, params)
         metrics = metrics | {"loss": value} | {f"grad_norm/{name}": optax.global_norm(g) for name, g in grads.items()}
         return (
             TrainState(
                 step=state.step + 1,
-                params=optax.apply_updates(state.params, updates),
+                params=params,
                 batch_stats=batch_stats,
                 opt_state=opt_state,
+                averaged=averaged,
             ),
             metrics,
         )

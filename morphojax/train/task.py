@@ -24,6 +24,8 @@ class Task:
                    each is compiled once. train_step(state, constants, batch) -> (state, metrics of scalars).
     eval_step:     (state, constants, batch) -> arrays; the loop gathers them over the pass and hands them to `summarise`.
     summarise:     list of eval_step's outputs (NumPy, whole batches) -> scalars to log.
+    diagnose:      (state, constants, batch) -> scalars that are dear to compute, of the batch about to be trained on; None for none.
+    diagnose_every: in steps.
     constants:     arrays that never change, replicated on the devices once.
     train_batches: an endless iterator with get_state and set_state.
     eval_batches:  () -> one pass over the validation set; None where there is none.
@@ -50,3 +52,5 @@ class Task:
     draw: Callable[[Any, Batch], dict[str, np.ndarray]]
     learning_rate: Callable[[int], float]
     examples: int
+    diagnose: Callable[[TrainState, Any, Batch], dict[str, jax.Array]] | None = None
+    diagnose_every: int = 0

@@ -5,11 +5,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.traverse_util
+import ml_collections
 import numpy as np
+from absl import logging
 
 from morphojax.anatomy import PHASES
+from morphojax.train import checkpoint, devices
+from morphojax.train.run import check_same_images
 
 PyTree = Any
+
+
+MODULES = ("encoder", "decoder")  # what is carried from one stage to the next, by the names that both give it
 
 
 class TransferError(ValueError):
@@ -23,20 +30,21 @@ class Report:
     loaded: tuple[str, ...]
     adapted: tuple[str, ...]  # with what was done
     differing: tuple[str, ...]  # with the two shapes: kept as initialised
-    absent: tuple[str, ...]  # in the model's encoder, not in the checkpoint: kept as initialised
-    unused: tuple[str, ...]  # in the checkpoint, not in the model's encoder
+    absent: tuple[str, ...]  # in the model, not in the checkpoint: kept as initialised
+    unused: tuple[str, ...]  # in the checkpoint, not in the model
 
     def text(self, origin: str) -> str:
         """For people: a line per outcome, unused modules by their first name."""
         unused = sorted({name.split("/")[1] for name in self.unused})
+        modules = sorted({name.split("/")[1] for name in self.loaded})
         lines = [
             f"transfer from {origin}",
-            f"  loaded     {len(self.loaded)} arrays of the encoder",
+            f"  loaded     {len(self.loaded)} arrays of: {', '.join(modules)}",
             f"  adapted    {len(self.adapted)}" + "".join(f"\n    {name}" for name in self.adapted),
             f"  new        {len(self.absent)} arrays that the checkpoint lacks" + _some(self.absent),
             f"  new        {len(self.differing)} arrays whose shape differs" + _some(self.differing),
             f"  not used   {len(self.unused)} arrays of: {', '.join(unused) or 'nothing'}",
-            "  the decoder and the head start from their random initialisation",
+            "  everything else starts from its random initialisation",
         ]
         return "\n".join(lines)
 
@@ -45,10 +53,33 @@ def _some(names: tuple[str, ...]) -> str:
     return "".join(f"\n    {name}" for name in names[:8]) + ("\n    ..." if len(names) > 8 else "")
 
 
-def transfer_encoder(
+def pretrained(
+    config: ml_collections.ConfigDict, described: Mapping[str, Any], target: Mapping[str, PyTree]
+) -> dict[str, np.ndarray]:
+    """What `config.init_from` brings, for `merge`; {} for none. The report is printed.
+
+    Args:
+        described: the preprocessing of this run, which must be that of the other.
+        target: {"params", "batch_stats"} of the model, as shapes.
+
+    Raises:
+        RunError, CheckpointError, TransferError: another preparation of the images, no checkpoint, nothing that fits.
+    """
+    if not config.init_from:
+        if config.freeze == "encoder":
+            logging.warning("config.freeze=encoder without config.init_from: a random encoder stays random")
+        return {}
+    folder = checkpoint.find(config.init_from, config.init_checkpoint)
+    check_same_images(described, folder.parent.parent)
+    taken, report = transfer_modules(checkpoint.load_params(folder), target)
+    devices.say(report.text(config.init_from))
+    return taken
+
+
+def transfer_modules(
     source: Mapping[str, PyTree], target: Mapping[str, PyTree]
 ) -> tuple[dict[str, np.ndarray], Report]:
-    """The arrays of the source's `encoder` that take the place of the target's, wherever name and shape agree.
+    """The arrays of the source's MODULES that take the place of the target's, wherever name and shape agree.
 
     A first convolution with another number of input channels is adapted: its kernel is summed over the source's channels and shared
     evenly among the target's, so that a grey image shown in every channel gives what it gave before.
@@ -58,12 +89,15 @@ def transfer_encoder(
         target: the same of the model, as arrays or shapes.
 
     Returns:
-        {"params/encoder/...": array} for `merge`, and what became of every array.
+        {"params/encoder/...": array} for `merge`, and what became of every array of these modules. A module that the source
+        has not at all (a decoder, after a contrast of pooled features) is no matter of transfer and not reported.
 
     Raises:
         TransferError: no array of the encoder was found with its shape.
     """
-    have, want = flatten(source), {n: v for n, v in flatten(target).items() if n.split("/")[1] == "encoder"}
+    have = flatten(source)
+    there = {name.split("/")[1] for name in have} | {"encoder"}
+    want = {n: v for n, v in flatten(target).items() if n.split("/")[1] in there.intersection(MODULES)}
     taken: dict[str, np.ndarray] = {}
     loaded, adapted, differing, absent = [], [], [], []
     for name, old in want.items():
@@ -81,7 +115,7 @@ def transfer_encoder(
             differing.append(f"{name}: {new.shape} in the checkpoint, {old.shape} in the model")
             continue
         taken[name] = new.astype(old.dtype)
-    if not loaded:
+    if not any(name.split("/")[1] == "encoder" for name in loaded):
         raise TransferError(
             "config.init_from: nothing in the checkpoint fits the encoder of this config (config.model.encoder, config.model.width). "
             f"First differences: {'; '.join([*differing, *(f'{name}: not in the checkpoint' for name in absent)][:3])}"

@@ -7,8 +7,7 @@ import pytest
 
 from morphojax.models.features import Features
 from morphojax.models.layers import BatchNorm
-from morphojax.models.tabular import TabularMLP
-from morphojax.models.towers import ImageTable, Segmenter, SlicePool, fill_masked
+from morphojax.models.towers import Segmenter, SlicePool, fill_masked
 from morphojax.models.unet import UNetDecoder
 
 RNG = np.random.default_rng(0)
@@ -22,40 +21,6 @@ class TinyEncoder(nn.Module):
     def __call__(self, image, train):
         x = nn.relu(BatchNorm()(nn.Conv(6, (3, 3), 2)(image), train))
         return Features((x,), x.mean((1, 2)))
-
-
-def image_table(**fields):
-    table = TabularMLP(cardinalities=(1, 3), hidden=16)
-    return ImageTable(TinyEncoder(), table, **{"projection_dim": 5, **fields})
-
-
-def batch():
-    image = jnp.asarray(RNG.standard_normal((4, 3, 16, 16, 1)), jnp.float32)
-    values = jnp.asarray(np.stack([RNG.standard_normal(4), RNG.integers(0, 3, 4)], 1), jnp.float32)
-    return image, MASK, values, jnp.zeros((4, 2), bool)
-
-
-@pytest.mark.parametrize("pooling", ["mean", "attention"])
-@pytest.mark.parametrize("train", [True, False])
-def test_masked_slices_have_no_influence(pooling, train):
-    """Bit for bit: neither on the outputs, nor through the batch statistics, nor on the gradients."""
-    model = image_table(pooling=pooling)
-    image, mask, values, missing = batch()
-    variables = model.init(jax.random.key(0), image, mask, values, missing, train=False)
-    weights = jnp.asarray(RNG.standard_normal((4, 5)), jnp.float32)
-
-    def loss(params, image):
-        new_variables = {**variables, "params": params}
-        out, new = model.apply(new_variables, image, mask, values, missing, train=train, mutable=["batch_stats"])
-        return (out["image"] * weights).sum(), (out, new)
-
-    run = jax.jit(jax.grad(loss, has_aux=True))
-    other = jnp.where(mask[..., None, None, None], image, 100 * RNG.standard_normal(image.shape).astype(np.float32))
-    chex.assert_trees_all_equal(run(variables["params"], image), run(variables["params"], other))
-    changed = image.at[0, 0].add(1.0)  # and a valid slice has
-    assert not np.array_equal(
-        run(variables["params"], image)[1][0]["image"], run(variables["params"], changed)[1][0]["image"]
-    )
 
 
 def test_fill_masked_repeats_the_subjects_own_slices():
@@ -83,27 +48,6 @@ def test_attention_pooling_against_its_formula():
         np.testing.assert_allclose(o, weight @ f[m], rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="'mean' or 'attention', not 'max'"):
         SlicePool("max").init(jax.random.key(0), features, MASK)
-
-
-def test_image_table_outputs_heads_and_temperature():
-    for learned in (False, True):
-        model = image_table(temperature=0.07, learned_temperature=learned)
-        out, variables = model.init_with_output(jax.random.key(0), *batch(), train=True)
-        params = variables["params"]
-        assert jax.tree.map(jnp.shape, out) == {
-            "image": (4, 5),
-            "table": (4, 5),
-            "image_features": (4, 6),
-            "log_temperature": (),
-        }
-        np.testing.assert_allclose(out["log_temperature"], np.log(0.07), rtol=1e-6)
-        assert ("log_temperature" in params) is learned
-        assert {"encoder", "table_encoder", "image_head", "table_head"} <= set(params)
-        assert params["image_head"]["dense1"]["kernel"].shape == (6, 6)
-        assert params["table_head"]["dense1"]["kernel"].shape == (16, 16)
-    params = image_table(image_hidden=9, table_hidden=0).init(jax.random.key(0), *batch(), train=True)["params"]
-    assert params["image_head"]["dense1"]["kernel"].shape == (6, 9)
-    assert list(params["table_head"]) == ["dense2"]
 
 
 def segmenter():

@@ -13,7 +13,7 @@ from morphojax.train import optimizer, rng, run
 from morphojax.train.logger import Logger
 from morphojax.train.state import TrainState
 from morphojax.train.step import make_train_step
-from morphojax.train.transfer import TransferError, flatten, merge, transfer_encoder
+from morphojax.train.transfer import TransferError, flatten, merge, transfer_modules
 
 SETTINGS = dict(
     name="adam",
@@ -95,8 +95,8 @@ def test_layer_scales_reach_the_updates() -> None:
 def test_frozen_modules_do_not_move_even_with_momentum_and_decay() -> None:
     opt, _ = optimizer.build(**(SETTINGS | {"name": "adamw", "weight_decay": 0.1}))
 
-    def loss(params, batch_stats, constants, batch, step):
-        return sum(jnp.sum(p["w"] ** 2) for p in params.values()), ({}, batch_stats)
+    def loss(params, state, constants, batch):
+        return sum(jnp.sum(p["w"] ** 2) for p in params.values()), ({}, state.batch_stats)
 
     variables = {"params": {"encoder": {"w": jnp.ones((2, 2))}, "head": {"w": jnp.ones((2, 2))}}}
     state = TrainState.create(variables, opt)
@@ -132,7 +132,7 @@ def encoder(channels: int, width: int, extra: bool = False) -> dict:
 def test_transfer_takes_the_encoder_and_says_what_became_of_the_rest() -> None:
     source, target = encoder(1, 8), encoder(1, 8, extra=True)
     target["params"]["encoder"]["stem"]["kernel"] = np.zeros((3, 3, 1, 8), np.float32)
-    taken, report = transfer_encoder(source, target)
+    taken, report = transfer_modules(source, target)
     merged = merge(target, taken)
     np.testing.assert_array_equal(
         merged["params"]["encoder"]["stem"]["kernel"], source["params"]["encoder"]["stem"]["kernel"]
@@ -151,7 +151,7 @@ def test_transfer_takes_the_encoder_and_says_what_became_of_the_rest() -> None:
 @pytest.mark.parametrize(("source_channels", "target_channels"), [(3, 1), (1, 3)])
 def test_transfer_adapts_the_input_channels_of_a_grey_image(source_channels: int, target_channels: int) -> None:
     source, target = encoder(source_channels, 8), encoder(target_channels, 8)
-    taken, report = transfer_encoder(source, target)
+    taken, report = transfer_modules(source, target)
     kernel, old = taken["params/encoder/stem/kernel"], source["params"]["encoder"]["stem"]["kernel"]
     assert kernel.shape == (3, 3, target_channels, 8) and len(report.adapted) == 1
     np.testing.assert_allclose(kernel.sum(2), old.sum(2), rtol=1e-5)  # the answer to a grey image stays
@@ -159,12 +159,12 @@ def test_transfer_adapts_the_input_channels_of_a_grey_image(source_channels: int
 
 def test_transfer_reports_other_shapes_and_refuses_when_nothing_fits() -> None:
     source, target = encoder(1, 8), encoder(1, 16)
-    _, report = transfer_encoder(source, target)  # the running mean alone fits
+    _, report = transfer_modules(source, target)  # the running mean alone fits
     assert len(
         report.differing
     ) == 2 and "stem/kernel: (3, 3, 1, 8) in the checkpoint, (3, 3, 1, 16) in the model" in "".join(report.differing)
     with pytest.raises(TransferError, match=r"config.init_from: nothing .* fits .*config.model.width"):
-        transfer_encoder({"params": source["params"], "batch_stats": {}}, target)
+        transfer_modules({"params": source["params"], "batch_stats": {}}, target)
 
 
 def test_a_run_directory_refuses_another_config_and_data(tmp_path: Path) -> None:

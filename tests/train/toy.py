@@ -39,10 +39,10 @@ def task(steps: int, batches: Batches, events: list[Any] | None = None, learning
     optimizer = optax.adam(learning_rate)
     events = [] if events is None else events
 
-    def loss(params, batch_stats, constants, batch, step):
-        noise = jax.random.normal(rng.key(0, "noise", step))
+    def loss(params, state, constants, batch):
+        noise = jax.random.normal(rng.key(0, "noise", state.step))
         value = jnp.mean((params["tower"]["w"] - batch["x"] - 0.1 * noise) ** 2)
-        return value, ({}, {"count": batch_stats["count"] + 1})
+        return value, ({}, {"count": state.batch_stats["count"] + 1})
 
     def summarise(outputs):
         events.append("evaluate")

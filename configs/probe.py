@@ -1,0 +1,62 @@
+"""What a pretrained image encoder can be taught of a table column, from short-axis images alone.
+
+python -m morphojax.main --config=configs/probe.py --config.init_from=runs/pretrain_sax --config.label=lv_ef
+python -m morphojax.probe --run=runs/probe
+
+The second scores the test subjects. A linear probe of the frozen encoder needs no training of this kind: morphojax.probe alone.
+"""
+
+import ml_collections
+
+from configs import pretrain_sax
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.task = "probe"
+    config.workdir = "runs/probe"
+    config.seed = 0
+    config.steps = 0  # batches; or
+    config.epochs = 20.0  # passes over the subjects; one of the two is 0
+    config.batch_size = 16  # subjects, over all devices
+
+    config.label = ""  # a column of the dataset's table
+    config.init_from = ""  # a run directory or a checkpoint folder; empty: from scratch
+    config.init_checkpoint = "last"  # of that run: last, or best by its validation loss
+    config.freeze = "none"  # none, or encoder: the head alone learns
+
+    config.data = pretrain_sax.get_config().data  # the same dataset, hence the same splits
+    config.input = ml_collections.ConfigDict(
+        {
+            "channels": "slices",  # slices: K slices of one frame; cycle: the middle slice, ED, mid and ES as channels
+            "frames": ("ED",),  # slices only: training draws among them, scoring takes the first that a subject has
+            "slices": 6,  # K
+        }
+    )
+    config.augment = pretrain_sax.augmentation()
+    config.allow_unanatomical_flips = False
+
+    config.model = ml_collections.ConfigDict(
+        {
+            "encoder": "resnet18",
+            "width": 32,  # as in pretraining, or nothing fits
+            "dtype": "float32",
+        }
+    )
+    config.optimizer = ml_collections.ConfigDict(
+        {
+            "name": "adamw",
+            "learning_rate": 1e-3,
+            "weight_decay": 1e-4,
+            "schedule": "cosine",
+            "warmup": 0.1,  # share of the run
+            "clip_norm": 1.0,  # 0: never
+            "accumulate": 1,  # batches per update
+            "layer_decay": 1.0,  # below 1, earlier layers of the encoder learn more slowly by this factor each
+        }
+    )
+    config.log_every = 10  # steps, as are the next three
+    config.eval_every = 40  # on the validation subjects; 0 never
+    config.save_every = 40
+    config.images_every = 200
+    return config

@@ -1,0 +1,206 @@
+"""A run directory -> embeddings of subjects: the mean over a subject's slices of what the image encoder makes of each."""
+
+import dataclasses
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from morphojax import anatomy
+from morphojax.data import pipeline
+from morphojax.data.dataset import Dataset
+from morphojax.data.records import write_atomically
+from morphojax.train import checkpoint, registry
+from morphojax.train.checkpoint import CheckpointError
+from morphojax.train.run import RunError, read_json
+from morphojax.train.transfer import transfer_modules
+
+PROJECTOR = """embeddings {
+  tensor_name: "image encoder"
+  tensor_path: "tensors.tsv"
+  metadata_path: "metadata.tsv"
+}
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageEncoder:
+    """The image encoder of a run of any task, ready to embed.
+
+    apply:     (image uint8 [B,K,H,W,C], slice_mask bool [B,K]) -> float32 [B,D]; nothing random.
+    channels:  `slices` (C = 1) or `cycle` (C = 3), as in `pipeline.pretraining`.
+    variables: all that the checkpoint holds: {"params", "batch_stats"}.
+    """
+
+    run: Path
+    checkpoint: Path
+    config: Mapping[str, Any]
+    images: Mapping[str, Any]  # preprocessing.json
+    channels: str
+    apply: Callable[[Any, Any], Any]
+    variables: Mapping[str, Any]
+
+    @property
+    def plane(self) -> str:
+        return self.images["plane"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Embeddings:
+    """subject: indices int [N], sorted; values: float32 [N, D]."""
+
+    subject: np.ndarray
+    values: np.ndarray
+
+
+def mean_of_slices(pooled: jax.Array, mask: jax.Array) -> jax.Array:
+    """[B,K,D], mask bool [B,K] -> float32 [B,D]: the mean over the slices that are there; zero where there is none."""
+    kept = jnp.where(mask[..., None], pooled.astype(jnp.float32), 0.0)
+    return kept.sum(1) / jnp.maximum(mask.sum(1, keepdims=True), 1)
+
+
+def load_encoder(path: str | Path, which: str = "last") -> ImageEncoder:
+    """The encoder of a run directory (`which`: `last` or `best`) or of a checkpoint folder in one.
+
+    Raises RunError or CheckpointError, naming the file, for a directory that is no whole run or is not as its config says.
+    """
+    folder = checkpoint.find(path, which)
+    run = folder.parent.parent
+    config, images = read_json(run, "config.json"), read_json(run, "preprocessing.json")
+    try:
+        channels = {"frame": "slices", "cycle": "cycle"}[images["channels"]]
+        model, size = config["model"], int(images["grid"]["size"])
+        module = registry.encoder(model["encoder"], width=model["width"], dtype=registry.dtype(model["dtype"]))
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{run}: config.json or preprocessing.json is not as a run writes it ({error!r})") from error
+    variables = checkpoint.load_params(folder)
+    image = jax.ShapeDtypeStruct((1, size, size, len(anatomy.PHASES) if channels == "cycle" else 1), jnp.float32)
+    wanted: Any = jax.eval_shape(lambda key, x: module.init(key, x, train=False), jax.random.key(0), image)
+    _, report = transfer_modules(variables, {name: {"encoder": tree} for name, tree in wanted.items()})
+    if wrong := (*report.absent, *report.differing, *report.adapted):
+        raise RunError(f"{folder}: its encoder is not the one that {run / 'config.json'} says. First: {wrong[0]}")
+    own = jax.device_put({name: variables[name]["encoder"] for name in wanted})
+
+    @jax.jit
+    def apply(image: jax.Array, mask: jax.Array) -> jax.Array:
+        slices = image.reshape(-1, *image.shape[2:]).astype(jnp.float32) / 255
+        features: Any = module.apply(own, slices, train=False)
+        return mean_of_slices(features.pooled.reshape(*mask.shape, -1), mask)
+
+    return ImageEncoder(run, folder, config, images, channels, apply, variables)
+
+
+def embed(
+    encoder: ImageEncoder,
+    dataset: Dataset,
+    *,
+    subjects: Sequence[int] | np.ndarray | None = None,
+    frames: Sequence[str] = ("ED",),
+    slices: int = 8,
+    batch_size: int = 8,
+) -> Embeddings:
+    """Embeddings of subjects (None: of all), from the first of `frames` that a subject has. Those without are left out.
+
+    `slices` evenly spaced ones of the frame are averaged. An encoder of the cardiac cycle sees its three phases in the middle slice,
+    whatever frames and slices say.
+
+    Raises StreamError where nobody has the frames, and RunError where the encoder answers NaN.
+    """
+    n = len(dataset.subjects)
+    stream = pipeline.pretraining(
+        dataset,
+        plane=encoder.plane,
+        values=np.zeros((n, 0), np.float32),
+        missing=np.zeros((n, 0), bool),
+        batch_size=batch_size,
+        seed=0,
+        train=False,
+        subjects=np.arange(n) if subjects is None else subjects,
+        channels=encoder.channels,
+        frames=frames,
+        slices=slices,
+    )
+    subject, values = [], []
+    for batch in stream:
+        kept = batch["valid"]
+        subject.append(batch["subject"][kept])
+        values.append(np.asarray(encoder.apply(batch["image"], batch["slice_mask"]))[kept])
+    stream.close()
+    found = Embeddings(np.concatenate(subject), np.concatenate(values))
+    if not np.isfinite(found.values).all():
+        raise RunError(f"{encoder.checkpoint}: the encoder answers NaN; choose another checkpoint")
+    return found
+
+
+def embed_frames(encoder: ImageEncoder, dataset: Dataset, frames: Sequence[str], **settings: Any) -> Embeddings:
+    """The embeddings of several frames side by side, [N, frames x D], of the subjects that have them all. See `embed`."""
+    if encoder.channels == "cycle":
+        return embed(encoder, dataset, **settings)
+    each = [embed(encoder, dataset, frames=(frame,), **settings) for frame in frames]
+    common = each[0].subject
+    for one in each[1:]:
+        common = np.intersect1d(common, one.subject)
+    if not len(common):
+        raise ValueError(f"no subject has all of the frames {', '.join(frames)}")
+    return Embeddings(common, np.concatenate([e.values[np.isin(e.subject, common)] for e in each], axis=1))
+
+
+def export(folder: Path, embeddings: Embeddings, dataset: Dataset, columns: Sequence[str] = ()) -> None:
+    """Writes embeddings.parquet and what TensorBoard's projector shows of `--logdir=<folder>`.
+
+    columns: of the table, raw, to colour by. A subject is its index: no ids.
+    """
+    about = pd.DataFrame({"subject": embeddings.subject, "split": dataset.splits[embeddings.subject]})
+    for name in columns:
+        about[name] = dataset.table[name].to_numpy()[embeddings.subject]
+    names = [f"e{i}" for i in range(embeddings.values.shape[1])]
+    parquet = io.BytesIO()
+    pd.concat([about, pd.DataFrame(embeddings.values, columns=pd.Index(names))], axis=1).to_parquet(
+        parquet, index=False
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "embeddings.parquet", parquet.getvalue())
+    tensors = "".join("\t".join(f"{v:.6g}" for v in row) + "\n" for row in embeddings.values)
+    write_atomically(folder / "tensors.tsv", tensors.encode())
+    write_atomically(folder / "metadata.tsv", about.to_csv(sep="\t", index=False, na_rep="missing").encode())
+    write_atomically(folder / "projector_config.pbtxt", PROJECTOR.encode())
+
+
+def lineage(run: Path) -> Iterator[Path]:
+    """A run, the run that its encoder started from (`config.init_from`), and so on, as far as they are still there."""
+    while True:
+        yield run
+        before = read_json(run, "config.json").get("init_from")
+        if not before:
+            return
+        try:
+            run = checkpoint.find(before).parent.parent
+        except CheckpointError:  # moved or removed since
+            return
+
+
+def columns_given(run: Path) -> tuple[str, ...]:
+    """The table columns that the encoder of a run was given in training, here or in the runs that it started from.
+
+    The label of a probe counts for what started from it, not for itself. Rows that are not the subject's own (`config.table.control`) do
+    not count.
+    """
+    names: list[str] = []
+    for each in lineage(run):
+        config = read_json(each, "config.json")
+        settings = config.get("table", {})
+        if settings.get("control", "none") == "none" and (each / "table.json").is_file():
+            names += [column["name"] for column in read_json(each, "table.json").get("schema", [])]
+        names += [name for name in (settings.get("label"), config.get("label") if each != run else None) if name]
+    return tuple(dict.fromkeys(names))
+
+
+def trained_on(run: Path, fingerprint: str) -> tuple[str, ...]:
+    """The splits of a dataset (by its fingerprint) that the encoder of a run has been trained on, likewise."""
+    runs = [r for r in lineage(run) if read_json(r, "preprocessing.json")["dataset_fingerprint"] == fingerprint]
+    return tuple(dict.fromkeys(split for r in runs for split in read_json(r, "config.json")["data"]["splits"]))

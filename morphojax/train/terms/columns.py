@@ -1,0 +1,95 @@
+"""Table columns: told from other columns, or from the image."""
+
+import jax.numpy as jnp
+
+from morphojax.models.heads import ColumnsHead, ProbeHead, RegressionHead, RowHead, RowPairHead
+from morphojax.objectives import classification, contrastive, tabular
+from morphojax.train.terms.base import Context, Term
+
+
+def scarf(context: Context, *, weight: float = 1.0, temperature: float = 0.1, features: int = 128) -> Term:
+    """A row against its corrupted copy, by NT-Xent (Bahri et al. 2022)."""
+    contrastive.check_temperature(temperature)
+    log_temperature = float(jnp.log(temperature))
+
+    def loss(out, facts):
+        return contrastive.nt_xent(out["first"], out["second"], log_temperature, facts.valid)
+
+    head = RowPairHead(features, dtype=context.dtype)
+    return Term(weight, head, loss, views=0, rows=("clean", "corrupted"), table=True)
+
+
+def masked_columns(context: Context, *, weight: float = 1.0) -> Term:
+    """Hidden columns told from the visible ones of the row alone (cf. Du et al. 2024, TIP). Their share is config.table.hidden."""
+    if context.table_tokens:
+        head = ColumnsHead(context.cardinalities, dtype=context.dtype)
+    else:
+        head = RowHead(sum(context.cardinalities), dtype=context.dtype)
+    return Term(weight, head, _reconstruction(context), views=0, rows=("hidden",), table=True)
+
+
+def cross_columns(
+    context: Context, *, weight: float = 1.0, layers: int = 1, width: int = 64, heads: int = 4, level: int = -1
+) -> Term:
+    """Hidden columns told from the visible ones and from the feature map, to whose places the column tokens attend.
+
+    level: of the encoder's pyramid, finest 0, coarsest -1.
+    """
+    if not context.table_tokens:
+        raise ValueError(
+            "config.objectives.cross_columns needs a token for every column: set config.model.table.encoder=transformer"
+        )
+    if layers < 1:
+        raise ValueError(f"config.objectives.cross_columns.layers={layers}: give at least 1 layer of attention")
+    head = ColumnsHead(context.cardinalities, layers, level, width, heads, dtype=context.dtype)
+    return Term(weight, head, _reconstruction(context), rows=("hidden",), table=True)
+
+
+def regression(
+    context: Context,
+    *,
+    weight: float = 1.0,
+    columns: str = "all",
+    hidden: int = 256,
+    delta: float = 0.0,
+) -> Term:
+    """The continuous columns that `columns` selects, told from the image alone; the table is only the answer.
+
+    delta: beyond so many standard deviations an error counts linearly (Huber); 0: squared throughout.
+    """
+    wanted = context.schema.select(columns).names
+    pairs = zip(context.schema.names, context.cardinalities, strict=True)
+    chosen = tuple(i for i, (name, k) in enumerate(pairs) if name in wanted and k == 1)
+    if not chosen:
+        raise ValueError(f"config.objectives.regression.columns={columns!r} selects no continuous column of the table")
+
+    def loss(out, facts):
+        return tabular.regression(
+            out["prediction"], facts.values, facts.missing, chosen, delta=delta or None, valid=facts.valid
+        )
+
+    return Term(weight, RegressionHead(len(chosen), hidden, dtype=context.dtype), loss, table=True)
+
+
+def probe(context: Context, *, weight: float = 1.0) -> Term:
+    """What a linear model can read of the label off the encoder's features, learned alongside; the encoder feels nothing of it."""
+    context.need_label("probe")
+
+    def loss(out, facts):
+        return classification.cross_entropy(out["prediction"], facts.label, facts.valid)
+
+    return Term(weight, ProbeHead(len(context.classes)), loss)
+
+
+def _reconstruction(context: Context):
+    def loss(out, facts):
+        return tabular.reconstruction(
+            out["prediction"],
+            facts.values,
+            facts.missing,
+            facts.hidden,
+            context.cardinalities,
+            valid=facts.valid,
+        )
+
+    return loss

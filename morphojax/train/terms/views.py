@@ -1,0 +1,163 @@
+"""Images alone: two views of a slice, or a slice and its hidden patches. An example is a slice."""
+
+import math
+
+import jax
+
+from morphojax.models.heads import PatchHead, PrototypeHead, RegionHead, ViewHead
+from morphojax.objectives import clustering, contrastive, local, reconstruction, redundancy, self_distillation, targets
+from morphojax.train.terms.base import Context, Term
+
+
+def simclr(
+    context: Context,
+    *,
+    weight: float = 1.0,
+    temperature: float = 0.1,
+    features: int = 128,
+    partitions: int = 0,
+    only_between_partitions: bool = False,
+) -> Term:
+    """NT-Xent (Chen et al. 2020). With `partitions` slices at the same part of the heart's length are positives of one another,
+    across subjects (after Chaitanya et al. 2020), or, `only_between_partitions`, merely no rivals."""
+    contrastive.check_temperature(temperature)
+    if partitions < 0 or (only_between_partitions and not partitions):
+        raise ValueError(f"config.objectives.simclr.partitions={partitions}: give the number of parts of a stack")
+    log_temperature = math.log(temperature)
+
+    def loss(out, facts):
+        positives = rivals = None
+        if partitions:
+            alike = targets.by_partition(facts.position.reshape(-1), partitions)
+            positives, rivals = (None, ~alike) if only_between_partitions else (alike, None)
+        return contrastive.nt_xent(
+            out["first"], out["second"], log_temperature, facts.valid_slices, positives=positives, rivals=rivals
+        )
+
+    return Term(weight, ViewHead(features, dtype=context.dtype), loss, views=2)
+
+
+def byol(
+    context: Context,
+    *,
+    weight: float = 1.0,
+    features: int = 256,
+    hidden: int = 4096,
+    momentum: float = 0.9996,
+) -> Term:
+    """Predicting what a slow average of oneself makes of the other view (Grill et al. 2020). `momentum` is where it begins."""
+    if not 0 <= momentum < 1:
+        raise ValueError(f"config.objectives.byol.momentum={momentum}: give a share from 0 to below 1")
+
+    def loss(out, facts):
+        target = out["target"]
+        args = (out["prediction_first"], out["prediction_second"], target["first"], target["second"])
+        return self_distillation.byol(*args, valid=facts.valid_slices)
+
+    def kept(step: jax.Array, steps: int) -> jax.Array:
+        return self_distillation.momentum(step, steps, momentum)
+
+    head = ViewHead(features, hidden, predictor_hidden=hidden, dtype=context.dtype)
+    return Term(weight, head, loss, views=2, momentum=kept)
+
+
+def simsiam(
+    context: Context, *, weight: float = 1.0, features: int = 2048, hidden: int = 2048, predictor_hidden: int = 512
+) -> Term:
+    """Predicting the other view, without negatives and without an average (Chen and He 2021)."""
+
+    def loss(out, facts):
+        args = (out["prediction_first"], out["prediction_second"], out["first"], out["second"])
+        return self_distillation.simsiam(*args, valid=facts.valid_slices)
+
+    head = ViewHead(features, hidden, 3, norm_last=True, predictor_hidden=predictor_hidden, dtype=context.dtype)
+    return Term(weight, head, loss, views=2)
+
+
+def barlow_twins(
+    context: Context,
+    *,
+    weight: float = 1.0,
+    features: int = 8192,
+    hidden: int = 8192,
+    redundancy_weight: float = 5e-3,
+) -> Term:
+    """Equal features across views, no two features alike (Zbontar et al. 2021)."""
+
+    def loss(out, facts):
+        return redundancy.barlow_twins(out["first"], out["second"], redundancy_weight, facts.valid_slices)
+
+    return Term(weight, ViewHead(features, hidden, 3, dtype=context.dtype), loss, views=2)
+
+
+def vicreg(
+    context: Context,
+    *,
+    weight: float = 1.0,
+    features: int = 8192,
+    hidden: int = 8192,
+    invariance: float = 25.0,
+    variance: float = 25.0,
+    covariance: float = 1.0,
+) -> Term:
+    """Invariance, variance, covariance (Bardes et al. 2022)."""
+
+    def loss(out, facts):
+        args = (out["first"], out["second"], invariance, variance, covariance, facts.valid_slices)
+        return redundancy.vicreg(*args)
+
+    return Term(weight, ViewHead(features, hidden, 3, dtype=context.dtype), loss, views=2)
+
+
+def swav(
+    context: Context,
+    *,
+    weight: float = 1.0,
+    features: int = 128,
+    hidden: int = 2048,
+    prototypes: int = 3000,
+    temperature: float = 0.1,
+    epsilon: float = 0.05,
+    iterations: int = 3,
+) -> Term:
+    """Predicting a view's cluster from the other (Caron et al. 2020), with two views and no queue."""
+    contrastive.check_temperature(temperature)
+    contrastive.check_temperature(epsilon)
+
+    def loss(out, facts):
+        args = (out["first"], out["second"], temperature, epsilon, iterations, facts.valid_slices)
+        return clustering.swav(*args)
+
+    return Term(weight, PrototypeHead(prototypes, features, hidden, dtype=context.dtype), loss, views=2)
+
+
+def regional(
+    context: Context, *, weight: float = 1.0, temperature: float = 0.1, features: int = 64, region: int = 4
+) -> Term:
+    """Every region of the decoder's map against the others of its slice (Chaitanya et al. 2020, local contrast)."""
+    contrastive.check_temperature(temperature)
+    log_temperature = math.log(temperature)
+
+    def loss(out, facts):
+        return local.regional(out["first"], out["second"], log_temperature, region, valid=facts.valid_slices)
+
+    head = RegionHead(features, dtype=context.dtype)
+    return Term(weight, head, loss, views=2, aligned=True, decoder=True, whole=False)
+
+
+def masked_patches(
+    context: Context, *, weight: float = 1.0, width: int = 128, depth: int = 2, heads: int = 4, normalise: bool = True
+) -> Term:
+    """Telling the hidden patches from the visible ones (He et al. 2022). Their share is config.model.hidden_patches."""
+    if not context.patch:
+        raise ValueError(
+            "config.objectives.masked_patches hides patches from the encoder, which config.model.encoder cannot: "
+            "choose vit_tiny or vit_small"
+        )
+
+    def loss(out, facts):
+        args = (out["prediction"], out["image"], out["hidden"], context.patch, normalise, facts.valid_slices)
+        return reconstruction.masked_patches(*args)
+
+    head = PatchHead(context.patch, context.channels, width, depth, heads, dtype=context.dtype)
+    return Term(weight, head, loss, views=0, parts=True, whole=False)

@@ -1,0 +1,169 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from morphojax.models.heads import MatchingHead, PairHead, ProbeHead, Projection, RegionHead, ViewHead
+from morphojax.models.pretrainer import Pretrainer
+from morphojax.models.tabular import TabularMLP, TabularTransformer
+from morphojax.models.unet import UNetDecoder
+from morphojax.objectives.matching import hard_negatives
+from tests.models.test_towers import TinyEncoder
+
+RNG = np.random.default_rng(0)
+MASK = jnp.array([[True, True, True], [True, False, False], [False, True, True], [True, True, False]])
+IMAGES = jnp.asarray(RNG.standard_normal((4, 2, 3, 16, 16, 1)), jnp.float32)
+VALUES = jnp.asarray(np.stack([RNG.standard_normal(4), RNG.integers(0, 3, 4)], 1), jnp.float32)
+ROW = (VALUES, jnp.zeros((4, 2), bool), jnp.zeros((4, 2)))
+OTHER_ROW = (VALUES[::-1], jnp.zeros((4, 2), bool), jnp.zeros((4, 2)))
+RIVALS = ~jnp.eye(4, dtype=bool)
+PAIR = PairHead(5, temperature=0.07, learned_temperature=True)
+
+
+def pretrainer(heads, **fields):
+    return Pretrainer(TinyEncoder(), heads, TabularMLP(cardinalities=(1, 3), hidden=16), **fields)
+
+
+def apply(model, images=IMAGES, mask=MASK, rows=None, train=True, params=None):
+    """(outputs, what was seen), new statistics, variables."""
+    rows = {"augmented": ROW} if rows is None else rows
+    keys = {"params": jax.random.key(0), "draws": jax.random.key(1)}
+    variables = model.init(keys, images, mask, rows, RIVALS, train=False)
+    variables = variables if params is None else {**variables, "params": params}
+    out, new = model.apply(
+        variables, images, mask, rows, RIVALS, train=train, mutable=["batch_stats"], rngs={"draws": jax.random.key(1)}
+    )
+    return out, new, variables
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+@pytest.mark.parametrize("train", [True, False])
+def test_masked_slices_have_no_influence(pooling, train):
+    """Bit for bit: neither on the outputs, nor through the batch statistics, nor on the gradients."""
+    model = pretrainer({"pair": PAIR}, pooling=pooling)
+    variables = apply(model)[2]
+    weights = jnp.asarray(RNG.standard_normal((4, 5)), jnp.float32)
+
+    def loss(params, images):
+        (out, _), new, _ = apply(model, images, train=train, params=params)
+        return (out["pair"]["image"] * weights).sum(), (out, new)
+
+    run = jax.jit(jax.grad(loss, has_aux=True))
+    shown = MASK[:, None, :, None, None, None]
+    other = jnp.where(shown, IMAGES, 100 * RNG.standard_normal(IMAGES.shape).astype(np.float32))
+    chex.assert_trees_all_equal(run(variables["params"], IMAGES), run(variables["params"], other))
+    changed = run(variables["params"], IMAGES.at[0, 0, 0].add(1.0))  # and a valid slice has
+    assert not np.array_equal(run(variables["params"], IMAGES)[1][0]["pair"]["image"], changed[1][0]["pair"]["image"])
+
+
+def test_a_view_is_what_the_encoder_makes_of_it():
+    """One pass for all views, and each subject's and slice's features in their places."""
+    model = pretrainer({"pair": PAIR}, decoder=UNetDecoder(widths=(4, 4)))
+    (_, seen), _, variables = apply(model, mask=jnp.ones((4, 3), bool), train=False)
+    encoder = {name: variables[name]["encoder"] for name in ("params", "batch_stats")}
+    for view in range(2):
+        alone = TinyEncoder().apply(encoder, IMAGES[:, view].reshape(12, 16, 16, 1), False)
+        np.testing.assert_allclose(seen.slices[view], alone.pooled, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(seen.pyramids[view][0], alone.pyramid[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(seen.subjects[view], alone.pooled.reshape(4, 3, -1).mean(1), rtol=1e-5, atol=1e-6)
+        assert seen.decoded[view].shape == (12, 8, 8, 4)
+    np.testing.assert_array_equal(seen.maps(0).reshape(12, 8, 8, 6), seen.pyramids[0][0])
+    np.testing.assert_array_equal(seen.both(seen.slices)[1], seen.slices[1][0])
+    chex.assert_trees_all_equal(seen.apart(seen.both(seen.slices)), seen.slices)
+
+
+def test_variants_of_the_rows_are_encoded_each_by_itself():
+    model = pretrainer({"pair": PAIR})
+    rows = {"augmented": ROW, "clean": OTHER_ROW}
+    (_, seen), _, _ = apply(model, rows=rows, train=False)
+    (_, alone), _, _ = apply(model, rows={"augmented": OTHER_ROW}, train=False)
+    np.testing.assert_allclose(seen.rows["clean"].pooled, alone.rows["augmented"].pooled, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(seen.rows["clean"].pooled, seen.rows["augmented"].pooled)
+
+
+def test_pair_head():
+    (out, _), _, variables = apply(pretrainer({"pair": PAIR}))
+    assert jax.tree.map(jnp.shape, out["pair"]) == {"image": (4, 5), "table": (4, 5), "log_temperature": ()}
+    np.testing.assert_allclose(out["pair"]["log_temperature"], np.log(0.07), rtol=1e-6)
+    assert set(variables["params"]) == {"encoder", "table_encoder", "heads_pair"}
+    assert variables["params"]["heads_pair"]["image_head"]["dense1"]["kernel"].shape == (6, 6)
+    (out, _), _, variables = apply(pretrainer({"pair": PairHead(5, 0.07, False, bias=-10.0)}))
+    assert out["pair"]["bias"] == -10 and "temperature" not in variables["params"]["heads_pair"]
+
+
+def test_a_frozen_encoder_is_frozen():
+    """No gradient, no change of its statistics, and running statistics used; the heads learn."""
+    model = pretrainer({"views": ViewHead(3)}, train_encoder=False)
+    variables = apply(model)[2]
+
+    def loss(params):
+        (out, _), new, _ = apply(model, params=params)
+        return jnp.square(out["views"]["first"]).sum(), new["batch_stats"]
+
+    grads, stats = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    assert all((g == 0).all() for g in jax.tree.leaves(grads["encoder"]))
+    assert any((g != 0).any() for g in jax.tree.leaves(grads["heads_views"]))
+    chex.assert_trees_all_equal(stats["encoder"], variables["batch_stats"]["encoder"])
+
+
+def test_a_probe_teaches_the_encoder_nothing():
+    model = pretrainer({"probe": ProbeHead(3)})
+    variables = apply(model)[2]
+    grads = jax.grad(lambda p: jnp.square(apply(model, params=p)[0][0]["probe"]["prediction"]).sum())(
+        variables["params"]
+    )
+    assert all((g == 0).all() for g in jax.tree.leaves(grads["encoder"]))
+    assert any((g != 0).any() for g in jax.tree.leaves(grads["heads_probe"]))
+
+
+def test_matching_head_pairs_what_it_drew():
+    """The logit of a wrong pair is that of the pair when it is the true one."""
+    head = MatchingHead(PAIR, hard_negatives, width=8, layers=1, heads=2)
+    model = Pretrainer(
+        TinyEncoder(), {"match": head}, TabularTransformer(cardinalities=(1, 3), width=8, layers=1, heads=2)
+    )
+    whole = jnp.ones((4, 3), bool)
+    (out, _), _, variables = apply(model, mask=whole, train=False)
+    out = out["match"]
+    assert {n: out[n].shape for n in ("true", "wrong_table", "wrong_image")} == dict.fromkeys(
+        ("true", "wrong_table", "wrong_image"), (4,)
+    )
+    assert out["table_exists"].all() and out["image_exists"].all()
+    # Every subject beside every row, as the true pair of a batch.
+    every = np.stack(
+        [
+            apply(
+                model,
+                mask=whole,
+                rows={"augmented": tuple(jnp.roll(x, -shift, 0) for x in ROW)},
+                train=False,
+                params=variables["params"],
+            )[0][0]["match"]["true"]
+            for shift in range(4)
+        ]
+    )  # [shift, image]: image i with row i + shift
+    for i in range(4):
+        assert np.isclose(out["wrong_table"][i], every[1:, i], rtol=1e-4).any()
+        others = [every[shift, (i - shift) % 4] for shift in range(1, 4)]
+        assert np.isclose(out["wrong_image"][i], others, rtol=1e-4).any()
+
+
+def test_region_head_sees_both_views():
+    model = pretrainer({"regions": RegionHead(3)}, decoder=UNetDecoder(widths=(4, 4)))
+    (out, _), _, _ = apply(model)
+    assert out["regions"]["first"].shape == out["regions"]["second"].shape == (12, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("layers", "norm_last", "names"),
+    [
+        (1, False, ["dense1"]),
+        (2, False, ["dense1", "dense2", "norm1"]),
+        (3, True, ["dense1", "dense2", "dense3", "norm1", "norm2", "norm3"]),
+    ],
+)
+def test_projection_layers(layers, norm_last, names):
+    out, variables = Projection(5, 7, layers, norm_last).init_with_output(jax.random.key(0), jnp.ones((4, 6)), True)
+    assert out.shape == (4, 5) and sorted(variables["params"]) == names
+    assert ("bias" in variables["params"][f"dense{layers}"]) is not norm_last

@@ -1,0 +1,365 @@
+"""Pretraining by every objective: what its terms are given, what they do to the state, and what is refused."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import pretrain_arm, segment_sax
+from morphojax import augment
+from morphojax.data.dataset import Dataset
+from morphojax.data.table import Column, Schema
+from morphojax.train import checkpoint, dynamics, experiment, pretrain, segment, tables, terms
+from morphojax.train.inputs import Inputs
+from tests.train import synthetic
+from tests.train.test_tasks import PRETRAIN, SEGMENT, moved
+
+SMALL = PRETRAIN | {"steps": 2, "eval_every": 2, "dynamics_every": 1}
+HEADS = {
+    "byol": {"hidden": 8, "features": 8},
+    "simsiam": {"hidden": 8, "features": 8, "predictor_hidden": 4},
+    "barlow_twins": {"hidden": 8, "features": 8},
+    "vicreg": {"hidden": 8, "features": 8},
+    "swav": {"hidden": 8, "features": 8, "prototypes": 4},
+    "masked_patches": {"width": 8, "depth": 1, "heads": 2},
+    "match": {"width": 8},
+    "cross_columns": {"width": 8, "heads": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def data() -> Path:
+    return synthetic.dataset()
+
+
+def arm(name: str, folder: Path, run: Path, **changes):
+    """The config of an arm, made small."""
+    made = pretrain_arm.get_config(name)
+    for objective, settings in HEADS.items():
+        if objective in made.objectives:
+            made.objectives[objective].update(settings)
+    settings = SMALL | {"data.dataset": str(folder), "workdir": str(run), "model.decoder_widths": (4, 4, 4, 4)}
+    settings |= {"model.table.transformer": {"width": 8, "layers": 1, "heads": 2}}
+    if made.table.label:
+        settings["table.label"] = "sex"
+    made.update_from_flattened_dict(settings | changes)
+    return made
+
+
+def built(made):
+    task, _ = pretrain.build(made, Dataset.open(made.data.dataset))
+    return task, jax.jit(task.init)(task.pretrained), next(task.train_batches)
+
+
+@pytest.mark.parametrize("name", pretrain_arm.OBJECTIVES)
+def test_every_arm_is_a_whole_task(name: str, data: Path, tmp_path: Path) -> None:
+    """By shapes alone, which is quick: step, validation and dynamics."""
+    task, _ = pretrain.build(arm(name, data, tmp_path), Dataset.open(data))
+    state, batch = jax.eval_shape(task.init, task.pretrained), next(task.train_batches)
+    task.train_batches.close()
+    assert task.diagnose is not None
+    after, metrics = jax.eval_shape(task.phases[0][1], state, task.constants, batch)
+    jax.eval_shape(task.eval_step, state, task.constants, batch)
+    found = jax.eval_shape(task.diagnose, state, task.constants, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    for objective in pretrain_arm.OBJECTIVES[name]:
+        assert f"{objective}/loss" in metrics and f"grad_norm/{objective}" in found
+
+
+RUN_ALWAYS = ("info_nce_cross", "byol", "regional")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in RUN_ALWAYS else pytest.param(n, marks=pytest.mark.slow) for n in pretrain_arm.OBJECTIVES]
+)
+def test_every_arm_trains(name: str, data: Path, tmp_path: Path) -> None:
+    """The whole program: the encoder that should move moves, and everything that is logged is a number."""
+    made = arm(name, data, tmp_path / "run")
+    assert experiment.run(made)
+    logged = (tmp_path / "run" / "metrics.jsonl").read_text()
+    for objective in pretrain_arm.OBJECTIVES[name]:
+        for found in (f"train/{objective}/loss", f"val/{objective}/loss", f"dynamics/grad_norm/{objective}"):
+            assert f'"{found}"' in logged
+    assert "NaN" not in logged and "null" not in logged
+    if name == "info_nce_cross":
+        assert '"dynamics/grad_cosine/cross_columns_info_nce"' in logged or "info_nce_cross_columns" in logged
+        assert '"dynamics/column/lv_edv"' in logged and '"dynamics/rank_table_features"' in logged
+    if name != "masked_patches":
+        assert '"dynamics/rank_image_features"' in logged
+    task, _ = pretrain.build(made, Dataset.open(data))
+    before, after = jax.jit(task.init)(task.pretrained).variables, checkpoint.load_params(tmp_path / "run", "last")
+    assert moved(before, after, "params", "table_encoder" if name in ("scarf", "masked_columns") else "encoder")
+
+
+def test_dynamics_see_the_gradient_of_the_step(data: Path, tmp_path: Path) -> None:
+    task, state, batch = built(arm("info_nce", data, tmp_path))
+    found = jax.jit(task.diagnose)(state, task.constants, batch)
+    _, metrics = jax.jit(task.phases[0][1])(state, task.constants, batch)
+    task.train_batches.close()
+    np.testing.assert_allclose(found["grad_norm/info_nce"], metrics["grad_norm/encoder"], rtol=1e-4)
+    shares = [v for name, v in found.items() if name.startswith("column/")]
+    assert len(shares) > 20 and np.isclose(sum(shares), 1) and min(shares) >= 0
+
+
+def test_dynamics_in_closed_form() -> None:
+    """Losses 3 x + y and 4 y of an encoder with parameters x and y; columns weigh 1 and -3."""
+
+    def losses(encoder, gate):
+        rows = jnp.mean(gate @ jnp.array([1.0, -3.0]))
+        return {"a": 3 * encoder["x"] + encoder["y"] + rows, "b": 4 * encoder["y"]}, {"image_features": jnp.eye(3)}
+
+    found = dynamics.measure(
+        losses, {"x": jnp.float32(1), "y": jnp.float32(2)}, jnp.zeros((3, 2)), ("one", "three"), jnp.ones(3, bool)
+    )
+    expected = {"grad_norm/a": np.sqrt(10), "grad_norm/b": 4, "grad_cosine/a_b": 1 / np.sqrt(10)}
+    expected |= {"column/one": 0.25, "column/three": 0.75, "rank_image_features": 3}
+    assert {k: float(v) for k, v in found.items()} == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_momentum_target_follows_slowly(data: Path, tmp_path: Path) -> None:
+    made = arm("byol", data, tmp_path)
+    made.objectives.byol.momentum = 0.75
+    task, state, batch = built(made)
+    jax.tree.map(np.testing.assert_array_equal, state.averaged, state.params)
+    after, _ = jax.jit(task.phases[0][1])(state, task.constants, batch)
+    task.train_batches.close()
+    expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, state.averaged, after.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), after.averaged, expected)
+    assert not np.array_equal(*(jax.tree.leaves(x["encoder"])[0] for x in (after.averaged, after.params)))
+
+
+def test_two_stages_and_their_transfer(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Global contrast, then local contrast of a decoder on the frozen encoder, then segmentation from both."""
+    assert experiment.run(arm("position", data, tmp_path / "first"))
+    second = arm("regional", data, tmp_path / "second", init_from=str(tmp_path / "first"), freeze="encoder")
+    task, state, batch = built(second)
+    after, _ = jax.jit(task.phases[0][1])(state, task.constants, batch)
+    task.train_batches.close()
+    assert moved(state.variables, after.variables, "params", "decoder")
+    assert not moved(state.variables, after.variables, "params", "encoder")
+    assert not moved(state.variables, after.variables, "batch_stats", "encoder")
+    assert experiment.run(second)
+    capsys.readouterr()
+    made = segment_sax.get_config()
+    made.update_from_flattened_dict(
+        SEGMENT | {"data.dataset": str(data), "workdir": str(tmp_path / "third"), "init_from": str(tmp_path / "second")}
+    )
+    task, _ = segment.build(made, Dataset.open(data))
+    assert "arrays of: decoder, encoder" in capsys.readouterr().out
+    assert any(name.startswith("params/decoder/") for name in task.pretrained)
+
+
+def test_validation_is_of_the_whole_set_whatever_the_batch(data: Path, tmp_path: Path) -> None:
+    def validation(batch_size: int) -> dict[str, float]:
+        made = arm("info_nce", data, tmp_path, batch_size=batch_size)
+        task, state, _ = built(made)
+        assert task.eval_batches is not None
+        outputs = [jax.device_get(jax.jit(task.eval_step)(state, task.constants, b)) for b in task.eval_batches()]
+        task.train_batches.close()
+        return task.summarise(outputs)
+
+    one, three = validation(1), validation(3)
+    assert one.keys() == three.keys() and one["info_nce/loss"] > 0
+    for name, value in one.items():
+        assert three[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+
+
+# What the towers are given.
+
+BATCH = {
+    "image": np.random.default_rng(0).integers(0, 255, (4, 2, 16, 16, 1)).astype(np.uint8),
+    "slice_mask": np.ones((4, 2), bool),
+    "position": np.zeros((4, 2), np.float32),
+    "values": np.random.default_rng(1).normal(size=(4, 6)).astype(np.float32),
+    "missing": np.zeros((4, 6), bool),
+    "subject": np.array([3, 1, 3, 0], np.int32),
+    "valid": np.array([True, True, True, False]),
+}
+CONSTANTS = {
+    "values": np.full((5, 6), 9, np.float32),
+    "missing": np.zeros((5, 6), bool),
+    "label": np.array([0, 1, -1, 2], np.int32),
+}
+
+
+def inputs(**changes) -> Inputs:
+    shift = augment.Augmentation(translation_fraction=0.2, noise_sd=0.1)
+    settings = dict(seed=0, views=2, aligned=False, rows=(), augmentation=shift, corruption=0.5, hidden=0.5)
+    return Inputs(**settings | changes)
+
+
+def test_views_are_draws_of_their_own_and_validation_sees_the_image_itself() -> None:
+    views = np.asarray(inputs().images(BATCH, jnp.int32(7)))
+    assert views.shape == (4, 2, 2, 16, 16, 1)
+    assert not np.allclose(views[:, 0], views[:, 1])
+    assert not np.allclose(views, inputs().images(BATCH, jnp.int32(8)))
+    np.testing.assert_array_equal(views[:, :1], inputs(views=1).images(BATCH, jnp.int32(7)))
+    plain = BATCH["image"].astype(np.float32) / 255
+    np.testing.assert_allclose(inputs().images(BATCH, None)[:, 0], plain, rtol=1e-6)
+    assert not np.allclose(inputs().images(BATCH, None)[:, 1], plain)
+
+
+def test_aligned_views_differ_in_intensity_only() -> None:
+    warped = inputs(aligned=True, augmentation=augment.Augmentation(translation_fraction=0.2))
+    views = np.asarray(warped.images(BATCH, jnp.int32(7)))
+    np.testing.assert_array_equal(views[:, 0], views[:, 1])
+    assert not np.allclose(views[:, 0], BATCH["image"] / 255)
+    noisy = np.asarray(inputs(aligned=True).images(BATCH, jnp.int32(7)))
+    assert 0 < np.abs(noisy[:, 0] - noisy[:, 1]).mean() < 0.2
+    assert not np.allclose(inputs(aligned=True).images(BATCH, None)[:, 1], BATCH["image"] / 255)
+
+
+def test_variants_of_the_rows() -> None:
+    everything = inputs(rows=("augmented", "clean", "corrupted", "hidden"))
+    rows, withheld = everything.table(BATCH, CONSTANTS, jnp.int32(3))
+    changed = {name: (np.asarray(row[0]) != BATCH["values"]).sum(1).tolist() for name, row in rows.items()}
+    assert changed == {"augmented": [3] * 4, "clean": [0] * 4, "corrupted": [3] * 4, "hidden": [0] * 4}
+    assert not np.array_equal(rows["augmented"][0], rows["corrupted"][0])
+    np.testing.assert_array_equal(rows["hidden"][2], withheld)
+    assert np.asarray(withheld).sum(1).tolist() == [3] * 4
+    assert not any(np.asarray(rows[name][2]).any() for name in ("augmented", "clean", "corrupted"))
+    rows, _ = everything.table(BATCH, CONSTANTS, None)
+    np.testing.assert_array_equal(rows["augmented"][0], BATCH["values"])
+    assert (np.asarray(rows["corrupted"][0]) != BATCH["values"]).any()
+
+
+def test_facts_and_rivals() -> None:
+    facts = inputs().facts(BATCH, CONSTANTS, np.zeros((4, 6), bool))
+    assert np.asarray(facts.label).tolist() == [2, 1, 2, 0]
+    assert np.asarray(facts.valid_slices).tolist() == [True] * 6 + [False] * 2
+    assert np.asarray(facts.of_slices(facts.subject)).tolist() == [3, 3, 1, 1, 3, 3, 0, 0]
+    rivals = np.asarray(inputs().rivals(BATCH))
+    expected = np.zeros((4, 4), bool)
+    expected[0, 1] = expected[1, 0] = expected[1, 2] = expected[2, 1] = True  # 0 and 2 are one subject, 3 is padding
+    np.testing.assert_array_equal(rivals, expected)
+
+
+# The table of a config, and its controls.
+
+TABLE = dict(seed=0, groups="all", without_leaks_for="", label="", control="none", corruption=0.3, hidden=0.5)
+
+
+def test_shuffled_rows_are_another_subjects_of_the_same_split(data: Path) -> None:
+    dataset = Dataset.open(data)
+    train = np.flatnonzero(dataset.splits == "train")
+    own = tables.read(dataset, train, **TABLE)
+    other = tables.read(dataset, train, **(TABLE | {"control": "shuffled"}))
+    for split in ("train", "val"):
+        at = np.flatnonzero(dataset.splits == split)
+        if len(at) > 1:
+            assert not (own.values[at] == other.values[at]).all(1).any()
+        assert sorted(map(tuple, own.values[at])) == sorted(map(tuple, other.values[at]))
+
+
+def test_noise_is_of_the_same_size_and_says_nothing(data: Path) -> None:
+    dataset = Dataset.open(data)
+    train = np.flatnonzero(dataset.splits == "train")
+    own = tables.read(dataset, train, **TABLE)
+    noise = tables.read(dataset, train, **(TABLE | {"control": "noise"}))
+    assert noise.values.shape == own.values.shape and own.missing.any() and not noise.missing.any()
+    assert noise.cardinalities == own.cardinalities
+    codes = noise.values[:, [k > 1 for k in noise.cardinalities]]
+    assert (codes == codes.astype(int)).all()
+    continuous = [k == 1 for k in noise.cardinalities]
+    assert abs(np.corrcoef(own.values[:, continuous].ravel(), noise.values[:, continuous].ravel())[0, 1]) < 0.5
+
+
+def test_without_a_table_there_are_no_columns(data: Path) -> None:
+    none = tables.read(Dataset.open(data), np.arange(3), **(TABLE | {"groups": "none"}))
+    assert none.values.shape == (16, 0) and none.cardinalities == () and none.to_json() == {}
+
+
+def test_labels(data: Path) -> None:
+    dataset = Dataset.open(data)
+    train = np.flatnonzero(dataset.splits == "train")
+    table = tables.read(dataset, train, **(TABLE | {"label": "sex"}))
+    assert [table.classes[i] for i in table.label] == dataset.table["sex"].tolist()
+
+
+# What is refused, before anything is computed.
+
+CONTEXT = terms.Context(
+    schema=Schema((Column("a", "continuous", "cardiac_morphometric"), Column("b", "categorical", "demographic"))),
+    cardinalities=(1, 3),
+    classes=(),
+    table_tokens=False,
+    patch=0,
+    channels=1,
+    dtype=jnp.float32,
+)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "message"),
+    [
+        ({}, "config.objectives is empty"),
+        ({"clip": {}}, "config.objectives.clip is unknown: choose among info_nce"),
+        ({"info_nce": {"sahre": 0.5}}, "sahre"),
+        ({"byol": {"tau": 0.5}}, "config.objectives.byol: "),
+        ({"info_nce": {"weight": 0.0}}, "weights must be 0 or more and not all 0"),
+        ({"info_nce": {"weight": -1.0}, "simclr": {}}, "weights must be 0 or more"),
+        ({"info_nce": {"weight": float("nan")}}, "weights must be 0 or more"),
+        ({"info_nce": {"temperature": 0.0}}, "temperature must be finite and above 0"),
+        ({"simclr": {"temperature": float("inf")}}, "temperature must be finite and above 0"),
+        (
+            {"info_nce": {"positives": "same_label"}},
+            "config.objectives.info_nce needs labels: name a column in config.table.label",
+        ),
+        ({"sigmoid": {"rivals": "other_labels"}}, "config.objectives.sigmoid needs labels"),
+        ({"info_nce": {"positives": "friends"}}, "config.objectives.info_nce.positives='friends': choose one of own"),
+        ({"sigmoid": {"positives": "soft"}}, "choose nearest"),
+        ({"probe": {}}, "config.objectives.probe needs labels"),
+        ({"masked_patches": {}}, "choose vit_tiny or vit_small"),
+        ({"cross_columns": {}}, "set config.model.table.encoder=transformer"),
+        ({"regression": {"columns": "b"}}, "selects no continuous column"),
+        ({"byol": {"momentum": 1.0}}, "config.objectives.byol.momentum=1.0"),
+        ({"simclr": {"partitions": -1}}, "config.objectives.simclr.partitions=-1"),
+    ],
+)
+def test_an_objective_that_cannot_be_is_told_by_its_key(objectives: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        terms.build(objectives, CONTEXT)
+
+
+def test_a_class_that_does_not_exist_is_named() -> None:
+    labelled = dataclasses.replace(CONTEXT, classes=("well", "ill"))
+    terms.build({"info_nce": {"positives": "same_label", "only": "ill"}}, labelled)
+    with pytest.raises(ValueError, match="the label's classes are well, ill"):
+        terms.build({"info_nce": {"positives": "same_label", "only": "sick"}}, labelled)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("info_nce", {"table.groups": "none"}, "config.objectives.info_nce needs table columns"),
+        (
+            "info_nce",
+            {"table.control": "swapped"},
+            "config.table.control='swapped' is unknown: choose one of none, shuffled",
+        ),
+        ("info_nce", {"table.label": "lv_edv"}, "config.table.label='lv_edv' is continuous: choose one of sex"),
+        ("info_nce", {"table.label": "nothing"}, "config.table.label='nothing' is no column of the table"),
+        ("info_nce", {"table.hidden": 1.5}, "config.table.hidden=1.5"),
+        (
+            "info_nce",
+            {"freeze": "probe_then_full"},
+            "config.freeze='probe_then_full' is unknown: choose none or encoder",
+        ),
+        ("info_nce", {"model.table.encoder": "tree"}, "config.model.table.encoder='tree' is unknown"),
+    ],
+)
+def test_what_a_pretraining_cannot_be_is_told_by_its_key(
+    name: str, settings: dict, message: str, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(experiment.EXPECTED, match=re.escape(message)):
+        experiment.run(arm(name, data, tmp_path / "run", **settings))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_an_arm_without_a_name_lists_the_arms() -> None:
+    with pytest.raises(ValueError, match=r"pretrain_arm.py:.*info_nce, sigmoid"):
+        pretrain_arm.get_config()

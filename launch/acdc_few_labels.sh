@@ -7,11 +7,15 @@
 # Patients are those of the published protocol of Chaitanya et al. 2020 (case numbers of the public training set).
 # Every run is resumable, locked while it goes and skipped when scored, so the script can be stopped and started at will.
 set -euo pipefail
+# glibc asks for huge pages: the large arrays of a step are else mapped anew, page by page, an eighth of the time on a CPU.
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592}
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 DATA=${DATA:-data/acdc}
 RUNS=${RUNS:-runs/acdc}
 SEEDS=${SEEDS:-0 1 2}
+SETS=${SETS:-2a 8a all 2d 8b 2b 8c 2c 2e}
+ARMS=${ARMS:-scratch pretrained}
 
 cases() { for number in "$@"; do printf 'patient%03d\n' "$((10#$number))"; done; }
 
@@ -59,13 +63,13 @@ segment() {  # arm (scratch or pretrained), name of the labelled set or all, see
   ${PIN:-} "$PYTHON" -m morphojax.evaluate --run="$run" --split=test --checkpoint=last
 }
 
-jobs_in_order() {  # what matters most first
+jobs_in_order() {  # seed by seed, so that a matrix cut short is whole for the seeds that it has
   local seed set arm steps
-  for seed in $SEEDS; do echo "pretrain $seed"; done
-  for set in ${SETS:-2a 8a all 2d 8b 2b 8c 2c 2e}; do
-    case $set in 2*) steps=${STEPS_2:-800} ;; 8*) steps=${STEPS_8:-1000} ;; all) steps=${STEPS_ALL:-3500} ;; esac
-    for seed in $SEEDS; do
-      for arm in scratch pretrained; do echo "segment $arm $set $seed $steps"; done
+  for seed in $SEEDS; do
+    [[ " $ARMS " == *" pretrained "* ]] && echo "pretrain $seed"
+    for set in $SETS; do
+      case $set in 2*) steps=${STEPS_2:-800} ;; 8*) steps=${STEPS_8:-1000} ;; all) steps=${STEPS_ALL:-3500} ;; esac
+      for arm in $ARMS; do echo "segment $arm $set $seed $steps"; done
     done
   done
 }

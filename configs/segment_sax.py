@@ -52,9 +52,11 @@ def get_config() -> ml_collections.ConfigDict:
             "width": 32,  # as in pretraining, or nothing fits
             "dtype": "float32",
             "decoder_widths": (16, 32, 64, 128),  # channels at strides 2, 4, 8, 16
+            "condition": "",  # columns (groups or names) that are predicted from the image and steer the decoder; empty: none
         }
     )
     config.objective = ml_collections.ConfigDict({"dice_weight": 0.5})  # the rest is cross-entropy
+    config.objective.measures_weight = 1.0  # of the squared error of the columns of model.condition
     config.optimizer = ml_collections.ConfigDict(
         {
             "name": "adamw",

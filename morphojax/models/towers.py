@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from morphojax.models.features import Features
 from morphojax.models.unet import unfold
 
 
@@ -45,24 +46,34 @@ class SlicePool(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """(image [B,H,W,C], train, train_encoder=None) -> logits float32 [B,H,W,n_classes].
+    """(image [B,H,W,C], train, train_encoder=None) -> logits float32 [B,H,W,n_classes], predicted float32 [B,measures].
 
     train_encoder False freezes the encoder: running statistics that are used and not updated, and no gradient.
-    None: as `train`.
+    None: as `train`. With `measures` above 0 as many numbers are predicted from the pooled features, and the decoder is conditioned
+    on them; the segmentation does not bend them, so that they mean what their own loss asks of them.
     """
 
     encoder: nn.Module
     decoder: nn.Module
     n_classes: int
+    measures: int = 0
+    measures_hidden: int = 64
 
     @nn.compact
-    def __call__(self, image: jax.Array, train: bool, train_encoder: bool | None = None) -> jax.Array:
+    def __call__(self, image: jax.Array, train: bool, train_encoder: bool | None = None) -> tuple[jax.Array, jax.Array]:
         train_encoder = train if train_encoder is None else train_encoder
-        pyramid = self.encoder(image, train and train_encoder).pyramid
+        features: Features = self.encoder(image, train and train_encoder)
         if not train_encoder:
-            pyramid = jax.lax.stop_gradient(pyramid)
-        x = self.decoder((image, *pyramid), train)
+            features = jax.lax.stop_gradient(features)
+        predicted, condition = jnp.zeros((len(image), 0), jnp.float32), None
+        if self.measures:
+            hidden = nn.relu(
+                nn.Dense(self.measures_hidden, name="measures_hidden")(features.pooled.astype(jnp.float32))
+            )
+            predicted = nn.Dense(self.measures, name="measures_head")(hidden)
+            condition = jax.lax.stop_gradient(predicted)
+        x = self.decoder((image, *features.pyramid), train, condition)
         height, width = image.shape[1:3]
         stride = round(height / x.shape[1])
         logits = nn.Dense(stride**2 * self.n_classes, name="head")(x.astype(jnp.float32))
-        return unfold(logits, stride, height, width)
+        return unfold(logits, stride, height, width), predicted

@@ -45,20 +45,22 @@ def upsample(x: jax.Array, height: int, width: int) -> jax.Array:
 
 
 class UNetDecoder(nn.Module):
-    """((image [B,H,W,C], *pyramid finest first), train) -> features [B,ceil(H/2),ceil(W/2),widths[0]].
+    """((image [B,H,W,C], *pyramid finest first), train, condition=None) -> features [B,ceil(H/2),ceil(W/2),widths[0]].
 
     The raw image is the finest skip, folded to half its size with all that it holds (`fold`); whoever uses the features
     unfolds what it makes of them. On the CPU convolutions of few channels at full size took two thirds of the decoder's
     time, and on ACDC they were no better: docs/results.md. Where the pyramid itself begins at full size, so does the decoder.
     widths: channels of the decoder at each level, finest first, the coarsest map not counted; a shorter pyramid uses
     the first ones. Raises ValueError when there are more levels than widths.
+    condition: [B,M]; scales and shifts every channel of every level (FiLM, Perez et al. 2018, arXiv:1709.07871), from no effect at the
+    start of training.
     """
 
     widths: tuple[int, ...] = (16, 32, 64, 128)
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, pyramid: tuple[jax.Array, ...], train: bool) -> jax.Array:
+    def __call__(self, pyramid: tuple[jax.Array, ...], train: bool, condition: jax.Array | None = None) -> jax.Array:
         image, *skips, x = pyramid
         finest = (*skips, x)[0]
         image = fold(image, 1 if finest.shape[1:3] == image.shape[1:3] else 2).astype(finest.dtype)
@@ -76,5 +78,10 @@ class UNetDecoder(nn.Module):
             x = jnp.concatenate([x, skip.astype(self.dtype)], axis=-1)
             for i in (1, 2):
                 x = Conv(width, 3, dtype=self.dtype, name=f"level{level}_conv{i}")(x)
-                x = nn.relu(BatchNorm(dtype=self.dtype, name=f"level{level}_norm{i}")(x, train))
+                x = BatchNorm(dtype=self.dtype, name=f"level{level}_norm{i}")(x, train)
+                if i == 2 and condition is not None:
+                    film = nn.Dense(2 * width, kernel_init=nn.initializers.zeros, name=f"level{level}_film")(condition)
+                    scale, shift = jnp.split(film.astype(x.dtype)[:, None, None], 2, axis=-1)
+                    x = x * (1 + scale) + shift
+                x = nn.relu(x)
         return x

@@ -91,14 +91,14 @@ def load_run(directory: str | Path, which: str = "best", batch_size: int = 16) -
         low, high = (float(p) for p in images["percentiles"])
         structures = tuple(images["structures"])
         plane, grid = images["plane"], geometry.Grid.from_json(images["grid"])
-        fingerprint = images["dataset_fingerprint"]
+        fingerprint, measures = images["dataset_fingerprint"], len(images["measures"])
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: not as a run writes it ({error!r}); train again, or restore the file") from error
-    model = build_model(config, len(structures) + 1)
+    model = build_model(config, len(structures) + 1, measures)
     variables = checkpoint.load_params(directory, which)
     _check_same(directory, model, grid, variables)
     variables = jax.device_put(variables)
-    apply = jax.jit(lambda image: model.apply(variables, image, train=False))
+    apply = jax.jit(lambda image: model.apply(variables, image, train=False)[0])
     return Run(plane, grid, (low, high), structures, apply, config, fingerprint, batch_size)
 
 

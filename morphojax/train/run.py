@@ -22,7 +22,10 @@ class RunError(ValueError):
 
 
 def preprocessing(dataset: Dataset, plane: str, channels: str, structures: Sequence[str]) -> dict[str, Any]:
-    """All that prediction must know of the images: nothing of it is restated later. No subject ids."""
+    """All that prediction must know of the images: nothing of it is restated later. No subject ids.
+
+    measures: the columns that the network predicts on its way to a segmentation; empty but where a task says otherwise.
+    """
     manifest = dataset.manifest
     return {
         "plane": plane,
@@ -30,6 +33,7 @@ def preprocessing(dataset: Dataset, plane: str, channels: str, structures: Seque
         "grid": manifest.grid.to_json(),
         "percentiles": list(manifest.percentiles),
         "structures": list(structures),
+        "measures": [],
         "dataset_fingerprint": dataset.fingerprint,
     }
 

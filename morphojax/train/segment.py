@@ -15,7 +15,7 @@ from morphojax.evaluation import figures
 from morphojax.models.towers import Segmenter
 from morphojax.models.unet import UNetDecoder
 from morphojax.objectives.segmentation import dice_ce
-from morphojax.train import cohort, devices, optimizer, registry, rng, transfer, unlabelled
+from morphojax.train import cohort, conditioning, devices, optimizer, registry, rng, transfer, unlabelled
 from morphojax.train.run import preprocessing
 from morphojax.train.state import TrainState
 from morphojax.train.step import make_train_step
@@ -48,7 +48,10 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     beside = _unlabelled(config, dataset, structures, subjects, params, steps)
     if beside is not None:
         train_batches = Joined({"labelled": train_batches, "unlabelled": beside.stream})
-    model = build_model(config.to_dict(), len(structures) + 1)
+    everybody = cohort.select_subjects(dataset, split_names=data.splits, subjects=(), fraction=1.0, seed=config.seed)
+    measures = conditioning.build(dataset, config.model.condition, everybody)
+    described["measures"] += measures.names if measures is not None else ()
+    model = build_model(config.to_dict(), len(structures) + 1, len(described["measures"]))
     decay = config.optimizer.layer_decay
     settings = {name: value for name, value in config.optimizer.items() if name != "layer_decay"}
     scales = (lambda params: optimizer.layer_scales(params, decay=decay)) if decay != 1.0 else None
@@ -75,7 +78,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
             if beside is not None:  # in one pass with the labelled slices, so in the same batch statistics
                 stacks = beside.images(batch["unlabelled"], state.step)
                 image = jnp.concatenate([image, stacks.reshape(-1, *stacks.shape[2:])])
-            logits, updated = model.apply(
+            (logits, measured), updated = model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 image,
                 train=True,
@@ -91,6 +94,13 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
                 plain = plain_logits(state, batch["unlabelled"]) if beside.pseudo else None
                 extra, found = beside.loss(of_stacks, plain, batch["unlabelled"], state.step)
                 value, scalars = value + extra, scalars | found
+            if measures is not None:
+                of, shown = batch["subject"], batch["valid"]
+                if stacks is not None:
+                    others, there = conditioning.slices_of(batch["unlabelled"])
+                    of, shown = jnp.concatenate([of, others]), jnp.concatenate([shown, there])
+                error, found = measures.loss(measured, of, shown, constants)
+                value, scalars = value + config.objective.measures_weight * error, scalars | found
             # A frozen encoder returns the statistics that it was given, so the tree stays whole.
             return value, (scalars, updated["batch_stats"])
 
@@ -118,7 +128,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         return sums | {"loss": value, "subject": batch["subject"], "valid": batch["valid"]}
 
     def predict(state: TrainState, batch: Batch) -> Any:
-        return model.apply(state.variables, batch["image"].astype(jnp.float32) / 255, train=False)
+        return model.apply(state.variables, batch["image"].astype(jnp.float32) / 255, train=False)[0]  # pyrefly: ignore
 
     def summarise(outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
         return validation_dice(outputs, structures)
@@ -141,7 +151,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         phases=_phases(config.freeze, config.probe_steps, steps, phase),
         eval_step=eval_step,
         summarise=summarise,
-        constants={"class_of": class_of, "labelled": labelled},
+        constants={"class_of": class_of, "labelled": labelled, **(measures.constants if measures is not None else {})},
         train_batches=train_batches,
         eval_batches=(lambda: iter(held_out_batches)) if held_out_batches else None,
         best=("dice", True),
@@ -154,13 +164,16 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     return task, {"preprocessing.json": described}
 
 
-def build_model(config: dict[str, Any], n_classes: int) -> Segmenter:
-    """The segmenter of a resolved config (as read from `config.json`). Raises ValueError for an unknown encoder or dtype."""
-    model = dict(config["model"])
+def build_model(config: dict[str, Any], n_classes: int, measures: int) -> Segmenter:
+    """The segmenter of a resolved config (as read from `config.json`). Raises ValueError for an unknown encoder or dtype.
+
+    measures: columns that the decoder is conditioned on.
+    """
+    model = {name: value for name, value in config["model"].items() if name != "condition"}
     dtype = registry.dtype(model.pop("dtype"))
     encoder = registry.encoder(model.pop("encoder"), width=model.pop("width"), dtype=dtype)
     decoder = UNetDecoder(widths=tuple(model.pop("decoder_widths")), dtype=dtype)
-    return Segmenter(encoder=encoder, decoder=decoder, n_classes=n_classes, **model)
+    return Segmenter(encoder=encoder, decoder=decoder, n_classes=n_classes, measures=measures, **model)
 
 
 def validation_dice(outputs: list[dict[str, np.ndarray]], structures: tuple[str, ...]) -> dict[str, float]:

@@ -65,7 +65,7 @@ def test_frozen_encoder_is_frozen():
         out, new = model.apply(
             {**variables, "params": params}, image, True, train_encoder=train_encoder, mutable=["batch_stats"]
         )
-        return jnp.square(out).sum(), new["batch_stats"]
+        return jnp.square(out[0]).sum(), new["batch_stats"]
 
     grad = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
     grads, stats = grad(variables["params"], False)
@@ -81,10 +81,38 @@ def test_frozen_encoder_is_frozen():
 
 def test_segmenter_logits_and_names():
     model, image, variables = segmenter()
-    logits = model.apply(variables, image, False)
+    logits, predicted = model.apply(variables, image, False)
+    assert predicted.shape == (2, 0)
     assert logits.shape == (2, 32, 32, 4) and logits.dtype == jnp.float32
-    assert model.apply(variables, image[:, :31, :29], False).shape == (2, 31, 29, 4)
+    assert model.apply(variables, image[:, :31, :29], False)[0].shape == (2, 31, 29, 4)
     assert set(variables["params"]) == {"encoder", "decoder", "head"}
-    half = Segmenter(TinyEncoder(), UNetDecoder((4, 4), jnp.bfloat16), n_classes=4).apply(variables, image, False)
+    bfloat16 = Segmenter(TinyEncoder(), UNetDecoder((4, 4), jnp.bfloat16), n_classes=4)
+    half, _ = bfloat16.apply(variables, image, False)
     assert half.dtype == jnp.float32
     assert 0 < np.linalg.norm(half - logits) / np.linalg.norm(logits) < 0.05
+
+
+def test_a_conditioned_decoder():
+    """No effect at first; the predicted numbers steer it once its FiLM has learned, and the segmentation does not bend them."""
+    model, image, plain = segmenter()
+    conditioned = Segmenter(TinyEncoder(), UNetDecoder(widths=(4, 4)), n_classes=4, measures=3)
+    variables = jax.jit(conditioned.init, static_argnames="train")(jax.random.key(0), image, train=False)
+    assert set(variables["params"]) == {"encoder", "decoder", "head", "measures_hidden", "measures_head"}
+    shared = {**variables["params"], "encoder": plain["params"]["encoder"], "head": plain["params"]["head"]}
+    shared["decoder"] = {**variables["params"]["decoder"], **plain["params"]["decoder"]}
+    logits, predicted = conditioned.apply({**variables, "params": shared}, image, False)
+    np.testing.assert_allclose(logits, model.apply(plain, image, False)[0], rtol=1e-5, atol=1e-6)
+    assert predicted.shape == (2, 3)
+
+    learned = jax.tree.map(lambda x: x, shared)
+    film = learned["decoder"]["level0_film"]
+    film["kernel"] = jnp.asarray(RNG.standard_normal(film["kernel"].shape), jnp.float32)
+
+    def loss(params):
+        out, measured = conditioned.apply({**variables, "params": params}, image, False)
+        return jnp.square(out).sum(), measured
+
+    assert not np.allclose(conditioned.apply({**variables, "params": learned}, image, False)[0], logits)
+    grads, _ = jax.jit(jax.grad(loss, has_aux=True))(learned)
+    assert np.abs(grads["decoder"]["level0_film"]["kernel"]).max() > 0
+    assert all((g == 0).all() for name in ("measures_hidden", "measures_head") for g in jax.tree.leaves(grads[name]))

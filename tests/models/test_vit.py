@@ -267,7 +267,7 @@ def test_segmenter_on_it():
     variables = jax.jit(model.init, static_argnums=2)(jax.random.key(0), image, True)
 
     def loss(params):
-        logits, _ = model.apply({**variables, "params": params}, image, True, mutable=["batch_stats"])
+        (logits, _), _ = model.apply({**variables, "params": params}, image, True, mutable=["batch_stats"])
         return jnp.square(logits).mean(), logits
 
     grads, logits = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])

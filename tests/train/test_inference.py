@@ -89,6 +89,7 @@ def described(**changes):
         "grid": {"spacing_mm": 2.0, "size": 48},
         "percentiles": [1, 99],
         "structures": ["lv_cavity"],
+        "measures": [],
         "dataset_fingerprint": "x",
     }
     return {k: v for k, v in (images | changes).items() if v is not None}
@@ -117,7 +118,7 @@ def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("run")
     config = segment_sax.get_config().to_dict()
     config["model"] |= {"width": 4, "decoder_widths": (4, 4, 4, 4)}
-    model = build_model(config, 2)
+    model = build_model(config, 2, 0)
     # Any positive numbers will do for weights, and cost no compilation of initialisers.
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 48, 48, 1)), train=False))
     checkpoints, variables = Checkpoints(root), {}
@@ -128,7 +129,7 @@ def trained(tmp_path_factory):
     checkpoints.close()
     (root / "config.json").write_text(json.dumps(config))
     (root / "preprocessing.json").write_text(json.dumps(described()))
-    return root, jax.jit(lambda v, image: jax.nn.softmax(model.apply(v, image, train=False))), variables
+    return root, jax.jit(lambda v, image: jax.nn.softmax(model.apply(v, image, train=False)[0])), variables
 
 
 @pytest.mark.parametrize(("which", "step"), [("best", 0), ("last", 1)])

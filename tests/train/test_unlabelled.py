@@ -12,7 +12,7 @@ import pytest
 from configs import segment_sax
 from morphojax import augment
 from morphojax.data.dataset import Dataset
-from morphojax.train import experiment, segment, unlabelled
+from morphojax.train import experiment, inference, segment, unlabelled
 from tests.train import synthetic
 from tests.train.test_tasks import SEGMENT
 
@@ -138,6 +138,37 @@ def test_the_volume_term_teaches_by_itself(data: Path, tmp_path: Path) -> None:
         errors.append(float(metrics["unlabelled/loss_consistency"]))
     task.train_batches.close()
     assert np.mean(errors[-5:]) < 0.5 * np.mean(errors[:5]), errors
+
+
+def test_a_decoder_conditioned_on_predicted_columns(data: Path, tmp_path: Path) -> None:
+    """The columns are learned from labelled slices and unlabelled stacks alike, and prediction needs the run alone."""
+    dataset = Dataset.open(data)
+    made = config(data, tmp_path / "run", **{"model.condition": "lv_edv,sex,rv_esv"})
+    task, files = segment.build(made, dataset)
+    assert files["preprocessing.json"]["measures"] == ["lv_edv", "rv_esv"]
+    batch, state = next(task.train_batches), jax.jit(task.init)(task.pretrained)
+    task.train_batches.close()
+
+    def measured(values: np.ndarray) -> float:
+        _, metrics = jax.jit(task.phases[0][1])(state, task.constants | {"measures": values}, batch)
+        return float(metrics["measures/loss"])
+
+    own, moved = task.constants["measures"], {}
+    for name, subjects in (("labelled", batch["subject"]), ("unlabelled", batch["unlabelled"]["subject"])):
+        moved[name] = own.copy()
+        moved[name][subjects] += 5
+    other = np.setdiff1d(np.arange(16), np.concatenate([batch["subject"], batch["unlabelled"]["subject"]]))
+    moved["others"] = own.copy()
+    moved["others"][other] += 5
+    losses = {name: measured(values) for name, values in moved.items()}
+    assert losses["others"] == measured(own) and min(losses["labelled"], losses["unlabelled"]) > losses["others"] + 1
+    assert experiment.run(made)
+    assert inference.load_run(tmp_path / "run").predict_grid(np.zeros((2, 32, 32), np.uint8)).shape == (2, 32, 32, 4)
+
+
+def test_conditioning_on_no_number_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(experiment.EXPECTED, match=r"config.model.condition='sex' selects no continuous column"):
+        experiment.run(config(data, tmp_path / "run", **{"model.condition": "sex"}))
 
 
 @pytest.mark.parametrize(

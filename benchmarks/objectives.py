@@ -1,0 +1,135 @@
+"""What an objective costs beside the encoder that it trains.
+
+    python -m benchmarks.objectives                      # batches of 512 and 4096, heads on 2048 features
+    python -m benchmarks.objectives --batches=512 --names=info_nce,sigmoid
+
+Times the head and the loss of each objective, forward and backward, and a train step's forward and backward pass of a ResNet-50 (128 x 128
+x 3, float32 on a CPU, bfloat16 elsewhere) on --images images, whose time per image times the batch is what the objective stands
+beside. Both alternate in one process; figures are medians of the repeats, ratios medians of the ratios with their range.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from morphojax.data.table import Column, Schema
+from morphojax.models.encoders import ENCODERS
+from morphojax.models.features import TableFeatures
+from morphojax.models.pretrainer import Seen
+from morphojax.train import terms
+
+_BATCHES = flags.DEFINE_list("batches", ["512", "4096"], "examples")
+_NAMES = flags.DEFINE_list(
+    "names",
+    ["info_nce", "sigmoid", "nt_xent", "simclr", "byol", "simsiam", "barlow_twins", "vicreg", "swav", "regression"],
+    "objectives",
+)
+_IMAGES = flags.DEFINE_integer("images", 8, "images in the encoder's batch")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "of every measurement")
+FEATURES, COLUMNS = 2048, 32
+
+
+def context() -> terms.Context:
+    columns = tuple(Column(f"c{i}", "continuous", "cardiac_morphometric") for i in range(COLUMNS))
+    return terms.Context(
+        schema=Schema(columns),
+        cardinalities=(1,) * COLUMNS,
+        classes=(),
+        table_tokens=False,
+        patch=0,
+        channels=3,
+        dtype=jnp.float32,
+    )
+
+
+def seen(batch: int, first: jax.Array, second: jax.Array) -> Seen:
+    """What the towers would have seen: one slice of each of `batch` subjects, in two views, and its row."""
+    row = TableFeatures(second[:, None], second)
+    return Seen(
+        images=(),
+        pyramids=(),
+        slices=(first, second),
+        subjects=(first, second),
+        decoded=(),
+        masked=None,
+        rows={"augmented": row},
+        mask=jnp.ones((batch, 1), bool),
+        rivals=~jnp.eye(batch, dtype=bool),
+    )
+
+
+def objective(name: str, batch: int) -> Callable[[], None]:
+    """One forward and backward pass of head and loss."""
+    term = terms.build({name: {}}, context())[name]
+    random = np.random.default_rng(0)
+    first, second = (jnp.asarray(random.normal(size=(batch, FEATURES)), jnp.float32) for _ in range(2))
+    flag = jnp.zeros((batch, COLUMNS), bool)
+    facts = terms.Facts(
+        subject=jnp.arange(batch),
+        valid=jnp.ones(batch, bool),
+        slice_mask=jnp.ones((batch, 1), bool),
+        position=jnp.zeros((batch, 1)),
+        values=first[:, :COLUMNS],
+        missing=flag,
+        hidden=flag,
+        label=jnp.full(batch, -1),
+    )
+    variables = jax.jit(lambda: term.head.init(jax.random.key(0), seen(batch, first, second), False))()
+
+    def loss(params: Any, first: jax.Array, second: jax.Array) -> jax.Array:
+        out, _ = term.head.apply(
+            {**variables, "params": params}, seen(batch, first, second), True, mutable=["batch_stats"]
+        )
+        if term.momentum is not None:
+            out = out | {"target": jax.lax.stop_gradient(out)}
+        return term.loss(out, facts)[0]
+
+    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
+    return lambda: jax.block_until_ready(step(variables["params"], first, second))
+
+
+def encoder(images: int) -> Callable[[], None]:
+    """One forward and backward pass of a ResNet-50."""
+    dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    model, image = ENCODERS["resnet50"](dtype=dtype), jnp.ones((images, 128, 128, 3))
+    variables = jax.jit(model.init, static_argnames="train")(jax.random.key(0), image[:1], train=False)
+
+    def loss(params: Any) -> jax.Array:
+        features, _ = model.apply({**variables, "params": params}, image, train=True, mutable=["batch_stats"])
+        return jnp.square(features.pooled).mean()
+
+    step = jax.jit(jax.grad(loss))
+    return lambda: jax.block_until_ready(step(variables["params"]))
+
+
+def seconds(run: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def main(_: list[str]) -> None:
+    image = encoder(_IMAGES.value)
+    image()
+    print(f"{'objective':14}{'batch':>7}{'ms':>10}  share of the encoder's step")
+    for batch in map(int, _BATCHES.value):
+        for name in _NAMES.value:
+            run = objective(name, batch)
+            run()
+            pairs = [(seconds(run), seconds(image) / _IMAGES.value * batch) for _ in range(_REPEATS.value)]
+            shares = [ours / theirs for ours, theirs in pairs]
+            print(
+                f"{name:14}{batch:7}{1e3 * statistics.median(ours for ours, _ in pairs):10.1f}  "
+                f"{statistics.median(shares):.2%} ({min(shares):.2%} to {max(shares):.2%})",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -21,14 +21,14 @@ ARMS = ("scratch", "pretrained")
 RESAMPLES = 5000
 
 
-def read_scores(runs: Path) -> pd.DataFrame:
+def read_scores(runs: Path, arms: str = "|".join(ARMS)) -> pd.DataFrame:
     """A row per run, subject and structure: arm, labels (`2`, `8`, `all`), set, seed, subject (index), structure, dice, hd95_mm.
 
-    Both phases of a subject are averaged. Raises SystemExit where no run is scored.
+    Both phases of a subject are averaged. `arms` is a regular expression. Raises SystemExit where no run is scored.
     """
     frames = []
     for path in sorted(runs.glob("*_s*/evaluation/scores_test.csv")):
-        match = re.fullmatch(rf"({'|'.join(ARMS)})_(all|\d+)([a-z]?)_s(\d+)", path.parent.parent.name)
+        match = re.fullmatch(rf"({arms})_(all|\d+)([a-z]?)_s(\d+)", path.parent.parent.name)
         if not match:
             continue
         arm, labels, letter, seed = match.groups()

@@ -34,6 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
             "batch_size": 0,  # stacks beside each batch of labelled slices, over all devices; 0: none
             "subjects": (),  # as data.subjects, without the labelled ones; empty: all of data.splits
             "slices": 0,  # a stack is padded to so many; 0: to the largest
+            "shuffled": False,  # the control: another subject's volumes
             "consistency": 1.0,  # weight of the squared error of log volumes
             "entropy": 0.1,  # weight of the predictions' doubt
             "pseudo": 0.0,  # weight of cross-entropy to the network's own labels, where their volumes agree with the table

@@ -99,12 +99,14 @@ def build(
     batch_size: int,
     subjects: tuple[str, ...],
     slices: int,
+    shuffled: bool,
     **terms: float,
 ) -> Unlabelled:
     """From `config.unlabelled`.
 
     Args:
         labelled: indices of the labelled subjects, which do not count as unlabelled.
+        shuffled: every subject gets the volumes of another: the control. What this gains, it gained without what the table knows.
         terms: the weights and thresholds of `Unlabelled`.
 
     Raises:
@@ -121,6 +123,9 @@ def build(
             f"config.unlabelled: of {len(everybody)} subjects none is unlabelled and has a volume of {', '.join(structures)} in the "
             "table (columns with `measures` in the data dictionary)"
         )
+    if shuffled:
+        circle = np.random.default_rng((seed, *b"shuffled")).permutation(others)
+        known[circle] = known[np.roll(circle, 1)]
     devices.say(f"{len(others)} unlabelled subjects with volumes in the table")
     stream = pipeline.stacks(
         dataset,

@@ -124,6 +124,20 @@ def test_unlabelled_subjects_are_training_subjects_without_a_label(data: Path, t
     assert set(dataset.splits[sorted(seen)]) == {"train"}
 
 
+def test_shuffled_volumes_are_another_subjects(data: Path, tmp_path: Path) -> None:
+    """The same volumes all in all, and nobody's own."""
+
+    def told(shuffled: bool) -> dict[int, tuple[float, ...]]:
+        task, _ = segment.build(config(data, tmp_path, **{"unlabelled.shuffled": shuffled}), Dataset.open(data))
+        batches = [next(task.train_batches)["unlabelled"] for _ in range(60)]
+        task.train_batches.close()
+        return {int(b["subject"][0]): tuple(b["volume"][0]) for b in batches if b["position"][0, 0] == 0}
+
+    own, other = told(False), told(True)
+    assert own.keys() == other.keys() and len(own) > 2
+    assert all(own[s] != other[s] for s in own)
+
+
 def test_the_volume_term_teaches_by_itself(data: Path, tmp_path: Path) -> None:
     """With the labels worth nothing, the predicted volumes still come nearer to the table's."""
     made = config(data, tmp_path, **{"unlabelled.entropy": 0.0, "unlabelled.ramp": 0.0, "optimizer.warmup": 0.0})

@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+
+from analysis import screening
+from analysis.few_labels import read_scores
+from tests.analysis.test_few_labels import write
+
+
+def scored(runs: Path):
+    write(runs, "scratch_2a_s0", {0: 0.5, 1: 0.7})
+    write(runs, "scratch_2d_s0", {0: 0.6, 1: 0.6})
+    write(runs, "info_nce_shuffled_2a_s0", {0: 0.4, 1: 0.6})
+    write(runs, "volume_2a_s0", {0: 0.6, 1: 0.9})
+    write(runs, "volume_2d_s0", {0: 0.7, 1: 0.8})
+    return read_scores(runs, arms=r"\w+")
+
+
+def test_arms_are_ranked_and_compared_pair_by_pair(tmp_path: Path) -> None:
+    table = screening.summarise(scored(tmp_path)).set_index("arm")
+    assert table.index.tolist() == ["volume", "scratch", "info_nce_shuffled"]
+    assert table.loc["volume", "difference"] == pytest.approx((0.1 + 0.2 + 0.1 + 0.2) / 4)
+    assert table.loc["info_nce_shuffled", "difference"] == pytest.approx(-0.1)  # against the scratch run of its own set
+    assert table.loc["volume", "low"] >= 0.1 - 1e-9 and table.loc["volume", "high"] <= 0.2 + 1e-9
+
+
+def test_what_is_written_names_runs_and_no_subject(tmp_path: Path) -> None:
+    scores = scored(tmp_path)
+    runs = screening.by_run(scores)
+    assert set(runs.columns) == {"arm", "set", "seed", "lv_cavity", "dice"} and len(runs) == 5
+    text = screening.markdown(screening.summarise(scores), runs)
+    assert (
+        "| volume | 2 | 0.750 | 0.750 | 0.750 | +0.150 [" in text
+        and "| scratch | 2 | 0.600 | 0.600 | 0.600 |  |" in text
+    )
+    screening.figure(tmp_path / "f.png", screening.summarise(scores), runs)
+    assert (tmp_path / "f.png").stat().st_size > 1000
+
+
+def test_without_the_baseline_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
+    write(tmp_path, "volume_2a_s0", {0: 0.6})
+    with pytest.raises(SystemExit, match="no run of 'scratch'"):
+        screening.summarise(read_scores(tmp_path, arms=r"\w+"))

@@ -22,6 +22,7 @@ OBJECTIVES = {
     "nt_xent": {"nt_xent": {}},
     "supcon": {"info_nce": {"positives": "same_label"}},
     "remove_fn": {"info_nce": {"rivals": "other_labels"}},
+    "remove_similar": {"info_nce": {"rivals": "unlike", "threshold": 0.7}},
     "nearest": {"info_nce": {"positives": "nearest", "threshold": 0.7}},
     "soft": {"info_nce": {"positives": "soft"}},
     "match": {"match": {}},

@@ -80,7 +80,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "learned_temperature": False,
                 "features": 128,
                 "positives": "own",  # or same_label, nearest, soft
-                "rivals": "all",  # or other_labels
+                "rivals": "all",  # or other_labels, unlike
             }
         }
     )

@@ -20,7 +20,7 @@ SEGMENT_STEPS=${SEGMENT_STEPS:-800}
 ARMS=${ARMS:-scratch volume info_nce regression info_nce_volume regression_volume condition pseudo \
   volume_shuffled info_nce_shuffled info_nce_noise regression_shuffled \
   sigmoid cross_columns info_nce_regression simclr position byol simsiam barlow_twins vicreg swav regional \
-  nt_xent supcon remove_fn nearest soft match scratch_vit masked_patches}
+  nt_xent supcon remove_fn remove_similar nearest soft match scratch_vit masked_patches}
 
 pretrain_flags() {  # arm: the pretraining that it starts from; nothing for none
   local arm=${1%_volume} common=(--config.table.groups=cardiac_morphometric)

@@ -26,6 +26,10 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     """The task of a config, and the files of the run directory that describe its data ({file name: JSON-able})."""
     data, seed = config.data, config.seed
     devices.check_batch_size(config.batch_size)
+    if config.batch_size < 2:
+        raise ValueError(
+            f"config.batch_size={config.batch_size}: a subject alone has nobody to be told from; give at least 2"
+        )
     subjects = cohort.select_subjects(
         dataset, split_names=data.splits, subjects=data.subjects, fraction=data.fraction, seed=seed
     )

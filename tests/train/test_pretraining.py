@@ -15,6 +15,7 @@ from morphojax.data.dataset import Dataset
 from morphojax.data.table import Column, Schema
 from morphojax.train import checkpoint, dynamics, experiment, pretrain, segment, tables, terms
 from morphojax.train.inputs import Inputs
+from morphojax.train.terms.pairs import Pairs
 from tests.train import synthetic
 from tests.train.test_tasks import PRETRAIN, SEGMENT, moved
 
@@ -162,9 +163,9 @@ def test_validation_is_of_the_whole_set_whatever_the_batch(data: Path, tmp_path:
         task.train_batches.close()
         return task.summarise(outputs)
 
-    one, three = validation(1), validation(3)
-    assert one.keys() == three.keys() and one["info_nce/loss"] > 0
-    for name, value in one.items():
+    two, three = validation(2), validation(3)
+    assert two.keys() == three.keys() and two["info_nce/loss"] > 0
+    for name, value in two.items():
         assert three[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
 
 
@@ -280,6 +281,32 @@ def test_labels(data: Path) -> None:
     assert [table.classes[i] for i in table.label] == dataset.table["sex"].tolist()
 
 
+def test_who_is_a_positive_and_who_a_rival() -> None:
+    """Subjects 0 and 1 have one label and nearly one row; subject 2 has another of both; row 3 is subject 0 again."""
+    values = np.array([[0.0, 1], [0.05, 1], [3, 2], [0, 1]], np.float32)
+    facts = terms.Facts(
+        subject=jnp.array([0, 1, 2, 0]), valid=jnp.ones(4, bool), slice_mask=jnp.ones((4, 1), bool), position=jnp.zeros((4, 1)),
+        values=jnp.asarray(values), missing=jnp.zeros((4, 2), bool), hidden=jnp.zeros((4, 2), bool), label=jnp.array([1, 1, 0, 1]),
+    )  # fmt: skip
+    labelled = dataclasses.replace(CONTEXT, classes=("well", "ill"))
+
+    def found(**settings) -> tuple[np.ndarray | None, np.ndarray]:
+        positives, rivals = Pairs(**settings)(facts, labelled)
+        return None if positives is None else np.asarray(positives), np.asarray(rivals) & ~np.eye(4, dtype=bool)
+
+    others = np.array([[0, 1, 1, 0], [1, 0, 1, 1], [1, 1, 0, 1], [0, 1, 1, 0]], bool)  # never a subject against itself
+    alike = np.array([[1, 1, 0, 1], [1, 1, 0, 1], [0, 0, 1, 0], [1, 1, 0, 1]], bool)
+    assert found()[0] is None
+    np.testing.assert_array_equal(found()[1], others)
+    np.testing.assert_array_equal(found(positives="same_label")[0], alike)
+    for rivals in ("other_labels", "unlike"):
+        np.testing.assert_array_equal(found(rivals=rivals)[1], others & ~alike)
+    np.testing.assert_array_equal(found(positives="nearest", k=2)[0], alike)
+    soft = found(positives="soft")[0]
+    assert soft is not None and soft[0, 1] > 0.5 and soft[0, 2] < 0.1
+    np.testing.assert_array_equal(found(rivals="other_labels", only="well")[1], others)  # nobody shares that label
+
+
 # What is refused, before anything is computed.
 
 CONTEXT = terms.Context(
@@ -335,6 +362,7 @@ def test_a_class_that_does_not_exist_is_named() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
+        ("info_nce", {"batch_size": 1}, "config.batch_size=1: a subject alone has nobody to be told from"),
         ("info_nce", {"table.groups": "none"}, "config.objectives.info_nce needs table columns"),
         (
             "info_nce",

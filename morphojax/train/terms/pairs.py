@@ -10,7 +10,7 @@ from morphojax.objectives import contrastive, embeddings, matching, targets
 from morphojax.train.terms.base import Context, Facts, Term
 
 POSITIVES = ("own", "same_label", "nearest", "soft")
-RIVALS = ("all", "other_labels")
+RIVALS = ("all", "other_labels", "unlike")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Pairs:
     """Who is a positive of whom, and who is a rival, in words of a config. Two rows of one subject are never rivals.
 
     positives: own; same_label (supervised); nearest (the k most similar rows at or above the threshold); or soft (by
-        similarity / softness). rivals: all; or other_labels (removal of false negatives).
+        similarity / softness). rivals: all; other_labels; or unlike, rows below the threshold of similarity (both removals of false
+        negatives).
     only: the one class that counts as a label, for the binary variants of both; empty: all classes.
     continuous_share: weight of the continuous columns in the similarity of two rows.
     """
@@ -52,14 +53,16 @@ class Pairs:
         """positives [B,B] or None (each its own), rivals bool [B,B]."""
         alike = targets.same_label(facts.label, context.classes.index(self.only) if self.only else None)
         rivals = targets.distinct(facts.subject)
+        missing = facts.missing | ~facts.valid[:, None]  # padding is like nobody
+        similarity = targets.table_similarity(facts.values, missing, context.cardinalities, self.continuous_share)
         if self.rivals == "other_labels":
             rivals &= ~alike
+        elif self.rivals == "unlike":
+            rivals &= similarity < self.threshold
         if self.positives == "own":
             return None, rivals
         if self.positives == "same_label":
             return alike, rivals
-        missing = facts.missing | ~facts.valid[:, None]  # padding is like nobody
-        similarity = targets.table_similarity(facts.values, missing, context.cardinalities, self.continuous_share)
         if self.positives == "nearest":
             return targets.nearest(similarity, self.k, self.threshold), rivals
         return targets.soft(similarity, self.softness), rivals

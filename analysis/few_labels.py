@@ -3,7 +3,8 @@
     python -m analysis.few_labels --runs=runs/acdc --output=results
 
 Reads `<runs>/<arm>_<labelled set>_s<seed>/evaluation/scores_test.csv`, as launch/acdc_few_labels.sh writes them. The labelled set is
-`all`, or a number of labelled subjects and a letter (2a). Writes few_labels.md, few_labels.csv and few_labels.png.
+`all`, or a number of labelled subjects and a letter (2a). Writes few_labels.md, few_labels.csv, few_labels.png, and runs.csv: the mean of
+every run, in which no subject appears.
 """
 
 import argparse
@@ -44,6 +45,12 @@ def matrix(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
     return scores.groupby(["set", "seed", "subject"])[metric].mean().unstack("subject")
 
 
+def by_run(scores: pd.DataFrame) -> pd.DataFrame:
+    """Mean Dice of every run, per structure and over all: nothing of a single subject."""
+    structures = scores.groupby(["arm", "set", "seed", "structure"])["dice"].mean().unstack("structure")
+    return structures.assign(dice=structures.mean(axis=1)).reset_index()
+
+
 def crossed_interval(values: np.ndarray, seed: int = 0, confidence: float = 0.95) -> tuple[float, float]:
     """Percentile interval of the mean of [runs, subjects], resampling both: a result must hold for other labelled sets and seeds,
     and for other test subjects (the pigeonhole bootstrap, Owen 2007). With one run only subjects vary, and the interval says less."""
@@ -80,7 +87,7 @@ def summarise(scores: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
 
 
 def markdown(summary: pd.DataFrame, scores: pd.DataFrame, metric: str = "dice") -> str:
-    """The summary and, below it, the mean of every structure."""
+    """The summary and, below it, the mean of every structure, and the mean of every labelled set over its seeds."""
     lines = [
         "| labelled subjects | arm | runs (sets x seeds) | mean Dice [95 % interval] | SD over runs |",
         "| --- | --- | --- | --- | --- |",
@@ -110,6 +117,13 @@ def markdown(summary: pd.DataFrame, scores: pd.DataFrame, metric: str = "dice") 
                     + " | ".join(f"{c['dice']:.3f}, {c['hd95_mm']:.1f} mm" for c in cells)
                     + " |"
                 )
+    runs = by_run(scores).set_index(["set", "seed", "arm"])["dice"].unstack("arm").reindex(columns=list(ARMS))
+    lines += ["", "| labelled set | seeds | " + " | ".join(ARMS) + " | difference |", "| --- |" + " --- |" * 4]
+    for name, found in runs.dropna().groupby("set"):
+        apart = (found["pretrained"] - found["scratch"]).mean()
+        lines.append(
+            f"| {name} | {len(found)} | " + " | ".join(f"{found[a].mean():.3f}" for a in ARMS) + f" | {apart:+.3f} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -144,6 +158,7 @@ def main() -> None:
     text = markdown(summary, scores)
     (options.output / "few_labels.md").write_text(text)
     summary.to_csv(options.output / "few_labels.csv", index=False, float_format="%.4f")
+    by_run(scores).to_csv(options.output / "runs.csv", index=False, float_format="%.4f")
     figure(options.output / "few_labels.png", scores)
     print(text)
 

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis.few_labels import crossed_interval, matrix, read_scores
+from analysis.few_labels import by_run, crossed_interval, matrix, read_scores
 
 BASELINE = "scratch"
 
@@ -36,13 +36,6 @@ def summarise(scores: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
             row |= {"difference": difference.mean(), "low": low, "high": high}
         rows.append(row)
     return pd.DataFrame(rows).sort_values("dice", ascending=False, ignore_index=True)
-
-
-def by_run(scores: pd.DataFrame) -> pd.DataFrame:
-    """Mean Dice of every run, per structure and over all: nothing of a single subject."""
-    keys = ["arm", "set", "seed"]
-    structures = scores.groupby([*keys, "structure"])["dice"].mean().unstack("structure")
-    return structures.assign(dice=structures.mean(axis=1)).reset_index()
 
 
 def markdown(summary: pd.DataFrame, runs: pd.DataFrame) -> str:

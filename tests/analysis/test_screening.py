@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from analysis import screening
-from analysis.few_labels import read_scores
+from analysis.few_labels import by_run, read_scores
 from tests.analysis.test_few_labels import write
 
 
@@ -26,7 +26,7 @@ def test_arms_are_ranked_and_compared_pair_by_pair(tmp_path: Path) -> None:
 
 def test_what_is_written_names_runs_and_no_subject(tmp_path: Path) -> None:
     scores = scored(tmp_path)
-    runs = screening.by_run(scores)
+    runs = by_run(scores)
     assert set(runs.columns) == {"arm", "set", "seed", "lv_cavity", "dice"} and len(runs) == 5
     text = screening.markdown(screening.summarise(scores), runs)
     assert (

@@ -20,6 +20,7 @@ class Case:
     slow:    the same keywords, the floating ones float64 -> float: NumPy loops written from the paper's equation.
     learned: float32 arrays that the gradient is taken of, examples first.
     fixed:   the other arrays (labels, masks, ...), examples first; `examples_twice` names those that are [B,B].
+    any_order: the loss is the same whatever the order of the examples; False where one is drawn by its place.
     shared:  arrays that do not belong to an example (a temperature, prototypes); the gradient is taken of these too.
     """
 
@@ -30,6 +31,7 @@ class Case:
     fixed: Arrays = dataclasses.field(default_factory=dict)
     shared: Arrays = dataclasses.field(default_factory=dict)
     examples_twice: tuple[str, ...] = ()
+    any_order: bool = True
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -38,11 +40,6 @@ class Case:
     @property
     def batch(self) -> int:
         return len(next(iter(self.learned.values())))
-
-
-def names(case: Case) -> str:
-    """For pytest's `ids`."""
-    return case.name
 
 
 def agrees_with_loops(case: Case) -> None:

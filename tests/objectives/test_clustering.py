@@ -75,21 +75,6 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=checks.names)
-def test_equals_the_paper(case):
-    checks.agrees_with_loops(case)
-
-
-@pytest.mark.parametrize("case", CASES, ids=checks.names)
-def test_gradient_is_that_of_the_paper(case):
-    checks.gradient_is_that_of_the_loops(case)
-
-
-@pytest.mark.parametrize("case", CASES, ids=checks.names)
-def test_order_of_the_batch_does_not_matter(case):
-    checks.does_not_care_about_order(case)
-
-
 @pytest.mark.parametrize("epsilon, iterations", [(0.05, 1), (0.05, 3), (0.5, 3), (0.05, 30)])
 def test_sinkhorn_equals_loops(epsilon, iterations):
     x, _ = scores()

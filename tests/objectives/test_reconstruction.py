@@ -66,21 +66,6 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=checks.names)
-def test_equals_loops(case):
-    checks.agrees_with_loops(case)
-
-
-@pytest.mark.parametrize("case", CASES, ids=checks.names)
-def test_gradient(case):
-    checks.gradient_is_that_of_the_loops(case)
-
-
-@pytest.mark.parametrize("case", CASES, ids=checks.names)
-def test_order(case):
-    checks.does_not_care_about_order(case)
-
-
 def test_patches_by_hand_and_back():
     image = jnp.arange(2 * 4 * 6 * 2).reshape(2, 4, 6, 2)
     cut = patches(image, 2)

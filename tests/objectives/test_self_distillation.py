@@ -54,21 +54,6 @@ def case(name, slow, padded):
 CASES = [case(*slow, padded) for slow in (("byol", slow_byol), ("simsiam", slow_simsiam)) for padded in (False, True)]
 
 
-@pytest.mark.parametrize("case", CASES, ids=checks.names)
-def test_equals_the_paper(case):
-    checks.agrees_with_loops(case)
-
-
-@pytest.mark.parametrize("case", CASES, ids=checks.names)
-def test_gradient_is_that_of_the_paper(case):
-    checks.gradient_is_that_of_the_loops(case)
-
-
-@pytest.mark.parametrize("case", CASES, ids=checks.names)
-def test_order_of_the_batch_does_not_matter(case):
-    checks.does_not_care_about_order(case)
-
-
 @pytest.mark.parametrize("name", LOSSES)
 def test_targets_get_no_gradient(name):
     arrays = {k: jnp.asarray(v) for k, v in views().items()}

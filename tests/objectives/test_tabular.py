@@ -111,21 +111,6 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=checks.names)
-def test_equals_loops(case):
-    checks.agrees_with_loops(case)
-
-
-@pytest.mark.parametrize("case", CASES, ids=checks.names)
-def test_gradient(case):
-    checks.gradient_is_that_of_the_loops(case, entries=12)
-
-
-@pytest.mark.parametrize("case", CASES, ids=checks.names)
-def test_order(case):
-    checks.does_not_care_about_order(case)
-
-
 @pytest.mark.parametrize("valid", [None, VALID])
 @pytest.mark.parametrize("delta", [None, 0.8])
 def test_regression_metrics_equal_loops(valid, delta):

@@ -115,21 +115,6 @@ def make_cases():
 CASES = make_cases()
 
 
-@pytest.mark.parametrize("case", CASES, ids=checks.names)
-def test_equals_slow_loops(case):
-    checks.agrees_with_loops(case)
-
-
-@pytest.mark.parametrize("case", CASES, ids=checks.names)
-def test_gradient(case):
-    checks.gradient_is_that_of_the_loops(case)
-
-
-@pytest.mark.parametrize("case", CASES, ids=checks.names)
-def test_order(case):
-    checks.does_not_care_about_order(case)
-
-
 def test_volumes_equal_slow_loops():
     _, p, mask, voxel, _ = stacks()
     found = volume.volumes(p, mask, voxel)

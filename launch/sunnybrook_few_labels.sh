@@ -6,6 +6,7 @@
 #
 # The labelled subjects are a tenth of the training subjects, another tenth for each seed. Resumable, as launch/acdc_few_labels.sh.
 set -euo pipefail
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592}
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 DATA=${DATA:-data/sunnybrook}

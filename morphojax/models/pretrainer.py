@@ -52,6 +52,11 @@ class Seen(NamedTuple):
 
     def maps(self, level: int) -> jax.Array:
         """A level of the first view's pyramid by subject: [B,K,h,w,c]."""
+        levels = len(self.pyramids[0])
+        if not -levels <= level < levels:
+            raise ValueError(
+                f"level={level} of a pyramid of {levels} levels: give 0 (the finest) to {levels - 1}, or -1 for the last"
+            )
         x = self.pyramids[0][level]
         return x.reshape(*self.mask.shape, *x.shape[1:])
 
@@ -132,7 +137,10 @@ class Pretrainer(nn.Module):
         patch = self.encoder.patch
         patches = (image.shape[1] // patch) * (image.shape[2] // patch)
         visible, hidden = hidden_patches(self.make_rng("draws"), len(image), patches, self.hidden)
-        return Masked(self.encoder.encode_visible(image, visible), visible, hidden)
+        if self.is_initializing():
+            self.encoder(image, False)  # so that it is whole, for those who take it up from a checkpoint
+        tokens = self.encoder.encode_visible(image, visible)
+        return Masked(tokens if self.train_encoder else jax.lax.stop_gradient(tokens), visible, hidden)
 
     def _encode_rows(self, rows: Mapping[str, Rows], train: bool) -> dict[str, TableFeatures]:
         if not rows or self.table_encoder is None:

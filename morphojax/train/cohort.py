@@ -41,13 +41,20 @@ def open_dataset(
 
 
 def select_subjects(
-    dataset: Dataset, *, split_names: Sequence[str], subjects: Sequence[str], fraction: float, seed: int
+    dataset: Dataset,
+    *,
+    split_names: Sequence[str],
+    subjects: Sequence[str],
+    fraction: float,
+    seed: int,
+    key: str = "config.data.subjects",
 ) -> np.ndarray:
     """Indices of the subjects that take part, sorted.
 
     Args:
         split_names: splits drawn from. Naming `test` is allowed, and said out loud in the log.
         subjects: explicit ids, or one path to a text file with an id a line; none: all of the splits.
+        key: of the config, that `subjects` came from.
         fraction: share of them, by hash of id and seed: a smaller fraction is a subset of a larger one.
 
     Raises:
@@ -69,10 +76,10 @@ def select_subjects(
         position = {name: i for i, name in enumerate(dataset.subjects)}
         for number, name in enumerate(subjects, start=1):
             if name not in position:
-                raise ValueError(f"config.data.subjects: entry {number} is no subject of this dataset")
+                raise ValueError(f"{key}: entry {number} is no subject of this dataset")
             if position[name] not in allowed:
                 raise ValueError(
-                    f"config.data.subjects: entry {number} is in the {dataset.splits[position[name]]} split, "
+                    f"{key}: entry {number} is in the {dataset.splits[position[name]]} split, "
                     f"outside config.data.splits={tuple(split_names)}"
                 )
         allowed = np.array(sorted({position[name] for name in subjects}))

@@ -21,11 +21,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch_size(batch_size: int) -> None:
+def check_batch_size(batch_size: int, key: str = "config.batch_size") -> None:
     """Raises ValueError where a global batch does not divide among the devices."""
     if batch_size < 1 or batch_size % jax.device_count():
         raise ValueError(
-            f"config.batch_size={batch_size} does not divide among {jax.device_count()} devices: choose a multiple of {jax.device_count()}"
+            f"{key}={batch_size} does not divide among {jax.device_count()} devices: choose a multiple of {jax.device_count()}"
         )
 
 

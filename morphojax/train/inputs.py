@@ -29,6 +29,18 @@ class Inputs:
     corruption: float
     hidden: float
 
+    def check(self, columns: int) -> None:
+        """Raises ValueError, naming the key, for shares that leave an objective nothing to do."""
+        if "hidden" in self.rows and not 0 < self.hidden < 1:
+            raise ValueError(
+                f"config.table.hidden={self.hidden}: an objective tells hidden columns from the others: give a share between 0 and 1"
+            )
+        if "corrupted" in self.rows and not int(self.corruption * columns):
+            raise ValueError(
+                f"config.table.corruption={self.corruption} changes none of {columns} columns, and an objective compares rows with "
+                "their corrupted copies: raise it"
+            )
+
     def images(self, batch: Batch, step: jax.Array | None) -> jax.Array:
         """float32 [B,V,K,H,W,C], in 0..1. Without a step, as on validation: the first view is the image itself."""
         image = batch["image"].astype(jnp.float32) / 255

@@ -34,6 +34,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         dataset, split_names=data.splits, subjects=data.subjects, fraction=data.fraction, seed=seed
     )
     table = tables.read(dataset, subjects, seed=seed, **config.table)
+    _check_model(config.model.to_dict())
     cycle = config.input.channels == "cycle"
     k, c = (1, len(anatomy.PHASES)) if cycle else (config.input.slices, 1)
     encoder, table_encoder, decoder = towers(config.model.to_dict(), table.cardinalities)
@@ -58,7 +59,9 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     train_batches = pipeline.pretraining(
         dataset, subjects=subjects, seed=seed, train=True, workers=data.workers, **stream
     )
-    held_out = np.flatnonzero(dataset.splits == "val") if config.eval_every else np.zeros(0, int)
+    held_out = (
+        np.setdiff1d(np.flatnonzero(dataset.splits == "val"), subjects) if config.eval_every else np.zeros(0, int)
+    )
     if against_table:
         held_out = table.with_rows(held_out, say=False)
     held_out_batches = (
@@ -76,6 +79,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         corruption=config.table.corruption,
         hidden=config.table.hidden,
     )
+    inputs.check(len(table.cardinalities))
     model = Pretrainer(
         encoder=encoder,
         heads={name: term.head for name, term in terms.items()},
@@ -87,7 +91,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         train_encoder=_trains_encoder(config),
     )
     averaging = next((t.momentum for t in terms.values() if t.momentum), None)
-    momentum = None if averaging is None else lambda step: averaging(step, steps)
+    momentum = None if averaging is None else _momentum(averaging, steps, config.optimizer.accumulate)
     opt, learning_rate = optimizer.build(**config.optimizer, steps=steps)
 
     def fresh() -> Any:
@@ -97,8 +101,8 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         keys = {"params": rng.key(seed, "init"), "draws": rng.key(seed, "draws")}
         return model.init(keys, images, mask, rows, jnp.ones((2, 2), bool), train=False)
 
-    def forward(params: Any, batch_stats: Any, constants: Any, batch: Batch, step: Any, gate: Any = None):
-        """All heads' arrays, the facts, the new running statistics, and what the towers saw. Training where there is a step."""
+    def forward(params: Any, batch_stats: Any, constants: Any, batch: Batch, step: Any, train: bool, gate: Any = None):
+        """All heads' arrays, the facts, the new running statistics, and what the towers saw."""
         rows, withheld = inputs.table(batch, constants, step)
         if gate is not None:
             rows = {name: (v, m, h + gate) for name, (v, m, h) in rows.items()}
@@ -108,17 +112,18 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
             batch["slice_mask"],
             rows,
             inputs.rivals(batch),
-            train=step is not None,
+            train=train,
             mutable=["batch_stats"],
             rngs={"draws": rng.key(seed, "draws", step)},
         )
         return out, inputs.facts(batch, constants, withheld), updated["batch_stats"], seen
 
     def outputs(params: Any, state: TrainState, constants: Any, batch: Batch, step: Any, gate: Any = None):
-        """As `forward`; the heads of averaged terms have the average's arrays under `target`."""
-        out, facts, stats, seen = forward(params, state.batch_stats, constants, batch, step, gate)
+        """As `forward`, training where there is a step; the heads of averaged terms have the average's arrays under `target`."""
+        out, facts, stats, seen = forward(params, state.batch_stats, constants, batch, step, step is not None, gate)
         if averaging is not None:
-            slow = jax.lax.stop_gradient(forward(state.averaged, state.batch_stats, constants, batch, step)[0])
+            # By the batch's statistics, on validation too: the running ones are those of other parameters.
+            slow = jax.lax.stop_gradient(forward(state.averaged, state.batch_stats, constants, batch, step, True)[0])
             out = {n: o | ({"target": slow[n]} if terms[n].momentum else {}) for n, o in out.items()}
         return out, facts, stats, seen
 
@@ -194,8 +199,9 @@ def weighted(terms: dict[str, Term], out: Any, facts: Any) -> tuple[jax.Array, d
 
 
 def summarise(terms: dict[str, Term], gathered: list[dict[str, Any]]) -> dict[str, float]:
-    """Each term's loss and metrics on the whole validation set at once: harder for a contrast than within a batch, and the same
-    whatever the batch size. Terms whose arrays are too many for that: the mean over batches, by their number of subjects."""
+    """Each term's loss and metrics on the whole validation set at once: harder for a contrast than within a batch, and, where nothing
+    is drawn, the same whatever the batch size. Terms whose arrays are too many for that: the mean over batches, by their number of
+    subjects. `loss`, by which the best checkpoint is chosen, leaves out what is only read along."""
 
     def whole(*parts: np.ndarray) -> np.ndarray:
         return np.concatenate(parts) if np.ndim(parts[0]) else parts[0]
@@ -210,7 +216,7 @@ def summarise(terms: dict[str, Term], gathered: list[dict[str, Any]]) -> dict[st
             value, found = jax.tree.map(
                 lambda *x: np.average(x, weights=sizes), *(g["by_batch"][name] for g in gathered)
             )
-        total += term.weight * float(value)
+        total += term.weight * float(value) if term.weight and not term.read_along else 0.0
         metrics |= {f"{name}/loss": float(value)} | {f"{name}/{metric}": float(v) for metric, v in found.items()}
     return {"loss": total} | metrics
 
@@ -219,6 +225,19 @@ def _encoder_sees(terms: dict[str, Term]) -> Literal["whole", "parts", "both"]:
     """Whole slices where anybody looks at them; a forward pass that nobody needs is not made."""
     parts, whole = (any(wanted) for wanted in zip(*((t.parts, t.views > 0) for t in terms.values()), strict=True))
     return "both" if parts and whole else "parts" if parts else "whole"
+
+
+def _momentum(averaging: Any, steps: int, accumulate: int) -> Any:
+    """Step -> what the average keeps of itself: all of it while gradients are being accumulated and no parameter moves."""
+    return lambda step: jnp.where((step + 1) % accumulate == 0, averaging(step, steps), 1.0)
+
+
+def _check_model(model: dict[str, Any]) -> None:
+    """What a module would refuse only when it is traced, after the run directory has been made."""
+    if model["pooling"] not in ("mean", "attention"):
+        raise ValueError(f"config.model.pooling={model['pooling']!r} is unknown: choose mean or attention")
+    if not 0 < model["hidden_patches"] < 1:
+        raise ValueError(f"config.model.hidden_patches={model['hidden_patches']}: give a share between 0 and 1")
 
 
 def _trains_encoder(config: ml_collections.ConfigDict) -> bool:

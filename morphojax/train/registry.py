@@ -43,7 +43,7 @@ def dtype(name: str) -> flax.typing.Dtype:
 
 def steps(config: ml_collections.ConfigDict, examples: int) -> int:
     """Batches in the run, from `config.steps` or `config.epochs`: one of them is given, the other 0."""
-    if (config.steps > 0) == (config.epochs > 0):
+    if (config.steps > 0) == (config.epochs > 0) or min(config.steps, config.epochs) < 0:
         raise ValueError(
             f"give one of config.steps={config.steps} and config.epochs={config.epochs}, and 0 for the other"
         )

@@ -45,7 +45,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     steps = registry.steps(config, train_batches.examples)
     params = augment.Augmentation(**config.augment)
     augment.check(data.plane, params, config.allow_unanatomical_flips)
-    beside = _unlabelled(config, dataset, structures, subjects, params, steps)
+    beside = _unlabelled(config, dataset, structures, np.union1d(subjects, held_out).astype(int), params, steps)
     if beside is not None:
         train_batches = Joined({"labelled": train_batches, "unlabelled": beside.stream})
     everybody = cohort.select_subjects(dataset, split_names=data.splits, subjects=(), fraction=1.0, seed=config.seed)
@@ -205,7 +205,7 @@ def _check_structures(structures: tuple[str, ...], labelled: Any, plane: str) ->
         )
 
 
-def _unlabelled(config, dataset, structures, labelled, augmentation, steps) -> unlabelled.Unlabelled | None:
+def _unlabelled(config, dataset, structures, taken, augmentation, steps) -> unlabelled.Unlabelled | None:
     settings = config.unlabelled.to_dict()
     if not settings["batch_size"]:
         return None
@@ -214,7 +214,7 @@ def _unlabelled(config, dataset, structures, labelled, augmentation, steps) -> u
         plane=config.data.plane,
         frames=tuple(config.input.frames),
         structures=structures,
-        labelled=labelled,
+        taken=taken,
         splits=tuple(config.data.splits),
         augmentation=augmentation,
         seed=config.seed,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from morphojax.objectives.self_distillation import moving_average
 from morphojax.train.state import TrainState
 from morphojax.train.task import Batch, StepFunction
 
@@ -40,8 +41,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         averaged = state.averaged
         if momentum is not None:
-            kept = momentum(state.step)
-            averaged = jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, averaged, params)
+            averaged = moving_average(averaged, params, momentum(state.step))
         metrics = metrics | {"loss": value} | {f"grad_norm/{name}": optax.global_norm(g) for name, g in grads.items()}
         return (
             TrainState(

@@ -59,7 +59,7 @@ def read(
         groups: as `Schema.select`; or `none`, for images alone.
         label: the categorical column that serves as label; empty: none.
         control: `shuffled` gives every subject the row of another of its split; `noise` a row of random numbers of its own, of the
-            same columns. What a pretraining gains with these, it did not gain from what the table knows.
+            same columns. The label goes the same way. What a pretraining gains with these, it did not gain from what the table knows.
         drawn: shares of a row that are corrupted or hidden in training, checked here.
 
     Raises:
@@ -82,20 +82,22 @@ def read(
     values, missing = encoder.encode(dataset.table)
     random = np.random.default_rng((seed, CONTROLS.index(control)))
     if control == "shuffled":
-        values, missing = _shuffled(values, missing, dataset.splits, random)
+        source = _shuffled(missing, dataset.splits, random)
+        values, missing, codes = values[source], missing[source], codes[source]
     elif control == "noise":
         values, missing = _noise(values, missing, encoder.cardinalities, random)
+        codes = codes[random.permutation(len(codes))]
     return Table(encoder, values, missing, codes, classes)
 
 
-def _shuffled(values: np.ndarray, missing: np.ndarray, splits: np.ndarray, random: np.random.Generator):
-    """Rows handed round within each split, among the subjects that have one: nobody keeps their own (of two or more)."""
-    source = np.arange(len(values))
+def _shuffled(missing: np.ndarray, splits: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Whose row each subject gets: handed round within each split, among those that have one; nobody keeps their own (of two or more)."""
+    source = np.arange(len(missing))
     for split in np.unique(splits):
         with_row = np.flatnonzero((splits == split) & ~missing.all(axis=1))
         circle = random.permutation(with_row)
         source[circle] = np.roll(circle, 1)
-    return values[source], missing[source]
+    return source
 
 
 def _noise(values: np.ndarray, missing: np.ndarray, cardinalities: tuple[int, ...], random: np.random.Generator):

@@ -90,7 +90,7 @@ def build(
     plane: str,
     frames: tuple[str, ...],
     structures: tuple[str, ...],
-    labelled: np.ndarray,
+    taken: np.ndarray,
     splits: tuple[str, ...],
     augmentation: augment.Augmentation,
     seed: int,
@@ -105,7 +105,7 @@ def build(
     """From `config.unlabelled`.
 
     Args:
-        labelled: indices of the labelled subjects, which do not count as unlabelled.
+        taken: indices of the subjects that cannot be unlabelled ones: the labelled, and those of the validation.
         shuffled: every subject gets the volumes of another: the control. What this gains, it gained without what the table knows.
         terms: the weights and thresholds of `Unlabelled`.
 
@@ -113,9 +113,11 @@ def build(
         ValueError: a weight or share out of range, no term at all, nobody without a label, or no known volume among them.
     """
     _check(terms)
-    devices.check_batch_size(batch_size)
-    everybody = cohort.select_subjects(dataset, split_names=splits, subjects=subjects, fraction=1.0, seed=seed)
-    others = np.setdiff1d(everybody, labelled)
+    devices.check_batch_size(batch_size, key="config.unlabelled.batch_size")
+    everybody = cohort.select_subjects(
+        dataset, split_names=splits, subjects=subjects, fraction=1.0, seed=seed, key="config.unlabelled.subjects"
+    )
+    others = np.setdiff1d(everybody, taken)
     known = table.volumes(dataset.table, dataset.schema, structures, frames)
     others = others[np.isfinite(known[others]).any(axis=(1, 2))]
     if not len(others):

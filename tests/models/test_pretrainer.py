@@ -4,10 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morphojax.models.heads import MatchingHead, PairHead, ProbeHead, Projection, RegionHead, ViewHead
+from morphojax.models.heads import MatchingHead, PairHead, PatchHead, ProbeHead, Projection, RegionHead, ViewHead
 from morphojax.models.pretrainer import Pretrainer
 from morphojax.models.tabular import TabularMLP, TabularTransformer
 from morphojax.models.unet import UNetDecoder
+from morphojax.models.vit import VisionTransformer
 from morphojax.objectives.matching import hard_negatives
 from tests.models.test_towers import TinyEncoder
 
@@ -167,3 +168,25 @@ def test_projection_layers(layers, norm_last, names):
     out, variables = Projection(5, 7, layers, norm_last).init_with_output(jax.random.key(0), jnp.ones((4, 6)), True)
     assert out.shape == (4, 5) and sorted(variables["params"]) == names
     assert ("bias" in variables["params"][f"dense{layers}"]) is not norm_last
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_hidden_patches_of_a_frozen_encoder(frozen):
+    """The decoder learns, the encoder does not; and it is whole in a checkpoint, the part that nobody looked at too."""
+    encoder = VisionTransformer(width=4, depth=1, heads=1, patch=8)
+    model = Pretrainer(encoder, {"patches": PatchHead(8, 1, 8, 1, 2)}, encoder_sees="parts", train_encoder=not frozen)
+    variables = apply(model, rows={})[2]
+    assert "pyramid" in variables["params"]["encoder"]
+
+    def loss(params):
+        return jnp.square(apply(model, rows={}, params=params)[0][0]["patches"]["prediction"]).sum()
+
+    grads = jax.jit(jax.grad(loss))(variables["params"])
+    assert (not any(np.any(g) for g in jax.tree.leaves(grads["encoder"]))) is frozen
+    assert any(np.any(g) for g in jax.tree.leaves(grads["heads_patches"]))
+
+
+def test_a_level_that_the_pyramid_has_not():
+    (_, seen), _, _ = apply(pretrainer({"pair": PAIR}))
+    with pytest.raises(ValueError, match="level=9 of a pyramid of 1 levels"):
+        seen.maps(9)

@@ -121,6 +121,36 @@ def test_dynamics_in_closed_form() -> None:
     assert {k: float(v) for k, v in found.items()} == pytest.approx(expected, rel=1e-5)
 
 
+def test_subjects_that_train_do_not_validate(data: Path, tmp_path: Path) -> None:
+    made = arm("info_nce", data, tmp_path, **{"data.splits": ("train", "val")})
+    task, _ = pretrain.build(made, Dataset.open(data))
+    task.train_batches.close()
+    assert task.eval_batches is None
+
+
+def test_a_probe_learns_and_chooses_nothing(data: Path, tmp_path: Path) -> None:
+    """It is part of what is trained, and of no loss that picks a checkpoint; the encoder's gradient is as without it."""
+    made = arm("info_nce", data, tmp_path, **{"table.label": "sex"})
+    alone, _, _ = built(made)
+    made.objectives = {"info_nce": made.objectives.info_nce.to_dict(), "probe": {"weight": 5.0}}
+    task, state, batch = built(made)
+    after, metrics = jax.jit(task.phases[0][1])(state, task.constants, batch)
+    assert moved(state.variables, after.variables, "params", "heads_probe")
+    assert task.eval_batches is not None
+    outputs = [jax.device_get(jax.jit(task.eval_step)(state, task.constants, b)) for b in task.eval_batches()]
+    scalars = task.summarise(outputs)
+    assert scalars["loss"] == scalars["info_nce/loss"] and scalars["probe/loss"] > 0
+    found = jax.jit(task.diagnose)(state, task.constants, batch)
+    assert float(found["grad_norm/probe"]) == 0 and float(metrics["grad_norm/heads_probe"]) > 0
+    for opened in (alone, task):
+        opened.train_batches.close()
+
+
+def test_the_average_waits_while_gradients_accumulate() -> None:
+    kept = [float(pretrain._momentum(lambda step, steps: jnp.float32(0.9), 10, 2)(jnp.int32(s))) for s in range(4)]
+    assert kept == pytest.approx([1, 0.9, 1, 0.9])
+
+
 def test_the_momentum_target_follows_slowly(data: Path, tmp_path: Path) -> None:
     made = arm("byol", data, tmp_path)
     made.objectives.byol.momentum = 0.75
@@ -249,6 +279,11 @@ def test_shuffled_rows_are_another_subjects_of_the_same_split(data: Path) -> Non
     train = np.flatnonzero(dataset.splits == "train")
     own = tables.read(dataset, train, **TABLE)
     other = tables.read(dataset, train, **(TABLE | {"control": "shuffled"}))
+    labelled, handed = (
+        tables.read(dataset, train, **(TABLE | {"label": "sex", "control": c})) for c in ("none", "shuffled")
+    )
+    at = [np.flatnonzero((own.values == row).all(1)).item() for row in handed.values]
+    assert handed.label.tolist() == labelled.label[at].tolist()  # the label goes with the row
     for split in ("train", "val"):
         at = np.flatnonzero(dataset.splits == split)
         if len(at) > 1:
@@ -330,8 +365,20 @@ CONTEXT = terms.Context(
         ({"info_nce": {"weight": 0.0}}, "weights must be 0 or more and not all 0"),
         ({"info_nce": {"weight": -1.0}, "simclr": {}}, "weights must be 0 or more"),
         ({"info_nce": {"weight": float("nan")}}, "weights must be 0 or more"),
-        ({"info_nce": {"temperature": 0.0}}, "temperature must be finite and above 0"),
-        ({"simclr": {"temperature": float("inf")}}, "temperature must be finite and above 0"),
+        ({"info_nce": {"temperature": 0.0}}, "config.objectives.info_nce.temperature=0.0: give a value above 0"),
+        ({"simclr": {"temperature": float("inf")}}, "config.objectives.simclr.temperature=inf: give a value above 0"),
+        ({"scarf": {"temperature": float("nan")}}, "config.objectives.scarf.temperature=nan"),
+        ({"info_nce": {"share": 1.5}}, "config.objectives.info_nce.share=1.5: give a value from 0 to 1"),
+        ({"info_nce": {"k": 3}}, "config.objectives.info_nce.k has no effect with positives='own', rivals='all'"),
+        ({"info_nce": {"only": "ill"}}, "config.objectives.info_nce.only has no effect"),
+        ({"info_nce": {"positives": "nearest", "threshold": 0.0}}, "config.objectives.info_nce.threshold=0.0"),
+        ({"swav": {"iterations": 0}}, "config.objectives.swav.iterations=0: give a value from 1 up"),
+        ({"swav": {"epsilon": 0.0}}, "config.objectives.swav.epsilon=0.0"),
+        ({"vicreg": {"variance": -1.0}}, "config.objectives.vicreg.variance=-1.0"),
+        ({"barlow_twins": {"redundancy_weight": -1.0}}, "config.objectives.barlow_twins.redundancy_weight=-1.0"),
+        ({"regional": {"region": 0}}, "config.objectives.regional.region=0"),
+        ({"regression": {"delta": -1.0}}, "config.objectives.regression.delta=-1.0"),
+        ({"regional": {}, "simclr": {}}, "regional needs two views of the same place, simclr two of different ones"),
         (
             {"info_nce": {"positives": "same_label"}},
             "config.objectives.info_nce needs labels: name a column in config.table.label",
@@ -371,6 +418,12 @@ def test_a_class_that_does_not_exist_is_named() -> None:
         ),
         ("info_nce", {"table.label": "lv_edv"}, "config.table.label='lv_edv' is continuous: choose one of sex"),
         ("info_nce", {"table.label": "nothing"}, "config.table.label='nothing' is no column of the table"),
+        ("scarf", {"table.corruption": 0.0}, "config.table.corruption=0.0 changes none of"),
+        ("masked_columns", {"table.hidden": 1.0}, "config.table.hidden=1.0"),
+        ("info_nce", {"model.pooling": "max"}, "config.model.pooling='max' is unknown"),
+        ("masked_patches", {"model.hidden_patches": 1.0}, "config.model.hidden_patches=1.0"),
+        ("regression", {"table.groups": "none"}, "config.objectives.regression needs table columns"),
+        ("info_nce", {"steps": -1, "epochs": 3.0}, "give one of config.steps=-1"),
         ("info_nce", {"table.hidden": 1.5}, "config.table.hidden=1.5"),
         (
             "info_nce",

@@ -202,7 +202,7 @@ def test_an_unlabelled_structure_is_allowed_beside_a_labelled_one(data: Path, tm
     ("settings", "message"),
     [
         ({"task": "dream"}, "config.task='dream' is unknown: choose one of pretrain, segment, probe"),
-        ({"model.encoder": "resnet19"}, "config.model.encoder='resnet19' is unknown: choose one of resnet18"),
+        ({"model.encoder": "resnet19"}, "config.model.encoder='resnet19' is unknown: choose one of "),
         ({"model.dtype": "float16"}, "config.model.dtype='float16' is unknown"),
         ({"freeze": "all"}, "config.freeze='all' is unknown: choose none, encoder or probe_then_full"),
         ({"freeze": "probe_then_full", "probe_steps": 5}, "config.probe_steps=5"),

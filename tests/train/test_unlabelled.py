@@ -194,7 +194,7 @@ def test_conditioning_on_no_number_is_refused(data: Path, tmp_path: Path) -> Non
         ({"unlabelled.tolerance": -0.1}, "config.unlabelled.tolerance=-0.1"),
         ({"data.fraction": 1.0}, "none is unlabelled and has a volume of lv_cavity, lv_myocardium, rv_cavity"),
         ({"unlabelled.slices": 1}, "slices=1: the largest sax stack has"),
-        ({"unlabelled.subjects": ("nobody",)}, "entry 1 is no subject"),
+        ({"unlabelled.subjects": ("nobody",)}, "config.unlabelled.subjects: entry 1 is no subject"),
     ],
 )
 def test_what_cannot_be_is_told_by_its_key(settings: dict, message: str, data: Path, tmp_path: Path) -> None:

@@ -55,6 +55,12 @@ def build(objectives: Mapping[str, Mapping[str, Any]], context: Context) -> dict
             raise ValueError(f"config.objectives.{name}: {error}. It takes {', '.join(known)}") from error
         if terms[name].table:
             context.need_table(name)
+    unlike = [name for name, t in terms.items() if t.views == 2 and not t.aligned]
+    if unlike and any(t.aligned for t in terms.values()):
+        raise ValueError(
+            f"config.objectives: regional needs two views of the same place, {', '.join(unlike)} two of different ones: "
+            "train them one after the other (config.init_from)"
+        )
     weights = {name: term.weight for name, term in terms.items()}
     if any(not math.isfinite(w) or w < 0 for w in weights.values()) or not sum(weights.values()) > 0:
         raise ValueError(f"config.objectives: weights must be 0 or more and not all 0, got {weights}")

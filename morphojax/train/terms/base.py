@@ -1,6 +1,7 @@
 """What one objective asks of the towers, and what it makes of the answer."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,6 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from morphojax.data.table import Schema
+
+
+def need(name: str, key: str, value: float, low: float = 0.0, high: float = math.inf, above: bool = False) -> None:
+    """Raises ValueError, naming the key of an objective, for a value that does not lie in [low, high]; with `above`, in (low, high]."""
+    if not low <= value <= high or not math.isfinite(value) or (above and value == low):
+        span = f"{'above' if above else 'from'} {low:g}" + (f" to {high:g}" if high < math.inf else " up")
+        raise ValueError(f"config.objectives.{name}.{key}={value}: give a value {span}")
 
 
 class Facts(NamedTuple):
@@ -78,6 +86,7 @@ class Term:
     momentum: its loss is also given, under `target`, what the head gives with a moving average of all parameters; this is
               (step, steps of the run) -> the share that the average keeps of itself at a step. None: no average.
     decoder:  it needs the decoder.
+    read_along: it only reads what the others have learned, so the best checkpoint is not chosen by it.
     whole:    on validation, its loss is that of the whole set at once; False: the mean over batches.
     """
 
@@ -91,4 +100,5 @@ class Term:
     table: bool = False
     momentum: Callable[[jax.Array, int], jax.Array] | None = None
     decoder: bool = False
+    read_along: bool = False
     whole: bool = True

@@ -4,12 +4,12 @@ import jax.numpy as jnp
 
 from morphojax.models.heads import ColumnsHead, ProbeHead, RegressionHead, RowHead, RowPairHead
 from morphojax.objectives import classification, contrastive, tabular
-from morphojax.train.terms.base import Context, Term
+from morphojax.train.terms.base import Context, Term, need
 
 
 def scarf(context: Context, *, weight: float = 1.0, temperature: float = 0.1, features: int = 128) -> Term:
     """A row against its corrupted copy, by NT-Xent (Bahri et al. 2022)."""
-    contrastive.check_temperature(temperature)
+    need("scarf", "temperature", temperature, above=True)
     log_temperature = float(jnp.log(temperature))
 
     def loss(out, facts):
@@ -57,6 +57,8 @@ def regression(
 
     delta: beyond so many standard deviations an error counts linearly (Huber); 0: squared throughout.
     """
+    context.need_table("regression")
+    need("regression", "delta", delta)
     wanted = context.schema.select(columns).names
     pairs = zip(context.schema.names, context.cardinalities, strict=True)
     chosen = tuple(i for i, (name, k) in enumerate(pairs) if name in wanted and k == 1)
@@ -78,7 +80,7 @@ def probe(context: Context, *, weight: float = 1.0) -> Term:
     def loss(out, facts):
         return classification.cross_entropy(out["prediction"], facts.label, facts.valid)
 
-    return Term(weight, ProbeHead(len(context.classes)), loss)
+    return Term(weight, ProbeHead(len(context.classes)), loss, read_along=True)
 
 
 def _reconstruction(context: Context):

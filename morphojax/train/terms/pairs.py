@@ -1,13 +1,14 @@
 """Image against table row: who belongs to whom."""
 
 import dataclasses
+from collections.abc import Collection
 
 import jax
 import jax.numpy as jnp
 
 from morphojax.models.heads import MatchingHead, PairHead
 from morphojax.objectives import contrastive, embeddings, matching, targets
-from morphojax.train.terms.base import Context, Facts, Term
+from morphojax.train.terms.base import Context, Facts, Term, need
 
 POSITIVES = ("own", "same_label", "nearest", "soft")
 RIVALS = ("all", "other_labels", "unlike")
@@ -32,40 +33,55 @@ class Pairs:
     softness: float = 0.1
     continuous_share: float = 0.5
 
-    def check(self, context: Context, name: str) -> None:
-        """Raises ValueError, naming the key, for a choice that does not exist or that needs labels where there are none."""
+    def check(self, context: Context, name: str, given: Collection[str]) -> None:
+        """Raises ValueError, naming the key, for a choice that does not exist or that needs labels where there are none, and for one
+        of the `given` settings that the choice would ignore."""
         for key, value, choices in (("positives", self.positives, POSITIVES), ("rivals", self.rivals, RIVALS)):
             if value not in choices:
                 raise ValueError(f"config.objectives.{name}.{key}={value!r}: choose one of {', '.join(choices)}")
-        if "same_label" in self.positives or "labels" in self.rivals:
+        chosen = {self.positives, self.rivals}
+        used = {
+            "only": chosen & {"same_label", "other_labels"},
+            "k": chosen & {"nearest"},
+            "threshold": chosen & {"nearest", "unlike"},
+            "softness": chosen & {"soft"},
+            "continuous_share": chosen & {"nearest", "unlike", "soft"},
+        }
+        for key in given:
+            if not used.get(key, True):
+                raise ValueError(
+                    f"config.objectives.{name}.{key} has no effect with positives={self.positives!r}, rivals={self.rivals!r}"
+                )
+        if used["only"]:
             context.need_label(name)
             if self.only and self.only not in context.classes:
                 raise ValueError(
                     f"config.objectives.{name}.only={self.only!r}: the label's classes are {', '.join(context.classes)}"
                 )
-        # Whatever the objective would refuse, before anything is compiled.
-        jax.eval_shape(lambda: targets.nearest(jnp.eye(2), self.k, self.threshold))
-        jax.eval_shape(lambda: targets.soft(jnp.eye(2), self.softness))
-        if not 0 <= self.continuous_share <= 1:
-            raise ValueError(f"config.objectives.{name}.continuous_share={self.continuous_share}: give a share, 0 to 1")
+        need(name, "k", self.k, low=1)
+        need(name, "threshold", self.threshold, low=0, high=1, above=True)  # at 0 padding would be like everybody
+        need(name, "softness", self.softness, above=True)
+        need(name, "continuous_share", self.continuous_share, high=1)
 
     def __call__(self, facts: Facts, context: Context) -> tuple[jax.Array | None, jax.Array]:
         """positives [B,B] or None (each its own), rivals bool [B,B]."""
         alike = targets.same_label(facts.label, context.classes.index(self.only) if self.only else None)
         rivals = targets.distinct(facts.subject)
-        missing = facts.missing | ~facts.valid[:, None]  # padding is like nobody
-        similarity = targets.table_similarity(facts.values, missing, context.cardinalities, self.continuous_share)
         if self.rivals == "other_labels":
             rivals &= ~alike
         elif self.rivals == "unlike":
-            rivals &= similarity < self.threshold
+            rivals &= self._similarity(facts, context) < self.threshold
         if self.positives == "own":
             return None, rivals
         if self.positives == "same_label":
             return alike, rivals
         if self.positives == "nearest":
-            return targets.nearest(similarity, self.k, self.threshold), rivals
-        return targets.soft(similarity, self.softness), rivals
+            return targets.nearest(self._similarity(facts, context), self.k, self.threshold), rivals
+        return targets.soft(self._similarity(facts, context), self.softness), rivals
+
+    def _similarity(self, facts: Facts, context: Context) -> jax.Array:
+        missing = facts.missing | ~facts.valid[:, None]  # padding is like nobody
+        return targets.table_similarity(facts.values, missing, context.cardinalities, self.continuous_share)
 
 
 def info_nce(
@@ -80,6 +96,7 @@ def info_nce(
 ) -> Term:
     """Cross-entropy both ways (Hager et al. 2023). `pairs`: see `Pairs`."""
     chosen = _pairs("info_nce", context, temperature, pairs)
+    need("info_nce", "share", share, high=1)
 
     def loss(out, facts):
         positives, rivals = chosen(facts, context)
@@ -154,6 +171,7 @@ def match(
     """InfoNCE, and whether a row belongs to an image, asked of true pairs and of those InfoNCE mistakes most easily
     (Li et al. 2021, ALBEF): the sum of both."""
     _pairs("match", context, temperature, {})
+    need("match", "share", share, high=1)
 
     def loss(out, facts):
         rivals = targets.distinct(facts.subject)
@@ -175,9 +193,9 @@ def match(
 
 
 def _pairs(name: str, context: Context, temperature: float, pairs: dict) -> Pairs:
-    contrastive.check_temperature(temperature)
+    need(name, "temperature", temperature, above=True)
     chosen = Pairs(**pairs)
-    chosen.check(context, name)
+    chosen.check(context, name, pairs)
     return chosen
 
 

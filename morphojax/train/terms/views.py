@@ -6,7 +6,7 @@ import jax
 
 from morphojax.models.heads import PatchHead, PrototypeHead, RegionHead, ViewHead
 from morphojax.objectives import clustering, contrastive, local, reconstruction, redundancy, self_distillation, targets
-from morphojax.train.terms.base import Context, Term
+from morphojax.train.terms.base import Context, Term, need
 
 
 def simclr(
@@ -20,9 +20,8 @@ def simclr(
 ) -> Term:
     """NT-Xent (Chen et al. 2020). With `partitions` slices at the same part of the heart's length are positives of one another,
     across subjects (after Chaitanya et al. 2020), or, `only_between_partitions`, merely no rivals."""
-    contrastive.check_temperature(temperature)
-    if partitions < 0 or (only_between_partitions and not partitions):
-        raise ValueError(f"config.objectives.simclr.partitions={partitions}: give the number of parts of a stack")
+    need("simclr", "temperature", temperature, above=True)
+    need("simclr", "partitions", partitions, low=1 if only_between_partitions else 0)
     log_temperature = math.log(temperature)
 
     def loss(out, facts):
@@ -46,8 +45,7 @@ def byol(
     momentum: float = 0.9996,
 ) -> Term:
     """Predicting what a slow average of oneself makes of the other view (Grill et al. 2020). `momentum` is where it begins."""
-    if not 0 <= momentum < 1:
-        raise ValueError(f"config.objectives.byol.momentum={momentum}: give a share from 0 to below 1")
+    need("byol", "momentum", momentum, high=1 - 1e-9)
 
     def loss(out, facts):
         target = out["target"]
@@ -83,6 +81,7 @@ def barlow_twins(
     redundancy_weight: float = 5e-3,
 ) -> Term:
     """Equal features across views, no two features alike (Zbontar et al. 2021)."""
+    need("barlow_twins", "redundancy_weight", redundancy_weight)
 
     def loss(out, facts):
         return redundancy.barlow_twins(out["first"], out["second"], redundancy_weight, facts.valid_slices)
@@ -101,6 +100,8 @@ def vicreg(
     covariance: float = 1.0,
 ) -> Term:
     """Invariance, variance, covariance (Bardes et al. 2022)."""
+    for key, value in (("invariance", invariance), ("variance", variance), ("covariance", covariance)):
+        need("vicreg", key, value)
 
     def loss(out, facts):
         args = (out["first"], out["second"], invariance, variance, covariance, facts.valid_slices)
@@ -121,8 +122,9 @@ def swav(
     iterations: int = 3,
 ) -> Term:
     """Predicting a view's cluster from the other (Caron et al. 2020), with two views and no queue."""
-    contrastive.check_temperature(temperature)
-    contrastive.check_temperature(epsilon)
+    need("swav", "temperature", temperature, above=True)
+    need("swav", "epsilon", epsilon, above=True)
+    need("swav", "iterations", iterations, low=1)
 
     def loss(out, facts):
         args = (out["first"], out["second"], temperature, epsilon, iterations, facts.valid_slices)
@@ -135,7 +137,8 @@ def regional(
     context: Context, *, weight: float = 1.0, temperature: float = 0.1, features: int = 64, region: int = 4
 ) -> Term:
     """Every region of the decoder's map against the others of its slice (Chaitanya et al. 2020, local contrast)."""
-    contrastive.check_temperature(temperature)
+    need("regional", "temperature", temperature, above=True)
+    need("regional", "region", region, low=1)
     log_temperature = math.log(temperature)
 
     def loss(out, facts):

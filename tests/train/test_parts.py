@@ -85,6 +85,15 @@ def test_layer_scales_by_hand() -> None:
     assert scales["decoder"]["level0_conv1"]["kernel"] == 1.0
 
 
+def test_what_follows_the_last_block_of_a_transformer_counts_with_the_decoder() -> None:
+    encoder = dict.fromkeys(("patch_embedding", "block1", "block2", "norm", "pyramid"), {"w": jnp.ones(1)})
+    scales = optimizer.layer_scales({"encoder": encoder, "decoder": {"w": jnp.ones(1)}}, decay=0.5)
+    assert {name: s["w"] for name, s in scales["encoder"].items()} == {
+        "patch_embedding": 0.125, "block1": 0.25, "block2": 0.5, "norm": 1.0, "pyramid": 1.0,
+    }  # fmt: skip
+    assert scales["decoder"]["w"] == 1.0
+
+
 def test_layer_scales_reach_the_updates() -> None:
     params = {"encoder": {"stem_conv": {"w": jnp.ones((2, 2))}}, "head": {"w": jnp.ones((2, 2))}}
     opt, _ = optimizer.build(**SETTINGS, scales=lambda p: optimizer.layer_scales(p, decay=0.5))

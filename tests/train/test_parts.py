@@ -86,7 +86,7 @@ def test_layer_scales_by_hand() -> None:
 
 
 def test_what_follows_the_last_block_of_a_transformer_counts_with_the_decoder() -> None:
-    encoder = dict.fromkeys(("patch_embedding", "block1", "block2", "norm", "pyramid"), {"w": jnp.ones(1)})
+    encoder = {key: {"w": jnp.ones(1)} for key in ("patch_embedding", "block1", "block2", "norm", "pyramid")}
     scales = optimizer.layer_scales({"encoder": encoder, "decoder": {"w": jnp.ones(1)}}, decay=0.5)
     assert {name: s["w"] for name, s in scales["encoder"].items()} == {
         "patch_embedding": 0.125, "block1": 0.25, "block2": 0.5, "norm": 1.0, "pyramid": 1.0,

@@ -28,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.structures = ()  # empty: all that the dataset labels in this plane
     config.input = ml_collections.ConfigDict({"frames": ("ED", "ES")})
     # Whole stacks of training subjects without labels, whose volumes in the table the predicted masks must match. Images alone
-    # are seen at test time, as without. Weights were found on ACDC: docs/results.md.
+    # are seen at test time, as without. Weights and times are first guesses, and not good ones yet: docs/results.md.
     config.unlabelled = ml_collections.ConfigDict(
         {
             "batch_size": 0,  # stacks beside each batch of labelled slices, over all devices; 0: none

@@ -30,8 +30,8 @@ def depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`depthwise` as a sum of shifted products, in float32.
 
-    XLA's grouped convolution is a naive loop on the CPU. At [16,32,32,64], [16,16,16,128] and [16,8,8,256] with k = 7 this
-    takes a tenth of its time, both gradients together a fifth or less.
+    XLA's grouped convolution is slow on the CPU: at [16,32,32,64], [16,16,16,128] and [16,8,8,256] with k = 7 this takes a tenth
+    of its time or less, forward and backward.
     """
     size, (height, width) = len(kernel), x.shape[1:3]
     padded, weights = _padded(x, size // 2), _wide(kernel[:, :, 0])

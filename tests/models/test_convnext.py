@@ -250,7 +250,7 @@ def test_a_drop_path_that_is_no_probability(rate):
 def test_in_a_segmenter():
     """Logits at the size of the image, odd ones too; a gradient in all but the last norm; depth by name for layer-wise rates."""
     image = draw(2, 29, 32, 1)
-    model = Segmenter(ConvNeXt((1, 1, 1, 1), WIDTH), UNetDecoder((4, 4, 4, 4)), n_classes=4)
+    model = Segmenter(ConvNeXt((1, 1), WIDTH), UNetDecoder((4, 4)), n_classes=4)
     variables = jax.jit(model.init, static_argnums=2)(jax.random.key(0), image, False)
 
     def loss(params):
@@ -264,5 +264,5 @@ def test_in_a_segmenter():
             assert np.isfinite(grad).all() and grad.any() == (name != "norm"), (name, path)
     scales = layer_scales(variables["params"], decay=0.5)["encoder"]
     depth = {name: {-np.log2(s) for s in jax.tree.leaves(module)} for name, module in scales.items()}
-    assert depth["norm"] == {0} and depth["stem_conv"] == depth["stem_norm"] == {5}
-    assert depth["stage4_block1"] == depth["stage4_down_conv"] == {1} and depth["stage1_block1"] == {4}
+    assert depth["norm"] == {0} and depth["stem_conv"] == depth["stem_norm"] == {3}
+    assert depth["stage2_block1"] == depth["stage2_down_conv"] == {1} and depth["stage1_block1"] == {2}

@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data = ml_collections.ConfigDict(
         {
             "dataset": "synthetic",  # or the folder that prepare wrote
-            "plane": "sax",
+            "plane": "sax",  # or la_2ch, la_4ch; several with commas: sax,la_4ch
             "splits": ("train",),  # naming "test" here is allowed, and said out loud
             "subjects": (),  # ids, or one path to a file with an id a line; empty: all of the splits
             "fraction": 1.0,  # of those; subsets are nested for one seed
@@ -39,7 +39,8 @@ def get_config() -> ml_collections.ConfigDict:
         {
             "channels": "slices",  # slices: K slices of one frame; cycle: the middle slice, ED, mid and ES as channels
             "frames": ("ED", "ES"),  # slices only: the frames drawn from
-            "slices": 4,  # K
+            "slices": 4,  # of the short axis; a long-axis plane has one
+            "plane_dropout": 0.0,  # probability that a plane of a subject is left out, where there are several
         }
     )
     config.table = ml_collections.ConfigDict(
@@ -60,6 +61,7 @@ def get_config() -> ml_collections.ConfigDict:
             "encoder": "resnet18",
             "width": 32,  # channels of the first stage; 64 is the published size
             "dtype": "float32",  # of the computation; or bfloat16
+            "plane_encoders": "shared",  # one for all planes; or own: one for each
             "pooling": "mean",  # of the slices; or attention
             "decoder_widths": (16, 32, 64, 128),  # as in segmentation; for the objectives that need a decoder
             "hidden_patches": 0.75,  # share; for the objectives that hide them

@@ -40,6 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
         {
             "encoder": "resnet18",
             "width": 32,  # as in pretraining, or nothing fits
+            "plane_encoders": "shared",  # likewise
             "dtype": "float32",
         }
     )

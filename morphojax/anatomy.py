@@ -32,7 +32,16 @@ PLANE_STRUCTURES: Mapping[str, tuple[str, ...]] = {
     "la_2ch": ("lv_cavity", "lv_myocardium", "la_cavity"),
     "la_4ch": STRUCTURES,
 }
+LONG_AXIS = ("la_2ch", "la_4ch")  # planes of one slice
 MYOCARDIUM_DENSITY_G_PER_ML = 1.05
+
+
+def parse_planes(spec: str) -> tuple[str, ...]:
+    """ "sax,la_4ch" -> the planes, in the order of PLANES. Raises ValueError for one that is unknown or named twice, and for none."""
+    names = [name.strip() for name in spec.split(",") if name.strip()]
+    if not names or set(names) - set(PLANES) or len(set(names)) < len(names):
+        raise ValueError(f"planes {spec!r}: name each once among {', '.join(PLANES)}, with commas between")
+    return tuple(plane for plane in PLANES if plane in names)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -108,16 +108,17 @@ class Augmentation:
         return dataclasses.replace(self, **off)
 
 
-def check(plane: str, params: Augmentation, allow_unanatomical: bool = False) -> None:
-    """Raises ValueError when `params` asks for a flip that the plane's anatomy does not allow, unless said out loud."""
-    if plane not in FLIPS_ALLOWED:
-        raise ValueError(f"unknown plane {plane!r}; planes are {', '.join(anatomy.PLANES)}")
-    for allowed, name in zip(FLIPS_ALLOWED[plane], ("flip_horizontal", "flip_vertical"), strict=True):
-        if getattr(params, name) > 0 and not allowed and not allow_unanatomical:
-            raise ValueError(
-                f"augmentation {name}={getattr(params, name)} mirrors the heart, and no heart in plane {plane} is "
-                "mirrored: set it to 0, or set allow_unanatomical=True to repeat a recipe that does so"
-            )
+def check(planes: Collection[str], params: Augmentation, allow_unanatomical: bool = False) -> None:
+    """Raises ValueError when `params` asks for a flip that the anatomy of a plane does not allow, unless said out loud."""
+    for plane in planes:
+        if plane not in FLIPS_ALLOWED:
+            raise ValueError(f"unknown plane {plane!r}; planes are {', '.join(anatomy.PLANES)}")
+        for allowed, name in zip(FLIPS_ALLOWED[plane], ("flip_horizontal", "flip_vertical"), strict=True):
+            if getattr(params, name) > 0 and not allowed and not allow_unanatomical:
+                raise ValueError(
+                    f"augmentation {name}={getattr(params, name)} mirrors the heart, and no heart in plane {plane} is "
+                    "mirrored: set it to 0, or set allow_unanatomical=True to repeat a recipe that does so"
+                )
 
 
 # The numbers an example draws, in one go: a generator call for each would cost seconds of compilation.

@@ -59,6 +59,17 @@ def stem(path: Path) -> str:
     return next((path.name[: -len(s)] for s in SUFFIXES if path.name.endswith(s)), path.name)
 
 
+def choose_plane(run: Run, plane: str | None) -> str:
+    """--plane, which a run of one plane need not be told. Raises PredictError for one that the run does not know."""
+    if plane is None and len(run.planes) == 1:
+        return run.planes[0]
+    if plane not in run.planes:
+        raise PredictError(
+            f"--plane={plane}: the run segments {', '.join(run.planes)}; name the one that the images show"
+        )
+    return plane
+
+
 def find_inputs(source: Path, plane: str, pattern: str = "*") -> tuple[list[Path], list[str]]:
     """Images to segment, sorted, and a line for each kind of file that was passed over.
 
@@ -118,15 +129,15 @@ def disk_numbers(run: Run, convention: str) -> np.ndarray:
     return table
 
 
-def segment(run: Run, path: Path, name: str, largest_component: bool) -> tuple[Segmented, Any]:
+def segment(run: Run, plane: str, path: Path, name: str, largest_component: bool) -> tuple[Segmented, Any]:
     """One file -> its labels, and the NIfTI image they came from. Raises ValueError, naming the file."""
     volume, image = _read(path)
-    if run.plane != "sax" and volume.raw.shape[2] != 1:
-        raise PredictError(f"{path}: has {volume.raw.shape[2]} slices, {run.plane} has one; is this another plane?")
+    if plane != "sax" and volume.raw.shape[2] != 1:
+        raise PredictError(f"{path}: has {volume.raw.shape[2]} slices, {plane} has one; is this another plane?")
     frames = []
     for t in range(volume.frames):
         try:
-            label = run.labels(run.predict(volume.values(t), volume.affine))
+            label = run.labels(run.predict(volume.values(t), volume.affine), plane)
         except RunError:  # the run's fault, not the file's
             raise
         except ValueError as error:
@@ -175,38 +186,38 @@ def save(path: Path, image: Any, frames: Sequence[np.ndarray], numbers: np.ndarr
         partial.unlink(missing_ok=True)
 
 
-def sizes(run: Run, label: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
+def sizes(run: Run, plane: str, label: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
     """Size of every structure of a frame: mL in short axis, cm2 in a long-axis plane."""
-    unit, scale = ("ml", spacing) if run.plane == "sax" else ("cm2", (spacing[0], spacing[1], 10.0))
-    return {f"{s}_{unit}": clinical.volume_ml(label, s, scale) for s in run.structures}
+    unit, scale = ("ml", spacing) if plane == "sax" else ("cm2", (spacing[0], spacing[1], 10.0))
+    return {f"{s}_{unit}": clinical.volume_ml(label, s, scale) for s in run.structures_of(plane)}
 
 
-def volume_rows(run: Run, files: Sequence[Segmented]) -> Iterator[dict[str, Any]]:
+def volume_rows(run: Run, plane: str, files: Sequence[Segmented]) -> Iterator[dict[str, Any]]:
     for file in files:
         for t, label in enumerate(file.frames):
-            yield {"file": file.name, "frame": t} | sizes(run, label, file.spacing)
+            yield {"file": file.name, "frame": t} | sizes(run, plane, label, file.spacing)
 
 
-def measure_rows(run: Run, files: Sequence[Segmented]) -> Iterator[dict[str, Any]]:
+def measure_rows(run: Run, plane: str, files: Sequence[Segmented]) -> Iterator[dict[str, Any]]:
     """What the files of one heart measure: a row for each cine, one for the single frames together."""
     for file in files:
         if len(file.frames) > 1:
             stacks = [(label, file.spacing) for label in file.frames]
-            ed, es = _extremes(run, stacks)
+            ed, es = _extremes(run, plane, stacks)
             row: dict[str, Any] = {"file": file.name, "kind": "cine", "ed": ed, "es": es, "heart_rate": file.heart_rate}
-            yield row | clinical.measures(run.plane, stacks[ed], stacks[es], run.structures, file.heart_rate)
+            yield row | clinical.measures(plane, stacks[ed], stacks[es], run.structures_of(plane), file.heart_rate)
     single = [file for file in files if len(file.frames) == 1]
     stacks = [(file.frames[0], file.spacing) for file in single]
     if len(single) == 1:
-        yield {"file": single[0].name, "kind": "stack"} | sizes(run, *stacks[0])
+        yield {"file": single[0].name, "kind": "stack"} | sizes(run, plane, *stacks[0])
     elif single:
         names = [file.name.rpartition("_")[2] for file in single]
-        ed, es = (names.index("ED"), names.index("ES")) if "ED" in names else _extremes(run, stacks)
+        ed, es = (names.index("ED"), names.index("ES")) if "ED" in names else _extremes(run, plane, stacks)
         row = {"file": single[0].name.rpartition("_")[0], "kind": "frames", "ed": names[ed], "es": names[es]}
-        yield row | clinical.measures(run.plane, stacks[ed], stacks[es], run.structures)
+        yield row | clinical.measures(plane, stacks[ed], stacks[es], run.structures_of(plane))
 
 
-def _extremes(run: Run, stacks: Sequence[clinical.Stack]) -> tuple[int, int]:
+def _extremes(run: Run, plane: str, stacks: Sequence[clinical.Stack]) -> tuple[int, int]:
     """(ED, ES) positions: largest and smallest LV cavity; without an LV, smallest and largest atrium."""
     for structure, ed_is_largest in (
         ("lv_cavity", True),
@@ -214,15 +225,16 @@ def _extremes(run: Run, stacks: Sequence[clinical.Stack]) -> tuple[int, int]:
         ("ra_cavity", False),
         ("rv_cavity", True),
     ):
-        if structure in run.structures:
+        if structure in run.structures_of(plane):
             volumes = [clinical.volume_ml(label, structure, spacing) for label, spacing in stacks]
             largest, smallest = int(np.argmax(volumes)), int(np.argmin(volumes))
             return (largest, smallest) if ed_is_largest else (smallest, largest)
-    raise PredictError(f"no cavity among {', '.join(run.structures)}: ED and ES cannot be told apart")
+    raise PredictError(f"no cavity among {', '.join(run.structures_of(plane))}: ED and ES cannot be told apart")
 
 
 def predict_files(
     run: Run,
+    plane: str,
     paths: Sequence[Path],
     source: Path,
     output: Path,
@@ -242,7 +254,7 @@ def predict_files(
             for path in files:
                 name = str(path.relative_to(root).with_name(stem(path)))
                 try:
-                    file, image = segment(run, path, name, largest_component)
+                    file, image = segment(run, plane, path, name, largest_component)
                 except RunError:
                     raise
                 except ValueError as error:
@@ -251,8 +263,8 @@ def predict_files(
                     save(targets[path], image, file.frames, numbers)
                     done.append(file)
                 progress.update()
-            volumes += volume_rows(run, done)
-            measures += measure_rows(run, done)
+            volumes += volume_rows(run, plane, done)
+            measures += measure_rows(run, plane, done)
     output.mkdir(parents=True, exist_ok=True)
     for table, rows in (("volumes.csv", volumes), ("measures.csv", measures)):
         write_atomically(output / table, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g").encode())
@@ -280,6 +292,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", required=True, help="directory of a segmentation run")
     parser.add_argument("--input", required=True, help="a NIfTI file, or a folder of them")
     parser.add_argument("--output", required=True, help="folder for labels and measures")
+    parser.add_argument(
+        "--plane", choices=anatomy.PLANES, help="what the images show (default: the plane of a run of one plane)"
+    )
     parser.add_argument("--pattern", default="*", help="which names of the folder to take, e.g. 'sa_*' (default: all)")
     parser.add_argument(
         "--labels", default="canonical", choices=sorted(anatomy.CONVENTIONS), help="label numbers on disk"
@@ -293,9 +308,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     source, output = Path(args.input), Path(args.output)
     try:
         run = load_run(args.run, args.checkpoint)
-        paths, notes = find_inputs(source, run.plane, args.pattern)
+        plane = choose_plane(run, args.plane)
+        paths, notes = find_inputs(source, plane, args.pattern)
         print("\n".join(notes), end="\n" if notes else "")
-        problems = predict_files(run, paths, source, output, args.labels, args.largest_component, args.overwrite)
+        problems = predict_files(run, plane, paths, source, output, args.labels, args.largest_component, args.overwrite)
     except (RunError, CheckpointError, PredictError, ValueError, OSError) as error:
         print(f"predict: {error}", file=sys.stderr)
         return 2

@@ -260,7 +260,7 @@ def _open(encoder: ImageEncoder, path: str | None) -> Dataset:
     dataset = cohort.open_dataset(
         **{k: v for k, v in data.items() if k in ("dataset", "plane") or k.startswith("synthetic_")}
     )
-    check_same_images(preprocessing(dataset, encoder.plane, encoder.images["channels"], ()), encoder.run)
+    check_same_images(preprocessing(dataset, encoder.planes, encoder.images["channels"], ()), encoder.run)
     return dataset
 
 

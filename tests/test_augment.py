@@ -270,15 +270,15 @@ def test_sharding_changes_nothing():
 
 def test_flips_need_anatomy_or_a_word():
     assert set(FLIPS_ALLOWED) == set(anatomy.PLANES)
-    check("sax", EVERYTHING, allow_unanatomical=True)
-    check("la_2ch", EVERYTHING)
-    check("sax", Augmentation(rotation_degrees=45))
+    check(("sax",), EVERYTHING, allow_unanatomical=True)
+    check(("la_2ch",), EVERYTHING)
+    check(("sax",), Augmentation(rotation_degrees=45))
     with pytest.raises(ValueError, match=r"flip_horizontal=0.5 .*sax.*allow_unanatomical"):
-        check("sax", Augmentation(flip_horizontal=0.5))
+        check(("sax",), Augmentation(flip_horizontal=0.5))
     with pytest.raises(ValueError, match="flip_vertical"):
-        check("la_4ch", Augmentation(flip_vertical=0.1))
+        check(("la_4ch",), Augmentation(flip_vertical=0.1))
     with pytest.raises(ValueError, match="la_3ch"):
-        check("la_3ch", Augmentation())
+        check(("la_3ch",), Augmentation())
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(dataset):
-    return evaluate.evaluate(toy_run(), dataset, "test", heart_rate="pulse", progress=False)
+    return evaluate.evaluate({"sax": toy_run()}, dataset, "test", heart_rate="pulse", progress=False)
 
 
 def test_scores_are_those_of_the_native_masks(result):
@@ -140,7 +140,7 @@ def test_summary(result):
 
 
 def test_a_missed_structure_and_a_pair_of_empty_ones_are_counted():
-    row = {"index": 0, "phase": "ED", "structure": "rv_cavity", "missed": False, "spurious": False}
+    row = {"index": 0, "plane": "sax", "phase": "ED", "structure": "rv_cavity", "missed": False, "spurious": False}
     empty = row | dict.fromkeys(evaluate.METRICS, math.nan)
     missed = row | dict.fromkeys(evaluate.METRICS, 90.0) | {"index": 1, "dice": 0.0, "missed": True}
     summary = evaluate.summarise(pd.DataFrame([empty, missed])).iloc[0]
@@ -150,27 +150,27 @@ def test_a_missed_structure_and_a_pair_of_empty_ones_are_counted():
 
 def test_only_structures_that_were_drawn_are_scored(tmp_path):
     dataset = make(tmp_path, labelled=("lv_cavity",))
-    result = evaluate.evaluate(toy_run(), dataset, "test", progress=False)
+    result = evaluate.evaluate({"sax": toy_run()}, dataset, "test", progress=False)
     assert set(result.scores["structure"]) == {"lv_cavity"}
     assert set(result.measures["measure"]) == {"lv_edv_ml", "lv_esv_ml", "lv_sv_ml", "lv_ef_percent", "lv_co_l_min"}
     assert all(set(np.unique(x)) <= {0, LV} for tile in result.worst for x in tile[1:3])
     run = toy_run(structures=("rv_cavity",))
     with pytest.raises(evaluate.EvaluationError, match="nothing to score"):
-        evaluate.check(run, dataset, "test")
+        evaluate.check({"sax": run}, dataset, "test")
 
 
 def test_a_dataset_that_does_not_fit_is_refused(dataset, tmp_path):
     with pytest.raises(evaluate.EvaluationError, match=r"grid.*prepare the dataset anew"):
-        evaluate.check(toy_run(spacing=1.5), dataset, "test")
+        evaluate.check({"sax": toy_run(spacing=1.5)}, dataset, "test")
     other = make(tmp_path, percentiles=(1.0, 99.0))
     with pytest.raises(evaluate.EvaluationError, match="percentiles"):
-        evaluate.check(toy_run(), other, "test")
+        evaluate.check({"sax": toy_run()}, other, "test")
     with pytest.raises(evaluate.EvaluationError, match="no plane 'la_4ch'"):
-        evaluate.check(toy_run("la_4ch", ("la_cavity",)), dataset, "test")
+        evaluate.check({"la_4ch": toy_run("la_4ch", ("la_cavity",))}, dataset, "test")
     with pytest.raises(evaluate.EvaluationError, match="no labelled sax stack in --split=val"):
-        evaluate.check(toy_run(), dataset, "val")
+        evaluate.check({"sax": toy_run()}, dataset, "val")
     with pytest.raises(evaluate.EvaluationError, match="no such column"):
-        evaluate.evaluate(toy_run(), dataset, "test", heart_rate="puls", progress=False)
+        evaluate.evaluate({"sax": toy_run()}, dataset, "test", heart_rate="puls", progress=False)
 
 
 @pytest.fixture

@@ -27,8 +27,9 @@ def write(path, data, affine=AFFINE, kind=nib.Nifti1Image, step=None):
 def go(tmp_path, source=None, run=None, **options):
     source = source or tmp_path / "in"
     run = run or toy_run()
-    paths, _ = predict.find_inputs(source, run.plane)
-    return predict.predict_files(run, paths, source, tmp_path / "out", **options)
+    plane = predict.choose_plane(run, None)
+    paths, _ = predict.find_inputs(source, plane)
+    return predict.predict_files(run, plane, paths, source, tmp_path / "out", **options)
 
 
 def ml(label, structure="lv_cavity"):
@@ -232,7 +233,7 @@ def test_inputs_that_are_not_there(tmp_path):
 def test_nothing_is_overwritten_unasked(tmp_path):
     path = write(tmp_path / "in" / "heart.nii.gz", toy_image(toy_label()))
     with pytest.raises(predict.PredictError, match="overwrite the images"):
-        predict.predict_files(toy_run(), [path], tmp_path / "in", tmp_path / "in", overwrite=True)
+        predict.predict_files(toy_run(), "sax", [path], tmp_path / "in", tmp_path / "in", overwrite=True)
     go(tmp_path)
     with pytest.raises(predict.PredictError, match="already there"):
         go(tmp_path)

@@ -137,7 +137,7 @@ def test_an_embedding_is_the_mean_over_the_subjects_slices(encoder, dataset, emb
         records = [dataset.slices("sax")[stacks["first"][i] + z]["image"] for z in range(stacks["slices"][i])][:3]
         if stacks["slices"][i] > 3:
             continue
-        each = [encoder.apply(r[None, None, :, :, None], np.ones((1, 1), bool))[0] for r in records]
+        each = [encoder.apply(r[None, None, :, :, None], np.ones((1, 1), bool), ("sax",))[0] for r in records]
         np.testing.assert_allclose(embeddings.values[i - 1], np.mean(each, axis=0), rtol=1e-4, atol=1e-5)
 
 
@@ -405,7 +405,7 @@ def test_the_command_scores_what_was_trained(data, finetuned, dataset, capsys):
     encoder = embed.load_encoder(finetuned, "best")
     batch = next(iter(task.eval_batches()))
     output = jax.jit(task.eval_step)(state, task.constants, batch)["output"]
-    pooled = encoder.apply(batch["image"], batch["slice_mask"])
+    pooled = encoder.apply(batch["image"], batch["slice_mask"], ("sax", "sax"))
     expected = pooled @ best["params"]["head"]["kernel"] + best["params"]["head"]["bias"]
     np.testing.assert_allclose(output, expected, rtol=1e-3, atol=1e-5)
     assert "network" in capsys.readouterr().out

@@ -17,7 +17,7 @@ def toy_run(plane="sax", structures=anatomy.PLANE_STRUCTURES["sax"], size=48, sp
         logits[..., 0] = -1e3 * np.minimum(image, 1 - image)[..., 0] ** 2  # the white corner is background
         return logits
 
-    return Run(plane, Grid(spacing, size), (0.0, 100.0), tuple(structures), apply, batch_size=batch_size)
+    return Run((plane,), Grid(spacing, size), (0.0, 100.0), tuple(structures), apply, batch_size=batch_size)
 
 
 def toy_label(shape=(40, 36, 5), radius=6.0, structures=anatomy.PLANE_STRUCTURES["sax"]):

@@ -3,7 +3,7 @@
     dataset.json           the manifest, written last: a folder without it is no dataset
     subjects.csv           subject, split; the row number is the subject's index everywhere else
     table.csv              raw table values by subject index
-    <plane>/stacks.csv     one row per stack: subject, phase, first, slices, labelled
+    <plane>/stacks.csv     one row per stack: subject, phase, first, slices, structures (those annotated, with spaces between)
     <plane>/slices-*       one record per slice: image, label on the grid
     <plane>/native-*       one record per stack: label on the native grid (or none), placement
 
@@ -20,12 +20,13 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from morphojax import anatomy
 from morphojax.data.geometry import Grid, Placement
 from morphojax.data.records import RecordError, Records, Shard, write_atomically
 from morphojax.data.splits import SPLITS
 from morphojax.data.table import Schema
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "dataset.json"
 
 
@@ -35,7 +36,7 @@ class DatasetError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a dataset is. `labelled` names the annotated structures per plane; `warnings` counts subjects per message;
+    """What a dataset is. `labelled` names the structures per plane that somebody has annotated; `warnings` counts subjects per message;
     `counts` holds subjects per split, stacks and slices per plane; `files`, `slices` and `native` describe files."""
 
     source: str
@@ -122,7 +123,7 @@ class Dataset:
             raise DatasetError(str(error)) from error
         listed = pd.read_csv(root / "subjects.csv", dtype=str, keep_default_na=False)
         table = read_csv(root / "table.csv", manifest.schema)
-        stacks = {p: pd.read_csv(root / p / "stacks.csv", keep_default_na=False) for p in manifest.planes}
+        stacks = {p: _read_stacks(root / p / "stacks.csv") for p in manifest.planes}
         return cls(root, manifest, tuple(listed["subject"]), listed["split"].to_numpy(str), table, stacks)
 
     @property
@@ -134,14 +135,22 @@ class Dataset:
         return self.manifest.schema
 
     def stacks(self, plane: str) -> pd.DataFrame:
-        """A row per stack: `subject` (index), `phase`, `first` (record of its first slice), `slices`, `labelled`."""
+        """A row per stack: `subject` (index), `phase`, `first` (record of its first slice), `slices`, `structures` (names of
+        those annotated, with spaces between), `labelled` (whether any is)."""
         self._check_plane(plane)
         return self._stacks[plane].copy()
 
-    def slices(self, plane: str) -> Records:
-        """[i] -> {"image": uint8 [H, W], "label": uint8 [H, W]}; the label is zero where the stack is not labelled."""
-        self._check_plane(plane)
-        return Records(self.root, self.manifest.slices[plane])
+    def annotated(self, plane: str) -> np.ndarray:
+        """bool [stacks, anatomy.STRUCTURES]: what the annotators drew, absent or not. What they did not may be anywhere."""
+        named = self.stacks(plane)["structures"].str.split()
+        return np.array([[s in names for s in anatomy.STRUCTURES] for names in named], bool).reshape(len(named), -1)
+
+    def slices(self, *planes: str) -> Records:
+        """[i] -> {"image": uint8 [H, W], "label": uint8 [H, W]}; the label is zero where the stack is not labelled. The slices of
+        several planes follow one another."""
+        for plane in planes:
+            self._check_plane(plane)
+        return Records(self.root, [shard for plane in planes for shard in self.manifest.slices[plane]])
 
     def native(self, plane: str, row: int) -> tuple[np.ndarray | None, Placement]:
         """The native label (uint8 [X, Y, Z], canonical ids, or None) of the row-th stack, and its placement."""
@@ -185,6 +194,11 @@ def read_csv(path: Path, schema: Schema) -> pd.DataFrame:
     )
     table.index.name = None
     return table
+
+
+def _read_stacks(path: Path) -> pd.DataFrame:
+    stacks = pd.read_csv(path, keep_default_na=False, dtype={"structures": str})
+    return stacks.assign(labelled=stacks["structures"] != "")
 
 
 def _shards(by_plane: Mapping[str, tuple[Shard, ...]]) -> tuple[Shard, ...]:

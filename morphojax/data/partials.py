@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from morphojax import anatomy
 from morphojax.data.dataset import encode_native
 from morphojax.data.geometry import Grid, normalise, place, to_grid, to_native
 from morphojax.data.records import decode, encode, write_atomically
@@ -64,13 +65,19 @@ class Job:
 
     def _view(self, view: View) -> dict[str, Any]:
         slices, native, stacks = [], [], []
+        shown = [anatomy.BACKGROUND, *(anatomy.LABEL_ID[s] for s in anatomy.PLANE_STRUCTURES[view.plane])]
         for frame in view.frames:
+            if frame.label is not None and (foreign := np.setdiff1d(frame.label, shown)).size:
+                names = ", ".join(anatomy.STRUCTURES[i - 1] for i in foreign)
+                raise CohortError(
+                    f"{view.plane} {frame.phase}: the label holds {names}, which this plane does not show"
+                )
             placement = place(frame.image, frame.affine, self.grid)
             image = to_grid(normalise(frame.image, *self.percentiles), placement, order=1)
             stack = {
                 "phase": frame.phase,
                 "slices": len(image),
-                "labelled": frame.label is not None,
+                "structures": " ".join(view.labelled) if frame.label is not None else "",
                 "voxels": 0,
                 "cut": 0,
             }
@@ -85,7 +92,7 @@ class Job:
             slices += [encode({"image": i, "label": la}) for i, la in zip(image, label, strict=True)]
             native.append(encode(encode_native(frame.label, placement)))
             stacks.append(stack)
-        return {"labelled": list(view.labelled), "stacks": stacks, "slices": slices, "native": native}
+        return {"stacks": stacks, "slices": slices, "native": native}
 
 
 def run_all(job: Job, ids: Sequence[str], workers: int | None, strict: bool, progress: bool) -> dict[str, str]:

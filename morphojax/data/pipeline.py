@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from morphojax.anatomy import PHASES
+from morphojax.anatomy import LONG_AXIS, PHASES, PLANE_STRUCTURES, PLANES, STRUCTURES
 from morphojax.data.dataset import Dataset, decode_native
 from morphojax.data.records import Records
 from morphojax.data.stream import Batch, Stream, StreamError, generator
@@ -15,10 +15,22 @@ from morphojax.data.stream import Batch, Stream, StreamError, generator
 CHANNELS = ("slices", "cycle")
 
 
+def columns(planes: Sequence[str], channels: str, slices: int) -> tuple[str, ...]:
+    """The plane of each of the K images of a subject: `slices` of the short axis, one of a long axis, one of each as a cycle.
+
+    Raises StreamError.
+    """
+    if channels not in CHANNELS:
+        raise StreamError(f"channels={channels!r} is not one of {', '.join(CHANNELS)}")
+    if slices < 1:
+        raise StreamError(f"slices={slices}: at least one slice is needed")
+    return tuple(p for p in planes for _ in range(1 if channels == "cycle" or p in LONG_AXIS else slices))
+
+
 def pretraining(
     dataset: Dataset,
     *,
-    plane: str,
+    planes: Sequence[str],
     values: np.ndarray,
     missing: np.ndarray,
     batch_size: int,
@@ -29,6 +41,7 @@ def pretraining(
     channels: str = "slices",
     frames: Sequence[str] = ("ED", "ES"),
     slices: int = 6,
+    plane_dropout: float = 0.0,
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
@@ -37,44 +50,51 @@ def pretraining(
     """A stream whose example is a subject: `image` uint8 [B,K,H,W,C], `slice_mask` bool [B,K], `position` float32 [B,K]
     (0..1 along the stack), `values` float32 [B,F], `missing` bool [B,F], `subject` int32 [B], `valid` bool [B].
 
-    channels="slices": K = `slices` slices of one frame, C = 1. In training the frame is drawn among `frames` and the
-    slices without replacement; in evaluation they are the first of `frames` that the subject has, and evenly spaced. A
-    stack of fewer slices gives each once; the rest is masked. channels="cycle": K = 1 and C = 3, the middle slice at
+    The K images are those of `columns`: plane after plane, masked where a subject lacks the plane.
+    channels="slices": slices of one frame, C = 1. In training the frame is drawn among `frames` (a plane that lacks it gives its
+    first) and the slices without replacement; in evaluation they are the first of `frames` that the subject has, and evenly spaced.
+    A stack of fewer slices gives each once; the rest is masked. channels="cycle": one image a plane and C = 3, the middle slice at
     ED, mid and ES, nothing random; where a subject has no mid frame, ED stands in for it.
 
+    `plane_dropout`: in training each plane of a subject is left out with this probability; one is always kept.
     `values` and `missing` are [N, F] for the N subjects of the dataset (`TableEncoder.encode(dataset.table)`).
-    `subjects` (indices) overrides `splits`. Subjects without the frames asked for are left out, and counted in the log.
+    `subjects` (indices) overrides `splits`. Subjects without the frames asked for in any plane are left out, and counted in the log.
     `batch_size` is that of all processes together. Raises StreamError.
     """
-    if channels not in CHANNELS:
-        raise StreamError(f"channels={channels!r} is not one of {', '.join(CHANNELS)}")
-    if slices < 1:
-        raise StreamError(f"slices={slices}: at least one slice is needed")
+    of_columns = columns(planes, channels, slices)
     n = len(dataset.subjects)
     if values.ndim != 2 or values.shape != missing.shape or len(values) != n:
         raise StreamError(f"values {values.shape} and missing {missing.shape} must both be [{n} subjects, columns]")
-    wanted = _subjects(dataset, splits, subjects)
-    wanted_frames = PHASES if channels == "cycle" else _phases(frames)
-    first, count, _ = _stacks(dataset, plane, wanted, wanted_frames)
-    if channels == "cycle":
-        no_mid = (count[:, 1] == 0) & (count[:, 0] > 0)
+    if not 0 <= plane_dropout < 1:
+        raise StreamError(f"plane_dropout={plane_dropout}: give a probability from 0 to below 1")
+    wanted, cycle = _subjects(dataset, splits, subjects), channels == "cycle"
+    wanted_frames = PHASES if cycle else _phases(frames)
+    first, count = np.zeros((2, len(wanted), len(planes), len(wanted_frames)), np.int64)
+    start = 0
+    for p, plane in enumerate(planes):
+        first[:, p], count[:, p], _ = _stacks(dataset, plane, wanted, wanted_frames)
+        first[:, p] += start
+        start += len(dataset.slices(plane))
+    if cycle:
+        no_mid = (count[..., 1] == 0) & (count[..., 0] > 0)
         first[no_mid, 1], count[no_mid, 1] = first[no_mid, 0], count[no_mid, 0]
-        usable = (count > 0).all(axis=1)
-        if n := int(np.count_nonzero(no_mid & usable)):
-            logging.info("%s: %d subjects have no mid frame; ED stands in for it", plane, n)
-    else:
-        usable = (count > 0).any(axis=1)
-    n_usable = _count_usable(usable, plane, wanted_frames)
+        count[~(count > 0).all(-1)] = 0
+        if n := int(np.count_nonzero((no_mid & (count > 0).all(-1)).any(1))):
+            logging.info("%s: %d subjects have no mid frame; ED stands in for it", ", ".join(planes), n)
+    usable = np.asarray((count > 0).any(axis=(1, 2)))
+    n_usable = _count_usable(usable, ", ".join(planes), wanted_frames)
     read = _ReadSubjects(
-        records=dataset.slices(plane),
+        records=dataset.slices(*planes),
         subject=wanted[usable],
         first=first[usable],
         count=count[usable],
         values=values.astype(np.float32),
         missing=missing.astype(bool),
-        slices=1 if channels == "cycle" else slices,
-        cycle=channels == "cycle",
-        seed=seed if train and channels == "slices" else None,
+        slices=tuple(of_columns.count(plane) for plane in planes),
+        cycle=cycle,
+        dropout=plane_dropout if train else 0.0,
+        draws=train and not cycle,
+        seed=seed,
     )
     return Stream(read, n_usable, batch_size, seed, train, process_index, process_count, workers, prefetch)
 
@@ -82,7 +102,8 @@ def pretraining(
 def segmentation(
     dataset: Dataset,
     *,
-    plane: str,
+    planes: Sequence[str],
+    structures: Sequence[str],
     subjects: Sequence[int] | np.ndarray,
     batch_size: int,
     seed: int,
@@ -94,30 +115,40 @@ def segmentation(
     prefetch: int = 2,
 ) -> Stream:
     """A stream whose example is a slice of a labelled stack: `image` uint8 [B,H,W,1], `label` uint8 [B,H,W] (canonical
-    ids), `position` float32 [B] (0..1 along the stack), `subject` int32 [B], `valid` bool [B].
+    ids), `annotated` bool [B,S] (of which of `structures` the label tells where they are; one of the plane's that the annotators
+    did not draw may be anywhere in the background), `position` float32 [B] (0..1 along the stack), `plane` int32 [B] (into
+    anatomy.PLANES), `subject` int32 [B], `valid` bool [B].
 
-    `subjects` are indices. Those without a labelled stack at `frames` are left out, and counted in the log.
-    `batch_size` is that of all processes together. Raises StreamError.
+    Slices of several `planes` are mixed. `subjects` are indices. Those without a stack at `frames` in which one of `structures` was
+    annotated are left out, and counted in the log. `batch_size` is that of all processes together. Raises StreamError.
     """
     wanted, frames = _subjects(dataset, (), subjects), _phases(frames)
-    table = dataset.stacks(plane)
-    table = table[table["labelled"] & table["subject"].isin(wanted) & table["phase"].isin(list(frames))]
-    absent = len(wanted) - table["subject"].nunique()
-    if absent:
-        logging.info("%s: %d of %d subjects have no labelled stack and are left out", plane, absent, len(wanted))
-    if table.empty:
+    columns = [STRUCTURES.index(s) for s in structures]
+    found: dict[str, list[np.ndarray]] = {name: [] for name in ("record", "position", "subject", "annotated", "plane")}
+    start = 0
+    for plane in planes:
+        annotated, table = dataset.annotated(plane)[:, columns], dataset.stacks(plane)
+        foreign = [s not in PLANE_STRUCTURES[plane] for s in structures]  # never drawn in this plane: background there
+        used = table["subject"].isin(wanted) & table["phase"].isin(list(frames)) & np.asarray(annotated.any(1))
+        table, annotated = table[used], annotated[used] | foreign
+        if absent := len(wanted) - table["subject"].nunique():
+            logging.info("%s: %d of %d subjects have no labelled stack and are left out", plane, absent, len(wanted))
+        count = table["slices"].to_numpy(int)
+        z = np.concatenate([np.arange(c) for c in (0, *count)])
+        found["record"].append(start + np.repeat(table["first"].to_numpy(int), count) + z)
+        found["position"].append(_position(z, np.repeat(count, count)))
+        found["subject"].append(np.repeat(table["subject"].to_numpy(np.int32), count))
+        found["annotated"].append(np.repeat(annotated, count, axis=0))
+        found["plane"].append(np.full(len(z), PLANES.index(plane), np.int32))
+        start += len(dataset.slices(plane))
+    arrays = {name: np.concatenate(parts) for name, parts in found.items()}
+    n = len(arrays["record"])
+    if not n:
         raise StreamError(
-            f"no subject of the {len(wanted)} asked for has a labelled {plane} stack at {', '.join(frames)}"
+            f"no subject of the {len(wanted)} asked for has a labelled {' or '.join(planes)} stack at {', '.join(frames)}"
         )
-    count = table["slices"].to_numpy()
-    z = np.concatenate([np.arange(c) for c in count])
-    read = _ReadSlices(
-        records=dataset.slices(plane),
-        record=np.repeat(table["first"].to_numpy(), count) + z,
-        position=_position(z, np.repeat(count, count)),
-        subject=np.repeat(table["subject"].to_numpy(), count),
-    )
-    return Stream(read, len(z), batch_size, seed, train, process_index, process_count, workers, prefetch)
+    read = _ReadSlices(dataset.slices(*planes), **arrays)
+    return Stream(read, n, batch_size, seed, train, process_index, process_count, workers, prefetch)
 
 
 def stacks(
@@ -177,7 +208,7 @@ def stacks(
 
 @dataclasses.dataclass(frozen=True)
 class _ReadSubjects:
-    """Reads a batch of subjects. Stacks are [n, frames]: number of the first record, count of slices (0 = no stack)."""
+    """Reads a batch of subjects. Stacks are [n, planes, frames]: number of the first record, count of slices (0 = no stack)."""
 
     records: Any
     subject: np.ndarray
@@ -185,64 +216,77 @@ class _ReadSubjects:
     count: np.ndarray
     values: np.ndarray
     missing: np.ndarray
-    slices: int
+    slices: tuple[int, ...]  # of each plane
     cycle: bool
-    seed: int | None  # None: nothing is drawn
+    dropout: float
+    draws: bool  # frame and slices
+    seed: int
 
     def __call__(self, step: int, rows: np.ndarray, numbers: np.ndarray) -> Batch:
-        first, count = self.first[numbers], self.count[numbers]
-        if self.cycle:
-            z = (count // 2)[:, None, :]  # [B, K=1, C=3]
-            record, mask = first[:, None, :] + z, np.ones((len(numbers), 1), bool)
-            position = _position(z, count[:, None, :])[:, :, 0]
-        else:
-            z = np.full((len(numbers), self.slices), -1)
-            frame = np.zeros(len(numbers), int)
-            for i, row in enumerate(rows):
-                present = np.flatnonzero(count[i])
-                if self.seed is None:
-                    frame[i] = present[0]
-                    chosen = _evenly_spaced(count[i, frame[i]], self.slices)
-                else:
-                    random = generator("slices", self.seed, step, int(row))
-                    frame[i] = random.choice(present)
-                    k = min(self.slices, count[i, frame[i]])
-                    chosen = np.sort(random.choice(count[i, frame[i]], k, replace=False))
-                z[i, : len(chosen)] = chosen
-            mask = z >= 0
-            stack = (np.arange(len(numbers)), frame)
-            record = np.where(mask, first[stack][:, None] + z, -1)[:, :, None]
-            position = np.where(mask, _position(z, count[stack][:, None]), 0).astype(np.float32)
+        ends = np.cumsum(self.slices)
+        record = np.full((len(numbers), ends[-1], self.count.shape[2] if self.cycle else 1), -1)
+        position = np.zeros((len(numbers), ends[-1]), np.float32)
+        for i, (row, number) in enumerate(zip(rows, numbers, strict=True)):
+            random = generator("slices", self.seed, step, int(row)) if self.draws else None
+            count = self.count[number]
+            present = np.flatnonzero(count.any(axis=0))
+            wanted = present[0] if random is None else random.choice(present)
+            for plane in self._planes(step, int(row), count.any(axis=1)):
+                to = slice(ends[plane] - self.slices[plane], ends[plane])
+                if self.cycle:
+                    z = count[plane, 0] // 2
+                    record[i, to] = self.first[number, plane] + count[plane] // 2
+                    position[i, to] = _position(z, count[plane, 0])
+                    continue
+                frame = wanted if count[plane, wanted] else np.flatnonzero(count[plane])[0]
+                z = _choose(count[plane, frame], self.slices[plane], random)
+                to = slice(to.start, to.start + len(z))
+                record[i, to, 0] = self.first[number, plane, frame] + z
+                position[i, to] = _position(z, count[plane, frame])
         image = np.moveaxis(_read(self.records, record, ("image",))["image"], 2, -1)
         subject = self.subject[numbers]
         return {
             "image": np.ascontiguousarray(image),
-            "slice_mask": mask,
+            "slice_mask": record[..., 0] >= 0,
             "position": position,
             "values": self.values[subject],
             "missing": self.missing[subject],
             "subject": subject.astype(np.int32),
         }
 
+    def _planes(self, step: int, row: int, present: np.ndarray) -> np.ndarray:
+        """The planes of a subject that are shown."""
+        present = np.flatnonzero(present)
+        if not self.dropout or len(present) == 1:
+            return present
+        random = generator("planes", self.seed, step, row)
+        kept = present[random.random(len(present)) >= self.dropout]
+        return kept if len(kept) else random.choice(present, 1)
+
+
+def _choose(count: int, k: int, random: np.random.Generator | None) -> np.ndarray:
+    """At most k of `count` slices, sorted: drawn, or evenly spaced."""
+    if random is None:
+        return _evenly_spaced(count, k)
+    return np.sort(random.choice(count, min(k, count), replace=False))
+
 
 @dataclasses.dataclass(frozen=True)
 class _ReadSlices:
-    """Reads a batch of labelled slices."""
+    """Reads a batch of labelled slices; arrays are by number of the example."""
 
     records: Any
     record: np.ndarray
     position: np.ndarray
     subject: np.ndarray
+    annotated: np.ndarray
+    plane: np.ndarray
 
     def __call__(self, step: int, rows: np.ndarray, numbers: np.ndarray) -> Batch:
         del step, rows
         batch = _read(self.records, self.record[numbers], ("image", "label"))
-        return {
-            "image": batch["image"][..., None],
-            "label": batch["label"],
-            "position": self.position[numbers],
-            "subject": self.subject[numbers].astype(np.int32),
-        }
+        named = {name: getattr(self, name)[numbers] for name in ("position", "subject", "annotated", "plane")}
+        return {"image": batch["image"][..., None], "label": batch["label"], **named}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,7 +103,8 @@ def prepare(
         pd.DataFrame({"subject": kept, "split": split}).to_csv(output / "subjects.csv", index=False)
         _write_report(output, report)
 
-        per_plane, labelled = _count(written, planes, warnings)
+        per_plane = {plane: _count(written.stacks[plane]) for plane in planes}
+        labelled = {plane: _annotated(plane, written.stacks[plane], warnings) for plane in planes}
         statuses = Counter(status for _, status, _ in report)
         manifest = Manifest(
             source=name,
@@ -189,7 +190,6 @@ class _Written:
     slices: dict[str, ShardWriter]
     native: dict[str, ShardWriter]
     stacks: dict[str, list[dict[str, Any]]]
-    labelled: dict[str, list[tuple[str, ...]]]  # per plane, of the views that have a label
     warnings: list[list[str]]  # per subject
 
 
@@ -198,7 +198,6 @@ def _assemble(job: Job, ids: Sequence[str], output: Path) -> _Written:
     written = _Written(
         {p: ShardWriter(output, f"{p}/slices") for p in job.planes},
         {p: ShardWriter(output, f"{p}/native") for p in job.planes},
-        {p: [] for p in job.planes},
         {p: [] for p in job.planes},
         [],
     )
@@ -214,38 +213,36 @@ def _assemble(job: Job, ids: Sequence[str], output: Path) -> _Written:
             for stack in view["stacks"]:
                 written.stacks[plane].append({"subject": index, "first": first[plane], **stack})
                 first[plane] += stack["slices"]
-            if any(stack["labelled"] for stack in view["stacks"]):
-                written.labelled[plane].append(tuple(view["labelled"]))
     for plane, stacks in written.stacks.items():
         (output / plane).mkdir(exist_ok=True)
-        columns = ["subject", "phase", "first", "slices", "labelled"]
+        columns = ["subject", "phase", "first", "slices", "structures"]
         pd.DataFrame(stacks, columns=columns).to_csv(output / plane / "stacks.csv", index=False)
     return written
 
 
-def _count(
-    written: _Written, planes: Sequence[str], warnings: Counter[str]
-) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
-    """Counts per plane, and the structures that every labelled subject has annotated (the others cannot be trusted)."""
-    counts, labelled = {}, {}
-    for plane in planes:
-        stacks, schemes = written.stacks[plane], written.labelled[plane]
-        common = [s for s in anatomy.STRUCTURES if schemes and all(s in scheme for scheme in schemes)]
-        labelled[plane] = tuple(common)
-        if len(set(schemes)) > 1:
-            warnings[f"{plane}: subjects differ in the annotated structures; only those common to all count"] = len(
-                schemes
-            )
-        counts[plane] = {
-            "subjects": len({s["subject"] for s in stacks}),
-            "stacks": len(stacks),
-            "slices": sum(s["slices"] for s in stacks),
-            "labelled_stacks": sum(s["labelled"] for s in stacks),
-            "labelled_subjects": len(schemes),
-            "label_voxels": sum(s["voxels"] for s in stacks),
-            "label_voxels_cut": sum(s["cut"] for s in stacks),
-        }
-    return counts, labelled
+def _count(stacks: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """What a plane holds."""
+    labelled = [s for s in stacks if s["structures"]]
+    return {
+        "subjects": len({s["subject"] for s in stacks}),
+        "stacks": len(stacks),
+        "slices": sum(s["slices"] for s in stacks),
+        "labelled_stacks": len(labelled),
+        "labelled_subjects": len({s["subject"] for s in labelled}),
+        "label_voxels": sum(s["voxels"] for s in stacks),
+        "label_voxels_cut": sum(s["cut"] for s in stacks),
+    }
+
+
+def _annotated(plane: str, stacks: Sequence[Mapping[str, Any]], warnings: Counter[str]) -> tuple[str, ...]:
+    """The structures that somebody has annotated in a plane; subjects that lack some of them are counted."""
+    schemes = {s["subject"]: set(s["structures"].split()) for s in stacks if s["structures"]}
+    everything = set().union(*schemes.values())
+    if partly := sum(scheme != everything for scheme in schemes.values()):
+        warnings[
+            f"{plane}: only some of the plane's annotated structures are annotated; the others are no background"
+        ] = partly
+    return tuple(s for s in anatomy.STRUCTURES if s in everything)
 
 
 def _write_report(output: Path, report: Sequence[tuple[str, str, str]]) -> None:

@@ -79,6 +79,28 @@ class PairHead(nn.Module):
         return out
 
 
+class PlaneHead(nn.Module):
+    """embedding [B,P,features] of the P planes of each subject, their slices averaged and projected alike; present bool [B,P].
+
+    columns: the plane of each of a subject's K slices.
+    """
+
+    features: int
+    columns: tuple[str, ...]
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, seen: Seen, train: bool) -> dict[str, jax.Array]:
+        of_plane = jnp.array([[p == c for c in self.columns] for p in dict.fromkeys(self.columns)], jnp.float32)
+        weight = of_plane * seen.mask[:, None]  # [B,P,K]
+        count = weight.sum(-1, keepdims=True)
+        slices = seen.slices[0].reshape(*seen.mask.shape, -1).astype(jnp.float32)
+        pooled = jnp.einsum("bpk,bkd->bpd", weight, slices) / jnp.maximum(count, 1)
+        b, p, d = pooled.shape
+        embedding = Projection(self.features, dtype=self.dtype, name="head")(pooled.reshape(b * p, d), train)
+        return {"embedding": embedding.reshape(b, p, -1), "present": count[..., 0] > 0}
+
+
 class MatchingHead(nn.Module):
     """What `pair` gives; and true [B], wrong_table [B], wrong_image [B]: logits that a row belongs to a subject's images.
 

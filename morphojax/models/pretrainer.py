@@ -76,6 +76,8 @@ class Pretrainer(nn.Module):
     All views are encoded in one pass, and so are all variants of the rows. Masked slices have no influence at all.
     Needs an rng named `draws`, from which a head draws what it draws.
 
+    columns: the plane of each of the K slices. Where there are several planes, each has an embedding, which is added to its slices
+        before these are pooled; what an objective sees of single slices is without.
     encoder_sees:  "whole" slices; "parts", the first view with a share `hidden` of its patches withheld; or "both".
     train_encoder: False freezes the encoder: running statistics that are used and not updated, and no gradient.
     """
@@ -84,6 +86,7 @@ class Pretrainer(nn.Module):
     heads: Mapping[str, nn.Module]
     table_encoder: nn.Module | None = None
     decoder: nn.Module | None = None
+    columns: tuple[str, ...] = ()
     pooling: Literal["mean", "attention"] = "mean"
     encoder_sees: Literal["whole", "parts", "both"] = "whole"
     hidden: float = 0.75
@@ -123,7 +126,8 @@ class Pretrainer(nn.Module):
             features: Features = self.encoder(flat, train and self.train_encoder)
             if not self.train_encoder:
                 features = jax.lax.stop_gradient(features)
-            subjects = SlicePool(self.pooling, name="slice_pool")(features.pooled.reshape(b * v, k, -1), mask)
+            pooled = self._with_planes(features.pooled.reshape(b * v, k, -1))
+            subjects = SlicePool(self.pooling, name="slice_pool")(pooled, mask)
             levels = [by_view(level) for level in features.pyramid]
             seen = seen._replace(
                 pyramids=tuple(tuple(level[i] for level in levels) for i in range(v)),
@@ -132,6 +136,15 @@ class Pretrainer(nn.Module):
                 decoded=() if self.decoder is None else by_view(self.decoder((flat, *features.pyramid), train)),
             )
         return {name: head(seen, train) for name, head in self.heads.items()}, seen
+
+    def _with_planes(self, pooled: jax.Array) -> jax.Array:
+        """[N,K,D] plus the embedding of each slice's plane."""
+        planes = list(dict.fromkeys(self.columns))
+        if len(planes) < 2:
+            return pooled
+        start = nn.initializers.normal(0.02)
+        embedding = self.param("plane_embedding", start, (len(planes), pooled.shape[-1]), jnp.float32)
+        return pooled + embedding[jnp.array([planes.index(p) for p in self.columns])]
 
     def _encode_parts(self, image: jax.Array) -> Masked:
         patch = self.encoder.patch

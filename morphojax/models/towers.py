@@ -1,5 +1,6 @@
 """What stands around an image encoder: padded stacks, pooled slices, and the segmenter, whose encoder is the submodule `encoder`."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import flax.linen as nn
@@ -21,6 +22,30 @@ def fill_masked(image: jax.Array, mask: jax.Array) -> jax.Array:
     own = jnp.arange(mask.shape[1])[None]
     source = jnp.where(mask | ~mask.any(1, keepdims=True), own, jnp.take_along_axis(order, rank % count, axis=1))
     return jnp.take_along_axis(image, source.reshape(*source.shape, *(1,) * (image.ndim - 2)), axis=1)
+
+
+class PlaneEncoders(nn.Module):
+    """An encoder for each plane, as one: (image [B*K,H,W,C], train) -> Features of the same order.
+
+    encoders: by plane, alike in shape. columns: the plane of each of the K images of a subject, those of a plane together.
+    """
+
+    encoders: Mapping[str, nn.Module]
+    columns: tuple[str, ...]
+
+    def __call__(self, image: jax.Array, train: bool) -> Features:
+        k = len(self.columns)
+        if len(image) % k:
+            raise ValueError(f"{len(image)} images are not whole subjects of {k}")
+        by_subject = image.reshape(-1, k, *image.shape[1:])
+        found, start = [], 0
+        for plane, encoder in self.encoders.items():
+            count = self.columns.count(plane)
+            part = by_subject[:, start : start + count]
+            features = encoder(part.reshape(-1, *image.shape[1:]), train)
+            found.append(jax.tree.map(lambda x, n=count: x.reshape(-1, n, *x.shape[1:]), features))
+            start += count
+        return jax.tree.map(lambda *x: jnp.concatenate(x, 1).reshape(len(image), *x[0].shape[2:]), *found)
 
 
 class SlicePool(nn.Module):

@@ -11,6 +11,7 @@ who is a *rival* (what it is told from: the rest of its denominator). `targets` 
     nearest neighbours, soft targets    positives nearest(...) or soft(...)       rivals None
 """
 
+import itertools
 import math
 
 import jax
@@ -126,6 +127,42 @@ def info_nce(
         **_description(log_temperature, valid, image=image, table=table),
     }
     return share * image_to_table + (1 - share) * table_to_image, jax.lax.stop_gradient(metrics)
+
+
+def between_planes(
+    embedding: Array, present: Array, log_temperature: Array | float, rivals: Array | None = None
+) -> tuple[Array, Metrics]:
+    """Symmetric `info_nce` between every two planes of the same subjects, averaged over the pairs that two subjects or more have.
+
+    The contrast of several views of Tian et al., "Contrastive multiview coding", ECCV 2020 (arXiv:1906.05849, section 3.2, the full
+    graph), within a batch.
+
+    Args:
+      embedding: [B, V, P], any norm and float type: V planes of B subjects.
+      present: bool [B, V]; a plane that a subject lacks has neither influence nor gradient.
+      log_temperature, rivals: as in `info_nce`.
+
+    Returns:
+      loss: float32 scalar, 0 where no two planes are shared by two subjects.
+      metrics: `top1`, as of `info_nce`, both directions and the pairs averaged.
+
+    Raises:
+      ValueError: the shapes do not fit, or there are fewer than two planes.
+    """
+    if embedding.ndim != 3 or present.shape != embedding.shape[:2]:
+        raise ValueError(f"embedding must be [B, V, P] and present [B, V], got {embedding.shape} and {present.shape}")
+    if embedding.shape[1] < 2:
+        raise ValueError("there must be two planes or more")
+    shared, losses, hits = [], [], []
+    for first, second in itertools.combinations(range(embedding.shape[1]), 2):
+        both = present[:, first] & present[:, second]
+        args = (embedding[:, first], embedding[:, second], log_temperature)
+        loss, metrics = info_nce(*args, valid=both, rivals=rivals)
+        shared.append(jnp.sum(both) > 1)
+        losses.append(loss)
+        hits.append((metrics["top1_image_to_table"] + metrics["top1_table_to_image"]) / 2)
+    shared = jnp.stack(shared)
+    return masked_mean(jnp.stack(losses), shared), {"top1": masked_mean(jnp.stack(hits), shared)}
 
 
 def nt_xent(

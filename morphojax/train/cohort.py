@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
+from morphojax import anatomy
 from morphojax.data import preparation, splits
 from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
@@ -23,19 +24,23 @@ def open_dataset(
     """A prepared dataset by its folder, or `synthetic`: the embedded cohort, made once and cached.
 
     Raises:
-        DatasetError: no dataset in that folder, or it lacks the plane.
+        DatasetError: no dataset in that folder. ValueError: an unknown plane, or one that the dataset lacks.
     """
+    try:
+        planes = anatomy.parse_planes(plane)
+    except ValueError as error:
+        raise ValueError(f"config.data.plane: {error}") from error
     if dataset == "synthetic":
         grid = Grid(spacing_mm=synthetic_spacing_mm, size=synthetic_size)
         path = preparation.ensure_synthetic(
-            preparation.default_cache(), subjects=synthetic_subjects, seed=synthetic_seed, grid=grid, planes=(plane,)
+            preparation.default_cache(), subjects=synthetic_subjects, seed=synthetic_seed, grid=grid, planes=planes
         )
     else:
         path = Path(dataset)
     opened = Dataset.open(path)
-    if plane not in opened.manifest.planes:
+    if lacking := [p for p in planes if p not in opened.manifest.planes]:
         raise ValueError(
-            f"config.data.plane={plane!r} is not in {path}, which holds {', '.join(opened.manifest.planes)}"
+            f"config.data.plane={plane!r}: {', '.join(lacking)} not in {path}, which holds {', '.join(opened.manifest.planes)}"
         )
     return opened
 

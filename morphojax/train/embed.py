@@ -1,6 +1,7 @@
 """A run directory -> embeddings of subjects: the mean over a subject's slices of what the image encoder makes of each."""
 
 import dataclasses
+import functools
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,8 @@ PROJECTOR = """embeddings {
 class ImageEncoder:
     """The image encoder of a run of any task, ready to embed.
 
-    apply:     (image uint8 [B,K,H,W,C], slice_mask bool [B,K]) -> float32 [B,D]; nothing random.
+    apply:     (image uint8 [B,K,H,W,C], slice_mask bool [B,K], columns) -> float32 [B,D]; nothing random. columns: the plane of each
+               of the K images, as of `pipeline.columns`.
     channels:  `slices` (C = 1) or `cycle` (C = 3), as in `pipeline.pretraining`.
     variables: all that the checkpoint holds: {"params", "batch_stats"}.
     """
@@ -42,12 +44,12 @@ class ImageEncoder:
     config: Mapping[str, Any]
     images: Mapping[str, Any]  # preprocessing.json
     channels: str
-    apply: Callable[[Any, Any], Any]
+    apply: Callable[[Any, Any, tuple[str, ...]], Any]
     variables: Mapping[str, Any]
 
     @property
-    def plane(self) -> str:
-        return self.images["plane"]
+    def planes(self) -> tuple[str, ...]:
+        return tuple(self.images["planes"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,22 +76,24 @@ def load_encoder(path: str | Path, which: str = "last") -> ImageEncoder:
     config, images = read_json(run, "config.json"), read_json(run, "preprocessing.json")
     try:
         channels = {"frame": "slices", "cycle": "cycle"}[images["channels"]]
-        model, size = config["model"], int(images["grid"]["size"])
-        module = registry.encoder(model["encoder"], width=model["width"], dtype=registry.dtype(model["dtype"]))
+        model, size, planes = config["model"], int(images["grid"]["size"]), tuple(images["planes"])
+        module = registry.image_encoder(model, planes)
     except (KeyError, TypeError) as error:
         raise RunError(f"{run}: config.json or preprocessing.json is not as a run writes it ({error!r})") from error
     variables = checkpoint.load_params(folder)
-    image = jax.ShapeDtypeStruct((1, size, size, len(anatomy.PHASES) if channels == "cycle" else 1), jnp.float32)
+    image = jax.ShapeDtypeStruct(
+        (len(planes), size, size, len(anatomy.PHASES) if channels == "cycle" else 1), jnp.float32
+    )
     wanted: Any = jax.eval_shape(lambda key, x: module.init(key, x, train=False), jax.random.key(0), image)
     _, report = transfer_modules(variables, {name: {"encoder": tree} for name, tree in wanted.items()})
     if wrong := (*report.absent, *report.differing, *report.adapted):
         raise RunError(f"{folder}: its encoder is not the one that {run / 'config.json'} says. First: {wrong[0]}")
     own = jax.device_put({name: variables[name]["encoder"] for name in wanted})
 
-    @jax.jit
-    def apply(image: jax.Array, mask: jax.Array) -> jax.Array:
+    @functools.partial(jax.jit, static_argnums=2)
+    def apply(image: jax.Array, mask: jax.Array, columns: tuple[str, ...]) -> jax.Array:
         slices = image.reshape(-1, *image.shape[2:]).astype(jnp.float32) / 255
-        features: Any = module.apply(own, slices, train=False)
+        features: Any = registry.image_encoder(model, columns).apply(own, slices, train=False)
         return mean_of_slices(features.pooled.reshape(*mask.shape, -1), mask)
 
     return ImageEncoder(run, folder, config, images, channels, apply, variables)
@@ -111,10 +115,10 @@ def embed(
 
     Raises StreamError where nobody has the frames, and RunError where the encoder answers NaN.
     """
-    n = len(dataset.subjects)
+    n, columns = len(dataset.subjects), pipeline.columns(encoder.planes, encoder.channels, slices)
     stream = pipeline.pretraining(
         dataset,
-        plane=encoder.plane,
+        planes=encoder.planes,
         values=np.zeros((n, 0), np.float32),
         missing=np.zeros((n, 0), bool),
         batch_size=batch_size,
@@ -129,7 +133,7 @@ def embed(
     for batch in stream:
         kept = batch["valid"]
         subject.append(batch["subject"][kept])
-        values.append(np.asarray(encoder.apply(batch["image"], batch["slice_mask"]))[kept])
+        values.append(np.asarray(encoder.apply(batch["image"], batch["slice_mask"], columns))[kept])
     stream.close()
     found = Embeddings(np.concatenate(subject), np.concatenate(values))
     if not np.isfinite(found.values).all():

@@ -25,7 +25,7 @@ class Run:
     batch_size:  slices per call of `apply`; the last batch is padded, so that one shape is compiled.
     """
 
-    plane: str
+    planes: tuple[str, ...]
     grid: geometry.Grid
     percentiles: tuple[float, float]
     structures: tuple[str, ...]
@@ -62,6 +62,10 @@ class Run:
         native[..., 0] += np.maximum(1 - native.sum(-1), 0)
         return native
 
+    def structures_of(self, plane: str) -> tuple[str, ...]:
+        """Those of the run that a plane shows."""
+        return tuple(s for s in self.structures if s in anatomy.PLANE_STRUCTURES[plane])
+
     def predict(self, image: np.ndarray, affine: np.ndarray) -> np.ndarray:
         """A native stack [X, Y, Z] and its affine (voxel -> mm, RAS+) -> probabilities float32 [X, Y, Z, classes].
 
@@ -70,10 +74,11 @@ class Run:
         slices, placement = self.place(image, affine)
         return self.to_native(self.predict_grid(slices), placement)
 
-    def labels(self, probabilities: np.ndarray) -> np.ndarray:
-        """Probabilities [..., classes] -> the likeliest class, as canonical ids, uint8 [...]."""
-        canonical = np.array([anatomy.BACKGROUND, *(anatomy.LABEL_ID[s] for s in self.structures)], np.uint8)
-        return canonical[probabilities.argmax(-1)]
+    def labels(self, probabilities: np.ndarray, plane: str) -> np.ndarray:
+        """Probabilities [..., classes] -> the likeliest class that the plane shows, as canonical ids, uint8 [...]."""
+        shown = [0, *(i for i, s in enumerate(self.structures, 1) if s in anatomy.PLANE_STRUCTURES[plane])]
+        canonical = np.array([anatomy.BACKGROUND, *(anatomy.LABEL_ID[s] for s in self.structures)], np.uint8)[shown]
+        return canonical[probabilities[..., shown].argmax(-1)]
 
 
 def load_run(directory: str | Path, which: str = "best", batch_size: int = 16) -> Run:
@@ -90,7 +95,7 @@ def load_run(directory: str | Path, which: str = "best", batch_size: int = 16) -
             raise RunError(f"{directory} is no segmentation run: give the directory of one made with a segment config")
         low, high = (float(p) for p in images["percentiles"])
         structures = tuple(images["structures"])
-        plane, grid = images["plane"], geometry.Grid.from_json(images["grid"])
+        planes, grid = tuple(images["planes"]), geometry.Grid.from_json(images["grid"])
         fingerprint, measures = images["dataset_fingerprint"], len(images["measures"])
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: not as a run writes it ({error!r}); train again, or restore the file") from error
@@ -99,7 +104,7 @@ def load_run(directory: str | Path, which: str = "best", batch_size: int = 16) -
     _check_same(directory, model, grid, variables)
     variables = jax.device_put(variables)
     apply = jax.jit(lambda image: model.apply(variables, image, train=False)[0])
-    return Run(plane, grid, (low, high), structures, apply, config, fingerprint, batch_size)
+    return Run(planes, grid, (low, high), structures, apply, config, fingerprint, batch_size)
 
 
 def _check_same(directory: Path, model: Any, grid: geometry.Grid, variables: Mapping[str, Any]) -> None:

@@ -35,9 +35,10 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     )
     table = tables.read(dataset, subjects, seed=seed, **config.table)
     _check_model(config.model.to_dict())
-    cycle = config.input.channels == "cycle"
-    k, c = (1, len(anatomy.PHASES)) if cycle else (config.input.slices, 1)
-    encoder, table_encoder, decoder = towers(config.model.to_dict(), table.cardinalities)
+    planes, cycle = anatomy.parse_planes(data.plane), config.input.channels == "cycle"
+    columns = pipeline.columns(planes, config.input.channels, config.input.slices)
+    k, c = len(columns), len(anatomy.PHASES) if cycle else 1
+    encoder, table_encoder, decoder = towers(config.model.to_dict(), table.cardinalities, columns)
     context = Context(
         schema=table.schema,
         cardinalities=table.cardinalities,
@@ -45,6 +46,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         table_tokens=config.model.table.encoder == "transformer",
         patch=registry.patch(encoder),
         channels=c,
+        columns=columns,
         dtype=registry.dtype(config.model.dtype),
     )
     terms = build_terms(config.objectives.to_dict(), context)
@@ -53,7 +55,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         subjects = table.with_rows(subjects)
 
     stream: dict[str, Any] = dict(
-        plane=data.plane, values=table.values, missing=table.missing, batch_size=config.batch_size, **config.input
+        planes=planes, values=table.values, missing=table.missing, batch_size=config.batch_size, **config.input
     )
     stream |= dict(process_index=jax.process_index(), process_count=jax.process_count())
     train_batches = pipeline.pretraining(
@@ -69,7 +71,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     )
     steps = registry.steps(config, train_batches.examples)
     params = augment.Augmentation(**config.augment)
-    augment.check(data.plane, params, config.allow_unanatomical_flips)
+    augment.check(planes, params, config.allow_unanatomical_flips)
     inputs = Inputs(
         seed=seed,
         views=max(1, *(t.views for t in terms.values())),
@@ -85,6 +87,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         heads={name: term.head for name, term in terms.items()},
         table_encoder=table_encoder if inputs.rows else None,
         decoder=decoder if any(t.decoder for t in terms.values()) else None,
+        columns=columns,
         pooling=config.model.pooling,
         encoder_sees=_encoder_sees(terms),
         hidden=config.model.hidden_patches,
@@ -150,12 +153,12 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         return dynamics.measure(losses, state.params["encoder"], gate, columns, batch["valid"])
 
     def draw(images: np.ndarray, batch: Batch) -> dict[str, np.ndarray]:
-        """The first slice of eight subjects; a row of pictures for each view."""
-        views = np.clip(images[:8, :, 0].mean(-1) * 255, 0, 255).astype(np.uint8)
-        rows = [np.concatenate(list(views[:, v]), axis=1) for v in range(views.shape[1])]
+        """The first slice of each plane of eight subjects; a row of pictures for each view and plane."""
+        shown = np.clip(images[:8, :, [columns.index(p) for p in planes]].mean(-1) * 255, 0, 255).astype(np.uint8)
+        rows = [np.concatenate(list(shown[:, v, p]), axis=1) for v, p in np.ndindex(*shown.shape[1:3])]
         return {"augmented": np.repeat(np.concatenate(rows, axis=0)[..., None], 3, axis=-1)}
 
-    described = preprocessing(dataset, data.plane, "cycle" if cycle else "frame", ())
+    described = preprocessing(dataset, planes, "cycle" if cycle else "frame", ())
     task = Task(
         init=lambda taken: TrainState.create(transfer.merge(fresh(), taken), opt, averaged=averaging is not None),
         pretrained=transfer.pretrained(config, described, jax.eval_shape(fresh)),
@@ -178,10 +181,10 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     return task, {"preprocessing.json": described, "table.json": table.to_json()}
 
 
-def towers(model: dict[str, Any], cardinalities: tuple[int, ...]) -> tuple[Any, Any, Any]:
+def towers(model: dict[str, Any], cardinalities: tuple[int, ...], columns: tuple[str, ...]) -> tuple[Any, Any, Any]:
     """Image encoder, table encoder and decoder of `config.model` as a dict. Raises ValueError for an unknown name."""
     dtype = registry.dtype(model["dtype"])
-    encoder = registry.encoder(model["encoder"], width=model["width"], dtype=dtype)
+    encoder = registry.image_encoder(model, columns)
     settings = dict(model["table"])
     name = settings.pop("encoder")
     table_encoder = registry.table_encoder(name, cardinalities=cardinalities, dtype=dtype, **settings.get(name, {}))

@@ -142,7 +142,9 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         devices.say(f"{left_out} of {len(subjects)} subjects have no {config.label}: left out")
     held_out = np.setdiff1d(np.flatnonzero((dataset.splits == "val") & known), subjects) if config.eval_every else []
     subjects = subjects[known[subjects]]
-    stream: dict[str, Any] = dict(plane=data.plane, batch_size=config.batch_size, **config.input)
+    planes = anatomy.parse_planes(data.plane)
+    columns = pipeline.columns(planes, config.input.channels, config.input.slices)
+    stream: dict[str, Any] = dict(planes=planes, batch_size=config.batch_size, **config.input)
     stream |= dict(values=np.where(known, target, 0)[:, None].astype(np.float32), missing=~known[:, None])
     stream |= dict(process_index=jax.process_index(), process_count=jax.process_count())
     train_batches = pipeline.pretraining(
@@ -153,9 +155,8 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     )
     steps = registry.steps(config, train_batches.examples)
     params = augment.Augmentation(**config.augment)
-    augment.check(data.plane, params, config.allow_unanatomical_flips)
-    model = config.model
-    encoder = registry.encoder(model.encoder, width=model.width, dtype=registry.dtype(model.dtype))
+    augment.check(planes, params, config.allow_unanatomical_flips)
+    encoder = registry.image_encoder(config.model.to_dict(), columns)
     decay = config.optimizer.layer_decay
     settings = {name: value for name, value in config.optimizer.items() if name != "layer_decay"}
     scales = (lambda params: optimizer.layer_scales(params, decay=decay)) if decay != 1.0 else None
@@ -166,7 +167,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     def fresh() -> Any:
         """The head starts at zero, where the first prediction is the mean, or every class equally likely."""
         features, variables = encoder.init_with_output(
-            rng.key(seed, "init"), jnp.zeros((2, size, size, channels)), train=False
+            rng.key(seed, "init"), jnp.zeros((2 * len(columns), size, size, channels)), train=False
         )
         made = {name: {"encoder": tree} for name, tree in variables.items()}
         made["params"]["head"] = {
@@ -217,7 +218,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         run = checkpoint.find(config.init_from, config.init_checkpoint).parent.parent
         for line in caveats(run, label.column, dataset):
             devices.say(f"WARNING: {line}")
-    described = preprocessing(dataset, data.plane, "cycle" if channels > 1 else "frame", ())
+    described = preprocessing(dataset, planes, "cycle" if channels > 1 else "frame", ())
     task = Task(
         init=init,
         pretrained=transfer.pretrained(config, described, jax.eval_shape(fresh)),

@@ -1,5 +1,6 @@
 """Names in a config -> things, with an error that lists the choices."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.typing
@@ -8,7 +9,9 @@ import ml_collections
 
 from morphojax.models.encoders import ENCODERS, supports_masking
 from morphojax.models.tabular import TabularMLP, TabularTransformer
+from morphojax.models.towers import PlaneEncoders
 
+PLANE_ENCODERS = ("shared", "own")
 TABLE_ENCODERS = {"mlp": TabularMLP, "transformer": TabularTransformer}
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -18,6 +21,20 @@ def encoder(name: str, **kwargs: Any):
     if name not in ENCODERS:
         raise ValueError(f"config.model.encoder={name!r} is unknown: choose one of {', '.join(sorted(ENCODERS))}")
     return ENCODERS[name](**kwargs)
+
+
+def image_encoder(model: Mapping[str, Any], columns: Sequence[str]) -> Any:
+    """The image encoder of `config.model` as a dict: one for all planes, or, by `plane_encoders`, one for each.
+
+    columns: the plane of each image of a subject. Raises ValueError naming the choices.
+    """
+    settings = {"width": model["width"], "dtype": dtype(model["dtype"])}
+    choice = model.get("plane_encoders", "shared")  # a segmentation has but one
+    if choice not in PLANE_ENCODERS:
+        raise ValueError(f"config.model.plane_encoders={choice!r} is unknown: choose {' or '.join(PLANE_ENCODERS)}")
+    if choice == "shared":
+        return encoder(model["encoder"], **settings)
+    return PlaneEncoders({p: encoder(model["encoder"], **settings) for p in dict.fromkeys(columns)}, tuple(columns))
 
 
 def patch(encoder: Any) -> int:

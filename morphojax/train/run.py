@@ -21,14 +21,14 @@ class RunError(ValueError):
     """A run directory that cannot be written, or is not what is asked for."""
 
 
-def preprocessing(dataset: Dataset, plane: str, channels: str, structures: Sequence[str]) -> dict[str, Any]:
+def preprocessing(dataset: Dataset, planes: Sequence[str], channels: str, structures: Sequence[str]) -> dict[str, Any]:
     """All that prediction must know of the images: nothing of it is restated later. No subject ids.
 
     measures: the columns that the network predicts on its way to a segmentation; empty but where a task says otherwise.
     """
     manifest = dataset.manifest
     return {
-        "plane": plane,
+        "planes": list(planes),
         "channels": channels,
         "grid": manifest.grid.to_json(),
         "percentiles": list(manifest.percentiles),

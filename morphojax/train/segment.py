@@ -26,14 +26,13 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     """The task of a config, and the files of the run directory that describe its data ({file name: JSON-able})."""
     data = config.data
     devices.check_batch_size(config.batch_size)
-    labelled_here = dataset.manifest.labelled[data.plane]
-    structures = tuple(data.structures) or tuple(labelled_here)
-    _check_structures(structures, labelled_here, data.plane)
-    described = preprocessing(dataset, data.plane, "frame", structures)
+    planes = anatomy.parse_planes(data.plane)
+    structures = _structures(tuple(data.structures), dataset, planes)
+    described = preprocessing(dataset, planes, "frame", structures)
     subjects = cohort.select_subjects(
         dataset, split_names=data.splits, subjects=data.subjects, fraction=data.fraction, seed=config.seed
     )
-    stream: dict[str, Any] = dict(plane=data.plane, batch_size=config.batch_size, **config.input)
+    stream: dict[str, Any] = dict(planes=planes, structures=structures, batch_size=config.batch_size, **config.input)
     stream |= dict(process_index=jax.process_index(), process_count=jax.process_count())
     train_batches = pipeline.segmentation(
         dataset, subjects=subjects, seed=config.seed, train=True, workers=data.workers, **stream
@@ -44,7 +43,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     )
     steps = registry.steps(config, train_batches.examples)
     params = augment.Augmentation(**config.augment)
-    augment.check(data.plane, params, config.allow_unanatomical_flips)
+    augment.check(planes, params, config.allow_unanatomical_flips)
     beside = _unlabelled(config, dataset, structures, np.union1d(subjects, held_out).astype(int), params, steps)
     if beside is not None:
         train_batches = Joined({"labelled": train_batches, "unlabelled": beside.stream})
@@ -63,7 +62,6 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     )  # canonical id -> class of this model; a structure it does not know is background
     for i, name in enumerate(structures, start=1):
         class_of[anatomy.LABEL_ID[name]] = i
-    labelled = np.array([name in labelled_here for name in structures])
 
     def fresh() -> Any:
         return model.init(rng.key(seed, "init"), jnp.zeros((2, size, size, 1)), train=False)
@@ -86,7 +84,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
                 mutable=["batch_stats"],
             )
             value, metrics = dice_ce(
-                logits[:n], constants["class_of"][label], constants["labelled"], dice_weight=dice_weight
+                logits[:n], constants["class_of"][label], batch["annotated"], dice_weight=dice_weight
             )
             scalars = {name: m for name, m in metrics.items() if m.ndim == 0}
             if beside is not None and stacks is not None:
@@ -120,12 +118,12 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         value, metrics = dice_ce(
             logits,
             constants["class_of"][batch["label"]],
-            constants["labelled"],
+            batch["annotated"],
             valid=batch["valid"],
             dice_weight=dice_weight,
         )
         sums = {name: metrics[name] for name in ("intersection", "cardinality")}
-        return sums | {"loss": value, "subject": batch["subject"], "valid": batch["valid"]}
+        return sums | {"loss": value} | {name: batch[name] for name in ("subject", "plane", "valid")}
 
     def predict(state: TrainState, batch: Batch) -> Any:
         return model.apply(state.variables, batch["image"].astype(jnp.float32) / 255, train=False)[0]  # pyrefly: ignore
@@ -151,7 +149,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         phases=_phases(config.freeze, config.probe_steps, steps, phase),
         eval_step=eval_step,
         summarise=summarise,
-        constants={"class_of": class_of, "labelled": labelled, **(measures.constants if measures is not None else {})},
+        constants={"class_of": class_of, **(measures.constants if measures is not None else {})},
         train_batches=train_batches,
         eval_batches=(lambda: iter(held_out_batches)) if held_out_batches else None,
         best=("dice", True),
@@ -177,38 +175,46 @@ def build_model(config: dict[str, Any], n_classes: int, measures: int) -> Segmen
 
 
 def validation_dice(outputs: list[dict[str, np.ndarray]], structures: tuple[str, ...]) -> dict[str, float]:
-    """Dice per structure on the training grid, voxels pooled over a subject's slices and frames, then averaged over subjects.
+    """Dice per structure on the training grid, voxels pooled over a subject's slices and frames in a plane, then averaged over these.
 
-    A structure that is neither in a subject's labels nor in its prediction does not count for that subject.
+    A structure that is neither in a view's labels nor in its prediction does not count for it.
     """
     valid = np.concatenate([o["valid"] for o in outputs])
-    subject = np.concatenate([o["subject"] for o in outputs])[valid]
+    pairs = np.stack([np.concatenate([o[n] for o in outputs])[valid] for n in ("subject", "plane")], axis=1)
+    views, of = np.unique(pairs, axis=0, return_inverse=True)
     sums = {n: np.concatenate([o[n] for o in outputs])[valid] for n in ("intersection", "cardinality")}
-    dice = np.full((len(np.unique(subject)), len(structures)), np.nan)
-    for row, s in enumerate(np.unique(subject)):
-        overlap, size = (sums[n][subject == s].sum(0) for n in ("intersection", "cardinality"))
+    dice = np.full((len(views), len(structures)), np.nan)
+    for row in range(len(views)):
+        overlap, size = (sums[n][of.ravel() == row].sum(0) for n in ("intersection", "cardinality"))
         dice[row] = np.divide(2 * overlap, size, out=np.full(size.shape, np.nan), where=size > 0)
     means = {f"dice/{s}": float(np.nanmean(d)) for s, d in zip(structures, dice.T, strict=True) if np.isfinite(d).any()}
     overall = float(np.mean(list(means.values()))) if means else 0.0
     return means | {"dice": overall, "loss": float(np.mean([o["loss"] for o in outputs]))}
 
 
-def _check_structures(structures: tuple[str, ...], labelled: Any, plane: str) -> None:
-    unknown = [s for s in structures if s not in anatomy.STRUCTURES]
-    if unknown:
+def _structures(chosen: tuple[str, ...], dataset: Dataset, planes: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the config, else all that somebody annotated in the planes. Raises ValueError where nobody annotated any of them."""
+    if unknown := [s for s in chosen if s not in anatomy.STRUCTURES]:
         raise ValueError(
             f"config.data.structures: {', '.join(unknown)} unknown; choose among {', '.join(anatomy.STRUCTURES)}"
         )
-    if not set(structures) & set(labelled):
+    there = set().union(*(dataset.manifest.labelled[plane] for plane in planes))
+    if not there.intersection(chosen or there):
         raise ValueError(
-            f"config.data.structures: the dataset labels none of them in {plane} (it labels {', '.join(labelled) or 'nothing'})"
+            f"config.data.structures: the dataset labels none of them in {', '.join(planes)} "
+            f"(it labels {', '.join(sorted(there)) or 'nothing'})"
         )
+    return chosen or tuple(s for s in anatomy.STRUCTURES if s in there)
 
 
 def _unlabelled(config, dataset, structures, taken, augmentation, steps) -> unlabelled.Unlabelled | None:
     settings = config.unlabelled.to_dict()
     if not settings["batch_size"]:
         return None
+    if config.data.plane != "sax":
+        raise ValueError(
+            f"config.unlabelled needs whole stacks, as of config.data.plane=sax: {config.data.plane} has areas, no volumes"
+        )
     return unlabelled.build(
         dataset,
         plane=config.data.plane,

@@ -1,7 +1,7 @@
 """Starting from a pretrained encoder, with a report of what was taken and what was not, and why."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -71,9 +71,29 @@ def pretrained(
         return {}
     folder = checkpoint.find(config.init_from, config.init_checkpoint)
     check_same_images(described, folder.parent.parent)
-    taken, report = transfer_modules(checkpoint.load_params(folder), target)
+    taken, report = transfer_modules(_of_plane(checkpoint.load_params(folder), target, described["planes"]), target)
     devices.say(report.text(config.init_from))
     return taken
+
+
+def _of_plane(source: Mapping[str, PyTree], target: Mapping[str, PyTree], planes: Sequence[str]) -> dict[str, PyTree]:
+    """Where the source has an encoder for each plane and the target has one: that of the target's plane in its place.
+
+    Raises TransferError where the target has several planes, or one for which there is no encoder.
+    """
+    prefix = "encoders_"  # PlaneEncoders.encoders, as flax names it
+    there = {name.removeprefix(prefix) for name in source["params"].get("encoder", {}) if name.startswith(prefix)}
+    if not there or any(name.startswith(prefix) for name in target["params"]["encoder"]):
+        return dict(source)
+    if len(planes) > 1 or planes[0] not in there:
+        raise TransferError(
+            f"config.init_from has an encoder for each of {', '.join(sorted(there))}, and this run needs one for {', '.join(planes)}: "
+            "set config.data.plane to one of them"
+        )
+    return {
+        name: dict(tree) | ({"encoder": tree["encoder"][prefix + planes[0]]} if "encoder" in tree else {})
+        for name, tree in source.items()
+    }
 
 
 def transfer_modules(

@@ -33,6 +33,7 @@ STACKS = {
     8: {"ED": 6, "mid": 6, "ES": 6},
 }
 UNLABELLED = {4, 8}
+STRUCTURES = ("lv_cavity", "lv_myocardium", "rv_cavity")
 VALUES = np.arange(18, dtype=np.float32).reshape(9, 2)
 MISSING = np.arange(18).reshape(9, 2) % 5 == 0
 # subject, phase (ED, ES), structure; of 1 nothing is known, and of 4 one volume
@@ -47,7 +48,7 @@ def make_dataset(root):
     for subject, phases in STACKS.items():
         for phase, n in phases.items():
             labelled = phase != "mid" and subject not in UNLABELLED
-            rows.append((subject, phase, first, n, labelled))
+            rows.append((subject, phase, first, n, "lv_cavity rv_cavity" if labelled else "", labelled))
             first += n
             affine = np.diag([2.0, 2.0, _slice_distance(subject, phase), 1.0])
             placement = place(np.zeros((20, 20, n)), affine, Grid(1.5, SIZE))
@@ -62,7 +63,7 @@ def make_dataset(root):
     manifest = Manifest(
         "test", Grid(1.5, SIZE), (1.0, 99.0), ("sax",), {}, Schema(()), {}, {}, files=(), slices=shards, native=natives
     )
-    table = pd.DataFrame(rows, columns=["subject", "phase", "first", "slices", "labelled"])
+    table = pd.DataFrame(rows, columns=["subject", "phase", "first", "slices", "structures", "labelled"])
     splits = np.array(["train"] * 6 + ["val", "val", "test"])
     return Dataset(root, manifest, tuple("abcdefghi"), splits, pd.DataFrame(index=range(9)), {"sax": table})
 
@@ -77,12 +78,19 @@ def dataset(tmp_path_factory):
 
 
 def pretrain(dataset, **options):
-    defaults = {"plane": "sax", "values": VALUES, "missing": MISSING, "batch_size": 4, "seed": 3, "train": True}
+    defaults = {"planes": ("sax",), "values": VALUES, "missing": MISSING, "batch_size": 4, "seed": 3, "train": True}
     return pretraining(dataset, **defaults | {"subjects": ALL} | options)
 
 
 def segment(dataset, **options):
-    defaults = {"plane": "sax", "subjects": ALL, "batch_size": 6, "seed": 3, "train": True}
+    defaults = {
+        "planes": ("sax",),
+        "structures": STRUCTURES,
+        "subjects": ALL,
+        "batch_size": 6,
+        "seed": 3,
+        "train": True,
+    }
     return segmentation(dataset, **defaults | options)
 
 

@@ -25,7 +25,7 @@ def test_labels_of_a_native_stack_come_back_exactly():
     probabilities = run.predict(toy_image(label), AFFINE)
     assert probabilities.shape == (*label.shape, 4) and probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
-    np.testing.assert_array_equal(run.labels(probabilities), label)
+    np.testing.assert_array_equal(run.labels(probabilities, "sax"), label)
 
 
 @pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, 1)])
@@ -33,7 +33,7 @@ def test_orientation_and_resampling_are_undone(signs):
     label = toy_label((60, 52, 4), radius=10)
     affine = np.diag([signs[0] * 1.3, signs[1] * 1.4, 8.0, 1.0])
     run = toy_run(size=64, spacing=1.25)
-    found = run.labels(run.predict(toy_image(label), affine))
+    found = run.labels(run.predict(toy_image(label), affine), "sax")
     # Grey values between classes are other classes here, so compare away from the borders of structures.
     for structure in run.structures:
         mask, got = (x == anatomy.LABEL_ID[structure] for x in (label, found))
@@ -45,7 +45,7 @@ def test_outside_the_crop_is_background():
     label[0] = 0  # normalising takes the darkest for background
     run = toy_run(size=16)
     probabilities = run.predict(toy_image(label), AFFINE)
-    found = run.labels(probabilities)
+    found = run.labels(probabilities, "sax")
     assert (found[12:28, 10:26] == anatomy.LABEL_ID["lv_cavity"]).all()
     assert (found[:11] == 0).all() and (probabilities[:11, ..., 0] == 1).all()
 
@@ -57,7 +57,7 @@ def test_batches_do_not_matter_and_classes_map_to_canonical_ids():
     a = toy_run("la_4ch", structures, batch_size=4).predict_grid(slices)
     b = toy_run("la_4ch", structures, batch_size=16).predict_grid(slices)
     np.testing.assert_array_equal(a, b)
-    labels = toy_run("la_4ch", structures).labels(a)
+    labels = toy_run("la_4ch", structures).labels(a, "la_4ch")
     assert (labels[3] == anatomy.LABEL_ID["ra_cavity"]).all() and (labels[4] == anatomy.LABEL_ID["la_cavity"]).all()
 
 
@@ -76,7 +76,7 @@ def test_wrong_slices_and_broken_models_are_refused():
     with pytest.raises(ValueError, match="float32"):
         run.predict_grid(np.zeros((2, 48, 48), np.float32))
     broken = type(run)(
-        run.plane, run.grid, run.percentiles, run.structures, lambda x: np.full((4, 48, 48, 4), np.nan), batch_size=4
+        run.planes, run.grid, run.percentiles, run.structures, lambda x: np.full((4, 48, 48, 4), np.nan), batch_size=4
     )
     with pytest.raises(RunError, match="NaN"):
         broken.predict_grid(np.zeros((2, 48, 48), np.uint8))
@@ -136,7 +136,7 @@ def trained(tmp_path_factory):
 def test_a_run_directory_alone_is_enough(trained, which, step):
     root, reference, variables = trained
     run = load_run(root, which, batch_size=2)
-    assert (run.plane, run.structures, run.percentiles) == ("sax", ("lv_cavity",), (1.0, 99.0))
+    assert (run.planes, run.structures, run.percentiles) == (("sax",), ("lv_cavity",), (1.0, 99.0))
     slices = np.random.default_rng(0).integers(0, 256, (2, 48, 48), np.uint8)
     expected = reference(variables[step], jnp.asarray(slices[..., None], jnp.float32) / 255)
     assert np.ptp(expected) > 1e-3

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from configs import segment_sax
+from morphojax.anatomy import PLANES
 from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
 from morphojax.data.preparation import prepare
@@ -17,6 +18,7 @@ from morphojax.data.sources.acdc import Acdc
 from morphojax.train import checkpoint, experiment, segment
 from morphojax.train.run import RunError
 from tests.data import cohorts
+from tests.train import synthetic
 
 TINY = {"batch_size": 2, "log_every": 1, "images_every": 100, "save_every": 100, "model.width": 4}
 PRETRAIN = TINY | {"steps": 1, "epochs": 0.0, "input.slices": 2, "model.table.mlp.hidden": 8, "eval_every": 1}
@@ -70,7 +72,9 @@ CONFIGS = sorted(
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_is_a_whole_task(name: str, data: Path, tmp_path: Path) -> None:
     made = config(name, data, tmp_path / "run")
-    task, files = experiment.TASKS[made.task](made, Dataset.open(data))
+    if made.data.plane != "sax":
+        made.data.dataset = str(synthetic.dataset(planes=PLANES))
+    task, files = experiment.TASKS[made.task](made, Dataset.open(made.data.dataset))
     assert "preprocessing.json" in files
     batch = next(task.train_batches)
     state = jax.eval_shape(task.init, task.pretrained)
@@ -192,7 +196,8 @@ def test_an_unlabelled_structure_is_allowed_beside_a_labelled_one(data: Path, tm
     made = config("segment_sax", data, tmp_path, **{"data.structures": ("lv_cavity", "la_cavity")})
     task, files = segment.build(made, Dataset.open(data))
     assert files["preprocessing.json"]["structures"] == ["lv_cavity", "la_cavity"]
-    assert task.constants["labelled"].tolist() == [True, False]
+    # No atrium is ever drawn in this plane: it is background here.
+    assert next(task.train_batches)["annotated"].tolist() == [[True, True]] * 2
     assert task.constants["class_of"][[0, 1, 2, 3, 4, 5]].tolist() == [0, 1, 0, 0, 2, 0]
     with pytest.raises(ValueError, match="labels none of them"):
         segment.build(config("segment_sax", data, tmp_path, **{"data.structures": ("la_cavity",)}), Dataset.open(data))
@@ -207,7 +212,7 @@ def test_an_unlabelled_structure_is_allowed_beside_a_labelled_one(data: Path, tm
         ({"freeze": "all"}, "config.freeze='all' is unknown: choose none, encoder or probe_then_full"),
         ({"freeze": "probe_then_full", "probe_steps": 5}, "config.probe_steps=5"),
         ({"data.dataset": "nowhere"}, "nowhere"),
-        ({"data.plane": "la_2ch"}, "config.data.plane='la_2ch' is not in"),
+        ({"data.plane": "la_2ch"}, "config.data.plane='la_2ch': la_2ch not in"),
         ({"data.subjects": ("nobody",)}, "config.data.subjects: entry 1 is no subject"),
         ({"data.subjects": ("patient006",)}, "entry 1 is in the val split"),
         ({"data.splits": ("training",)}, "config.data.splits: training unknown"),
@@ -255,11 +260,11 @@ def test_validation_dice_by_hand() -> None:
     """Two subjects, one over two batches; a structure that a subject neither has nor is given does not count for it."""
     outputs = [
         {
-            "subject": np.array([7, 7]), "valid": np.array([True, True]), "loss": 1.0,
+            "subject": np.array([7, 7]), "valid": np.array([True, True]), "loss": 1.0, "plane": np.array([0, 0]),
             "intersection": np.array([[4, 0], [2, 0]]), "cardinality": np.array([[8, 0], [6, 0]]),
         },
         {
-            "subject": np.array([9, 7]), "valid": np.array([True, False]), "loss": 3.0,
+            "subject": np.array([9, 7]), "valid": np.array([True, False]), "loss": 3.0, "plane": np.array([0, 0]),
             "intersection": np.array([[0, 5], [99, 99]]), "cardinality": np.array([[4, 20], [99, 99]]),
         },
     ]  # fmt: skip

@@ -25,6 +25,7 @@ TERMS: Mapping[str, Callable[..., Term]] = {
     "swav": views.swav,
     "regional": views.regional,
     "masked_patches": views.masked_patches,
+    "planes": views.planes,
     # table columns
     "scarf": columns.scarf,
     "masked_columns": columns.masked_columns,

@@ -51,7 +51,7 @@ class Context:
 
     schema, cardinalities: the table as the model sees it, one entry per column. classes: the label's, none without a label.
     table_tokens: the table encoder gives a token per column. patch: side of the encoder's patches, 0 where it cannot
-    be shown a part of them. channels: of an image. dtype: of the computation.
+    be shown a part of them. channels: of an image. columns: the plane of each of a subject's K images. dtype: of the computation.
     """
 
     schema: Schema
@@ -60,11 +60,21 @@ class Context:
     table_tokens: bool
     patch: int
     channels: int
+    columns: tuple[str, ...]
     dtype: Any
 
     def need_table(self, why: str) -> None:
         if not self.cardinalities:
             raise ValueError(f"config.objectives.{why} needs table columns: config.table.groups selects none")
+
+    @property
+    def planes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.columns))
+
+    def same_plane(self, subjects: int) -> jax.Array:
+        """bool [B*K, B*K]: pairs of slices of one plane."""
+        plane = jnp.tile(jnp.array([self.planes.index(p) for p in self.columns]), subjects)
+        return plane[:, None] == plane
 
     def need_label(self, why: str) -> None:
         if not self.classes:

@@ -1,10 +1,10 @@
-"""Images alone: two views of a slice, or a slice and its hidden patches. An example is a slice."""
+"""Images alone: two views of a slice, a slice and its hidden patches, or two planes of a heart."""
 
 import math
 
 import jax
 
-from morphojax.models.heads import PatchHead, PrototypeHead, RegionHead, ViewHead
+from morphojax.models.heads import PatchHead, PlaneHead, PrototypeHead, RegionHead, ViewHead
 from morphojax.objectives import clustering, contrastive, local, reconstruction, redundancy, self_distillation, targets
 from morphojax.train.terms.base import Context, Term, need
 
@@ -28,6 +28,7 @@ def simclr(
         positives = rivals = None
         if partitions:
             alike = targets.by_partition(facts.position.reshape(-1), partitions)
+            alike &= context.same_plane(len(facts.subject))
             positives, rivals = (None, ~alike) if only_between_partitions else (alike, None)
         return contrastive.nt_xent(
             out["first"], out["second"], log_temperature, facts.valid_slices, positives=positives, rivals=rivals
@@ -164,3 +165,19 @@ def masked_patches(
 
     head = PatchHead(context.patch, context.channels, width, depth, heads, dtype=context.dtype)
     return Term(weight, head, loss, views=0, parts=True, whole=False)
+
+
+def planes(context: Context, *, weight: float = 1.0, temperature: float = 0.1, features: int = 128) -> Term:
+    """The planes of one subject against those of others: symmetric InfoNCE for every two planes, the mean over these. A subject counts
+    for the planes that it has."""
+    need("planes", "temperature", temperature, above=True)
+    if len(context.planes) < 2:
+        raise ValueError("config.objectives.planes needs two planes or more: config.data.plane, as in 'sax,la_4ch'")
+    log_temperature = math.log(temperature)
+
+    def loss(out, facts):
+        return contrastive.between_planes(
+            out["embedding"], out["present"] & facts.valid[:, None], log_temperature, targets.distinct(facts.subject)
+        )
+
+    return Term(weight, PlaneHead(features, context.columns, dtype=context.dtype), loss, views=1)

@@ -1,0 +1,185 @@
+"""Several planes of a subject in one dataset: whole, absent, and partly annotated."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from morphojax import anatomy
+from morphojax.data import pipeline
+from morphojax.data.dataset import Dataset
+from morphojax.data.geometry import Grid
+from morphojax.data.preparation import prepare
+from morphojax.data.sources.base import CohortError, Frame, Subject, View
+from morphojax.data.sources.synthetic import generate
+from morphojax.data.sources.ukb_nifti import UkbNifti
+
+SUBJECTS = 5
+ATRIA = ("la_cavity", "ra_cavity")
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five hearts: the first without a 2-chamber view, the second without a short axis; the last two have atria alone in the
+    4-chamber view, numbered as in such files."""
+    import nibabel as nib
+
+    root = tmp_path_factory.mktemp("planes") / "cohort"
+    generate(root, subjects=SUBJECTS, seed=3, workers=1)
+    folders = sorted(p for p in root.iterdir() if p.is_dir())
+    for path in [*folders[0].glob("*la_2ch*"), *folders[1].glob("*sa.nii.gz"), *folders[1].glob("*sa_*")]:
+        path.unlink()
+    for folder in folders[3:]:
+        for path in folder.glob("seg4_la_4ch_*"):
+            image = nib.load(path)
+            four = np.asarray(image.dataobj)
+            two = np.where(four == 4, 1, np.where(four == 5, 2, 0)).astype(np.uint8)
+            nib.save(nib.Nifti1Image(two, image.affine, image.header), folder / path.name.replace("seg4_", "label_"))
+            path.unlink()
+    return root
+
+
+@pytest.fixture(scope="module")
+def dataset(cohort: Path) -> Dataset:
+    out = cohort.parent / "dataset"
+    prepare(
+        UkbNifti(cohort), out, name="ukb_nifti", planes=anatomy.PLANES, grid=Grid(5.0, 32), workers=1, progress=False
+    )
+    return Dataset.open(out)
+
+
+def stream(dataset: Dataset, planes=anatomy.PLANES, train=True, **options):
+    n = len(dataset.subjects)
+    defaults = {"values": np.zeros((n, 0)), "missing": np.zeros((n, 0), bool), "subjects": range(n), "batch_size": n}
+    return pipeline.pretraining(dataset, planes=planes, seed=1, train=train, **defaults | {"slices": 3} | options)
+
+
+def only(made):
+    batch = next(made)
+    made.close()
+    order = np.argsort(batch["subject"])
+    return {name: x[order] for name, x in batch.items()}
+
+
+def test_planes_are_named_once_in_their_order():
+    assert anatomy.parse_planes("la_4ch, sax") == ("sax", "la_4ch")
+    for wrong in ("", "sax,sax", "la_3ch"):
+        with pytest.raises(ValueError, match="sax, la_2ch, la_4ch"):
+            anatomy.parse_planes(wrong)
+
+
+def test_every_plane_has_its_columns_and_a_missing_one_is_masked(dataset):
+    batch = only(stream(dataset))
+    assert batch["image"].shape[:2] == (SUBJECTS, 5)  # three of the short axis, one of each long axis
+    mask = np.ones((SUBJECTS, 5), bool)
+    mask[0, 3], mask[1, :3] = False, False
+    np.testing.assert_array_equal(batch["slice_mask"], mask)
+    assert not batch["image"][~mask].any() and batch["image"][mask].any(axis=(1, 2, 3)).all()
+
+
+@pytest.mark.parametrize("channels", pipeline.CHANNELS)
+def test_a_column_shows_what_its_plane_alone_would(dataset, channels):
+    together = only(stream(dataset, train=False, channels=channels))
+    at = 0
+    for plane in anatomy.PLANES:
+        alone = only(stream(dataset, (plane,), train=False, channels=channels, batch_size=SUBJECTS))
+        k = alone["image"].shape[1]
+        rows = np.searchsorted(together["subject"], alone["subject"][alone["valid"]])
+        for name in ("image", "slice_mask", "position"):
+            np.testing.assert_array_equal(together[name][rows, at : at + k], alone[name][alone["valid"]], err_msg=name)
+        at += k
+
+
+def test_planes_are_dropped_in_training_and_one_is_kept(dataset):
+    made = stream(dataset, plane_dropout=0.5)
+    ends = np.cumsum([3, 1, 1])[:-1]
+    shown = np.concatenate([
+        np.stack([part.any(1) for part in np.split(only(made)["slice_mask"], ends, axis=1)], 1) for _ in range(40)
+    ])  # fmt: skip
+    assert shown.any(1).all()
+    there = np.tile(only(stream(dataset))["slice_mask"][:, [0, 3, 4]], (40, 1))
+    assert not (shown & ~there).any()
+    # Of three planes each is kept half of the time, and a third of an eighth more, where all would have gone.
+    three = there.all(1)
+    assert abs(shown[three].mean() - (1 / 2 + 1 / 24)) < 0.08
+    whole = only(stream(dataset, train=False, plane_dropout=0.5))["slice_mask"]
+    np.testing.assert_array_equal(whole, only(stream(dataset, train=False))["slice_mask"])
+
+
+def test_an_impossible_dropout_is_refused(dataset):
+    with pytest.raises(pipeline.StreamError, match="plane_dropout=1"):
+        stream(dataset, plane_dropout=1.0)
+
+
+def test_a_structure_counts_where_it_was_annotated(dataset):
+    assert dataset.manifest.labelled["la_4ch"] == anatomy.STRUCTURES
+    assert any("la_4ch: only some" in message for message in dataset.manifest.warnings)
+    annotated, stacks = dataset.annotated("la_4ch"), dataset.stacks("la_4ch")
+    labelled, atria_alone = stacks["labelled"].to_numpy(), stacks["subject"].to_numpy() >= 3
+    assert not annotated[~labelled].any() and annotated[labelled & ~atria_alone].all()
+    assert (annotated[labelled & atria_alone] == [False, False, False, True, True]).all()
+
+
+def test_segmentation_mixes_planes_and_knows_what_is_annotated(dataset):
+    structures = ("lv_cavity", "la_cavity", "ra_cavity")
+    made = pipeline.segmentation(
+        dataset,
+        planes=anatomy.PLANES,
+        structures=structures,
+        subjects=range(SUBJECTS),
+        batch_size=4,
+        seed=0,
+        train=False,
+    )
+    batches = list(made)
+    whole = {name: np.concatenate([b[name][b["valid"]] for b in batches]) for name in batches[0]}
+    assert set(whole["plane"]) == {0, 1, 2}
+    sax, two, four = (whole["plane"] == i for i in range(3))
+    assert whole["annotated"][sax].all()  # the short axis shows no atrium: background there
+    assert (
+        whole["annotated"][two] == [False, True, True]
+    ).all()  # nobody drew the left ventricle here, and no right atrium is seen
+    late = four & (whole["subject"] >= 3)
+    assert (whole["annotated"][late] == [False, True, True]).all() and whole["annotated"][four & ~late].all()
+    label_ids = {name: anatomy.LABEL_ID[name] for name in anatomy.STRUCTURES}
+    assert set(np.unique(whole["label"][late])) <= {0, label_ids["la_cavity"], label_ids["ra_cavity"]}
+    ventricle = pipeline.segmentation(
+        dataset,
+        planes=("la_4ch",),
+        structures=("lv_cavity",),
+        subjects=range(SUBJECTS),
+        batch_size=2,
+        seed=0,
+        train=False,
+    )
+    assert ventricle.examples == 6  # ED and ES of the three subjects in whom it was drawn
+
+
+class _Wrong:
+    root = Path("wrong")
+
+    def __init__(self, structure: str):
+        self.structure = structure
+
+    def subjects(self):
+        return ["a"]
+
+    def read(self, subject, planes):
+        label = np.zeros((8, 8, 1), np.uint8)
+        label[2:5, 2:5] = anatomy.LABEL_ID[self.structure]
+        image = np.arange(64, dtype=np.float32).reshape(8, 8, 1)
+        frame = Frame("ED", image, label, np.diag([2.0, 2, 8, 1]))
+        return Subject(subject, {"la_2ch": View("la_2ch", (frame,), anatomy.STRUCTURES)})
+
+    def table(self):
+        return None
+
+
+def test_a_label_of_a_structure_that_the_plane_does_not_show_is_refused(tmp_path):
+    settings = {"name": "x", "planes": ("la_2ch",), "grid": Grid(2.0, 8), "workers": 1, "progress": False}
+    with pytest.raises(ValueError, match="la_2ch ED: the label holds ra_cavity"):
+        prepare(_Wrong("ra_cavity"), tmp_path / "a", strict=True, **settings)
+    shutil.rmtree(tmp_path / "a", ignore_errors=True)
+    prepare(_Wrong("la_cavity"), tmp_path / "b", strict=True, **settings)
+    assert issubclass(CohortError, ValueError)

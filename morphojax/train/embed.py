@@ -75,7 +75,7 @@ def load_encoder(path: str | Path, which: str = "last") -> ImageEncoder:
     try:
         channels = {"frame": "slices", "cycle": "cycle"}[images["channels"]]
         model, size = config["model"], int(images["grid"]["size"])
-        module = registry.encoder(model["encoder"], width=model["width"], dtype=registry.dtype(model["dtype"]))
+        module = registry.encoder(model)
     except (KeyError, TypeError) as error:
         raise RunError(f"{run}: config.json or preprocessing.json is not as a run writes it ({error!r})") from error
     variables = checkpoint.load_params(folder)

@@ -50,8 +50,8 @@ def test_rematerialisation_changes_no_value_no_gradient_and_no_name(name):
         for m in (plain, again)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), one, two)
-    assert "checkpoint" not in str(jax.make_jaxpr(lambda p: loss(p, plain)[0])(variables["params"]))
-    assert "checkpoint" in str(jax.make_jaxpr(lambda p: loss(p, again)[0])(variables["params"]))
+    assert "remat" not in str(jax.make_jaxpr(lambda p: loss(p, plain)[0])(variables["params"]))
+    assert "remat" in str(jax.make_jaxpr(lambda p: loss(p, again)[0])(variables["params"]))
 
 
 @pytest.mark.parametrize("name", TINY)

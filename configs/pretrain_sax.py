@@ -62,7 +62,11 @@ def get_config() -> ml_collections.ConfigDict:
             "width": 32,  # channels of the first stage; 64 is the published size
             "dtype": "float32",  # of the computation; or bfloat16
             "plane_encoders": "shared",  # one for all planes; or own: one for each
+            "norm": "batch",  # or group; of resnets, unets and decoders
+            "drop_path": 0.0,  # stochastic depth at the last block; of vit, swin and convnext
+            "remat": False,  # compute blocks again for the gradient instead of keeping them: less memory, more time
             "pooling": "mean",  # of the slices; or attention
+            "decoder": "unet",  # or mlp, light: of one width, the last of decoder_widths
             "decoder_widths": (16, 32, 64, 128),  # as in segmentation; for the objectives that need a decoder
             "hidden_patches": 0.75,  # share; for the objectives that hide them
             "table": {

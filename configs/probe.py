@@ -42,6 +42,9 @@ def get_config() -> ml_collections.ConfigDict:
             "width": 32,  # as in pretraining, or nothing fits
             "plane_encoders": "shared",  # likewise
             "dtype": "float32",
+            "norm": "batch",  # or group; of resnets and unets; as in pretraining
+            "drop_path": 0.0,  # stochastic depth at the last block; of vit, swin and convnext
+            "remat": False,  # compute blocks again for the gradient instead of keeping them: less memory, more time
         }
     )
     config.optimizer = ml_collections.ConfigDict(

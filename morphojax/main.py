@@ -2,6 +2,7 @@
 
     python -m morphojax.main --config=configs/pretrain_sax.py
     python -m morphojax.main --config=configs/segment_sax.py --config.init_from=runs/pretrain_sax
+    python -m morphojax.main --config=configs/segment_sax.py --describe
 
 Any key of the config can be set on the command line: --config.table.groups=-cardiac_morphometric. The run goes to
 config.workdir; the same command takes up a run that was stopped.
@@ -21,6 +22,7 @@ DISTRIBUTED = flags.DEFINE_bool(
 )
 COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where no cluster is recognised.")
 PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes, where no cluster is recognised.")
+DESCRIBE = flags.DEFINE_bool("describe", False, "Print a table of the model and what a step costs, and train nothing.")
 PROCESS = flags.DEFINE_integer("process", None, "This process's number, where no cluster is recognised.")
 
 
@@ -33,9 +35,12 @@ def main(argv: list[str]) -> int:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     # Imported once the processes have joined: anything that touches a device before that is an error in JAX.
-    from morphojax.train import experiment
+    from morphojax.train import describe, experiment
 
     try:
+        if DESCRIBE.value:
+            print(describe.describe(CONFIG.value))
+            return 0
         return 0 if experiment.run(CONFIG.value) else 1
     except experiment.EXPECTED as error:
         logging.debug("details", exc_info=True)

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from morphojax.models.layers import Dtype
 
@@ -16,27 +17,36 @@ class Block(nn.Module):
     to normalise it is up to the caller. context_mask bool [B,M]: places that are False have no weight, and a row whose
     context has no True gets nothing from it. What they hold must be finite.
 
-    No dropout; biases everywhere; Xavier-uniform weights; softmax in float32 whatever the dtype.
+    drop_path: in training each part is left out of an example with this probability, and scaled by 1 / (1 - drop_path) where it
+    stays (stochastic depth, Huang et al. 2016, arXiv:1603.09382); needs an rng `draws`.
+
+    No other dropout; biases everywhere; Xavier-uniform weights; softmax in float32 whatever the dtype.
     Raises ValueError when heads does not divide D.
     """
 
     heads: int
     mlp_ratio: float = 4.0
     dtype: Dtype = jnp.float32
+    drop_path: float = 0.0
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, context: jax.Array | None = None, context_mask: jax.Array | None = None
+        self,
+        x: jax.Array,
+        context: jax.Array | None = None,
+        context_mask: jax.Array | None = None,
+        train: bool = False,
     ) -> jax.Array:
         width = x.shape[-1]
         if width % self.heads:
             raise ValueError(f"{self.heads} heads do not divide a width of {width}")
         x = x.astype(self.dtype)
-        x = x + self._attention("self_attention")(layer_norm(self.dtype, "self_norm")(x))
+        drop = nn.Dropout(self.drop_path, (1, 2), deterministic=not train, rng_collection="draws", name="drop_path")
+        x = x + drop(self._attention("self_attention")(layer_norm(self.dtype, "self_norm")(x)))
         if context is not None:
-            x = x + self._read(layer_norm(self.dtype, "context_norm")(x), context, context_mask)
+            x = x + drop(self._read(layer_norm(self.dtype, "context_norm")(x), context, context_mask))
         y = self._dense(round(self.mlp_ratio * width), "dense1")(layer_norm(self.dtype, "mlp_norm")(x))
-        return x + self._dense(width, "dense2")(nn.gelu(y, approximate=False))
+        return x + drop(self._dense(width, "dense2")(nn.gelu(y, approximate=False)))
 
     def _read(self, x: jax.Array, context: jax.Array, mask: jax.Array | None) -> jax.Array:
         """What x [B,N,D] takes from the places of context [B,M,D'] that mask allows: [B,N,D]."""
@@ -83,3 +93,26 @@ def sine_positions(height: int, width: int, features: int, longest: float = 1000
     y = jnp.broadcast_to(axis(height)[:, None], (height, width, 2 * n))
     x = jnp.broadcast_to(axis(width)[None], (height, width, 2 * n))
     return jnp.concatenate([y, x], -1)
+
+
+def resize_positions(positions: jax.Array, height: int, width: int) -> jax.Array:
+    """A learned embedding of the places of a map, for another map: [h,w,D] -> [height,width,D], bicubic, float32.
+
+    Keys' kernel with a = -0.75, pixel centres aligned, the border repeated, no smoothing where the map shrinks: what published
+    vision transformers are resampled with. (jax.image.resize has a = -0.5, weighs the border otherwise and smooths.)
+    """
+    rows, columns = (_cubic(n, m) for n, m in zip(positions.shape, (height, width), strict=False))
+    return jnp.einsum("yh,hwd,xw->yxd", rows, positions, columns, precision="highest")
+
+
+def _cubic(size: int, wanted: int) -> np.ndarray:
+    """Weights float32 [wanted,size] of bicubic interpolation along one axis (Keys 1981, eq. 4)."""
+    weights, a = np.zeros((wanted, size)), -0.75
+    centres = (np.arange(wanted) + 0.5) * size / wanted - 0.5
+    for tap in range(-1, 3):
+        place = np.floor(centres) + tap
+        d = np.abs(centres - place)
+        near = ((a + 2) * d - (a + 3)) * d**2 + 1
+        far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+        np.add.at(weights, (np.arange(wanted), np.clip(place, 0, size - 1).astype(int)), np.where(d <= 1, near, far))
+    return weights.astype(np.float32)

@@ -127,6 +127,7 @@ class ConvNeXt(nn.Module):
 
     drop_path: rate of stochastic depth (Huang et al. 2016, arXiv:1603.09382) at the last block, from 0 at the first, linear
     between. Above 0 it needs an rng named `draws` in training.
+    remat: blocks are computed again for the gradient instead of kept.
 
     Layout, for weights from elsewhere: the kernel of `stem_conv` and `stage<i>_down_conv` (size s) is [s*s*C,D], rows ordered by
     y, x, input channel; of `depthwise` [7,7,1,C]; of `dense1` and `dense2` [in,out]. From PyTorch's [out,in,y,x] all of these are
@@ -139,6 +140,7 @@ class ConvNeXt(nn.Module):
     width: int = 96
     drop_path: float = 0.0
     dtype: Dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool) -> Features:
@@ -148,11 +150,12 @@ class ConvNeXt(nn.Module):
         x = _dense(self.width, self.dtype, "stem_conv")(fold(image, 4))
         x = layer_norm(self.dtype, "stem_norm")(x)
         pyramid = []
+        block = nn.remat(ConvNeXtBlock, static_argnums=(2,)) if self.remat else ConvNeXtBlock
         for stage, depth in enumerate(self.depths, start=1):
             if stage > 1:
                 x = layer_norm(self.dtype, f"stage{stage}_down_norm")(x)
                 x = _dense(2 * x.shape[-1], self.dtype, f"stage{stage}_down_conv")(fold(x, 2))
             for i in range(1, depth + 1):
-                x = ConvNeXtBlock(next(rates), self.dtype, name=f"stage{stage}_block{i}")(x, train)
+                x = block(next(rates), self.dtype, name=f"stage{stage}_block{i}")(x, train)
             pyramid.append(x)
         return Features(tuple(pyramid), layer_norm(jnp.float32, "norm")(x.mean((1, 2), dtype=jnp.float32)))

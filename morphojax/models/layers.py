@@ -1,6 +1,7 @@
-"""Convolution, batch normalisation and max-pooling as PyTorch does them, for [B,H,W,C]; parameters are float32."""
+"""Convolution, normalisation and max-pooling as PyTorch does them, for [B,H,W,C]; parameters are float32."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -138,6 +139,51 @@ def _normalise_backward(epsilon, residuals, gradients):
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+NORMS = ("batch", "group")
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation (Wu and He 2018, arXiv:1803.08494) of [B,H,W,C]: over pixels and the channels of a group, of each example.
+
+    There are `groups`, or, where C is not a multiple, the most that divide both. Statistics are float32 whatever the dtype.
+    Called as BatchNorm is, with the same names of parameters; training changes nothing.
+    """
+
+    groups: int = 8
+    epsilon: float = 1e-5
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        del train
+        c = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (c,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (c,), jnp.float32)
+        x = x.astype(self.dtype)
+        grouped = _wide(x).reshape(*x.shape[:-1], math.gcd(self.groups, c), -1)
+        mean = grouped.mean((1, 2, 4), keepdims=True)
+        var = jnp.square(grouped - mean).mean((1, 2, 4), keepdims=True)
+        y = ((grouped - mean) * jax.lax.rsqrt(var + self.epsilon)).reshape(x.shape)
+        return (y * scale + bias).astype(x.dtype)
+
+
+def normalisation(kind: str, dtype: Dtype, name: str) -> nn.Module:
+    """BatchNorm ("batch") or GroupNorm ("group"), both called `(x, train)`. Raises ValueError for another kind."""
+    if kind not in NORMS:
+        raise ValueError(f"config.model.norm={kind!r} is unknown: choose one of {', '.join(NORMS)}")
+    return (BatchNorm if kind == "batch" else GroupNorm)(dtype=dtype, name=name)
+
+
+def film(x: jax.Array, condition: jax.Array, name: str) -> jax.Array:
+    """[B,H,W,C] with every channel scaled and shifted by what a linear map makes of condition [B,M], from no effect at the start.
+
+    FiLM (Perez et al. 2018, arXiv:1709.07871). To be called within a compact module, whose submodule `name` is the linear map.
+    """
+    weights = nn.Dense(2 * x.shape[-1], kernel_init=nn.initializers.zeros, name=name)(condition)
+    scale, shift = jnp.split(weights.astype(x.dtype)[:, None, None], 2, axis=-1)
+    return x * (1 + scale) + shift
 
 
 def _taps(x: jax.Array) -> list[jax.Array]:

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from morphojax.models.features import Features
-from morphojax.models.layers import BatchNorm, Conv, Dtype, max_pool
+from morphojax.models.layers import Conv, Dtype, max_pool, normalisation
 
 
 class BasicBlock(nn.Module):
@@ -14,14 +14,15 @@ class BasicBlock(nn.Module):
     width: int
     stride: int = 1
     dtype: Dtype = jnp.float32
+    norm: str = "batch"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         y = Conv(self.width, 3, self.stride, self.dtype, name="conv1")(x)
-        y = nn.relu(BatchNorm(dtype=self.dtype, name="norm1")(y, train))
+        y = nn.relu(normalisation(self.norm, self.dtype, "norm1")(y, train))
         y = Conv(self.width, 3, 1, self.dtype, name="conv2")(y)
-        y = BatchNorm(dtype=self.dtype, name="norm2")(y, train)
-        return nn.relu(y + _shortcut(x, y, self.stride, self.dtype, train))
+        y = normalisation(self.norm, self.dtype, "norm2")(y, train)
+        return nn.relu(y + _shortcut(x, y, self, train))
 
 
 class Bottleneck(nn.Module):
@@ -30,47 +31,52 @@ class Bottleneck(nn.Module):
     width: int
     stride: int = 1
     dtype: Dtype = jnp.float32
+    norm: str = "batch"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         y = Conv(self.width, 1, 1, self.dtype, name="conv1")(x)
-        y = nn.relu(BatchNorm(dtype=self.dtype, name="norm1")(y, train))
+        y = nn.relu(normalisation(self.norm, self.dtype, "norm1")(y, train))
         y = Conv(self.width, 3, self.stride, self.dtype, name="conv2")(y)
-        y = nn.relu(BatchNorm(dtype=self.dtype, name="norm2")(y, train))
+        y = nn.relu(normalisation(self.norm, self.dtype, "norm2")(y, train))
         y = Conv(4 * self.width, 1, 1, self.dtype, name="conv3")(y)
-        y = BatchNorm(dtype=self.dtype, name="norm3")(y, train)
-        return nn.relu(y + _shortcut(x, y, self.stride, self.dtype, train))
+        y = normalisation(self.norm, self.dtype, "norm3")(y, train)
+        return nn.relu(y + _shortcut(x, y, self, train))
 
 
-def _shortcut(x: jax.Array, y: jax.Array, stride: int, dtype: Dtype, train: bool) -> jax.Array:
+def _shortcut(x: jax.Array, y: jax.Array, block: BasicBlock | Bottleneck, train: bool) -> jax.Array:
     """The identity, or a 1x1 convolution where the block changes the shape."""
-    if stride == 1 and x.shape[-1] == y.shape[-1]:
+    if block.stride == 1 and x.shape[-1] == y.shape[-1]:
         return x
-    x = Conv(y.shape[-1], 1, stride, dtype, name="shortcut_conv")(x)
-    return BatchNorm(dtype=dtype, name="shortcut_norm")(x, train)
+    x = Conv(y.shape[-1], 1, block.stride, block.dtype, name="shortcut_conv")(x)
+    return normalisation(block.norm, block.dtype, "shortcut_norm")(x, train)
 
 
 class ResNet(nn.Module):
     """Image [B,H,W,C], any C -> Features at strides 2, 4, 8, 16, 32 (pooled: mean of the last map, float32).
 
     width is the number of channels of the stem; stage i has width * 2**i (four times that with bottlenecks).
+    norm: "batch" as published, or "group" (`layers.normalisation`). remat: blocks are computed again for the gradient, not kept.
     """
 
     depths: tuple[int, ...]
     block: type[nn.Module]
     width: int = 64
     dtype: Dtype = jnp.float32
+    norm: str = "batch"
+    remat: bool = False
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool) -> Features:
         x = Conv(self.width, 7, 2, self.dtype, name="stem_conv")(image)
-        x = nn.relu(BatchNorm(dtype=self.dtype, name="stem_norm")(x, train))
+        x = nn.relu(normalisation(self.norm, self.dtype, "stem_norm")(x, train))
         pyramid = [x]
+        block = nn.remat(self.block, static_argnums=(2,)) if self.remat else self.block
         x = max_pool(x)
         for stage, depth in enumerate(self.depths):
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f"stage{stage + 1}_block{i + 1}"
-                x = self.block(width=self.width * 2**stage, stride=stride, dtype=self.dtype, name=name)(x, train)
+                x = block(self.width * 2**stage, stride, self.dtype, self.norm, name=name)(x, train)
             pyramid.append(x)
         return Features(tuple(pyramid), x.mean((1, 2), dtype=jnp.float32))

@@ -127,6 +127,7 @@ class SwinTransformer(nn.Module):
     Parameters do not depend on the size of the image, even where windows shrink: see `relative_index`.
     drop_path: rate of stochastic depth of the last block, from 0 in the first growing linearly; above 0 training needs an
     rng `draws`. Nothing else differs in training.
+    remat: blocks are computed again for the gradient instead of kept.
 
     Raises ValueError when depths and heads are not as many, heads do not divide a stage's channels, window is below 1 or
     drop_path is not in [0, 1).
@@ -139,6 +140,7 @@ class SwinTransformer(nn.Module):
     mlp_ratio: float = 4.0
     drop_path: float = 0.0
     dtype: Dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool) -> Features:
@@ -149,13 +151,14 @@ class SwinTransformer(nn.Module):
         x = _norm(self.dtype, "patch_norm")(x)
         rates = iter(np.linspace(0, self.drop_path, sum(self.depths)).tolist())
         pyramid = []
+        make = nn.remat(SwinBlock, static_argnums=(2,)) if self.remat else SwinBlock
         # Numbered from 1: layer-wise learning rates read the depth off the name, and what has no number is the stem.
         for stage, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True), start=1):
             if stage > 1:
                 x = PatchMerging(self.dtype, name=f"stage{stage}_merge")(x)
             for i in range(depth):
                 shift = self.window // 2 if i % 2 else 0
-                block = SwinBlock(
+                block = make(
                     heads,
                     self.window,
                     shift,

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from morphojax.models.layers import BatchNorm, Conv, Dtype
+from morphojax.models.layers import Conv, Dtype, film, normalisation
 
 
 def fold(x: jax.Array, factor: int) -> jax.Array:
@@ -54,10 +54,12 @@ class UNetDecoder(nn.Module):
     the first ones. Raises ValueError when there are more levels than widths.
     condition: [B,M]; scales and shifts every channel of every level (FiLM, Perez et al. 2018, arXiv:1709.07871), from no effect at the
     start of training.
+    norm: "batch", or "group" (`layers.normalisation`).
     """
 
     widths: tuple[int, ...] = (16, 32, 64, 128)
     dtype: Dtype = jnp.float32
+    norm: str = "batch"
 
     @nn.compact
     def __call__(self, pyramid: tuple[jax.Array, ...], train: bool, condition: jax.Array | None = None) -> jax.Array:
@@ -78,10 +80,8 @@ class UNetDecoder(nn.Module):
             x = jnp.concatenate([x, skip.astype(self.dtype)], axis=-1)
             for i in (1, 2):
                 x = Conv(width, 3, dtype=self.dtype, name=f"level{level}_conv{i}")(x)
-                x = BatchNorm(dtype=self.dtype, name=f"level{level}_norm{i}")(x, train)
+                x = normalisation(self.norm, self.dtype, f"level{level}_norm{i}")(x, train)
                 if i == 2 and condition is not None:
-                    film = nn.Dense(2 * width, kernel_init=nn.initializers.zeros, name=f"level{level}_film")(condition)
-                    scale, shift = jnp.split(film.astype(x.dtype)[:, None, None], 2, axis=-1)
-                    x = x * (1 + scale) + shift
+                    x = film(x, condition, f"level{level}_film")
                 x = nn.relu(x)
         return x

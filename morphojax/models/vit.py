@@ -1,10 +1,13 @@
-"""A vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929) whose last map becomes a pyramid for a decoder."""
+"""A vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929) whose maps become a pyramid for a decoder."""
+
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from morphojax.models.attention import Block, layer_norm, sine_positions
+from morphojax.models.attention import Block, layer_norm, resize_positions, sine_positions
 from morphojax.models.features import Features
 from morphojax.models.layers import Dtype
 from morphojax.models.unet import unfold
@@ -23,7 +26,7 @@ def patch_grid(height: int, width: int, patch: int) -> tuple[int, int]:
 
 
 class FeaturePyramid(nn.Module):
-    """The last map [B,h,w,D] of a transformer, at stride `patch` -> maps at strides 4, 8 and 16.
+    """Maps [B,h,w,D] of a transformer, all at stride `patch`, one for each of `strides` -> maps at those strides.
 
     The simple feature pyramid of ViTDet (Li et al. 2022, arXiv:2203.16527, section 3): a transposed 2x2 convolution of
     stride 2 for each doubling (it halves the channels), the identity, or max-pooling; then LayerNorm. The convolutions
@@ -32,12 +35,15 @@ class FeaturePyramid(nn.Module):
 
     patch: int
     dtype: Dtype = jnp.float32
+    strides: tuple[int, ...] = STRIDES
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
+    def __call__(self, maps: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
         if self.patch < 1 or self.patch.bit_count() != 1:
-            raise ValueError(f"a pyramid of strides {STRIDES} needs a patch that is a power of two, not {self.patch}")
-        return tuple(self._level(x.astype(self.dtype), stride) for stride in STRIDES)
+            raise ValueError(
+                f"a pyramid of strides {self.strides} needs a patch that is a power of two, not {self.patch}"
+            )
+        return tuple(self._level(x.astype(self.dtype), s) for x, s in zip(maps, self.strides, strict=True))
 
     def _level(self, x: jax.Array, stride: int) -> jax.Array:
         name = f"stride{stride}"
@@ -65,15 +71,26 @@ def _max_pool(x: jax.Array, factor: int) -> jax.Array:
 
 
 class VisionTransformer(nn.Module):
-    """Image [B,H,W,C], any C, H and W multiples of patch -> Features: pyramid at strides 4, 8, 16, and pooled.
+    """Image [B,H,W,C], any C, H and W multiples of patch -> Features.
 
     width is the number of channels of a head, so that the tokens have D = heads * width. Patches are embedded by a
-    convolution whose kernel is its stride, and told apart by fixed sines of their place in the grid, which serve any
-    size of image. There is no class token: pooled is the mean of the patch tokens after the last LayerNorm, float32
-    (both as in Beyer et al. 2022, arXiv:2205.01580). Nothing differs in training: no dropout, no batch statistics.
+    convolution whose kernel is its stride. Nothing differs in training but stochastic depth.
+
+    As it stands (Beyer et al. 2022, arXiv:2205.01580): fixed sines tell the patches apart, in any size of image; pooled is the
+    mean of the patch tokens after the last LayerNorm, float32; the pyramid, at strides 4, 8, 16, is made of those tokens alone.
+
+    image_size: above 0, positions are learned, as published: `positions` [1,1+P,D] for the P patches of a square image of that
+    side, resampled where an image has another grid (`resize_positions`), and a `class_token` [1,1,D] goes first, which is
+    pooled after the last LayerNorm. The parameters do not depend on the size of the image.
+    taps: the blocks, numbered from 1, whose tokens make a level of the pyramid each, at strides 4, 8, 16, ... (as in Ranftl et
+    al. 2021, arXiv:2103.13413: intermediate blocks, evenly spaced); empty: the last tokens make three.
+    drop_path: rate of stochastic depth (Huang et al. 2016, arXiv:1603.09382) at the last block, from 0 at the first, linear
+    between. Above 0 training needs an rng named `draws`.
+    remat: blocks are computed again for the gradient instead of kept.
     Parameters of the pyramid are the submodule `pyramid`; where only `pooled` is used, no gradient reaches them.
 
-    Raises ValueError when the image is not whole patches, or when D is not a multiple of 4.
+    Raises ValueError when the image (or image_size) is not whole patches, D is not a multiple of 4 where positions are sines,
+    taps name no blocks in ascending order, or drop_path is not in 0 to below 1.
     """
 
     width: int = 64
@@ -81,23 +98,49 @@ class VisionTransformer(nn.Module):
     heads: int = 3
     patch: int = 8
     dtype: Dtype = jnp.float32
+    image_size: int = 0
+    taps: tuple[int, ...] = ()
+    drop_path: float = 0.0
+    remat: bool = False
 
     def setup(self):
-        stride = (self.patch, self.patch)
-        self.patch_embedding = nn.Conv(self.heads * self.width, stride, stride, "VALID", dtype=self.dtype)
+        self._check()
+        stride, d = (self.patch, self.patch), self.heads * self.width
+        self.patch_embedding = nn.Conv(d, stride, stride, "VALID", dtype=self.dtype)
+        if self.image_size:
+            rows, columns = patch_grid(self.image_size, self.image_size, self.patch)
+            initial = nn.initializers.truncated_normal(0.02)
+            self.class_token = self.param("class_token", initial, (1, 1, d), jnp.float32)
+            self.positions = self.param("positions", initial, (1, 1 + rows * columns, d), jnp.float32)
+        block = nn.remat(Block, static_argnums=(4,)) if self.remat else Block
+        rates = np.linspace(0, self.drop_path, self.depth).tolist()
         # Numbered from 1: layer-wise learning rates read the depth off the name, and the patch embedding is 0.
-        self.blocks = [Block(self.heads, dtype=self.dtype, name=f"block{i}") for i in range(1, self.depth + 1)]
+        self.blocks = [
+            block(self.heads, dtype=self.dtype, drop_path=rate, name=f"block{i}")
+            for i, rate in enumerate(rates, start=1)
+        ]
         self.norm = layer_norm(self.dtype, "norm")
-        self.pyramid = FeaturePyramid(self.patch, self.dtype)
+        strides = tuple(4 * 2**i for i in range(len(self.taps))) or STRIDES
+        self.pyramid = FeaturePyramid(self.patch, self.dtype, strides)
 
     def __call__(self, image: jax.Array, train: bool) -> Features:
-        del train
-        tokens = self._transform(self._embed(image))
-        maps = tokens.reshape(len(tokens), image.shape[1] // self.patch, -1, tokens.shape[-1])
-        return Features(self.pyramid(maps), tokens.mean(1, dtype=jnp.float32))
+        *tapped, tokens = self.tokens(image, train)
+        pooled = tokens[:, 0].astype(jnp.float32) if self.image_size else tokens.mean(1, dtype=jnp.float32)
+        maps = [self._map(t, image) for t in (tapped if self.taps else len(STRIDES) * [tokens])]
+        return Features(self.pyramid(maps), pooled)
+
+    def tokens(self, image: jax.Array, train: bool) -> tuple[jax.Array, ...]:
+        """The tokens [B,P,D] (with a class token [B,1+P,D], it first) that leave each block of `taps`, and the last, normalised."""
+        x, tapped = self._with_class(self._embed(image)), []
+        for i, block in enumerate(self.blocks, start=1):
+            x = block(x, None, None, train)
+            if i in self.taps:
+                tapped.append(x)
+        return *tapped, self.norm(x)
 
     def encode_visible(self, image: jax.Array, visible: jax.Array) -> jax.Array:
-        """The tokens of some patches, which see each other and nothing else of the image (He et al. 2022, arXiv:2111.06377).
+        """The tokens of some patches, which see each other (and a class token, which is left out of what returns) and nothing
+        else of the image (He et al. 2022, arXiv:2111.06377). No stochastic depth.
 
         image: [B,H,W,C]. visible: int [B,V], the patches by number, row by row. Returns [B,V,D] in the dtype of computation.
         Raises ValueError when the image is not whole patches, or when visible is not B rows of 1 to all patches.
@@ -106,16 +149,37 @@ class VisionTransformer(nn.Module):
         b, patches, _ = x.shape
         if visible.ndim != 2 or visible.shape[0] != b or not 0 < visible.shape[1] <= patches:
             raise ValueError(f"visible has shape {visible.shape}: it must be [{b},V] with V in 1..{patches}")
-        return self._transform(jnp.take_along_axis(x, visible[..., None], axis=1))
+        x = self._with_class(jnp.take_along_axis(x, visible[..., None], axis=1))
+        for block in self.blocks:
+            x = block(x, None, None, False)
+        return self.norm(x)[:, int(self.image_size > 0) :]
+
+    def _check(self) -> None:
+        if list(self.taps) != sorted(set(self.taps)) or not all(0 < tap <= self.depth for tap in self.taps):
+            raise ValueError(f"taps={self.taps}: give blocks from 1 to {self.depth}, in ascending order")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path={self.drop_path} is a probability: give a value from 0 to below 1")
 
     def _embed(self, image: jax.Array) -> jax.Array:
         """[B,H,W,C] -> [B,P,D], patches row by row, positions added."""
         grid = patch_grid(image.shape[1], image.shape[2], self.patch)
         x = self.patch_embedding(image)
-        x += sine_positions(*grid, x.shape[-1]).astype(x.dtype)
+        if self.image_size:
+            side = self.image_size // self.patch
+            positions = resize_positions(self.positions[0, 1:].reshape(side, side, -1), *grid)
+        else:
+            positions = sine_positions(*grid, x.shape[-1])
+        x += positions.astype(x.dtype)
         return x.reshape(len(x), -1, x.shape[-1])
 
-    def _transform(self, x: jax.Array) -> jax.Array:
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+    def _with_class(self, x: jax.Array) -> jax.Array:
+        """[B,V,D] -> [B,1+V,D] where there is a class token, at its own position; else x."""
+        if not self.image_size:
+            return x
+        token = (self.class_token + self.positions[:, :1]).astype(x.dtype)
+        return jnp.concatenate([jnp.broadcast_to(token, (len(x), *token.shape[1:])), x], axis=1)
+
+    def _map(self, tokens: jax.Array, image: jax.Array) -> jax.Array:
+        """Tokens -> the map [B,h,w,D] of those of patches."""
+        tokens = tokens[:, 1:] if self.image_size else tokens
+        return tokens.reshape(len(tokens), image.shape[1] // self.patch, -1, tokens.shape[-1])

@@ -1,6 +1,7 @@
 """From a config to a finished run."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -13,6 +14,7 @@ from morphojax.data.table import TableError
 from morphojax.train import cohort, devices, loop, pretrain, probe, segment
 from morphojax.train.checkpoint import CheckpointError
 from morphojax.train.run import RunError, create
+from morphojax.train.task import Task
 
 TASKS = {"pretrain": pretrain.build, "segment": segment.build, "probe": probe.build}
 # What a user can mend: told in a line, without a traceback.
@@ -29,21 +31,26 @@ EXPECTED = (
 )
 
 
-def run(config: ml_collections.ConfigDict) -> bool:
-    """Trains what the config describes, in `config.workdir`. True when complete, False when a signal stopped it.
-
-    Raises one of EXPECTED for what the config, the data or the run directory have wrong.
-    """
+def build(config: ml_collections.ConfigDict) -> tuple[Task, dict[str, Any]]:
+    """The task that the config describes, and the files of its run directory. Raises one of EXPECTED."""
     if config.task not in TASKS:
         raise ValueError(f"config.task={config.task!r} is unknown: choose one of {', '.join(TASKS)}")
     for key in ("log_every", "save_every", "images_every"):
         if config[key] < 1:
             raise ValueError(f"config.{key}={config[key]}: give a number of steps, at least 1")
-    directory = Path(config.workdir)
     dataset = cohort.open_dataset(
         **{k: v for k, v in config.data.items() if k in ("dataset", "plane") or k.startswith("synthetic_")}
     )
-    task, files = TASKS[config.task](config, dataset)
+    return TASKS[config.task](config, dataset)
+
+
+def run(config: ml_collections.ConfigDict) -> bool:
+    """Trains what the config describes, in `config.workdir`. True when complete, False when a signal stopped it.
+
+    Raises one of EXPECTED for what the config, the data or the run directory have wrong.
+    """
+    directory = Path(config.workdir)
+    task, files = build(config)
     if jax.process_index() == 0:
         create(directory, config.to_dict(), files)
     devices.say(

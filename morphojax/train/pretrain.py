@@ -11,7 +11,6 @@ from morphojax import anatomy, augment
 from morphojax.data import pipeline
 from morphojax.data.dataset import Dataset
 from morphojax.models.pretrainer import Pretrainer
-from morphojax.models.unet import UNetDecoder
 from morphojax.train import cohort, devices, dynamics, optimizer, registry, rng, tables, transfer
 from morphojax.train.inputs import Inputs
 from morphojax.train.run import preprocessing
@@ -188,7 +187,7 @@ def towers(model: dict[str, Any], cardinalities: tuple[int, ...], columns: tuple
     settings = dict(model["table"])
     name = settings.pop("encoder")
     table_encoder = registry.table_encoder(name, cardinalities=cardinalities, dtype=dtype, **settings.get(name, {}))
-    return encoder, table_encoder, UNetDecoder(widths=tuple(model["decoder_widths"]), dtype=dtype)
+    return registry.encoder(model), table_encoder, registry.decoder(model)
 
 
 def weighted(terms: dict[str, Term], out: Any, facts: Any) -> tuple[jax.Array, dict[str, jax.Array]]:

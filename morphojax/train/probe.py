@@ -179,11 +179,20 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     def init(pretrained: Any) -> TrainState:
         return TrainState.create(transfer.merge(fresh(), pretrained), opt)
 
-    def predict(params: Any, batch_stats: Any, image: jax.Array, mask: jax.Array, train: bool) -> tuple[jax.Array, Any]:
-        """Output [B, outputs] and the running statistics after it; those of a frozen encoder stay as they are."""
+    def predict(
+        params: Any, batch_stats: Any, image: jax.Array, mask: jax.Array, step: jax.Array | None = None
+    ) -> tuple[jax.Array, Any]:
+        """Output [B, outputs] and the running statistics after it; training where there is a step. Statistics of a frozen encoder stay."""
+        train = step is not None
         variables = {"params": params["encoder"], **({"batch_stats": batch_stats["encoder"]} if batch_stats else {})}
         slices = fill_masked(image, mask).reshape(-1, *image.shape[2:])
-        features, updated = encoder.apply(variables, slices, train=train, mutable=["batch_stats"] if train else [])
+        features, updated = encoder.apply(
+            variables,
+            slices,
+            train=train,
+            mutable=["batch_stats"] if train else [],
+            rngs={"draws": rng.key(seed, "draws", step)},
+        )
         pooled = embed.mean_of_slices(features.pooled.reshape(*mask.shape, -1), mask)
         pooled = pooled if train_encoder else jax.lax.stop_gradient(pooled)
         after = {"encoder": updated["batch_stats"]} if "batch_stats" in updated else batch_stats
@@ -195,13 +204,13 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
 
     def loss(params: Any, state: TrainState, constants: Any, batch: Batch):
         image, mask = augmented(batch, state.step), batch["slice_mask"]
-        output, after = predict(params, state.batch_stats, image, mask, train=train_encoder)
+        output, after = predict(params, state.batch_stats, image, mask, state.step if train_encoder else None)
         each = loss_per_subject(output, batch["values"][:, 0], constants["weights"], classes)
         return each.mean(), ({}, after)
 
     def eval_step(state: TrainState, constants: Any, batch: Batch) -> dict[str, jax.Array]:
         image, wanted = batch["image"].astype(jnp.float32) / 255, batch["values"][:, 0]
-        output, _ = predict(state.params, state.batch_stats, image, batch["slice_mask"], train=False)
+        output, _ = predict(state.params, state.batch_stats, image, batch["slice_mask"])
         each = loss_per_subject(output, wanted, constants["weights"], classes)
         return {"output": output, "target": wanted, "loss": each, "valid": batch["valid"]}
 

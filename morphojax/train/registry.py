@@ -1,13 +1,14 @@
 """Names in a config -> things, with an error that lists the choices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import flax.typing
 import jax.numpy as jnp
 import ml_collections
 
-from morphojax.models.encoders import ENCODERS, supports_masking
+from morphojax.models.encoders import DECODERS, ENCODERS, fields_of, supports_masking
+from morphojax.models.layers import NORMS
 from morphojax.models.tabular import TabularMLP, TabularTransformer
 from morphojax.models.towers import PlaneEncoders
 
@@ -16,11 +17,45 @@ TABLE_ENCODERS = {"mlp": TabularMLP, "transformer": TabularTransformer}
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def encoder(name: str, **kwargs: Any):
-    """An image encoder module. Raises ValueError naming the choices."""
-    if name not in ENCODERS:
-        raise ValueError(f"config.model.encoder={name!r} is unknown: choose one of {', '.join(sorted(ENCODERS))}")
-    return ENCODERS[name](**kwargs)
+# What is left as it is unless a config says otherwise; so are runs made before there was the choice.
+_CHOICES = {"norm": "batch", "drop_path": 0.0, "remat": False}
+
+
+def encoder(model: Mapping[str, Any]) -> Any:
+    """The image encoder module of `config.model`.
+
+    Raises ValueError naming the choices for an unknown name, and for a norm, drop_path or remat that this encoder does not have.
+    """
+    name = _known("encoder", model["encoder"], ENCODERS)
+    chosen = {key: model.get(key, default) for key, default in _CHOICES.items()}
+    having = fields_of(name)
+    for key, value in chosen.items():
+        if key not in having and value != _CHOICES[key]:
+            raise ValueError(
+                f"config.model.{key}={value!r}: {name} has no such choice, leave it at {_CHOICES[key]!r}; these have it: "
+                f"{', '.join(other for other in sorted(ENCODERS) if key in fields_of(other))}"
+            )
+    if chosen["norm"] not in NORMS:
+        raise ValueError(f"config.model.norm={chosen['norm']!r} is unknown: choose one of {', '.join(NORMS)}")
+    if not 0 <= chosen["drop_path"] < 1:
+        raise ValueError(f"config.model.drop_path={chosen['drop_path']}: give a probability, from 0 to below 1")
+    fields = {key: chosen[key] for key in having}
+    return ENCODERS[name](width=model["width"], dtype=dtype(model["dtype"]), **fields)
+
+
+def decoder(model: Mapping[str, Any]) -> Any:
+    """The decoder module of `config.model`. Raises ValueError naming the choices for an unknown name."""
+    name = _known("decoder", model.get("decoder", "unet"), DECODERS)
+    norm, widths = model.get("norm", _CHOICES["norm"]), tuple(model["decoder_widths"])
+    if not widths or min(widths) < 1:
+        raise ValueError(f"config.model.decoder_widths={widths}: give numbers of channels, finest first")
+    return DECODERS[name](widths=widths, dtype=dtype(model["dtype"]), norm=norm)
+
+
+def _known(key: str, name: str, names: Collection[str]) -> str:
+    if name not in names:
+        raise ValueError(f"config.model.{key}={name!r} is unknown: choose one of {', '.join(sorted(names))}")
+    return name
 
 
 def image_encoder(model: Mapping[str, Any], columns: Sequence[str]) -> Any:
@@ -28,13 +63,12 @@ def image_encoder(model: Mapping[str, Any], columns: Sequence[str]) -> Any:
 
     columns: the plane of each image of a subject. Raises ValueError naming the choices.
     """
-    settings = {"width": model["width"], "dtype": dtype(model["dtype"])}
     choice = model.get("plane_encoders", "shared")  # a segmentation has but one
     if choice not in PLANE_ENCODERS:
         raise ValueError(f"config.model.plane_encoders={choice!r} is unknown: choose {' or '.join(PLANE_ENCODERS)}")
     if choice == "shared":
-        return encoder(model["encoder"], **settings)
-    return PlaneEncoders({p: encoder(model["encoder"], **settings) for p in dict.fromkeys(columns)}, tuple(columns))
+        return encoder(model)
+    return PlaneEncoders({p: encoder(model) for p in dict.fromkeys(columns)}, tuple(columns))
 
 
 def patch(encoder: Any) -> int:

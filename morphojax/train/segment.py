@@ -13,7 +13,6 @@ from morphojax.data.dataset import Dataset
 from morphojax.data.stream import Joined
 from morphojax.evaluation import figures
 from morphojax.models.towers import Segmenter
-from morphojax.models.unet import UNetDecoder
 from morphojax.objectives.segmentation import dice_ce
 from morphojax.train import cohort, conditioning, devices, optimizer, registry, rng, transfer, unlabelled
 from morphojax.train.run import preprocessing
@@ -82,6 +81,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
                 train=True,
                 train_encoder=train_encoder,
                 mutable=["batch_stats"],
+                rngs={"draws": rng.key(seed, "draws", state.step)},
             )
             value, metrics = dice_ce(
                 logits[:n], constants["class_of"][label], batch["annotated"], dice_weight=dice_weight
@@ -163,15 +163,12 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
 
 
 def build_model(config: dict[str, Any], n_classes: int, measures: int) -> Segmenter:
-    """The segmenter of a resolved config (as read from `config.json`). Raises ValueError for an unknown encoder or dtype.
+    """The segmenter of a resolved config (as read from `config.json`). Raises ValueError for an unknown encoder, decoder, norm or dtype.
 
     measures: columns that the decoder is conditioned on.
     """
-    model = {name: value for name, value in config["model"].items() if name != "condition"}
-    dtype = registry.dtype(model.pop("dtype"))
-    encoder = registry.encoder(model.pop("encoder"), width=model.pop("width"), dtype=dtype)
-    decoder = UNetDecoder(widths=tuple(model.pop("decoder_widths")), dtype=dtype)
-    return Segmenter(encoder=encoder, decoder=decoder, n_classes=n_classes, measures=measures, **model)
+    model = config["model"]
+    return Segmenter(registry.encoder(model), registry.decoder(model), n_classes=n_classes, measures=measures)
 
 
 def validation_dice(outputs: list[dict[str, np.ndarray]], structures: tuple[str, ...]) -> dict[str, float]:

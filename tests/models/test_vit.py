@@ -29,20 +29,17 @@ def encode_visible(variables, image, visible, encoder=SMALL):
     return jax.jit(lambda v, x: encoder.apply(v, x, visible, method="encode_visible"))(variables, image)
 
 
-def torch_vit(channels):
+def torch_vit(channels, **fields):
     """transformers' ViTModel, every parameter drawn at random."""
     torch = pytest.importorskip("torch", reason="the oracle for the vision transformer needs PyTorch")
     transformers = pytest.importorskip(
         "transformers", reason="the oracle for the vision transformer needs transformers"
     )
     config = transformers.ViTConfig(
-        hidden_size=D,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=4 * D,
+        **dict(hidden_size=D, num_hidden_layers=2, num_attention_heads=2, intermediate_size=4 * D, patch_size=8)
+        | fields,
         hidden_act="gelu",
         layer_norm_eps=1e-6,
-        patch_size=8,
         num_channels=channels,
         attn_implementation="eager",
     )
@@ -67,8 +64,8 @@ def torch_tokens(model, image, visible):
     return model.layernorm(x)
 
 
-def convert(model, read):
-    """Their parameters in our names."""
+def convert(model, read, positions=False):
+    """Their parameters in our names, learned positions and class token if asked."""
 
     def linear(layer):
         return {"kernel": read(layer.weight).T, "bias": read(layer.bias)}
@@ -93,7 +90,9 @@ def convert(model, read):
         }
 
     conv = model.embeddings.patch_embeddings.projection
+    tokens = {"class_token": model.embeddings.cls_token, "positions": model.embeddings.position_embeddings}
     return {
+        **{name: read(p) for name, p in tokens.items() if positions},
         "patch_embedding": {"kernel": read(conv.weight).transpose(2, 3, 1, 0), "bias": read(conv.bias)},
         **{f"block{i}": block(layer) for i, layer in enumerate(model.layers, start=1)},
         "norm": norm(model.layernorm),
@@ -133,9 +132,9 @@ def test_pyramid_equals_pytorch(patch):
     torch = pytest.importorskip("torch", reason="the oracle for the pyramid needs PyTorch")
     x = normal(2, 5, 3, 8)  # an odd map, whose end is a window of its own
     module = FeaturePyramid(patch)
-    init = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
+    init = jax.eval_shape(module.init, jax.random.key(0), 3 * [x])["params"]
     params = jax.tree.map(lambda p: normal(*p.shape), init)
-    ours = jax.jit(module.apply)({"params": params}, x)
+    ours = jax.jit(module.apply)({"params": params}, 3 * [x])
 
     def norm(y, name):
         p = {k: torch.from_numpy(v) for k, v in params[name].items()}
@@ -302,4 +301,5 @@ def test_bfloat16_is_close_to_float32():
 
 
 def test_who_supports_masking():
-    assert {name for name, build in ENCODERS.items() if supports_masking(build(width=8))} == {"vit_tiny", "vit_small"}
+    names = {"vit_tiny", "vit_small", "vit_small_16", "vit_base_16"}
+    assert {name for name, build in ENCODERS.items() if supports_masking(build(width=8))} == names

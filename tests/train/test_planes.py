@@ -90,7 +90,7 @@ def test_a_plane_takes_its_own_encoder_to_segmentation(together: Path, data: Pat
     source = checkpoint.load_params(together, "last")
     for collection, tree in (("params", state.params), ("batch_stats", state.batch_stats)):
         jax.tree.map(np.testing.assert_array_equal, tree["encoder"], source[collection]["encoder"]["encoders_la_4ch"])
-    with pytest.raises(ValueError, match="an encoder for each of la_2ch, la_4ch.*config.data.plane"):
+    with pytest.raises(ValueError, match=r"an encoder for each of la_2ch, la_4ch.*config.data.plane"):
         experiment.TASKS["segment"](config("segment_sax", data, tmp_path, init_from=str(together)), Dataset.open(data))
 
 

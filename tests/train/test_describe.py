@@ -1,0 +1,78 @@
+"""The choices of config.model, and the table of a model."""
+
+import re
+
+import jax
+import pytest
+
+from morphojax.train import describe, experiment, registry
+from tests.train.test_tasks import config, data, train  # noqa: F401  (data is a fixture)
+
+MODEL = {"encoder": "resnet18", "width": 8, "dtype": "float32", "decoder_widths": (4, 4, 4, 4)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"decoder": "fpn"}, r"config.model.decoder='fpn' is unknown: choose one of mlp, unet"),
+        ({"encoder": "alexnet"}, r"config.model.encoder='alexnet' is unknown: choose one of convnext_pico"),
+        ({"norm": "layer"}, r"config.model.norm='layer' is unknown: choose one of batch, group"),
+        ({"norm": "group", "encoder": "vit_tiny"}, r"config.model.norm='group': vit_tiny has no .* resnet18"),
+        (
+            {"drop_path": 0.1},
+            r"config.model.drop_path=0.1: resnet18 has no such choice, leave it at 0.0; .* convnext_pico",
+        ),
+        ({"drop_path": 1.0, "encoder": "vit_tiny"}, r"config.model.drop_path=1.0: give a probability"),
+        ({"decoder_widths": ()}, r"config.model.decoder_widths=\(\): give numbers"),
+    ],
+)
+def test_what_a_model_has_wrong_is_told_by_its_key(change: dict, message: str) -> None:
+    model = MODEL | change
+    with pytest.raises(ValueError, match=message):
+        registry.encoder(model), registry.decoder(model)
+
+
+def test_choices_reach_the_modules_and_old_runs_have_the_defaults() -> None:
+    model = MODEL | {"encoder": "vit_tiny", "drop_path": 0.2, "remat": True}
+    assert (registry.encoder(model).drop_path, registry.encoder(model).remat) == (0.2, True)
+    model = MODEL | {"norm": "group", "decoder": "mlp"}
+    assert (registry.encoder(model).norm, registry.decoder(model).norm, registry.decoder(model).width) == (
+        "group",
+        "group",
+        4,
+    )
+    assert (registry.encoder(MODEL).norm, type(registry.decoder(MODEL)).__name__) == ("batch", "UNetDecoder")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("segment_sax", {"encoder": "swin_micro", "width": 8, "drop_path": 0.5, "remat": True, "decoder": "mlp"}),
+        ("segment_sax", {"encoder": "unet_small", "norm": "group"}),
+        ("pretrain_sax", {"encoder": "vit_tiny", "drop_path": 0.5}),
+        ("pretrain_sax", {"encoder": "resnet18", "norm": "group"}),
+        ("probe", {"encoder": "vit_small_16", "drop_path": 0.5}),
+        ("probe", {"encoder": "unet_small", "norm": "group"}),
+    ],
+)
+def test_steps_with_the_choices_trace(name: str, change: dict, data, tmp_path) -> None:  # noqa: F811
+    made = config(name, data, tmp_path / "run", **{f"model.{key}": value for key, value in change.items()})
+    task, _ = experiment.build(made)
+    state = jax.eval_shape(task.init, task.pretrained)
+    after, metrics = jax.eval_shape(task.phases[0][1], state, task.constants, next(task.train_batches))
+    assert "loss" in metrics and jax.tree.structure(after) == jax.tree.structure(state)
+
+
+@pytest.mark.parametrize("name", ["segment_sax", "pretrain_sax", "probe"])
+def test_a_model_is_described(name: str, data, tmp_path) -> None:  # noqa: F811
+    made = config(name, data, tmp_path / "run")
+    text = describe.describe(made)
+    task, _ = experiment.build(made)
+    state = jax.eval_shape(task.init, task.pretrained)
+    total = sum(x.size for x in jax.tree.leaves(state.params))
+    encoder = sum(x.size for x in jax.tree.leaves(state.params["encoder"]))
+    assert f"{total:,}  100.0%" in text and f"{encoder:,}" in text and not (tmp_path / "run").exists()
+    costs = [float(line.split(": ")[1].split()[0]) for line in text.splitlines() if "GFLOP" in line]
+    assert 0 < 1.5 * costs[0] < costs[1]
+    stem = next(line for line in text.splitlines() if "stem_conv" in line)
+    assert re.search(r"\b\d+x16x16x4\b", stem)  # half of 32 pixels

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from morphojax.models.layers import Dtype
+from morphojax.models.layers import Dtype, materialised
 
 
 class Block(nn.Module):
@@ -31,7 +31,7 @@ class Block(nn.Module):
         width = x.shape[-1]
         if width % self.heads:
             raise ValueError(f"{self.heads} heads do not divide a width of {width}")
-        x = x.astype(self.dtype)
+        x = materialised(x.astype(self.dtype))
         x = x + self._attention("self_attention")(layer_norm(self.dtype, "self_norm")(x))
         if context is not None:
             x = x + self._read(layer_norm(self.dtype, "context_norm")(x), context, context_mask)

@@ -78,6 +78,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval_every = 200  # on the validation subjects; 0 never
     config.save_every = 200
     config.images_every = 200
+    config.dynamics_every = 80  # weights and features against those at the start, for the time of 0.7 steps; 0 never
     return config
 
 

@@ -85,6 +85,11 @@ class Stream(Iterator[Batch]):
             batch = {key: np.array(array, subok=False) for key, array in batch.items()}
         return batch
 
+    def at(self, step: int) -> Batch:
+        """The batch of that number, read now; the stream stays where it is."""
+        batch: Any = self._batches[step]
+        return batch
+
     def get_state(self) -> dict[str, int]:
         """What `set_state` needs to go on with the batch that `next` would give now: JSON-able."""
         return {"next_batch": self._next, **self._identity}

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from morphojax.models.layers import Dtype
+from morphojax.models.layers import Dtype, materialised
 
 
 class Block(nn.Module):
@@ -40,7 +40,7 @@ class Block(nn.Module):
         width = x.shape[-1]
         if width % self.heads:
             raise ValueError(f"{self.heads} heads do not divide a width of {width}")
-        x = x.astype(self.dtype)
+        x = materialised(x.astype(self.dtype))
         drop = nn.Dropout(self.drop_path, (1, 2), deterministic=not train, rng_collection="draws", name="drop_path")
         x = x + drop(self._attention("self_attention")(layer_norm(self.dtype, "self_norm")(x)))
         if context is not None:

@@ -101,5 +101,34 @@ def effective_rank(z: Array, valid: Array | None = None) -> Array:
     return jnp.where(total > 0, jnp.exp(entropy), 0.0)
 
 
+def linear_cka(x: Array, y: Array) -> Array:
+    """[N, D], [N, E] -> how alike two representations of the same N examples are, 0 to 1: linear centred kernel alignment.
+
+    |Y^T X|^2 / (|X^T X| |Y^T Y|), Frobenius norms, features centred over the examples (Kornblith et al. 2019,
+    arXiv:1905.00414, section 3). 1 for the same up to a rotation, a scale and a shift. It is biased upwards: features
+    that have nothing in common get near 1 where they are more than the examples, and near 0 only where N is far above
+    D and E. 0 where one of the two does not vary. Raises ValueError for other shapes.
+    """
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+        raise ValueError(
+            f"representations must be [N, D] and [N, E] of the same N examples, got {x.shape} and {y.shape}"
+        )
+    x, y = (_centred(z) for z in (x, y))
+
+    def norm(a: Array, b: Array) -> Array:
+        return jnp.linalg.norm(jnp.matmul(a.T, b, precision=_HIGHEST))
+
+    own = norm(x, x) * norm(y, y)
+    return jnp.where(own > 0, norm(x, y) ** 2 / jnp.where(own > 0, own, 1.0), 0.0)
+
+
+def _centred(x: Array) -> Array:
+    """Minus the mean of the rows, over the largest value, so that products of features of any scale stay in range."""
+    x = x.astype(jnp.float32)
+    scale = jnp.max(jnp.abs(x))
+    x = x / jnp.where(scale > 0, scale, 1.0)
+    return x - x.mean(0)
+
+
 def _units(x: Array, valid: Array) -> Array:
     return jax.lax.stop_gradient(l2_normalise(zero_padding(x, valid)))

@@ -1,6 +1,7 @@
-"""How a pretraining goes, looked at now and then: which objective pulls the encoder where, which columns drive it, and how much of the
-space the features use."""
+"""How a training goes, looked at now and then. Of a pretraining: which objective pulls the encoder where, which columns drive it, and
+how much of the space the features use. Of a fine-tuning: how far every depth has gone from where the run began."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from morphojax.objectives.embeddings import effective_rank
+from morphojax.models.features import Features
+from morphojax.objectives.embeddings import effective_rank, linear_cka
+from morphojax.train.optimizer import LAST
 
 PyTree = Any
 # (parameters of the encoder, gate float [B,F]) -> ({objective: weighted loss}, features by tower [B,D])
@@ -54,3 +57,41 @@ def measure(
         share = drive / jnp.maximum(drive.sum(), jnp.finfo(jnp.float32).tiny)
         out |= {f"column/{name}": share[i] for i, name in enumerate(columns)}
     return out | {f"rank_{tower}": effective_rank(x, valid) for tower, x in features.items()}
+
+
+def norms(tree: PyTree) -> dict[str, jax.Array]:
+    """The Euclidean norm of all arrays of a depth of the network, by the name of that depth, in the order of the tree.
+
+    tree: parameters or gradients of a model. Depths are read off the names, as `optimizer.layer_scales` does: `encoder/stem`,
+    `encoder/stage1` (or `encoder/block1`), `decoder/level0`; a module without depths is one by itself (`head`).
+    """
+    squares: dict[str, jax.Array] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = _depth(*(str(entry.key) for entry in path[:2]))
+        squares[name] = squares.get(name, jnp.float32(0.0)) + jnp.sum(jnp.square(leaf.astype(jnp.float32)))
+    return {name: jnp.sqrt(square) for name, square in squares.items()}
+
+
+def _depth(module: str, layer: str = "") -> str:
+    if module not in ("encoder", "decoder"):
+        return module
+    number = re.match(r"[a-z]+\d+", layer)
+    if number:
+        return f"{module}/{number.group()}"
+    return f"{module}/{layer}" if module == "decoder" or layer in LAST else f"{module}/stem"
+
+
+def drift(initial: PyTree, params: PyTree, before: Features, now: Features) -> dict[str, jax.Array]:
+    """How far a run has gone from its first step, in scalars by name.
+
+    `distance/<depth>`: |w - w0| / |w0| of the parameters of every depth (`norms`); NaN where w0 is all zeros.
+    `cka/level<i>` and `cka/pooled`: `linear_cka` of the encoder's features then and now on the same images, for every map of the
+    pyramid (1 is the finest) and for the pooled features. Every place of a map is an example: these are the features that the
+    decoder reads, and of them there are many. Pooled features are few, one per image, so that their number is biased towards 1:
+    compare it between runs of the same width and images alone.
+    """
+    start, way = norms(initial), norms(jax.tree.map(jnp.subtract, params, initial))
+    out = {f"distance/{name}": jnp.where(start[name] > 0, way[name] / start[name], jnp.nan) for name in start}
+    for level, (a, b) in enumerate(zip(before.pyramid, now.pyramid, strict=True), start=1):
+        out[f"cka/level{level}"] = linear_cka(a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]))
+    return out | {"cka/pooled": linear_cka(before.pooled, now.pooled)}

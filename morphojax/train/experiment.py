@@ -35,6 +35,8 @@ def build(config: ml_collections.ConfigDict) -> tuple[Task, dict[str, Any]]:
     """The task that the config describes, and the files of its run directory. Raises one of EXPECTED."""
     if config.task not in TASKS:
         raise ValueError(f"config.task={config.task!r} is unknown: choose one of {', '.join(TASKS)}")
+    if "dynamics_every" in config and config.dynamics_every < 0:
+        raise ValueError(f"config.dynamics_every={config.dynamics_every}: give a number of steps, or 0 for never")
     for key in ("log_every", "save_every", "images_every"):
         if config[key] < 1:
             raise ValueError(f"config.{key}={config[key]}: give a number of steps, at least 1")

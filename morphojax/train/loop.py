@@ -1,6 +1,6 @@
 """The only training loop.
 
-Its order is a contract: evaluate, save, next batch, step, log (one step late). The device never waits for the host: metrics
+Its order is a contract: evaluate, save, next batch, diagnose, step, log (one step late). The device never waits for the host: metrics
 are fetched for many steps at once, after the next step has been dispatched.
 """
 
@@ -34,7 +34,8 @@ def fit(
 
     Args:
         run: the run directory.
-        log_every, eval_every, save_every, images_every: in steps (batches); the last step always evaluates, draws and saves.
+        log_every, eval_every, save_every, images_every: in steps (batches); the last step always evaluates, draws and saves
+            (and diagnoses, in a task that does).
 
     Returns:
         True when the run is complete, False when SIGTERM (or Ctrl-C) stopped it after a save.
@@ -46,6 +47,9 @@ def fit(
     checkpoints = Checkpoints(run)
     replicated = devices.replicated(mesh)
     init = jax.jit(task.init, out_shardings=replicated)
+    constants = jax.device_put(task.constants, replicated)
+    if task.remember is not None:
+        constants |= {"start": jax.jit(task.remember, out_shardings=replicated)(init(task.pretrained), constants)}
     start = checkpoints.last
     if start is None:
         state, start = init(task.pretrained), 0
@@ -60,7 +64,6 @@ def fit(
         resumed = True
         devices.say(f"resumed at step {start} of {task.steps}")
 
-    constants = jax.device_put(task.constants, replicated)
     phases = [(first, jax.jit(step, donate_argnums=0, out_shardings=replicated)) for first, step in task.phases]
     eval_step = jax.jit(task.eval_step, out_shardings=replicated)
     pictures = jax.jit(task.pictures, out_shardings=replicated)
@@ -83,6 +86,11 @@ def fit(
             step, task.draw(jax.device_get(pictures(state, constants, devices.put_batch(batch, mesh))), batch)
         )
 
+    def look(step: int, batch: Batch) -> None:
+        if diagnose is not None:
+            found = jax.device_get(diagnose(state, constants, devices.put_batch(batch, mesh)))
+            logger.scalars(step, {f"dynamics/{name}": float(value) for name, value in found.items()})
+
     batch: Batch | None = None
     try:
         with _stop_signals() as stop, tqdm(total=task.steps, initial=start, disable=None, unit="step") as bar:
@@ -99,14 +107,14 @@ def fit(
                     checkpoints.save(step, state, task.train_batches.get_state(), score)
                 if finished and batch is not None:
                     draw(step, batch)
+                    look(step, batch)
                 if finished or stopping:
                     break
                 batch = next(task.train_batches)
                 if step % images_every == 0:
                     draw(step, batch)
-                if diagnose is not None and step % task.diagnose_every == 0:
-                    found = jax.device_get(diagnose(state, constants, devices.put_batch(batch, mesh)))
-                    logger.scalars(step, {f"dynamics/{name}": float(value) for name, value in found.items()})
+                if task.diagnose_every and step % task.diagnose_every == 0:
+                    look(step, batch)
                 train_step = next(function for first, function in reversed(phases) if step >= first)
                 state, metrics = train_step(state, constants, devices.put_batch(batch, mesh))
                 if (step + 1) % log_every == 0:

@@ -14,7 +14,7 @@ import jax
 from morphojax.data.dataset import Dataset
 
 # Keys that may change when a run is taken up again: they do not change what is computed.
-_FREE = ("workdir", "log_every", "images_every", "data.workers")
+_FREE = ("workdir", "log_every", "images_every", "dynamics_every", "data.workers")
 
 
 class RunError(ValueError):
@@ -63,6 +63,7 @@ def read_json(run: Path, name: str) -> Any:
 def create(run: Path, config: Mapping[str, Any], files: Mapping[str, Any]) -> None:
     """Writes the description of a run, or checks that the run already there is the same one.
 
+    `start.json` among the files is a digest of the weights that a run starts from: it must be the same where dynamics compare with them.
     Raises RunError for an unwritable directory, and, naming the keys, for a directory that holds another run.
     """
     try:
@@ -80,6 +81,13 @@ def create(run: Path, config: Mapping[str, Any], files: Mapping[str, Any]) -> No
             if old != new:
                 raise RunError(
                     f"{run} was started on another dataset or preparation of it; choose another config.workdir"
+                )
+            files = dict(files)
+            start = files.pop("start.json", None)  # stays as the first start wrote it
+            if start and config["dynamics_every"] and start != read_json(run, "start.json"):
+                raise RunError(
+                    f"config.init_from={config['init_from']}: holds other weights than when {run} was started, and the run's distance "
+                    "from its start would be wrong; restore them, or set config.dynamics_every=0 to go on without"
                 )
         for name, content in {"config.json": config, "environment.json": environment(), **files}.items():
             _write(run / name, json.dumps(content, indent=2) + "\n")

@@ -14,11 +14,13 @@ from morphojax.data.stream import Joined
 from morphojax.evaluation import figures
 from morphojax.models.towers import Segmenter
 from morphojax.objectives.segmentation import dice_ce
-from morphojax.train import cohort, conditioning, devices, optimizer, registry, rng, transfer, unlabelled
+from morphojax.train import cohort, conditioning, devices, dynamics, optimizer, registry, rng, transfer, unlabelled
 from morphojax.train.run import preprocessing
 from morphojax.train.state import TrainState
 from morphojax.train.step import make_train_step
 from morphojax.train.task import Batch, StepFunction, Task
+
+WATCHED = 32  # slices on which the encoder's features are compared with those at the start of the run
 
 
 def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, dict[str, Any]]:
@@ -125,6 +127,17 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         sums = {name: metrics[name] for name in ("intersection", "cardinality")}
         return sums | {"loss": value} | {name: batch[name] for name in ("subject", "plane", "valid")}
 
+    def encode(state: TrainState, constants: Any) -> Any:
+        image = constants["watched"].astype(jnp.float32) / 255
+        return model.apply(state.variables, image, method=lambda module, image: module.encoder(image, False))
+
+    def remember(state: TrainState, constants: Any) -> dict[str, Any]:
+        return {"params": jax.tree.map(jnp.copy, state.params), "features": encode(state, constants)}
+
+    def diagnose(state: TrainState, constants: Any, batch: Batch) -> dict[str, jax.Array]:
+        start = constants["start"]
+        return dynamics.drift(start["params"], state.params, start["features"], encode(state, constants))
+
     def predict(state: TrainState, batch: Batch) -> Any:
         return model.apply(state.variables, batch["image"].astype(jnp.float32) / 255, train=False)[0]  # pyrefly: ignore
 
@@ -142,14 +155,19 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     def phase(train_encoder: bool) -> StepFunction:
         return make_train_step(make_loss(train_encoder), opt, frozen=() if train_encoder else ("encoder",))
 
+    watching = config.dynamics_every > 0
+    constants = {"class_of": class_of, **(measures.constants if measures is not None else {})}
+    if watching:
+        constants["watched"] = _watched(dataset, held_out if len(held_out) else subjects, stream)
+    pretrained = transfer.pretrained(config, described, jax.eval_shape(fresh))
     task = Task(
         init=init,
-        pretrained=transfer.pretrained(config, described, jax.eval_shape(fresh)),
+        pretrained=pretrained,
         steps=steps,
         phases=_phases(config.freeze, config.probe_steps, steps, phase),
         eval_step=eval_step,
         summarise=summarise,
-        constants={"class_of": class_of, **(measures.constants if measures is not None else {})},
+        constants=constants,
         train_batches=train_batches,
         eval_batches=(lambda: iter(held_out_batches)) if held_out_batches else None,
         best=("dice", True),
@@ -158,8 +176,11 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         draw=draw,
         learning_rate=learning_rate,
         examples=config.batch_size,
+        diagnose=diagnose if watching else None,
+        diagnose_every=config.dynamics_every,
+        remember=remember if watching else None,
     )
-    return task, {"preprocessing.json": described}
+    return task, {"preprocessing.json": described, "start.json": transfer.digest(pretrained)}
 
 
 def build_model(config: dict[str, Any], n_classes: int, measures: int) -> Segmenter:
@@ -187,6 +208,14 @@ def validation_dice(outputs: list[dict[str, np.ndarray]], structures: tuple[str,
     means = {f"dice/{s}": float(np.nanmean(d)) for s, d in zip(structures, dice.T, strict=True) if np.isfinite(d).any()}
     overall = float(np.mean(list(means.values()))) if means else 0.0
     return means | {"dice": overall, "loss": float(np.mean([o["loss"] for o in outputs]))}
+
+
+def _watched(dataset: Dataset, subjects: Any, stream: dict[str, Any]) -> np.ndarray:
+    """uint8 [n,H,W,1], n up to WATCHED: labelled slices of these subjects, evenly spaced among all of them. Every process has the same."""
+    alone = {"batch_size": 1, "process_index": 0, "process_count": 1}
+    slices = pipeline.segmentation(dataset, subjects=subjects, seed=0, train=False, **stream | alone)
+    chosen = np.linspace(0, slices.examples - 1, min(WATCHED, slices.examples)).round().astype(int)
+    return np.concatenate([slices.at(int(i))["image"] for i in chosen])
 
 
 def _structures(chosen: tuple[str, ...], dataset: Dataset, planes: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from morphojax.objectives.self_distillation import moving_average
+from morphojax.train import dynamics
 from morphojax.train.state import TrainState
 from morphojax.train.task import Batch, StepFunction
 
@@ -29,7 +30,8 @@ def make_train_step(
         frozen: top-level modules whose parameters do not move, whatever the optimizer (momentum, weight decay) would do.
         momentum: step -> the share that the moving average keeps of itself; None where `state.averaged` is empty.
 
-    The metrics gain `loss` and `grad_norm/<module>` for every top-level module.
+    The metrics gain `loss` and `grad_norm/<module>` for every top-level module, and for every depth of encoder and decoder
+    (`dynamics.norms`).
     """
 
     def train_step(state: TrainState, constants: Any, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -42,7 +44,8 @@ def make_train_step(
         averaged = state.averaged
         if momentum is not None:
             averaged = moving_average(averaged, params, momentum(state.step))
-        metrics = metrics | {"loss": value} | {f"grad_norm/{name}": optax.global_norm(g) for name, g in grads.items()}
+        norms = dynamics.norms(grads) | {name: optax.global_norm(g) for name, g in grads.items()}
+        metrics = metrics | {"loss": value} | {f"grad_norm/{name}": norm for name, norm in norms.items()}
         return (
             TrainState(
                 step=state.step + 1,

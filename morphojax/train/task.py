@@ -24,8 +24,11 @@ class Task:
                    each is compiled once. train_step(state, constants, batch) -> (state, metrics of scalars).
     eval_step:     (state, constants, batch) -> arrays; the loop gathers them over the pass and hands them to `summarise`.
     summarise:     list of eval_step's outputs (NumPy, whole batches) -> scalars to log.
-    diagnose:      (state, constants, batch) -> scalars that are dear to compute, of the batch about to be trained on; None for none.
+    diagnose:      (state, constants, batch) -> scalars that are dear to compute, of the batch about to be trained on (after the last
+                   step: of the last one); None for none.
     diagnose_every: in steps.
+    remember:      (state, constants) -> what `diagnose` compares with, of the state at step 0: `diagnose` finds it in the constants as
+                   `start`. A resumed run computes it anew, from `init`. None for nothing.
     constants:     arrays that never change, replicated on the devices once.
     train_batches: an endless iterator with get_state and set_state.
     eval_batches:  () -> one pass over the validation set; None where there is none.
@@ -54,3 +57,4 @@ class Task:
     examples: int
     diagnose: Callable[[TrainState, Any, Batch], dict[str, jax.Array]] | None = None
     diagnose_every: int = 0
+    remember: Callable[[TrainState, Any], Any] | None = None

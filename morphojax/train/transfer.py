@@ -1,6 +1,7 @@
 """Starting from a pretrained encoder, with a report of what was taken and what was not, and why."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -141,6 +142,15 @@ def transfer_modules(
             f"First differences: {'; '.join([*differing, *(f'{name}: not in the checkpoint' for name in absent)][:3])}"
         )
     return taken, Report(*(tuple(x) for x in (loaded, adapted, differing, absent, sorted(have.keys() - want.keys()))))
+
+
+def digest(taken: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """{"sha256": of the names, shapes, types and bytes of what a run takes over}: a resumed run sees by it whether they are the same."""
+    found = hashlib.sha256()
+    for name, array in sorted(taken.items()):
+        found.update(f"{name} {array.shape} {array.dtype}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return {"sha256": found.hexdigest()}
 
 
 def merge(variables: Mapping[str, PyTree], taken: Mapping[str, Any]) -> dict[str, PyTree]:

@@ -16,6 +16,47 @@ def unit(x):
     return [row / math.sqrt(sum(v * v for v in row)) for row in x.astype(np.float64)]
 
 
+def slow_cka(x, y):
+    """HSIC of the two Gram matrices with the centring matrix, in loops over pairs of examples."""
+    n = len(x)
+    centre = np.eye(n) - 1 / n
+
+    def hsic(a, b):
+        one, two = ([[float(u @ v) for v in z] for u in z.astype(np.float64)] for z in (a, b))
+        one, two = centre @ np.array(one) @ centre, centre @ np.array(two) @ centre
+        return sum(one[i][j] * two[i][j] for i in range(n) for j in range(n))
+
+    return hsic(x, y) / math.sqrt(hsic(x, x) * hsic(y, y))
+
+
+def test_linear_cka_equals_loops():
+    x, y = rows() + 3, rows(width=7, seed=1) @ np.diag(np.arange(7.0)).astype(np.float32)
+    for a, b in ((x, y), (y, x), (x, x[:, :2])):
+        np.testing.assert_allclose(embeddings.linear_cka(jnp.asarray(a), jnp.asarray(b)), slow_cka(a, b), rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
+def test_linear_cka_is_one_up_to_rotation_scale_and_shift(scale):
+    x = rows(batch=50)
+    rotation = np.linalg.qr(rows(batch=4, seed=2))[0]
+    y = scale * (x @ rotation + 5)
+    np.testing.assert_allclose(embeddings.linear_cka(jnp.asarray(x), jnp.asarray(y)), 1, rtol=1e-5)
+
+
+def test_linear_cka_of_noise_is_small_for_many_examples_and_large_for_few():
+    def noise(n, width):
+        return float(embeddings.linear_cka(jnp.asarray(rows(n, width)), jnp.asarray(rows(n, width, seed=1))))
+
+    assert noise(20_000, 8) < 2e-3 and noise(6, 200) > 0.9
+
+
+def test_linear_cka_of_what_does_not_vary_is_zero_and_of_other_shapes_refused():
+    assert embeddings.linear_cka(jnp.ones((5, 2)), jnp.asarray(rows(5))) == 0
+    assert embeddings.linear_cka(jnp.zeros((5, 2)), jnp.zeros((5, 2))) == 0
+    with pytest.raises(ValueError, match="same N examples"):
+        embeddings.linear_cka(jnp.ones((5, 2)), jnp.ones((4, 2)))
+
+
 PADDED = np.array([True, True, False, True, False, True])
 
 

@@ -25,6 +25,8 @@ FENCES = {
     "grain": ("data/stream.py",),
     "flax.linen": ("models/",),
     "orbax": ("train/checkpoint.py",),
+    "pickle": ("train/weights.py",),
+    "safetensors": ("train/weights.py",),
     "matplotlib": ("evaluation/figures.py",),
 }
 

@@ -19,6 +19,7 @@ FLOORS = {
     "evaluate": 3,
     "predict": 3,
     "probe": 3,
+    "export": 3,
 }
 FENCES = {
     "nibabel": ("data/sources/", "predict.py"),

@@ -19,6 +19,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from morphojax.data.records import write_atomically
+
 PYTORCH = (".pt", ".pth", ".bin", ".ckpt")
 ENDINGS = (".safetensors", *PYTORCH)
 _DTYPES = {
@@ -84,6 +86,16 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     if not arrays:
         raise WeightsError(f"{path}: holds no tensors by name (looked for a state dict)")
     return arrays
+
+
+def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """A safetensors file, whole or not at all. Raises WeightsError for another ending or a folder that is not there."""
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path}: give a name that ends in .safetensors")
+    if not path.parent.is_dir():
+        raise WeightsError(f"{path}: {path.parent} is no folder")
+    # transformers asks for this mark of the layout of arrays.
+    write_atomically(path, safetensors.numpy.save(dict(arrays), metadata={"format": "pt"}))
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

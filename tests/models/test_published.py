@@ -13,6 +13,7 @@ from morphojax.models.encoders import ENCODERS
 from morphojax.models.published import PublishedError, recognise, to_hugging_face, to_ours
 from morphojax.models.resnet import BasicBlock, Bottleneck, ResNet
 from morphojax.models.swin import SwinTransformer
+from morphojax.models.vit import VisionTransformer
 
 RNG = np.random.default_rng(0)
 WIDTH = 8
@@ -20,6 +21,7 @@ OURS = {
     "resnet_basic": ResNet((1, 2, 1, 1), BasicBlock, WIDTH),
     "resnet_bottleneck": ResNet((1, 2, 1, 1), Bottleneck, WIDTH),
     "convnext": ConvNeXt((1, 2, 1, 1), WIDTH),
+    "vit": VisionTransformer(WIDTH, depth=2, heads=2, patch=16, image_size=64),
     "swin": SwinTransformer((1, 2, 1, 1), (1, 2, 2, 4), WIDTH, window=2),
 }
 
@@ -42,6 +44,18 @@ def theirs(kind, channels=3):
             num_channels=channels, hidden_sizes=widths, depths=list(ours.depths), layer_norm_eps=1e-6
         )
         model = transformers.ConvNextModel(config)
+    elif kind == "vit":
+        config = transformers.ViTConfig(
+            num_channels=channels,
+            hidden_size=2 * WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=8 * WIDTH,
+            image_size=64,
+            patch_size=16,
+            layer_norm_eps=1e-6,
+        )
+        model = transformers.ViTModel(config, add_pooling_layer=False)
     else:
         config = transformers.SwinConfig(
             num_channels=channels,
@@ -87,6 +101,8 @@ def run(model, image):
 
     with torch.no_grad():
         out = model(torch.from_numpy(image).permute(0, 3, 1, 2), output_hidden_states=True)
+    if out.pooler_output is None:  # ViT: the class token; its pyramid is ours alone
+        return out.last_hidden_state[:, 0].numpy(), []
     states = getattr(out, "reshaped_hidden_states", None) or out.hidden_states
     return out.pooler_output.reshape(len(image), -1).numpy(), [s.permute(0, 2, 3, 1).numpy() for s in states]
 
@@ -96,10 +112,13 @@ def test_transformers_modules_give_the_same_features_here(kind):
     model = theirs(kind)
     flat, adapted = to_ours(recognise(arrays_of(model)), shapes_of(OURS[kind]))
     image = RNG.standard_normal((2, 64, 64, 3), np.float32)
-    ours, (pooled, maps) = apply(OURS[kind], flat, image), run(model, image)
+    own = {n: a for n, a in variables(OURS[kind]).items() if "/pyramid/" in n}
+    ours, (pooled, maps) = apply(OURS[kind], own | flat, image), run(model, image)
     assert not adapted
     np.testing.assert_allclose(ours.pooled, pooled, rtol=1e-4, atol=1e-4 * np.abs(pooled).max())
-    np.testing.assert_allclose(ours.pyramid[-1], maps[-1], rtol=1e-4, atol=1e-4 * np.abs(maps[-1]).max())
+    shared = {"vit": 0, "swin": 1}.get(kind, 3)  # transformers tells Swin's maps after merging
+    for a, b in zip(ours.pyramid[::-1][:shared], maps[::-1][:shared], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
 
 
 @pytest.mark.parametrize("kind", OURS)
@@ -114,9 +133,10 @@ def test_exports_are_loaded_by_transformers_without_a_difference(kind):
         config=model.config,
         state_dict={name: torch.tensor(array) for name, array in tensors.items()},
         output_loading_info=True,
+        **({"add_pooling_layer": False} if kind == "vit" else {}),
     )
     wrong = {key: value for key, value in info.items() if value and "buffer" not in key}
-    assert not wrong and not kept
+    assert not wrong and all(name.startswith("params/pyramid/") for name in kept)
     image = RNG.standard_normal((2, 64, 64, 3), np.float32)
     pooled, _ = run(loaded.eval(), image)
     np.testing.assert_allclose(
@@ -332,19 +352,18 @@ def test_names_of_a_vit_with_class_token_and_positions():
 
 
 def test_positions_of_another_grid_are_interpolated():
-    """A plane stays a plane away from the border; the class token's position stays."""
-    flat = {name: np.zeros(shape, np.float32) for name, shape in VIT_SHAPES.items()}
-    y, x = np.mgrid[:8, :8] / 2 - 0.25  # places of the finer grid in units of the coarser: centres agree
-    plane = np.mgrid[:4, :4].sum(0).reshape(-1)
-    flat["params/positions"][0, 1:] = plane[:, None]
-    flat["params/positions"][0, 0] = 7
+    """As PyTorch's bicubic interpolation does it; the class token's position stays."""
+    flat = {name: RNG.standard_normal(shape, np.float32) for name, shape in VIT_SHAPES.items()}
     hub, _ = to_hugging_face(flat)
     finer, notes = to_ours(recognise(hub), VIT_SHAPES | {"params/positions": (1, 65, 8)})
-    found = finer["params/positions"][0]
-    assert (found[0] == 7).all() and notes == ("params/positions: positions of 4x4 patches interpolated to 8x8",)
-    np.testing.assert_allclose(found[1:, 3].reshape(8, 8)[3:5, 3:5], (y + x)[3:5, 3:5], atol=1e-5)
+    found, old = finer["params/positions"][0], flat["params/positions"][0]
+    assert (found[0] == old[0]).all() and notes == ("params/positions: positions of 4x4 patches interpolated to 8x8",)
     with pytest.raises(PublishedError, match=r"of another shape: params/positions"):
         to_ours(recognise(hub), VIT_SHAPES | {"params/positions": (1, 66, 8)})
+    torch = pytest.importorskip("torch", reason="the oracle for interpolation needs PyTorch")
+    grid = torch.from_numpy(old[1:].reshape(1, 4, 4, 8)).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(grid, (8, 8), mode="bicubic").permute(0, 2, 3, 1)
+    np.testing.assert_allclose(found[1:], expected.reshape(64, 8), atol=1e-5)
 
 
 def test_of_two_encoders_the_one_of_images_or_an_error():

@@ -8,9 +8,10 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 
+from morphojax.models.attention import resize_positions
 from morphojax.models.published.convolutional import CONVNEXT, RESNET
 from morphojax.models.published.naming import Family, Naming, by_naming, downsampling
 from morphojax.models.published.transformers import SWIN, VIT
@@ -109,7 +110,7 @@ def to_ours(found: Published, shapes: Mapping[str, tuple[int, ...]]) -> tuple[di
 
     A first convolution of other input channels is summed over them and shared evenly among ours: a grey image, alone or in every
     channel, then gives what the published encoder makes of it in every channel. Positions of another (square) grid are interpolated
-    (bicubic; that of the class token stays).
+    (`resize_positions`; that of the class token stays).
 
     Args:
         shapes: of our parameters and statistics, by name.
@@ -215,11 +216,9 @@ def _adapt_positions(positions: np.ndarray, shape: tuple[int, ...]) -> tuple[np.
     have, wanted = (round((n - 1) ** 0.5) for n in (positions.shape[1], shape[1]))
     if have**2 + 1 != positions.shape[1] or wanted**2 + 1 != shape[1]:
         return positions, ""
-    grid = positions[:, 1:].reshape(1, have, have, -1)
-    grid = np.asarray(jax.image.resize(grid, (1, wanted, wanted, shape[2]), "bicubic")).reshape(1, -1, shape[2])
-    return np.concatenate(
-        [positions[:, :1], grid], 1
-    ), f"positions of {have}x{have} patches interpolated to {wanted}x{wanted}"
+    grid = np.asarray(resize_positions(jnp.asarray(positions[0, 1:].reshape(have, have, -1)), wanted, wanted))
+    resized = np.concatenate([positions[:, :1], grid.reshape(1, -1, shape[2])], 1)
+    return resized, f"positions of {have}x{have} patches interpolated to {wanted}x{wanted}"
 
 
 def _layout(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -17,7 +17,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.epochs = 40.0  # passes over the subjects; one of the two is 0
     config.batch_size = 32  # subjects, over all devices
 
-    config.init_from = ""  # a run directory or a checkpoint folder: its encoder, and its decoder where both have one
+    config.init_from = (
+        ""  # a run or checkpoint folder: its encoder, and its decoder where both have one; or a weight file
+    )
     config.init_checkpoint = "last"  # of that run: last, or best by its validation loss
     config.freeze = "none"  # or encoder: as for local contrast of a decoder on an encoder that stays
 

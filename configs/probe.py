@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.batch_size = 16  # subjects, over all devices
 
     config.label = ""  # a column of the dataset's table
-    config.init_from = ""  # a run directory or a checkpoint folder; empty: from scratch
+    config.init_from = ""  # a run, a checkpoint folder, or a weight file (README); empty: from scratch
     config.init_checkpoint = "last"  # of that run: last, or best by its validation loss
     config.freeze = "none"  # none, or encoder: the head alone learns
 

@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.epochs = 0.0  # passes over the labelled slices; one of the two is 0
     config.batch_size = 8  # slices, over all devices; updates count for more: docs/results.md
 
-    config.init_from = ""  # a run directory or a checkpoint folder; empty: from scratch
+    config.init_from = ""  # a run, a checkpoint folder, or a weight file (README); empty: from scratch
     config.init_checkpoint = "last"  # of that run: last, or best by its validation loss
     config.freeze = "none"  # none, encoder, or probe_then_full
     config.probe_steps = 100  # probe_then_full only: steps with the encoder frozen

@@ -19,12 +19,15 @@ FLOORS = {
     "evaluate": 3,
     "predict": 3,
     "probe": 3,
+    "export": 3,
 }
 FENCES = {
     "nibabel": ("data/sources/", "predict.py"),
     "grain": ("data/stream.py",),
     "flax.linen": ("models/",),
     "orbax": ("train/checkpoint.py",),
+    "pickle": ("train/weights.py",),
+    "safetensors": ("train/weights.py",),
     "matplotlib": ("evaluation/figures.py",),
 }
 

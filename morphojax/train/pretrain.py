@@ -183,11 +183,10 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
 def towers(model: dict[str, Any], cardinalities: tuple[int, ...], columns: tuple[str, ...]) -> tuple[Any, Any, Any]:
     """Image encoder, table encoder and decoder of `config.model` as a dict. Raises ValueError for an unknown name."""
     dtype = registry.dtype(model["dtype"])
-    encoder = registry.image_encoder(model, columns)
     settings = dict(model["table"])
     name = settings.pop("encoder")
     table_encoder = registry.table_encoder(name, cardinalities=cardinalities, dtype=dtype, **settings.get(name, {}))
-    return registry.encoder(model), table_encoder, registry.decoder(model)
+    return registry.image_encoder(model, columns), table_encoder, registry.decoder(model)
 
 
 def weighted(terms: dict[str, Term], out: Any, facts: Any) -> tuple[jax.Array, dict[str, jax.Array]]:

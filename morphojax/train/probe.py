@@ -18,7 +18,7 @@ from morphojax.data.dataset import Dataset
 from morphojax.data.table import Column, Schema, TableEncoder, TableError
 from morphojax.evaluation import prediction
 from morphojax.models.towers import fill_masked
-from morphojax.train import checkpoint, cohort, devices, embed, optimizer, registry, rng, transfer
+from morphojax.train import checkpoint, cohort, devices, embed, optimizer, registry, rng, transfer, weights
 from morphojax.train.run import preprocessing
 from morphojax.train.state import TrainState
 from morphojax.train.step import make_train_step
@@ -223,7 +223,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         rows = np.clip(pictures[:8, 0].mean(-1) * 255, 0, 255).astype(np.uint8)
         return {"augmented": np.repeat(np.concatenate(list(rows), axis=1)[..., None], 3, axis=-1)}
 
-    if config.init_from:
+    if config.init_from and not weights.is_weights(config.init_from):
         run = checkpoint.find(config.init_from, config.init_checkpoint).parent.parent
         for line in caveats(run, label.column, dataset):
             devices.say(f"WARNING: {line}")

@@ -212,8 +212,8 @@ def validation_dice(outputs: list[dict[str, np.ndarray]], structures: tuple[str,
 
 def _watched(dataset: Dataset, subjects: Any, stream: dict[str, Any]) -> np.ndarray:
     """uint8 [n,H,W,1], n up to WATCHED: labelled slices of these subjects, evenly spaced among all of them. Every process has the same."""
-    alone = {"batch_size": 1, "process_index": 0, "process_count": 1}
-    slices = pipeline.segmentation(dataset, subjects=subjects, seed=0, train=False, **stream | alone)
+    alone: dict[str, Any] = stream | {"batch_size": 1, "process_index": 0, "process_count": 1}
+    slices = pipeline.segmentation(dataset, subjects=subjects, seed=0, train=False, **alone)
     chosen = np.linspace(0, slices.examples - 1, min(WATCHED, slices.examples)).round().astype(int)
     return np.concatenate([slices.at(int(i))["image"] for i in chosen])
 

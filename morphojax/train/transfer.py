@@ -11,13 +11,16 @@ import numpy as np
 from absl import logging
 
 from morphojax.anatomy import PHASES
-from morphojax.train import checkpoint, devices
+from morphojax.models import published
+from morphojax.train import checkpoint, devices, weights
 from morphojax.train.run import check_same_images
 
 PyTree = Any
 
 
 MODULES = ("encoder", "decoder")  # what is carried from one stage to the next, by the names that both give it
+
+COUNTER = "num_batches_tracked"  # PyTorch's BatchNorm counts batches, ours does not
 
 
 class TransferError(ValueError):
@@ -64,12 +67,17 @@ def pretrained(
         target: {"params", "batch_stats"} of the model, as shapes.
 
     Raises:
-        RunError, CheckpointError, TransferError: another preparation of the images, no checkpoint, nothing that fits.
+        RunError, CheckpointError, WeightsError, TransferError: another preparation of the images, no checkpoint, no weight file, or
+            weights that do not fit.
     """
     if not config.init_from:
         if config.freeze == "encoder":
             logging.warning("config.freeze=encoder without config.init_from: a random encoder stays random")
         return {}
+    if weights.is_weights(config.init_from):
+        taken, report = transfer_published(config.init_from, target)
+        devices.say(report)
+        return taken
     folder = checkpoint.find(config.init_from, config.init_checkpoint)
     check_same_images(described, folder.parent.parent)
     taken, report = transfer_modules(_of_plane(checkpoint.load_params(folder), target, described["planes"]), target)
@@ -151,6 +159,40 @@ def digest(taken: Mapping[str, np.ndarray]) -> dict[str, str]:
         found.update(f"{name} {array.shape} {array.dtype}".encode())
         found.update(np.ascontiguousarray(array).tobytes())
     return {"sha256": found.hexdigest()}
+
+
+def transfer_published(path: str, target: Mapping[str, PyTree]) -> tuple[dict[str, np.ndarray], str]:
+    """The encoder of a weight file that others wrote (see `weights.read` and `published.to_ours`), for `merge`, and a report for people.
+
+    The published encoder must be the target's, whole: only modules that none publishes stay as initialised.
+
+    Raises:
+        WeightsError: the file cannot be read.
+        TransferError: its weights are of another encoder; what is missing and what is of another shape is named.
+    """
+    arrays = weights.read(path)
+    shapes = {n: tuple(v.shape) for n, v in flatten(target).items() if n.split("/")[1] == "encoder"}
+    bare = {name.replace("/encoder/", "/", 1): shape for name, shape in shapes.items()}
+    try:
+        found = published.recognise(arrays)
+        own, adapted = published.to_ours(found, bare)
+    except published.PublishedError as error:
+        raise TransferError(f"config.init_from={path}: {error}") from error
+    taken = {name.replace("/", "/encoder/", 1): array for name, array in own.items()}
+    fresh, unused = tuple(sorted(shapes.keys() - taken.keys())), published.left_over(found, bare)
+    counters = sum(name.endswith(COUNTER) for name in unused)
+    under = f", under {found.prefix.rstrip('.')}" if found.prefix else ""
+    lines = [
+        f"transfer from {path}: a {found.family}, names of {found.naming}{under}",
+        f"  loaded     {len(taken)} arrays of the encoder",
+        f"  adapted    {len(adapted)}" + _some(adapted),
+        f"  new        {len(fresh)} arrays of the encoder that none publishes" + _some(fresh),
+        f"  not used   {len(unused)} arrays: {counters} counters of batches, and {len(unused) - counters} others"
+        + _some(tuple(name for name in unused if not name.endswith(COUNTER))),
+        "  images enter as 0..1: means and deviations that the file's authors normalised by are not applied",
+        "  everything else starts from its random initialisation",
+    ]
+    return taken, "\n".join(lines)
 
 
 def merge(variables: Mapping[str, PyTree], taken: Mapping[str, Any]) -> dict[str, PyTree]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from configs import segment_sax
+from morphojax import export
 from morphojax.anatomy import PLANES
 from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
@@ -17,6 +18,7 @@ from morphojax.data.preparation import prepare
 from morphojax.data.sources.acdc import Acdc
 from morphojax.train import checkpoint, experiment, segment
 from morphojax.train.run import RunError
+from morphojax.train.transfer import flatten
 from tests.data import cohorts
 from tests.train import synthetic
 
@@ -112,6 +114,21 @@ def test_segmentation_starts_from_the_pretrained_encoder(data: Path, pretrained:
     source = checkpoint.load_params(pretrained, "last")
     jax.tree.map(np.testing.assert_array_equal, state.params["encoder"], source["params"]["encoder"])
     jax.tree.map(np.testing.assert_array_equal, state.batch_stats["encoder"], source["batch_stats"]["encoder"])
+
+
+def test_every_task_starts_from_a_weight_file(data: Path, pretrained: Path, tmp_path: Path) -> None:
+    file = tmp_path / "encoder.safetensors"
+    assert export.main([f"--run={pretrained}", f"--output={file}", "--checkpoint=last"]) == 0
+    source = flatten(checkpoint.load_params(pretrained, "last"))
+    for name in ("pretrain_sax", "segment_sax", "probe"):
+        made = config(name, data, tmp_path / name, init_from=str(file))
+        task, _ = experiment.TASKS[made.task](made, Dataset.open(data))
+        assert {n.split("/")[1] for n in task.pretrained} == {"encoder"}
+        for key, array in task.pretrained.items():
+            if "stem_conv" in key:  # the frames of a task are its own
+                np.testing.assert_allclose(array.sum(2), source[key].sum(2), rtol=1e-5, atol=1e-6)
+            else:
+                np.testing.assert_array_equal(array, source[key], err_msg=key)
 
 
 def test_a_frozen_encoder_is_frozen_batchnorm_and_all(data: Path, pretrained: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
     python -m analysis.few_labels --runs=runs/acdc --output=results
 
 Reads `<runs>/<arm>_<labelled set>_s<seed>/evaluation/scores_test.csv`, as launch/acdc_few_labels.sh writes them. The labelled set is
-`all`, or a number of labelled subjects and a letter (2a). Writes few_labels.md, few_labels.csv, few_labels.png, and runs.csv: the mean of
+`all`, or a number of labelled subjects and a name (2a). Writes few_labels.md, few_labels.csv, few_labels.png, and runs.csv: the mean of
 every run, in which no subject appears.
 """
 
@@ -29,7 +29,7 @@ def read_scores(runs: Path, arms: str = "|".join(ARMS)) -> pd.DataFrame:
     """
     frames = []
     for path in sorted(runs.glob("*_s*/evaluation/scores_test.csv")):
-        match = re.fullmatch(rf"({arms})_(all|\d+)([a-z]?)_s(\d+)", path.parent.parent.name)
+        match = re.fullmatch(rf"({arms})_(all|\d+)([a-z0-9]*)_s(\d+)", path.parent.parent.name)
         if not match:
             continue
         arm, labels, letter, seed = match.groups()

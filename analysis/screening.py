@@ -38,10 +38,10 @@ def summarise(scores: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("dice", ascending=False, ignore_index=True)
 
 
-def markdown(summary: pd.DataFrame, runs: pd.DataFrame) -> str:
+def markdown(summary: pd.DataFrame, runs: pd.DataFrame, baseline: str = BASELINE) -> str:
     sets = sorted(runs["set"].unique())
     lines = [
-        "| arm | runs | " + " | ".join(f"set {s}" for s in sets) + f" | mean Dice | minus {BASELINE} [95 % interval] |",
+        "| arm | runs | " + " | ".join(f"set {s}" for s in sets) + f" | mean Dice | minus {baseline} [95 % interval] |",
         "| --- | --- |" + " --- |" * (len(sets) + 2),
     ]
     means = runs.groupby(["arm", "set"])["dice"].mean()
@@ -54,7 +54,7 @@ def markdown(summary: pd.DataFrame, runs: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def figure(path: Path, summary: pd.DataFrame, runs: pd.DataFrame) -> None:
+def figure(path: Path, summary: pd.DataFrame, runs: pd.DataFrame, baseline: str = BASELINE) -> None:
     """Every run's mean Dice, arms best first, with the mean of the baseline as a line."""
     canvas = Figure(figsize=(7, 0.3 * len(summary) + 1.2), layout="constrained")
     FigureCanvasAgg(canvas)
@@ -63,7 +63,7 @@ def figure(path: Path, summary: pd.DataFrame, runs: pd.DataFrame) -> None:
     for name, found in runs.groupby("set"):
         axes.plot(found["dice"], found["arm"].map(order), "o", markersize=4, alpha=0.7, label=f"set {name}")
     axes.plot(summary["dice"], range(len(summary)), "D", color="black", markersize=6, zorder=3, label="mean")
-    axes.axvline(summary.loc[summary["arm"] == BASELINE, "dice"].item(), color="0.6", linewidth=1)
+    axes.axvline(summary.loc[summary["arm"] == baseline, "dice"].item(), color="0.6", linewidth=1)
     axes.set(yticks=range(len(summary)), yticklabels=summary["arm"], xlabel="mean Dice of the test subjects")
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
@@ -75,15 +75,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="folder of the scored runs")
     parser.add_argument("--output", type=Path, required=True, help="folder for the tables and the figure")
+    parser.add_argument("--baseline", default=BASELINE, help="arm that the others are compared with (default: scratch)")
     options = parser.parse_args()
     scores = read_scores(options.runs, arms=r"\w+")
-    summary, runs = summarise(scores), by_run(scores)
+    summary, runs = summarise(scores, options.baseline), by_run(scores)
     options.output.mkdir(parents=True, exist_ok=True)
-    text = markdown(summary, runs)
+    text = markdown(summary, runs, options.baseline)
     (options.output / "screening.md").write_text(text)
     summary.to_csv(options.output / "screening.csv", index=False, float_format="%.4f")
     runs.to_csv(options.output / "runs.csv", index=False, float_format="%.4f")
-    figure(options.output / "screening.png", summary, runs)
+    figure(options.output / "screening.png", summary, runs, options.baseline)
     print(text)
 
 

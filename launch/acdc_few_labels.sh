@@ -6,11 +6,7 @@
 #
 # Patients are those of the published protocol of Chaitanya et al. 2020 (case numbers of the public training set).
 # Every run is resumable, locked while it goes and skipped when scored, so the script can be stopped and started at will.
-set -euo pipefail
-# glibc asks for huge pages: the large arrays of a step are else mapped anew, page by page, an eighth of the time on a CPU.
-export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592}
-cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-.venv/bin/python}
+. "$(dirname "$0")/common.sh"
 DATA=${DATA:-data/acdc}
 RUNS=${RUNS:-runs/acdc}
 SEEDS=${SEEDS:-0 1 2}
@@ -39,28 +35,23 @@ prepare() {
       [[ $tested == *" $case "* ]] && split=test
       echo "$case,$split"
     done; } >"$DATA.lists/splits.csv"
-  "$PYTHON" -m morphojax.prepare --source=acdc --input="$1" --output="$DATA" --spacing=1.5 --size=128 --splits="$DATA.lists/splits.csv"
+  program prepare --source=acdc --input="$1" --output="$DATA" --spacing=1.5 --size=128 --splits="$DATA.lists/splits.csv"
 }
 
 pretrain() {  # seed
-  local run=$RUNS/pretrain_s$1
-  [ -e "$run/done" ] && return
-  ${PIN:-} "$PYTHON" -m morphojax.main --config=configs/pretrain_acdc.py --config.data.dataset="$DATA" --config.workdir="$run" \
+  trained "$RUNS/pretrain_s$1" --config=configs/pretrain_acdc.py --config.data.dataset="$DATA" \
     --config.seed="$1" --config.data.subjects="('$DATA.lists/pretraining.txt',)"
-  touch "$run/done"
 }
 
 segment() {  # arm (scratch or pretrained), name of the labelled set or all, seed, steps
   local run=$RUNS/$1_$2_s$3 config=configs/segment_acdc.py subjects="('$DATA.lists/$2.txt',)" from=""
-  [ -e "$run/evaluation/summary_test.json" ] && return
   case $2 in 8*) config=configs/segment_acdc_many.py ;; all) config=configs/segment_acdc_many.py subjects="()" ;; esac
   if [ "$1" = pretrained ]; then
     from=$RUNS/pretrain_s$3
-    until [ -e "$from/done" ]; do sleep 5; done  # another worker is at it
+    until [ -e "$from/done" ] || [ -e "$run/evaluation/summary_test.json" ]; do sleep 5; done  # another worker is at it
   fi
-  ${PIN:-} "$PYTHON" -m morphojax.main --config=$config --config.data.dataset="$DATA" --config.workdir="$run" \
+  segmented "$run" --config=$config --config.data.dataset="$DATA" \
     --config.seed="$3" --config.steps="$4" --config.data.subjects="$subjects" --config.init_from="$from"
-  ${PIN:-} "$PYTHON" -m morphojax.evaluate --run="$run" --split=test --checkpoint=last
 }
 
 jobs_in_order() {  # seed by seed, so that a matrix cut short is whole for the seeds that it has
@@ -77,10 +68,7 @@ jobs_in_order() {  # seed by seed, so that a matrix cut short is whole for the s
 case ${1:-} in
   prepare) prepare "$2" ;;
   run)
-    PIN=${2:+taskset -c $2}
-    mkdir -p "$RUNS/locks"
-    jobs_in_order | while read -r job; do
-      ( flock --nonblock 9 || exit 0; $job ) 9>"$RUNS/locks/${job// /_}" </dev/null
-    done ;;
-  *) sed -n '2,8p' "$0"; exit 1 ;;
+    pinned "${2:-}"
+    jobs_in_order | while read -r job; do locked "${job// /_}" $job; done ;;
+  *) usage ;;
 esac

@@ -7,10 +7,7 @@
 #
 # The budget of an arm: 150 steps of 12 patients x 3 slices, then 800 steps of 8 slices for each labelled set. Arms that use the table in
 # fine-tuning add one unlabelled stack to each of those steps. ARMS, SETS and SEEDS choose; resumable, as launch/acdc_few_labels.sh.
-set -euo pipefail
-export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592}
-cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-.venv/bin/python}
+. "$(dirname "$0")/common.sh"
 DATA=${DATA:-data/acdc}
 RUNS=${RUNS:-runs/screening}
 SEEDS=${SEEDS:-0}
@@ -46,38 +43,27 @@ segment_flags() {  # arm
 }
 
 arm() {  # arm, seed
-  local flags run pretraining=$RUNS/pretrain/$1_s$2 set from=""
+  local flags set from="" data=(--config.data.dataset="$DATA" --config.seed="$2")
   flags=$(pretrain_flags "$1")
   if [ -n "$flags" ]; then
-    from=$pretraining
-    if [ ! -e "$from/done" ]; then
-      # shellcheck disable=SC2086  # flags are words
-      ${PIN:-} "$PYTHON" -m morphojax.main $flags --config.data.dataset="$DATA" --config.workdir="$from" --config.seed="$2" \
-        --config.data.subjects="('$DATA.lists/pretraining.txt',)" --config.epochs=0.0 --config.steps="$PRETRAIN_STEPS" \
-        --config.batch_size=12 --config.input.slices=3 --config.eval_every=0 --config.save_every="$PRETRAIN_STEPS" \
-        --config.images_every="$PRETRAIN_STEPS" --config.dynamics_every=30
-      touch "$from/done"
-    fi
+    from=$RUNS/pretrain/$1_s$2
+    # shellcheck disable=SC2086  # flags are words
+    trained "$from" $flags "${data[@]}" --config.data.subjects="('$DATA.lists/pretraining.txt',)" --config.epochs=0.0 \
+      --config.steps="$PRETRAIN_STEPS" --config.batch_size=12 --config.input.slices=3 --config.eval_every=0 \
+      --config.save_every="$PRETRAIN_STEPS" --config.images_every="$PRETRAIN_STEPS" --config.dynamics_every=30
   fi
   for set in $SETS; do
-    run=$RUNS/$1_${set}_s$2
-    [ -e "$run/evaluation/summary_test.json" ] && continue
     # shellcheck disable=SC2046
-    ${PIN:-} "$PYTHON" -m morphojax.main --config=configs/segment_acdc.py --config.data.dataset="$DATA" --config.workdir="$run" \
-      --config.seed="$2" --config.steps="$SEGMENT_STEPS" --config.data.subjects="('$DATA.lists/$set.txt',)" \
-      --config.init_from="$from" --config.eval_every=0 $(segment_flags "$1")
-    ${PIN:-} "$PYTHON" -m morphojax.evaluate --run="$run" --split=test --checkpoint=last
+    segmented "$RUNS/$1_${set}_s$2" --config=configs/segment_acdc.py "${data[@]}" --config.steps="$SEGMENT_STEPS" \
+      --config.data.subjects="('$DATA.lists/$set.txt',)" --config.init_from="$from" --config.eval_every=0 $(segment_flags "$1")
   done
 }
 
 case ${1:-} in
   run)
-    PIN=${2:+taskset -c $2}
-    mkdir -p "$RUNS/locks"
+    pinned "${2:-}"
     for seed in $SEEDS; do
-      for name in $ARMS; do
-        ( flock --nonblock 9 || exit 0; arm "$name" "$seed" ) 9>"$RUNS/locks/${name}_s$seed" </dev/null
-      done
+      for name in $ARMS; do locked "${name}_s$seed" arm "$name" "$seed"; done
     done ;;
-  *) sed -n '2,9p' "$0"; exit 1 ;;
+  *) usage ;;
 esac

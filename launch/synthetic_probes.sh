@@ -7,10 +7,7 @@
 #
 # 600 subjects; 200 batches of 32 subjects x 4 slices of pretraining, the label and what leaks it left out of the table. Every encoder is
 # fine-tuned with the labelled share of the training subjects (20 passes over all of them, 100 over a tenth), and probed frozen.
-set -euo pipefail
-export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592}
-cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-.venv/bin/python}
+. "$(dirname "$0")/common.sh"
 RUNS=${RUNS:-runs/probes}
 LABEL=${LABEL:-cardiomyopathy}
 FRACTIONS=${FRACTIONS:-0.1 1.0}
@@ -18,36 +15,34 @@ SEEDS=${SEEDS:-0 1 2}
 COHORT=(--config.data.synthetic_subjects=600)
 
 pretrain() {  # arm, config and flags
-  local run=$RUNS/$1
-  [ -e "$run/done" ] && return
-  ${PIN:-} "$PYTHON" -m morphojax.main --config="$2" "${COHORT[@]}" --config.workdir="$run" --config.epochs=0.0 --config.steps=200 \
+  trained "$RUNS/$1" --config="$2" "${COHORT[@]}" --config.epochs=0.0 --config.steps=200 \
     --config.table.without_leaks_for="$LABEL" --config.eval_every=0 --config.save_every=100 --config.images_every=100 "${@:3}"
-  touch "$run/done"
 }
 
 finetune() {  # arm, share of labels, seed, epochs
   local run=$RUNS/${1}_finetuned_$2_s$3 from=""
   [ -e "$run/probe/$LABEL/scores.json" ] && return
   [ "$1" = supervised ] || from=$RUNS/$1
-  ${PIN:-} "$PYTHON" -m morphojax.main --config=configs/probe.py "${COHORT[@]}" --config.workdir="$run" --config.init_from="$from" \
-    --config.label="$LABEL" --config.data.fraction="$2" --config.seed="$3" --config.epochs="$4" --config.eval_every=0 --config.save_every=1000
-  ${PIN:-} "$PYTHON" -m morphojax.probe --run="$run" --checkpoint=last
+  program main --config=configs/probe.py "${COHORT[@]}" --config.workdir="$run" --config.init_from="$from" --config.label="$LABEL" \
+    --config.data.fraction="$2" --config.seed="$3" --config.epochs="$4" --config.eval_every=0 --config.save_every=1000
+  program probe --run="$run" --checkpoint=last
+}
+
+frozen() {  # arm, share of labels, seed
+  local out=$RUNS/$1/probe/${LABEL}_$2_s$3
+  [ -e "$out/scores.json" ] || program probe --run="$RUNS/$1" --label="$LABEL" --fraction="$2" --seed="$3" --output="$out"
 }
 
 case ${1:-} in
   run)
-    PIN=${2:+taskset -c $2}
+    pinned "${2:-}"
     pretrain multimodal configs/pretrain_sax.py
     pretrain image_only configs/pretrain_arm.py:simclr
     for seed in $SEEDS; do
       for fraction in $FRACTIONS; do
-        for arm in multimodal image_only; do
-          out=$RUNS/$arm/probe/${LABEL}_${fraction}_s$seed
-          [ -e "$out/scores.json" ] || ${PIN:-} "$PYTHON" -m morphojax.probe --run="$RUNS/$arm" --label="$LABEL" \
-            --fraction="$fraction" --seed="$seed" --output="$out"
-        done
-        epochs=20; [ "$fraction" = 1.0 ] || epochs=100
-        for arm in supervised multimodal image_only; do finetune "$arm" "$fraction" "$seed" "$epochs.0"; done
+        epochs=20.0; [ "$fraction" = 1.0 ] || epochs=100.0
+        for arm in multimodal image_only; do frozen "$arm" "$fraction" "$seed"; done
+        for arm in supervised multimodal image_only; do finetune "$arm" "$fraction" "$seed" "$epochs"; done
       done
     done ;;
   table)
@@ -67,5 +62,5 @@ for (fraction, arm, probe), values in sorted(found.items()):
     print(f"| {fraction:.0%} | {arm} | {probe} | {', '.join(f'{v:.3f}' for v in sorted(values))} | {statistics.mean(values):.3f} |")
 PYTHON
     ;;
-  *) sed -n '2,9p' "$0"; exit 1 ;;
+  *) usage ;;
 esac

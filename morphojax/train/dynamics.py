@@ -11,7 +11,7 @@ import numpy as np
 
 from morphojax.models.features import Features
 from morphojax.objectives.embeddings import effective_rank, linear_cka
-from morphojax.train.optimizer import LAST
+from morphojax.train.optimizer import LAST, layer
 
 PyTree = Any
 # (parameters of the encoder, gate float [B,F]) -> ({objective: weighted loss}, features by tower [B,D])
@@ -67,18 +67,19 @@ def norms(tree: PyTree) -> dict[str, jax.Array]:
     """
     squares: dict[str, jax.Array] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = _depth(*(str(entry.key) for entry in path[:2]))
+        names = [str(entry.key) for entry in path]
+        name = _depth(names[0], layer(names) if len(names) > 1 else "")
         squares[name] = squares.get(name, jnp.float32(0.0)) + jnp.sum(jnp.square(leaf.astype(jnp.float32)))
     return {name: jnp.sqrt(square) for name, square in squares.items()}
 
 
-def _depth(module: str, layer: str = "") -> str:
+def _depth(module: str, name: str) -> str:
     if module not in ("encoder", "decoder"):
         return module
-    number = re.match(r"[a-z]+\d+", layer)
+    number = re.match(r"[a-z]+\d+", name)
     if number:
         return f"{module}/{number.group()}"
-    return f"{module}/{layer}" if module == "decoder" or layer in LAST else f"{module}/stem"
+    return f"{module}/{name}" if module == "decoder" or name in LAST else f"{module}/stem"
 
 
 def drift(initial: PyTree, params: PyTree, before: Features, now: Features) -> dict[str, jax.Array]:

@@ -1,7 +1,7 @@
 """Optimizers and schedules by name, on optax."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -83,6 +83,11 @@ def build(
     return optimizer, lambda step: float(rate(step // accumulate))
 
 
+def layer(path: Sequence[str]) -> str:
+    """The layer of a module that a parameter lies in; of an encoder for each plane, the layer of that plane's."""
+    return path[2] if path[1].startswith("encoders_") else path[1]
+
+
 def layer_scales(params: PyTree, *, decay: float) -> PyTree:
     """Factors decay**d, d = the distance of a parameter's layer from the output: decoder 0, the encoder's last stage 1, ..., its stem last.
 
@@ -92,10 +97,11 @@ def layer_scales(params: PyTree, *, decay: float) -> PyTree:
     """
 
     def depth(path: tuple[str, ...]) -> int:
-        if path[0] != "encoder" or path[1] in LAST:
+        name = layer(path)
+        if path[0] != "encoder" or name in LAST:
             return -1
-        number = re.search(r"\d+", path[1])
-        return int(number.group()) if number and not path[1].startswith("stem") else 0
+        number = re.search(r"\d+", name)
+        return int(number.group()) if number and not name.startswith("stem") else 0
 
     paths = [_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     deepest = max(depth(path) for path in paths)

@@ -58,9 +58,8 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     opt, learning_rate = optimizer.build(**settings, steps=steps, scales=scales)
     seed, size = config.seed, dataset.manifest.grid.size
     dice_weight = config.objective.dice_weight
-    class_of = np.zeros(
-        256, np.int32
-    )  # canonical id -> class of this model; a structure it does not know is background
+    # Canonical id -> class of this model; a structure that it does not know is background.
+    class_of = np.zeros(256, np.int32)
     for i, name in enumerate(structures, start=1):
         class_of[anatomy.LABEL_ID[name]] = i
 

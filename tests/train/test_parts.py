@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from morphojax.train import optimizer, rng, run
+from morphojax.train import dynamics, optimizer, rng, run
 from morphojax.train.logger import Logger
 from morphojax.train.state import TrainState
 from morphojax.train.step import make_train_step
@@ -92,6 +92,17 @@ def test_what_follows_the_last_block_of_a_transformer_counts_with_the_decoder() 
         "patch_embedding": 0.125, "block1": 0.25, "block2": 0.5, "norm": 1.0, "pyramid": 1.0,
     }  # fmt: skip
     assert scales["decoder"]["w"] == 1.0
+
+
+def test_layer_scales_read_the_layers_of_an_encoder_for_each_plane() -> None:
+    one = {"stem": {"w": jnp.ones(1)}, "stage1_block1": {"w": jnp.ones(1)}, "stage2_block1": {"w": jnp.ones(1)}}
+    own = {"encoder": {"encoders_la_2ch": one, "encoders_la_4ch": one}, "head": {"w": jnp.ones(1)}}
+    expected = optimizer.layer_scales({"encoder": one, "head": {"w": jnp.ones(1)}}, decay=0.5)["encoder"]
+    scales = optimizer.layer_scales(own, decay=0.5)["encoder"]
+    assert scales == {"encoders_la_2ch": expected, "encoders_la_4ch": expected}
+    found = dynamics.norms(own)
+    assert set(found) == {"encoder/stem", "encoder/stage1", "encoder/stage2", "head"}
+    assert float(found["encoder/stem"]) == pytest.approx(2**0.5)
 
 
 def test_layer_scales_reach_the_updates() -> None:

@@ -14,17 +14,20 @@ from pathlib import Path
 
 from morphojax.models.published import PublishedError, to_hugging_face
 from morphojax.train import embed, weights
-from morphojax.train.transfer import flatten
+from morphojax.train.transfer import flatten, of_plane
 
 
-def export(run: str | Path, output: Path, checkpoint: str = "best") -> list[str]:
+def export(run: str | Path, output: Path, checkpoint: str = "best", plane: str | None = None) -> list[str]:
     """Writes the encoder of a run, or of a checkpoint folder in one, and returns lines for people.
 
-    Raises RunError, CheckpointError, PublishedError, WeightsError: no whole run, an encoder that transformers does not have, a file that
-    cannot be written.
+    plane: whose encoder, where the run has one for each.
+
+    Raises RunError, CheckpointError, TransferError, PublishedError, WeightsError: no whole run, a plane that is needed and not given, an
+    encoder that transformers does not have, a file that cannot be written.
     """
     encoder = embed.load_encoder(run, checkpoint)
-    own = {c: tree["encoder"] for c, tree in encoder.variables.items() if "encoder" in tree}
+    variables = of_plane(encoder.variables, () if plane is None else (plane,), "--plane")
+    own = {c: tree["encoder"] for c, tree in variables.items() if "encoder" in tree}
     try:
         tensors, kept = to_hugging_face(flatten(own))
     except PublishedError as error:
@@ -41,9 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", required=True, help="directory of a run, or one of the folders in its checkpoints/")
     parser.add_argument("--output", required=True, help="file to write; ends in .safetensors")
     parser.add_argument("--checkpoint", default="best", choices=("best", "last"), help="by validation, or the last")
+    parser.add_argument("--plane", help="whose encoder, of a run that has one for each plane")
     args = parser.parse_args(argv)
     try:
-        print("\n".join(export(args.run, Path(args.output), args.checkpoint)))
+        print("\n".join(export(args.run, Path(args.output), args.checkpoint, args.plane)))
     except (ValueError, OSError) as error:  # every error of the package that a user can mend is a ValueError
         print(f"export: {error}", file=sys.stderr)
         return 2

@@ -26,7 +26,7 @@ def run_of(path, name, width):
     tree = {"params": {}, "batch_stats": {}} | {c: {"encoder": v} for c, v in tree.items()}
     path.mkdir()
     (path / "config.json").write_text(json.dumps({"model": {"encoder": name, "width": width, "dtype": "float32"}}))
-    (path / "preprocessing.json").write_text(json.dumps({"channels": "frame", "grid": {"size": 32}, "plane": "sax"}))
+    (path / "preprocessing.json").write_text(json.dumps({"channels": "frame", "grid": {"size": 32}, "planes": ["sax"]}))
     checkpoints = Checkpoints(path)
     checkpoints.save(1, TrainState.create(tree, optax.sgd(0.1)), None, None)
     checkpoints.close()

@@ -17,10 +17,9 @@ from morphojax.train.run import check_same_images
 
 PyTree = Any
 
-
 MODULES = ("encoder", "decoder")  # what is carried from one stage to the next, by the names that both give it
-
 COUNTER = "num_batches_tracked"  # PyTorch's BatchNorm counts batches, ours does not
+OF_PLANE = "encoders_"  # flax's name of an item of PlaneEncoders.encoders
 
 
 class TransferError(ValueError):
@@ -80,28 +79,34 @@ def pretrained(
         return taken
     folder = checkpoint.find(config.init_from, config.init_checkpoint)
     check_same_images(described, folder.parent.parent)
-    taken, report = transfer_modules(_of_plane(checkpoint.load_params(folder), target, described["planes"]), target)
+    source = checkpoint.load_params(folder)
+    if not plane_encoders(target):
+        source = of_plane(source, described["planes"], "config.data.plane")
+    taken, report = transfer_modules(source, target)
     devices.say(report.text(config.init_from))
     return taken
 
 
-def _of_plane(source: Mapping[str, PyTree], target: Mapping[str, PyTree], planes: Sequence[str]) -> dict[str, PyTree]:
-    """Where the source has an encoder for each plane and the target has one: that of the target's plane in its place.
+def plane_encoders(variables: Mapping[str, PyTree]) -> tuple[str, ...]:
+    """The planes that have an encoder each (models.towers.PlaneEncoders); none where one serves all."""
+    names = variables["params"].get("encoder", {})
+    return tuple(name.removeprefix(OF_PLANE) for name in names if name.startswith(OF_PLANE))
 
-    Raises TransferError where the target has several planes, or one for which there is no encoder.
+
+def of_plane(variables: Mapping[str, PyTree], planes: Sequence[str], key: str) -> dict[str, PyTree]:
+    """With the encoder of the one plane in place of an encoder for each; as it is where one serves all.
+
+    Raises TransferError, naming `key`, where there are several planes, or none of the encoders is that plane's.
     """
-    prefix = "encoders_"  # PlaneEncoders.encoders, as flax names it
-    there = {name.removeprefix(prefix) for name in source["params"].get("encoder", {}) if name.startswith(prefix)}
-    if not there or any(name.startswith(prefix) for name in target["params"]["encoder"]):
-        return dict(source)
-    if len(planes) > 1 or planes[0] not in there:
+    there = plane_encoders(variables)
+    if there and (len(planes) != 1 or planes[0] not in there):
         raise TransferError(
-            f"config.init_from has an encoder for each of {', '.join(sorted(there))}, and this run needs one for {', '.join(planes)}: "
-            "set config.data.plane to one of them"
+            f"there is an encoder for each of {', '.join(sorted(there))}, and one is wanted, for "
+            f"{', '.join(planes) or 'no plane'}: set {key} to one of them"
         )
     return {
-        name: dict(tree) | ({"encoder": tree["encoder"][prefix + planes[0]]} if "encoder" in tree else {})
-        for name, tree in source.items()
+        name: {**tree, "encoder": tree["encoder"][OF_PLANE + planes[0]]} if there and "encoder" in tree else tree
+        for name, tree in variables.items()
     }
 
 
@@ -164,26 +169,33 @@ def digest(taken: Mapping[str, np.ndarray]) -> dict[str, str]:
 def transfer_published(path: str, target: Mapping[str, PyTree]) -> tuple[dict[str, np.ndarray], str]:
     """The encoder of a weight file that others wrote (see `weights.read` and `published.to_ours`), for `merge`, and a report for people.
 
-    The published encoder must be the target's, whole: only modules that none publishes stay as initialised.
+    The published encoder must be the target's, whole: only modules that none publishes stay as initialised. Where each plane has an
+    encoder, each starts from the file.
 
     Raises:
         WeightsError: the file cannot be read.
         TransferError: its weights are of another encoder; what is missing and what is of another shape is named.
     """
+    own, report = {}, ""
+    for plane in plane_encoders(target):
+        part, report = transfer_published(path, of_plane(target, (plane,), ""))
+        own |= {n.replace("/encoder/", f"/encoder/{OF_PLANE}{plane}/", 1): array for n, array in part.items()}
+    if own:
+        return own, f"{report}\n  so for each of {', '.join(plane_encoders(target))}"
     arrays = weights.read(path)
     shapes = {n: tuple(v.shape) for n, v in flatten(target).items() if n.split("/")[1] == "encoder"}
     bare = {name.replace("/encoder/", "/", 1): shape for name, shape in shapes.items()}
     try:
-        found = published.recognise(arrays)
-        own, adapted = published.to_ours(found, bare)
+        recognised = published.recognise(arrays)
+        own, adapted = published.to_ours(recognised, bare)
     except published.PublishedError as error:
         raise TransferError(f"config.init_from={path}: {error}") from error
     taken = {name.replace("/", "/encoder/", 1): array for name, array in own.items()}
-    fresh, unused = tuple(sorted(shapes.keys() - taken.keys())), published.left_over(found, bare)
+    fresh, unused = tuple(sorted(shapes.keys() - taken.keys())), published.left_over(recognised, bare)
     counters = sum(name.endswith(COUNTER) for name in unused)
-    under = f", under {found.prefix.rstrip('.')}" if found.prefix else ""
+    under = f", under {recognised.prefix.rstrip('.')}" if recognised.prefix else ""
     lines = [
-        f"transfer from {path}: a {found.family}, names of {found.naming}{under}",
+        f"transfer from {path}: a {recognised.family}, names of {recognised.naming}{under}",
         f"  loaded     {len(taken)} arrays of the encoder",
         f"  adapted    {len(adapted)}" + _some(adapted),
         f"  new        {len(fresh)} arrays of the encoder that none publishes" + _some(fresh),

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from morphojax import evaluate, predict
+from morphojax import evaluate, export, predict
 from morphojax.anatomy import LABEL_ID, PLANE_STRUCTURES, PLANES
 from morphojax.data.dataset import Dataset
 from morphojax.models.encoders import ENCODERS
@@ -90,8 +90,21 @@ def test_a_plane_takes_its_own_encoder_to_segmentation(together: Path, data: Pat
     source = checkpoint.load_params(together, "last")
     for collection, tree in (("params", state.params), ("batch_stats", state.batch_stats)):
         jax.tree.map(np.testing.assert_array_equal, tree["encoder"], source[collection]["encoder"]["encoders_la_4ch"])
-    with pytest.raises(ValueError, match=r"an encoder for each of la_2ch, la_4ch.*config.data.plane"):
+    with pytest.raises(ValueError, match=r"an encoder for each of la_2ch, la_4ch.* for sax: set config.data.plane"):
         experiment.TASKS["segment"](config("segment_sax", data, tmp_path, init_from=str(together)), Dataset.open(data))
+
+
+def test_an_encoder_for_each_plane_goes_out_and_comes_in(together: Path, data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "encoder.safetensors"
+    with pytest.raises(ValueError, match="for no plane: set --plane to one of them"):
+        export.export(together, file, "last")
+    export.export(together, file, "last", plane="la_4ch")
+    settings = {"data.plane": "la_2ch,la_4ch", "model.plane_encoders": "own", "init_from": str(file)}
+    task, _ = pretrain.build(config("pretrain_multiplane", data, tmp_path, **HIDDEN, **settings), Dataset.open(data))
+    state = jax.jit(task.init)(task.pretrained)
+    source = checkpoint.load_params(together, "last")["params"]["encoder"]["encoders_la_4ch"]
+    for plane in ("la_2ch", "la_4ch"):  # both start from the file
+        jax.tree.map(np.testing.assert_array_equal, state.params["encoder"][f"encoders_{plane}"], source)
 
 
 def test_an_encoder_for_each_plane_is_embedded(together: Path, data: Path) -> None:

@@ -54,7 +54,7 @@ def test_an_exported_run_comes_back_to_the_bit_and_is_the_same_network_in_transf
     image = RNG.integers(0, 256, (1, 1, 32, 32, 1), np.uint8)
     with torch.no_grad():
         theirs = model(torch.from_numpy(image[0]).permute(0, 3, 1, 2) / 255).pooler_output
-    ours = embed.load_encoder(tmp_path / "run").apply(image, np.ones((1, 1), bool))
+    ours = embed.load_encoder(tmp_path / "run").apply(image, np.ones((1, 1), bool), ("sax",))
     np.testing.assert_allclose(ours, theirs[:, :, 0, 0], rtol=1e-4)
 
 

@@ -39,8 +39,9 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.input = ml_collections.ConfigDict(
         {
-            "channels": "slices",  # slices: K slices of one frame; cycle: the middle slice, ED, mid and ES as channels
-            "frames": ("ED", "ES"),  # slices only: the frames drawn from
+            "channels": "slices",  # slices: K slices of one frame; cycle: the middle slice, its frames as channels
+            "frames": ("ED", "ES"),  # slices only: the frames drawn from; "cine": all that prepare --frames kept
+            "cycle_frames": 0,  # cycle only: so many of those as channels, evenly spaced; 0: ED, mid and ES
             "slices": 4,  # of the short axis; a long-axis plane has one
             "plane_dropout": 0.0,  # probability that a plane of a subject is left out, where there are several
         }

@@ -28,8 +28,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.data = pretrain_sax.get_config().data  # the same dataset, hence the same splits
     config.input = ml_collections.ConfigDict(
         {
-            "channels": "slices",  # slices: K slices of one frame; cycle: the middle slice, ED, mid and ES as channels
+            "channels": "slices",  # slices: K slices of one frame; cycle: the middle slice, its frames as channels
             "frames": ("ED",),  # slices only: training draws among them, scoring takes the first that a subject has
+            "cycle_frames": 0,  # cycle only: frames of the cine as channels, as in pretraining; 0: ED, mid and ES
             "slices": 6,  # K
         }
     )

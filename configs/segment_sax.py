@@ -26,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data = pretrain_sax.get_config().data  # the same dataset, hence the same splits
     config.data.fraction = 0.1  # of the training subjects: few labels
     config.data.structures = ()  # empty: all that somebody annotated in the plane
-    config.input = ml_collections.ConfigDict({"frames": ("ED", "ES")})
+    config.input = ml_collections.ConfigDict({"frames": ("ED", "ES")})  # "cine": those that prepare --frames kept
     # Whole stacks of training subjects without labels, whose volumes in the table the predicted masks must match. Images alone
     # are seen at test time, as without. Weights and times are first guesses, and not good ones yet: docs/results.md.
     config.unlabelled = ml_collections.ConfigDict(

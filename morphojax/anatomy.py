@@ -4,10 +4,12 @@ Canonical label ids are those of the UK Biobank four-chamber convention, so that
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 
 PLANES = ("sax", "la_2ch", "la_4ch")
-PHASES = ("ED", "mid", "ES")  # the frames kept of a cine, in the order in which they become channels
+PHASES = ("ED", "mid", "ES")  # the frames kept of every cine, in the order in which they become channels
+CINE = "cine"  # in a list of phases: whatever else is kept of a cine, see `cine_phase`
 
 BACKGROUND = 0
 STRUCTURES = ("lv_cavity", "lv_myocardium", "rv_cavity", "la_cavity", "ra_cavity")  # canonical ids 1..5
@@ -42,6 +44,18 @@ def parse_planes(spec: str) -> tuple[str, ...]:
     if not names or set(names) - set(PLANES) or len(set(names)) < len(names):
         raise ValueError(f"planes {spec!r}: name each once among {', '.join(PLANES)}, with commas between")
     return tuple(plane for plane in PLANES if plane in names)
+
+
+def cine_phase(frame: int) -> str:
+    """The phase of a frame that has no name but its number in the cine, from 0: 7 -> "t007". Raises ValueError beyond three digits."""
+    if not 0 <= frame < 1000:
+        raise ValueError(f"frame {frame} of a cine: numbers have three digits, so a cine may have 1000 frames")
+    return f"t{frame:03d}"
+
+
+def is_cine_phase(phase: str) -> bool:
+    """Whether `cine_phase` made it."""
+    return re.fullmatch(r"t\d{3}", phase) is not None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -121,6 +121,7 @@ def check(runs: Mapping[str, Run], dataset: Dataset, split: str) -> dict[str, tu
 
 def _stacks(dataset: Dataset, plane: str, split: str) -> list[Any]:
     chosen = dataset.stacks(plane)
+    chosen = chosen[chosen["phase"].isin(anatomy.PHASES)]  # other frames of a cine hold some of these once more
     held = chosen["labelled"].to_numpy(bool) & (dataset.splits[chosen["subject"].to_numpy(int)] == split)
     return list(chosen[held].itertuples())
 
@@ -128,7 +129,7 @@ def _stacks(dataset: Dataset, plane: str, split: str) -> list[Any]:
 def evaluate(
     runs: Mapping[str, Run], dataset: Dataset, split: str, heart_rate: str | None = None, progress: bool = True
 ) -> Result:
-    """Predicts and scores every labelled stack of a split, in every plane; of each stack the structures annotated in it.
+    """Predicts and scores every labelled stack of a split at ED, mid and ES, in every plane; of each the structures annotated in it.
 
     runs: the run of each plane (`by_plane`).
     heart_rate: the table column with beats per minute, for cardiac output.

@@ -43,6 +43,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--input", required=True, type=Path, help="folder of the cohort (synthetic: made there if absent)")
     p.add_argument("--output", required=True, type=Path, help="folder of the dataset: empty, absent or interrupted")
     p.add_argument("--planes", type=_words, default=("sax",), help=f"among {','.join(anatomy.PLANES)}; default sax")
+    p.add_argument(
+        "--frames", default="phases", metavar="phases|N|all",
+        help="of a cine: ED, mid and ES (phases, default), and besides N frames evenly spaced over the cycle, or all",
+    )  # fmt: skip
     p.add_argument("--spacing", type=float, default=1.5, help="in-plane pixel in mm; default 1.5")
     p.add_argument("--size", type=int, default=128, help="pixels along each side of the crop; default 128")
     p.add_argument(
@@ -68,10 +72,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def contact_sheet(dataset: Dataset, path: Path) -> None:
-    """Slices of stacks spread over each plane, labelled ones first; titles give the subject's index, never its id."""
+    """Slices of stacks spread over each plane, of the phases with a name, labelled ones first; titles give the subject's index, never
+    its id."""
     tiles = []
     for plane in dataset.manifest.planes:
         stacks, slices = dataset.stacks(plane), dataset.slices(plane)
+        stacks = stacks[stacks["phase"].isin(anatomy.PHASES)]
         stacks = stacks[stacks["labelled"]] if stacks["labelled"].any() else stacks
         rows = np.unique(np.linspace(0, len(stacks) - 1, min(_SHEET_STACKS, len(stacks))).astype(int))
         for stack in stacks.iloc[rows].to_dict("records"):
@@ -129,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if flags.source == "synthetic":
             _make_if_absent(flags.input, flags.subjects, flags.seed, flags.workers)
         summary = preparation.prepare(
-            SOURCES[flags.source](flags.input, table=flags.table, dictionary=flags.dictionary),
+            SOURCES[flags.source](flags.input, table=flags.table, dictionary=flags.dictionary, frames=flags.frames),
             flags.output,
             name=flags.source,
             planes=flags.planes,

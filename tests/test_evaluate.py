@@ -45,9 +45,10 @@ def drawn(subject, phase):
 
 class Toy:
     root = Path("toy")
+    frames = "phases"
 
-    def __init__(self, labelled=anatomy.PLANE_STRUCTURES["sax"]):
-        self.labelled = tuple(labelled)
+    def __init__(self, labelled=anatomy.PLANE_STRUCTURES["sax"], cine=False):
+        self.labelled, self.cine = tuple(labelled), cine
 
     def subjects(self):
         return IDS
@@ -58,7 +59,8 @@ class Toy:
         for phase in ("ED", "ES"):
             label = drawn(subject, phase)
             frames.append(Frame(phase, toy_image(heart(subject, phase)), np.where(keep[label], label, 0), AFFINE))
-        return Subject(subject, {"sax": View("sax", tuple(frames), self.labelled)})
+        cine = [dataclasses.replace(f, phase=t) for f, t in zip(frames, ("t000", "t007"), strict=True) if self.cine]
+        return Subject(subject, {"sax": View("sax", tuple(frames), self.labelled, cine)})
 
     def table(self):
         column = Column("pulse", "continuous", "haemodynamic", "1/min", (), (), "resting pulse")
@@ -137,6 +139,14 @@ def test_summary(result):
     scores = result.scores
     by_subject = scores.groupby("index")["dice"].mean()
     assert summary.loc[("mean", "pooled"), "dice"] == pytest.approx(by_subject.mean())
+
+
+def test_other_frames_of_the_cine_are_not_scored_again(result, tmp_path):
+    dataset = make(tmp_path, cine=True)
+    assert dataset.stacks("sax")["labelled"].sum() == 2 * 2 * len(IDS)
+    found = evaluate.evaluate({"sax": toy_run()}, dataset, "test", heart_rate="pulse", progress=False)
+    pd.testing.assert_frame_equal(found.scores, result.scores)
+    pd.testing.assert_frame_equal(found.measures, result.measures)
 
 
 def test_a_missed_structure_and_a_pair_of_empty_ones_are_counted():

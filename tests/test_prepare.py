@@ -2,6 +2,7 @@ import pytest
 
 from morphojax import prepare
 from morphojax.data.dataset import Dataset
+from morphojax.evaluation import figures
 from tests.data import cohorts
 
 
@@ -23,6 +24,19 @@ def test_command(tmp_path, capsys):
     assert dataset.manifest.grid.size == 16 and set(dataset.splits) == {"train"}
 
 
+def test_frames_of_the_cine_stay_off_the_contact_sheet(tmp_path, capsys, monkeypatch):
+    root = cohorts.acdc(tmp_path / "cohort", subjects=2)
+    cohorts.save(root / "training/patient001/patient001_4d.nii.gz", cohorts.image((20, 24, 4, 12)))
+    for path in root.rglob("*_gt.nii.gz"):
+        path.unlink()  # labelled stacks would come first
+    shown = []
+    monkeypatch.setattr(figures, "contact_sheet", lambda path, tiles, columns: shown.extend(tiles))
+    assert prepare.main(_flags(root, tmp_path / "out", "--frames=all")) == 0
+    assert "17 stacks" in capsys.readouterr().out  # ED, mid, ES and 12 others; ED and ES of the one without a cine
+    assert Dataset.open(tmp_path / "out").manifest.warnings == {"sax: no cine": 1}
+    assert {title.split()[2] for _, _, title in shown} == {"ED", "mid", "ES"}
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -32,6 +46,7 @@ def test_command(tmp_path, capsys):
         (["--percentiles=1"], "--percentiles"),
         (["--split_fractions=1"], "--split_fractions"),
         (["--planes=sax,sax"], "planes"),
+        (["--frames=most"], "frames='most': choose phases, all, or a number"),
         (["--table=absent.csv"], "absent.csv"),
     ],
 )

@@ -46,6 +46,7 @@ SCHEMA = Schema(
 
 class Cohort:
     root = Path("toy")
+    frames = "phases"
 
     def subjects(self):
         return IDS

@@ -5,6 +5,7 @@ A partial result appears whole or not at all, so that a killed run continues whe
 
 import dataclasses
 import hashlib
+import itertools
 import multiprocessing
 import os
 import threading
@@ -41,7 +42,12 @@ class Job:
     folder: Path
 
     def settings(self) -> dict[str, Any]:
-        return {"planes": list(self.planes), "grid": self.grid.to_json(), "percentiles": list(self.percentiles)}
+        return {
+            "planes": list(self.planes),
+            "frames": self.source.frames,
+            "grid": self.grid.to_json(),
+            "percentiles": list(self.percentiles),
+        }
 
     def path(self, subject: str) -> Path:
         """Ids may hold characters that no file name can."""
@@ -66,7 +72,7 @@ class Job:
     def _view(self, view: View) -> dict[str, Any]:
         slices, native, stacks = [], [], []
         shown = [anatomy.BACKGROUND, *(anatomy.LABEL_ID[s] for s in anatomy.PLANE_STRUCTURES[view.plane])]
-        for frame in view.frames:
+        for frame in itertools.chain(view.frames, view.cine):
             if frame.label is not None and (foreign := np.setdiff1d(frame.label, shown)).size:
                 names = ", ".join(anatomy.STRUCTURES[i - 1] for i in foreign)
                 raise CohortError(

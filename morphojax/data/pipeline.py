@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from morphojax.anatomy import LONG_AXIS, PHASES, PLANE_STRUCTURES, PLANES, STRUCTURES
+from morphojax.anatomy import CINE, LONG_AXIS, PHASES, PLANE_STRUCTURES, PLANES, STRUCTURES
+from morphojax.data import frames as chosen
 from morphojax.data.dataset import Dataset, decode_native
 from morphojax.data.records import Records
 from morphojax.data.stream import Batch, Stream, StreamError, generator
@@ -27,6 +28,15 @@ def columns(planes: Sequence[str], channels: str, slices: int) -> tuple[str, ...
     return tuple(p for p in planes for _ in range(1 if channels == "cycle" or p in LONG_AXIS else slices))
 
 
+def count_channels(channels: str, cycle_frames: int = 0) -> int:
+    """C of the images of `pretraining`. Raises StreamError."""
+    if cycle_frames < 0 or cycle_frames == 1:
+        raise StreamError(f"cycle_frames={cycle_frames}: give 0 for ED, mid and ES, or at least 2 frames of the cine")
+    if cycle_frames and channels != "cycle":
+        raise StreamError(f"cycle_frames={cycle_frames} needs channels=cycle, not {channels!r}; set cycle_frames=0")
+    return (cycle_frames or len(PHASES)) if channels == "cycle" else 1
+
+
 def pretraining(
     dataset: Dataset,
     *,
@@ -40,6 +50,7 @@ def pretraining(
     subjects: Sequence[int] | np.ndarray | None = None,
     channels: str = "slices",
     frames: Sequence[str] = ("ED", "ES"),
+    cycle_frames: int = 0,
     slices: int = 6,
     plane_dropout: float = 0.0,
     process_index: int = 0,
@@ -54,7 +65,11 @@ def pretraining(
     channels="slices": slices of one frame, C = 1. In training the frame is drawn among `frames` (a plane that lacks it gives its
     first) and the slices without replacement; in evaluation they are the first of `frames` that the subject has, and evenly spaced.
     A stack of fewer slices gives each once; the rest is masked. channels="cycle": one image a plane and C = 3, the middle slice at
-    ED, mid and ES, nothing random; where a subject has no mid frame, ED stands in for it.
+    ED, mid and ES, nothing random; where a subject has no mid frame, ED stands in for it. With `cycle_frames` C = N, the middle slice
+    at N frames evenly spaced among those that the subject has of its cine, the first included; of fewer some come more than once.
+
+    "cine" among `frames`: all frames of the cine that the subject has, as `prepare --frames` kept them; where a plane has fewer than
+    another, it shows the frame at the same share of its own.
 
     `plane_dropout`: in training each plane of a subject is left out with this probability; one is always kept.
     `values` and `missing` are [N, F] for the N subjects of the dataset (`TableEncoder.encode(dataset.table)`).
@@ -67,15 +82,11 @@ def pretraining(
         raise StreamError(f"values {values.shape} and missing {missing.shape} must both be [{n} subjects, columns]")
     if not 0 <= plane_dropout < 1:
         raise StreamError(f"plane_dropout={plane_dropout}: give a probability from 0 to below 1")
+    count_channels(channels, cycle_frames)
     wanted, cycle = _subjects(dataset, splits, subjects), channels == "cycle"
-    wanted_frames = PHASES if cycle else _phases(frames)
-    first, count = np.zeros((2, len(wanted), len(planes), len(wanted_frames)), np.int64)
-    start = 0
-    for p, plane in enumerate(planes):
-        first[:, p], count[:, p], _ = _stacks(dataset, plane, wanted, wanted_frames)
-        first[:, p] += start
-        start += len(dataset.slices(plane))
-    if cycle:
+    wanted_frames = chosen.check(frames, (*PHASES, CINE)) if not cycle else (CINE,) if cycle_frames else PHASES
+    first, count = chosen.of_planes(dataset, planes, wanted, wanted_frames, cycle_frames)
+    if cycle and not cycle_frames:
         no_mid = (count[..., 1] == 0) & (count[..., 0] > 0)
         first[no_mid, 1], count[no_mid, 1] = first[no_mid, 0], count[no_mid, 0]
         count[~(count > 0).all(-1)] = 0
@@ -119,17 +130,18 @@ def segmentation(
     did not draw may be anywhere in the background), `position` float32 [B] (0..1 along the stack), `plane` int32 [B] (into
     anatomy.PLANES), `subject` int32 [B], `valid` bool [B].
 
-    Slices of several `planes` are mixed. `subjects` are indices. Those without a stack at `frames` in which one of `structures` was
-    annotated are left out, and counted in the log. `batch_size` is that of all processes together. Raises StreamError.
+    Slices of several `planes` are mixed. "cine" among `frames`: the labelled frames of the cine. `subjects` are indices. Those without
+    a stack at `frames` in which one of `structures` was annotated are left out, and counted in the log. `batch_size` is that of all
+    processes together. Raises StreamError.
     """
-    wanted, frames = _subjects(dataset, (), subjects), _phases(frames)
+    wanted, frames = _subjects(dataset, (), subjects), chosen.check(frames, (*PHASES, CINE))
     columns = [STRUCTURES.index(s) for s in structures]
     found: dict[str, list[np.ndarray]] = {name: [] for name in ("record", "position", "subject", "annotated", "plane")}
     start = 0
     for plane in planes:
         annotated, table = dataset.annotated(plane)[:, columns], dataset.stacks(plane)
         foreign = [s not in PLANE_STRUCTURES[plane] for s in structures]  # never drawn in this plane: background there
-        used = table["subject"].isin(wanted) & table["phase"].isin(list(frames)) & np.asarray(annotated.any(1))
+        used = table["subject"].isin(wanted) & chosen.at(table, frames) & np.asarray(annotated.any(1))
         table, annotated = table[used], annotated[used] | foreign
         if absent := len(wanted) - table["subject"].nunique():
             logging.info("%s: %d of %d subjects have no labelled stack and are left out", plane, absent, len(wanted))
@@ -180,10 +192,10 @@ def stacks(
     `subjects` are indices. Those without the frames are left out, and counted in the log. `batch_size` is that of all processes
     together. Raises StreamError, also where a stack has more slices than K.
     """
-    wanted, frames, n = _subjects(dataset, (), subjects), _phases(frames), len(dataset.subjects)
+    wanted, frames, n = _subjects(dataset, (), subjects), chosen.check(frames, PHASES), len(dataset.subjects)
     if volumes.ndim != 3 or volumes.shape[:2] != (n, len(frames)):
         raise StreamError(f"volumes {volumes.shape} must be [{n} subjects, {len(frames)} frames, structures]")
-    first, count, row = _stacks(dataset, plane, wanted, frames)
+    first, count, row = chosen.stacks(dataset, plane, wanted, frames)
     usable = (count > 0).any(axis=1)
     n_usable, largest = _count_usable(usable, plane, frames), int(count.max())
     if slices and slices < largest:
@@ -360,14 +372,9 @@ def _count_usable(usable: np.ndarray, plane: str, frames: Sequence[str]) -> int:
             *(plane, n_wanted - n_usable, n_wanted, ", ".join(frames)),
         )
     if not n_usable:
-        raise StreamError(f"no subject of the {n_wanted} asked for has {plane} stacks at {', '.join(frames)}")
+        kept = "; prepare the dataset with --frames=all, or a number" if CINE in frames else ""
+        raise StreamError(f"no subject of the {n_wanted} asked for has {plane} stacks at {', '.join(frames)}{kept}")
     return n_usable
-
-
-def _phases(frames: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(frames, str) or not frames or set(frames) - set(PHASES):
-        raise StreamError(f"frames={frames!r} must be a list of some of {', '.join(PHASES)}")
-    return tuple(frames)
 
 
 def _subjects(dataset: Dataset, splits: Sequence[str], subjects: Sequence[int] | np.ndarray | None) -> np.ndarray:
@@ -383,14 +390,3 @@ def _subjects(dataset: Dataset, splits: Sequence[str], subjects: Sequence[int] |
             f"subjects must be different indices in 0..{n - 1}, at least one; got {len(subjects)} of them"
         )
     return wanted
-
-
-def _stacks(dataset: Dataset, plane: str, subjects: np.ndarray, frames: Sequence[str]) -> np.ndarray:
-    """First record, number of slices and row in the table of stacks, [3, subjects, frames]; 0, 0, 0 where there is none."""
-    table = dataset.stacks(plane)
-    table = table[table["subject"].isin(subjects) & table["phase"].isin(list(frames))]
-    found = np.zeros((3, len(subjects), len(frames)), np.int64)
-    subject = np.searchsorted(subjects, table["subject"].to_numpy())
-    frame = np.array([list(frames).index(p) for p in table["phase"]], int)
-    found[:, subject, frame] = table["first"], table["slices"], table.index
-    return found

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from morphojax import anatomy
 from morphojax.data import pipeline
 from morphojax.data.dataset import Dataset
 from morphojax.data.records import write_atomically
@@ -35,7 +34,7 @@ class ImageEncoder:
 
     apply:     (image uint8 [B,K,H,W,C], slice_mask bool [B,K], columns) -> float32 [B,D]; nothing random. columns: the plane of each
                of the K images, as of `pipeline.columns`.
-    channels:  `slices` (C = 1) or `cycle` (C = 3), as in `pipeline.pretraining`.
+    channels:  `slices` or `cycle`, and cycle_frames, as in `pipeline.pretraining`.
     variables: all that the checkpoint holds: {"params", "batch_stats"}.
     """
 
@@ -44,6 +43,7 @@ class ImageEncoder:
     config: Mapping[str, Any]
     images: Mapping[str, Any]  # preprocessing.json
     channels: str
+    cycle_frames: int
     apply: Callable[[Any, Any, tuple[str, ...]], Any]
     variables: Mapping[str, Any]
 
@@ -76,14 +76,14 @@ def load_encoder(path: str | Path, which: str = "last") -> ImageEncoder:
     config, images = read_json(run, "config.json"), read_json(run, "preprocessing.json")
     try:
         channels = {"frame": "slices", "cycle": "cycle"}[images["channels"]]
+        cycle_frames = int(config["input"].get("cycle_frames", 0))  # not in runs of earlier versions
         model, size, planes = config["model"], int(images["grid"]["size"]), tuple(images["planes"])
         module = registry.image_encoder(model, planes)
     except (KeyError, TypeError) as error:
         raise RunError(f"{run}: config.json or preprocessing.json is not as a run writes it ({error!r})") from error
     variables = checkpoint.load_params(folder)
-    image = jax.ShapeDtypeStruct(
-        (len(planes), size, size, len(anatomy.PHASES) if channels == "cycle" else 1), jnp.float32
-    )
+    c = pipeline.count_channels(channels, cycle_frames)
+    image = jax.ShapeDtypeStruct((len(planes), size, size, c), jnp.float32)
     wanted: Any = jax.eval_shape(lambda key, x: module.init(key, x, train=False), jax.random.key(0), image)
     _, report = transfer_modules(variables, {name: {"encoder": tree} for name, tree in wanted.items()})
     if wrong := (*report.absent, *report.differing, *report.adapted):
@@ -96,7 +96,7 @@ def load_encoder(path: str | Path, which: str = "last") -> ImageEncoder:
         features: Any = registry.image_encoder(model, columns).apply(own, slices, train=False)
         return mean_of_slices(features.pooled.reshape(*mask.shape, -1), mask)
 
-    return ImageEncoder(run, folder, config, images, channels, apply, variables)
+    return ImageEncoder(run, folder, config, images, channels, cycle_frames, apply, variables)
 
 
 def embed(
@@ -110,8 +110,8 @@ def embed(
 ) -> Embeddings:
     """Embeddings of subjects (None: of all), from the first of `frames` that a subject has. Those without are left out.
 
-    `slices` evenly spaced ones of the frame are averaged. An encoder of the cardiac cycle sees its three phases in the middle slice,
-    whatever frames and slices say.
+    `slices` evenly spaced ones of the frame are averaged. An encoder of the cardiac cycle sees its phases in the middle slice, whatever
+    frames and slices say.
 
     Raises StreamError where nobody has the frames, and RunError where the encoder answers NaN.
     """
@@ -127,6 +127,7 @@ def embed(
         subjects=np.arange(n) if subjects is None else subjects,
         channels=encoder.channels,
         frames=frames,
+        cycle_frames=encoder.cycle_frames,
         slices=slices,
     )
     subject, values = [], []

@@ -36,7 +36,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     _check_model(config.model.to_dict())
     planes, cycle = anatomy.parse_planes(data.plane), config.input.channels == "cycle"
     columns = pipeline.columns(planes, config.input.channels, config.input.slices)
-    k, c = len(columns), len(anatomy.PHASES) if cycle else 1
+    k, c = len(columns), pipeline.count_channels(config.input.channels, config.input.cycle_frames)
     encoder, table_encoder, decoder = towers(config.model.to_dict(), table.cardinalities, columns)
     context = Context(
         schema=table.schema,

@@ -162,7 +162,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     scales = (lambda params: optimizer.layer_scales(params, decay=decay)) if decay != 1.0 else None
     opt, learning_rate = optimizer.build(**settings, steps=steps, scales=scales)
     seed, size, classes = config.seed, dataset.manifest.grid.size, len(label.classes)
-    channels = len(anatomy.PHASES) if config.input.channels == "cycle" else 1
+    channels = pipeline.count_channels(config.input.channels, config.input.cycle_frames)
 
     def fresh() -> Any:
         """The head starts at zero, where the first prediction is the mean, or every class equally likely."""

@@ -218,6 +218,6 @@ def flatten(variables: Mapping[str, PyTree]) -> dict[str, Any]:
 
 
 def _differs_in_image_channels(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    """Two kernels of a first convolution: only there are the input channels those of an image, so few."""
-    few = len(PHASES)
-    return len(a) == len(b) == 4 and (*a[:2], a[3]) == (*b[:2], b[3]) and a[2] <= few and b[2] <= few
+    """Two kernels of a first convolution: only there are the input channels those of an image, so few, of one of them at least (the
+    other may have seen many frames of a cine)."""
+    return len(a) == len(b) == 4 and (*a[:2], a[3]) == (*b[:2], b[3]) and min(a[2], b[2]) <= len(PHASES)

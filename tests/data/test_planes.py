@@ -158,6 +158,7 @@ def test_segmentation_mixes_planes_and_knows_what_is_annotated(dataset):
 
 class _Wrong:
     root = Path("wrong")
+    frames = "phases"
 
     def __init__(self, structure: str):
         self.structure = structure

@@ -151,6 +151,40 @@ def test_unlabelled_stacks_have_a_label_of_zeros(root, tmp_path):
     assert not dataset.slices("sax")[0]["label"].any() and dataset.native("sax", 0)[0] is None
 
 
+def _with_cines(root, frames=12):
+    for n in (1, 2, 3, 4):
+        cine = cohorts.image((20, 24, 4, frames), seed=n)
+        cohorts.save(root / f"training/patient{n:03d}/patient{n:03d}_4d.nii.gz", cine)
+    return cine
+
+
+def test_frames_of_the_cine_are_further_stacks(root, tmp_path):
+    cine = _with_cines(root)
+    source = {"name": "acdc", "grid": GRID, "workers": 1, "progress": False}
+    prepare(Acdc(root, frames="3"), tmp_path / "out", **source)
+    dataset = Dataset.open(tmp_path / "out")
+    stacks = dataset.stacks("sax")
+    assert stacks["phase"].tolist() == ["ED", "mid", "ES", "t000", "t004", "t008"] * 4
+    assert stacks["labelled"].tolist() == [True, False, True, False, False, False] * 4
+    row = stacks[(stacks["subject"] == 3) & (stacks["phase"] == "t008")].iloc[0]
+    frame = cine[..., 8].astype(np.float32)
+    expected = to_grid(normalise(frame, 0.5, 99.5), place(frame, cohorts.AFFINE, GRID), 1)
+    found = [dataset.slices("sax")[row["first"] + z]["image"] for z in range(row["slices"])]
+    np.testing.assert_array_equal(found, expected)
+    assert dataset.native("sax", row.name)[0] is None
+
+
+def test_another_choice_of_frames_does_not_go_on_with_what_was_begun(root, tmp_path, monkeypatch):
+    _with_cines(root)
+    source = {"name": "acdc", "grid": GRID, "workers": 1, "progress": False}
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            prepare(Acdc(root), tmp_path / "out", **source)
+    with pytest.raises(PrepareError, match="other settings"):
+        prepare(Acdc(root, frames="3"), tmp_path / "out", **source)
+
+
 def test_the_crop_is_counted_by_hand_and_warned_of(root, tmp_path):
     _prepare(root, tmp_path / "out", grid=Grid(1.5, 8))
     counts = Dataset.open(tmp_path / "out").manifest.counts["planes"]["sax"]

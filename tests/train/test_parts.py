@@ -169,7 +169,7 @@ def test_transfer_takes_the_encoder_and_says_what_became_of_the_rest() -> None:
     assert flatten(merged).keys() == flatten(target).keys()
 
 
-@pytest.mark.parametrize(("source_channels", "target_channels"), [(3, 1), (1, 3)])
+@pytest.mark.parametrize(("source_channels", "target_channels"), [(3, 1), (1, 3), (8, 1)])
 def test_transfer_adapts_the_input_channels_of_a_grey_image(source_channels: int, target_channels: int) -> None:
     source, target = encoder(source_channels, 8), encoder(target_channels, 8)
     taken, report = transfer_modules(source, target)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from morphojax import anatomy
 from morphojax.data.sources import nifti, tables
-from morphojax.data.sources.base import CohortError, Frame, Subject, View
+from morphojax.data.sources.base import CohortError, Frame, Subject, View, cine_frames
 from morphojax.data.table import Column, Schema
 
 _CONVENTION = anatomy.CONVENTIONS["acdc"]
@@ -39,8 +39,15 @@ class Acdc:
 
     name = "acdc"
 
-    def __init__(self, root: str | Path, table: str | Path | None = None, dictionary: str | Path | None = None):
-        self.root = Path(root)
+    def __init__(
+        self,
+        root: str | Path,
+        table: str | Path | None = None,
+        dictionary: str | Path | None = None,
+        frames: str = "phases",
+    ):
+        cine_frames(frames, 1)  # a bad choice is refused now, not for every subject
+        self.root, self.frames = Path(root), frames
         self._table, self._dictionary = table, dictionary
 
     def subjects(self) -> Sequence[str]:
@@ -73,7 +80,11 @@ class Acdc:
         if cine is not None and abs(numbers["ES"] - numbers["ED"]) > 1:
             middle = (numbers["ED"] + numbers["ES"]) // 2
             frames.insert(1, Frame("mid", cine.values(middle - 1), None, cine.affine))
-        return Subject(subject, {"sax": View("sax", tuple(frames), _CONVENTION.labelled)})
+        if cine is None:
+            warnings = () if self.frames == "phases" else ("sax: no cine",)
+            return Subject(subject, {"sax": View("sax", tuple(frames), _CONVENTION.labelled)}, warnings)
+        others = nifti.Cine(cine, self.frames, lambda _: None)
+        return Subject(subject, {"sax": View("sax", tuple(frames), _CONVENTION.labelled, others)})
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
         path = tables.choose(

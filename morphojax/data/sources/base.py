@@ -24,7 +24,7 @@ class Frame:
     affine:  [4, 4] float64, voxel index -> mm, RAS+.
     """
 
-    phase: str  # one of anatomy.PHASES
+    phase: str  # one of anatomy.PHASES, or anatomy.cine_phase
     image: np.ndarray
     label: np.ndarray | None
     affine: np.ndarray
@@ -32,11 +32,13 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """One plane of one subject. `labelled` names the structures that the annotators drew (absent ones included)."""
+    """One plane of one subject. `labelled` names the structures that the annotators drew (absent ones included). `cine` are frames
+    kept besides those of `frames`, each made when it is asked for."""
 
     plane: str
     frames: tuple[Frame, ...]  # at most one per phase, in the order of anatomy.PHASES
     labelled: tuple[str, ...]
+    cine: Sequence[Frame] = ()  # phases of anatomy.cine_phase, in the order of time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Source(Protocol):
     """A cohort on disk. Cheap to build and to pickle: it reads nothing until asked."""
 
     root: Path
+    frames: str  # those kept of a cine, as in `cine_frames`
 
     def subjects(self) -> Sequence[str]:
         """Ids, sorted. Raises CohortError for an empty folder or a subject found twice."""
@@ -62,3 +65,14 @@ class Source(Protocol):
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
         """Rows indexed by subject id (str), and the meaning of the columns; None where the cohort has no table."""
         ...
+
+
+def cine_frames(choice: str, count: int) -> tuple[int, ...]:
+    """Numbers, from 0, of the frames that are kept of a cine of `count`, besides its phases: none ("phases"), "all", or so many
+    evenly spaced over the cycle, frame 0 among them ("8"; all where there are no more). Raises CohortError for another choice."""
+    if choice == "phases":
+        return ()
+    if choice != "all" and not (choice.isdecimal() and int(choice)):
+        raise CohortError(f"frames={choice!r}: choose phases, all, or a number such as 8")
+    n = count if choice == "all" else min(int(choice), count)
+    return tuple(i * count // n for i in range(n))

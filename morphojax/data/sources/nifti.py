@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from morphojax import anatomy
-from morphojax.data.sources.base import CohortError
+from morphojax.data.sources.base import CohortError, Frame, cine_frames
 
 _AFFINE_TOLERANCE_MM = 1e-2  # labels are often written by another tool, which rounds the affine
 
@@ -113,6 +114,26 @@ def canonical_label(volume: Volume, convention: anatomy.Convention, image: Volum
             f"({convention_says}); correct the label, or choose the source of its cohort"
         )
     return out
+
+
+@dataclasses.dataclass(frozen=True)
+class Cine(Sequence[Frame]):
+    """The frames that `choice` (see `base.cine_frames`) keeps of a cine, scaled and labelled one by one, when asked for."""
+
+    volume: Volume
+    choice: str
+    label: Callable[[int], np.ndarray | None]  # frame number -> [X, Y, Z] canonical, or None
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        return cine_frames(self.choice, self.volume.frames)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, i: Any) -> Any:
+        number = self.numbers[i]
+        return Frame(anatomy.cine_phase(number), self.volume.values(number), self.label(number), self.volume.affine)
 
 
 def _bytes(path: Path) -> bytes:

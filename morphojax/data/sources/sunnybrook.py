@@ -10,7 +10,7 @@ import pandas as pd
 
 from morphojax import anatomy
 from morphojax.data.sources import nifti, tables
-from morphojax.data.sources.base import CohortError, Frame, Subject, View
+from morphojax.data.sources.base import CohortError, Frame, Subject, View, cine_frames
 from morphojax.data.table import Column, Schema
 
 _CONVENTION = anatomy.CONVENTIONS["sunnybrook"]
@@ -35,8 +35,15 @@ class Sunnybrook:
 
     name = "sunnybrook"
 
-    def __init__(self, root: str | Path, table: str | Path | None = None, dictionary: str | Path | None = None):
-        self.root = Path(root)
+    def __init__(
+        self,
+        root: str | Path,
+        table: str | Path | None = None,
+        dictionary: str | Path | None = None,
+        frames: str = "phases",
+    ):
+        cine_frames(frames, 1)  # a bad choice is refused now, not for every subject
+        self.root, self.frames = Path(root), frames
         self._table, self._dictionary = table, dictionary
 
     def subjects(self) -> Sequence[str]:
@@ -48,7 +55,7 @@ class Sunnybrook:
             raise CohortError(f"{self.root}: no folder of subject {subject}")
         if "sax" not in planes:
             return Subject(subject, {})
-        frames, warnings = [], []
+        frames, warnings = [], [] if self.frames == "phases" else ["sax: no cine"]
         for phase in ("ED", "ES"):
             path, label_path = nifti.find(folder, f"sa_{phase}"), nifti.find(folder, f"label_sa_{phase}")
             if path is None:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from morphojax import anatomy
 from morphojax.data.sources import nifti, tables
-from morphojax.data.sources.base import CohortError, Frame, Subject, View
+from morphojax.data.sources.base import CohortError, Frame, Subject, View, cine_frames
 from morphojax.data.table import Schema
 
 _PREFIX = {"sax": "sa", "la_2ch": "la_2ch", "la_4ch": "la_4ch"}
@@ -39,7 +39,7 @@ class _Labels:
 
     def of(self, phase: str, frame: int | None, image: nifti.Volume) -> np.ndarray | None:
         """The label of a phase: its own file, else that frame of the 4-D labels where anything was drawn, else None."""
-        path = nifti.find(self.folder, f"{self.stem}_{phase}") if self.stem and phase != "mid" else None
+        path = nifti.find(self.folder, f"{self.stem}_{phase}") if self.stem and phase in ("ED", "ES") else None
         if path is not None:
             return nifti.canonical_label(nifti.load(path, 3), self.convention, image)
         if self.cine is None or frame is None or not self.cine.raw[..., frame].any():
@@ -53,8 +53,15 @@ class UkbNifti:
 
     name = "ukb_nifti"
 
-    def __init__(self, root: str | Path, table: str | Path | None = None, dictionary: str | Path | None = None):
-        self.root = Path(root)
+    def __init__(
+        self,
+        root: str | Path,
+        table: str | Path | None = None,
+        dictionary: str | Path | None = None,
+        frames: str = "phases",
+    ):
+        cine_frames(frames, 1)  # a bad choice is refused now, not for every subject
+        self.root, self.frames = Path(root), frames
         self._table, self._dictionary = table, dictionary
 
     def subjects(self) -> Sequence[str]:
@@ -66,7 +73,7 @@ class UkbNifti:
             raise CohortError(f"{self.root}: no folder of subject {subject}")
         views, warnings = {}, []
         for plane in planes:
-            view = _read_view(folder, plane, warnings)
+            view = _read_view(folder, plane, self.frames, warnings)
             if view is None:
                 warnings.append(f"{plane}: no images")
             else:
@@ -83,7 +90,7 @@ class UkbNifti:
         return tables.read_table(path, "subject", dictionary)
 
 
-def _read_view(folder: Path, plane: str, warnings: list[str]) -> View | None:
+def _read_view(folder: Path, plane: str, choice: str, warnings: list[str]) -> View | None:
     prefix = _PREFIX[plane]
     cine_path = nifti.find(folder, prefix)
     files = {phase: nifti.find(folder, f"{prefix}_{phase}") for phase in ("ED", "ES")}
@@ -118,7 +125,12 @@ def _read_view(folder: Path, plane: str, warnings: list[str]) -> View | None:
         else:
             continue
         frames.append(Frame(phase, image.values(at), labels.of(phase, number, image), image.affine))
-    return View(plane, tuple(frames), labels.convention.labelled)
+    if cine is None:
+        if choice != "phases":
+            warnings.append(f"{plane}: no cine")
+        return View(plane, tuple(frames), labels.convention.labelled)
+    others = nifti.Cine(cine, choice, lambda number: labels.of(anatomy.cine_phase(number), number, cine))
+    return View(plane, tuple(frames), labels.convention.labelled, others)
 
 
 def _find_labels(folder: Path, plane: str) -> _Labels:

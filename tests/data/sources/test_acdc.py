@@ -51,6 +51,18 @@ def test_a_cine_gives_the_mid_frame_and_missing_phases(root):
         Acdc(root).read("patient001", ("sax",))
 
 
+def test_other_frames_of_the_cine_are_kept_without_labels(root):
+    cine = cohorts.image((20, 24, 4, 12), seed=5)
+    cohorts.save(root / "training/patient001/patient001_4d.nii.gz", cine)
+    view = Acdc(root, frames="5").read("patient001", ("sax",)).views["sax"]
+    assert [f.phase for f in view.frames] == ["ED", "mid", "ES"]
+    assert [f.phase for f in view.cine] == ["t000", "t002", "t004", "t007", "t009"]
+    np.testing.assert_array_equal([f.image for f in view.cine], np.moveaxis(cine, 3, 0)[[0, 2, 4, 7, 9]])
+    assert all(f.label is None for f in view.cine)
+    other = Acdc(root, frames="5").read("patient002", ("sax",))
+    assert other.warnings == ("sax: no cine",) and len(other.views["sax"].cine) == 0
+
+
 @pytest.mark.parametrize(
     ("info", "message"),
     [

@@ -41,5 +41,10 @@ def test_absent_phases(root):
         Sunnybrook(root).read("S-1", ("sax",))
 
 
+def test_there_is_no_cine(root):
+    subject = Sunnybrook(root, frames="8").read("S-1", ("sax",))
+    assert subject.warnings == ("sax: no cine",) and len(subject.views["sax"].cine) == 0
+
+
 def test_registry():
     assert set(SOURCES) == {"ukb_nifti", "acdc", "sunnybrook", "synthetic"}

@@ -76,6 +76,35 @@ def test_phase_files_beside_a_cine_win_and_place_the_mid_frame(tmp_path):
     np.testing.assert_array_equal(frames[2].image, cine[..., 6])
 
 
+def test_other_frames_of_the_cine_are_kept_beside_the_phases(tmp_path):
+    labels = _beating()
+    labels[..., [3, 5]] = 0
+    save(tmp_path / "s1/sa.nii.gz", _cine(_beating()))
+    save(tmp_path / "s1/seg_sa.nii.gz", labels)
+    phases = UkbNifti(tmp_path).read("s1", ("sax",)).views["sax"]
+    assert len(phases.cine) == 0
+    for choice, numbers in (("all", range(9)), ("4", (0, 2, 4, 6)), ("1", (0,)), ("20", range(9))):
+        view = UkbNifti(tmp_path, frames=choice).read("s1", ("sax",)).views["sax"]
+        assert [f.phase for f in view.frames] == ["ED", "mid", "ES"]
+        assert [f.phase for f in view.cine] == [f"t{t:03d}" for t in numbers]
+        for frame, t in zip(view.cine, numbers, strict=True):
+            np.testing.assert_array_equal(frame.image, _cine(_beating())[..., t])
+            np.testing.assert_array_equal(frame.affine, view.frames[0].affine)
+            if t in (3, 5):  # nothing was drawn there
+                assert frame.label is None
+            else:
+                np.testing.assert_array_equal(frame.label, labels[..., t])
+
+
+def test_frames_of_a_cine_that_is_absent_and_of_no_choice(tmp_path):
+    save(tmp_path / "s1/sa_ED.nii.gz", image(SHAPE))
+    subject = UkbNifti(tmp_path, frames="all").read("s1", ("sax",))
+    assert subject.warnings == ("sax: no ES image", "sax: no cine") and len(subject.views["sax"].cine) == 0
+    for wrong in ("some", "0", "-3", "2.5", ""):
+        with pytest.raises(CohortError, match=f"frames={wrong!r}: choose phases, all, or a number"):
+            UkbNifti(tmp_path, frames=wrong)
+
+
 def test_manual_labels_come_before_automatic_ones(tmp_path):
     save(tmp_path / "s1/la_4ch_ED.nii.gz", image((20, 24, 1)))
     save(tmp_path / "s1/la_4ch_ES.nii.gz", image((20, 24, 1)))

@@ -72,10 +72,6 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     def make_loss(train_encoder: bool):
         def loss(params: Any, state: TrainState, constants: Any, batch: Batch):
             image, label = augmented(batch, state.step)
-            n, stacks = len(image), None
-            if beside is not None:  # in one pass with the labelled slices, so in the same batch statistics
-                stacks = beside.images(batch["unlabelled"], state.step)
-                image = jnp.concatenate([image, stacks.reshape(-1, *stacks.shape[2:])])
             (logits, measured), updated = model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 image,
@@ -84,20 +80,22 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
                 mutable=["batch_stats"],
                 rngs={"draws": rng.key(seed, "draws", state.step)},
             )
-            value, metrics = dice_ce(
-                logits[:n], constants["class_of"][label], batch["annotated"], dice_weight=dice_weight
-            )
+            value, metrics = dice_ce(logits, constants["class_of"][label], batch["annotated"], dice_weight=dice_weight)
             scalars = {name: m for name, m in metrics.items() if m.ndim == 0}
-            if beside is not None and stacks is not None:
-                of_stacks = logits[n:].reshape(*stacks.shape[:-1], -1)
+            of, shown = batch["subject"], batch["valid"]
+            if beside is not None:
+                # As in evaluation, by running statistics: in those of a batch, a stack would be told by itself, as at test time none is.
+                stacks = beside.images(batch["unlabelled"], state.step)
+                variables, slices = state.variables | {"params": params}, stacks.reshape(-1, *stacks.shape[2:])
+                of_stacks, theirs = model.apply(variables, slices, train=False, train_encoder=train_encoder)  # pyrefly: ignore
+                of_stacks = of_stacks.reshape(*stacks.shape[:-1], -1)
+                others, there = conditioning.slices_of(batch["unlabelled"])
+                measured = jnp.concatenate([measured, jnp.asarray(theirs)])
+                of, shown = jnp.concatenate([of, others]), jnp.concatenate([shown, there])
                 plain = plain_logits(state, batch["unlabelled"]) if beside.pseudo else None
                 extra, found = beside.loss(of_stacks, plain, batch["unlabelled"], state.step)
                 value, scalars = value + extra, scalars | found
             if measures is not None:
-                of, shown = batch["subject"], batch["valid"]
-                if stacks is not None:
-                    others, there = conditioning.slices_of(batch["unlabelled"])
-                    of, shown = jnp.concatenate([of, others]), jnp.concatenate([shown, there])
                 error, found = measures.loss(measured, of, shown, constants)
                 value, scalars = value + config.objective.measures_weight * error, scalars | found
             # A frozen encoder returns the statistics that it was given, so the tree stays whole.

@@ -15,7 +15,6 @@ from morphojax import augment
 from morphojax.data import pipeline, table
 from morphojax.data.dataset import Dataset
 from morphojax.data.stream import Stream
-from morphojax.models.towers import fill_masked
 from morphojax.objectives import volume
 from morphojax.train import cohort, devices, rng
 from morphojax.train.task import Batch
@@ -42,9 +41,8 @@ class Unlabelled:
     ramp: float
 
     def images(self, batch: Batch, step: jax.Array) -> jax.Array:
-        """float32 [B,K,H,W,1], augmented without a change of size, which would change the volumes. Slices that pad are copies of
-        others, so that they are no strangers in the batch statistics."""
-        image = fill_masked(batch["image"], batch["slice_mask"]).astype(jnp.float32) / 255
+        """float32 [B,K,H,W,1], moved without a change of size, which would change the volumes."""
+        image = batch["image"].astype(jnp.float32) / 255
         return augment.augment(rng.key(self.seed, "augment_unlabelled", step), image, None, self.augmentation)[0]
 
     def aligned(self, labels: jax.Array, step: jax.Array) -> jax.Array:
@@ -143,8 +141,9 @@ def build(
         process_count=jax.process_count(),
         workers=workers,
     )
-    same_size: Any = dataclasses.replace(augmentation, scale=(1.0, 1.0), crop=None)
-    return Unlabelled(stream=stream, seed=seed, steps=steps, augmentation=same_size, **terms)
+    # Intensities as they are: what an augmented one looks like, the labelled slices teach, and here it would only mislead the volumes.
+    moved: Any = dataclasses.replace(augmentation.geometric, scale=(1.0, 1.0), crop=None)
+    return Unlabelled(stream=stream, seed=seed, steps=steps, augmentation=moved, **terms)
 
 
 def _check(terms: dict[str, float]) -> None:

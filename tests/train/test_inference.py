@@ -84,7 +84,7 @@ def test_wrong_slices_and_broken_models_are_refused():
 
 def described(**changes):
     images = {
-        "plane": "sax",
+        "planes": ["sax"],
         "channels": "frame",
         "grid": {"spacing_mm": 2.0, "size": 48},
         "percentiles": [1, 99],

@@ -351,6 +351,7 @@ CONTEXT = terms.Context(
     table_tokens=False,
     patch=0,
     channels=1,
+    columns=("sax", "sax"),
     dtype=jnp.float32,
 )
 

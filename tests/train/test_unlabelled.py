@@ -154,6 +154,19 @@ def test_the_volume_term_teaches_by_itself(data: Path, tmp_path: Path) -> None:
     assert np.mean(errors[-5:]) < 0.5 * np.mean(errors[:5]), errors
 
 
+def test_stacks_are_seen_as_in_evaluation(data: Path, tmp_path: Path) -> None:
+    """They teach the parameters and leave the running statistics to the labelled slices, by which they are seen."""
+    made = config(data, tmp_path, **{"unlabelled.ramp": 0.0, "optimizer.warmup": 0.0})
+    task, _ = segment.build(made, Dataset.open(data))
+    step, state, batch = jax.jit(task.phases[0][1]), jax.jit(task.init)(task.pretrained), next(task.train_batches)
+    task.train_batches.close()
+    other = batch | {"unlabelled": batch["unlabelled"] | {"image": 255 - batch["unlabelled"]["image"]}}
+    state = state.replace(step=state.step + 1)  # the terms have come in by then
+    (one, _), (two, _) = (step(state, task.constants, b) for b in (batch, other))
+    jax.tree.map(np.testing.assert_array_equal, one.batch_stats, two.batch_stats)
+    assert any(not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (one.params, two.params)), strict=True))
+
+
 def test_a_decoder_conditioned_on_predicted_columns(data: Path, tmp_path: Path) -> None:
     """The columns are learned from labelled slices and unlabelled stacks alike, and prediction needs the run alone."""
     dataset = Dataset.open(data)
@@ -203,7 +216,7 @@ def test_what_cannot_be_is_told_by_its_key(settings: dict, message: str, data: P
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_size_is_not_augmented(data: Path, tmp_path: Path) -> None:
+def test_size_and_intensities_are_not_augmented(data: Path, tmp_path: Path) -> None:
     """A magnified heart has not the volume that the table tells."""
     made = config(data, tmp_path)
     assert made.augment.scale != (1.0, 1.0)
@@ -211,4 +224,6 @@ def test_size_is_not_augmented(data: Path, tmp_path: Path) -> None:
         made, Dataset.open(data), ("lv_cavity",), np.array([0]), augment.Augmentation(**made.augment), 10
     )
     assert built is not None
-    assert built.augmentation == dataclasses.replace(augment.Augmentation(**made.augment), scale=(1.0, 1.0), crop=None)
+    moved = augment.Augmentation(**made.augment).geometric
+    assert built.augmentation == dataclasses.replace(moved, scale=(1.0, 1.0), crop=None)
+    assert not built.augmentation.recolours and built.augmentation.warps

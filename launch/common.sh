@@ -24,12 +24,12 @@ locked() {  # name, command: by whichever worker comes first
 
 trained() {  # run directory, flags of main
   [ -e "$1/done" ] && return
-  program main --config.workdir="$1" "${@:2}"
+  program main "${@:2}" --config.workdir="$1"
   touch "$1/done"
 }
 
 segmented() {  # run directory, flags of main: trained, and scored on the test subjects
   [ -e "$1/evaluation/summary_test.json" ] && return
-  program main --config.workdir="$1" "${@:2}"
+  program main "${@:2}" --config.workdir="$1"
   program evaluate --run="$1" --split=test --checkpoint=last
 }

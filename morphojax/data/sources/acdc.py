@@ -10,7 +10,7 @@ import pandas as pd
 
 from morphojax import anatomy
 from morphojax.data.sources import nifti, tables
-from morphojax.data.sources.base import CohortError, Frame, Subject, View, cine_frames
+from morphojax.data.sources.base import CohortError, Folder, Frame, Subject, View
 from morphojax.data.table import Column, Schema
 
 _CONVENTION = anatomy.CONVENTIONS["acdc"]
@@ -34,21 +34,10 @@ SCHEMA = Schema(
 )
 
 
-class Acdc:
+class Acdc(Folder):
     """Source for ACDC. `root` holds `training/` (and `testing/`), or the patients themselves."""
 
     name = "acdc"
-
-    def __init__(
-        self,
-        root: str | Path,
-        table: str | Path | None = None,
-        dictionary: str | Path | None = None,
-        frames: str = "phases",
-    ):
-        cine_frames(frames, 1)  # a bad choice is refused now, not for every subject
-        self.root, self.frames = Path(root), frames
-        self._table, self._dictionary = table, dictionary
 
     def subjects(self) -> Sequence[str]:
         return sorted(self._folders())

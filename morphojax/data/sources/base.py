@@ -76,3 +76,19 @@ def cine_frames(choice: str, count: int) -> tuple[int, ...]:
         raise CohortError(f"frames={choice!r}: choose phases, all, or a number such as 8")
     n = count if choice == "all" else min(int(choice), count)
     return tuple(i * count // n for i in range(n))
+
+
+class Folder:
+    """What the sources of a folder are built from: where it is, a table and its dictionary in place of the folder's own, and the frames
+    that are kept of a cine (`cine_frames`)."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        table: str | Path | None = None,
+        dictionary: str | Path | None = None,
+        frames: str = "phases",
+    ):
+        cine_frames(frames, 1)  # a bad choice is refused now, not for every subject
+        self.root, self.frames = Path(root), frames
+        self._table, self._dictionary = table, dictionary

@@ -4,13 +4,12 @@ Radau et al., The MIDAS Journal 2009. The ES stack may have fewer slices than th
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from morphojax import anatomy
 from morphojax.data.sources import nifti, tables
-from morphojax.data.sources.base import CohortError, Frame, Subject, View, cine_frames
+from morphojax.data.sources.base import CohortError, Folder, Frame, Subject, View
 from morphojax.data.table import Column, Schema
 
 _CONVENTION = anatomy.CONVENTIONS["sunnybrook"]
@@ -30,21 +29,10 @@ SCHEMA = Schema(
 )
 
 
-class Sunnybrook:
+class Sunnybrook(Folder):
     """Source for the Sunnybrook folders. A subject must have its ED image; ES may be absent, and is then reported."""
 
     name = "sunnybrook"
-
-    def __init__(
-        self,
-        root: str | Path,
-        table: str | Path | None = None,
-        dictionary: str | Path | None = None,
-        frames: str = "phases",
-    ):
-        cine_frames(frames, 1)  # a bad choice is refused now, not for every subject
-        self.root, self.frames = Path(root), frames
-        self._table, self._dictionary = table, dictionary
 
     def subjects(self) -> Sequence[str]:
         return sorted(tables.folders(self.root, ("sa_E[DS].nii*",)))

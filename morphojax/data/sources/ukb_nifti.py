@@ -15,7 +15,7 @@ import pandas as pd
 
 from morphojax import anatomy
 from morphojax.data.sources import nifti, tables
-from morphojax.data.sources.base import CohortError, Frame, Subject, View, cine_frames
+from morphojax.data.sources.base import CohortError, Folder, Frame, Subject, View
 from morphojax.data.table import Schema
 
 _PREFIX = {"sax": "sa", "la_2ch": "la_2ch", "la_4ch": "la_4ch"}
@@ -47,22 +47,11 @@ class _Labels:
         return nifti.canonical_label(self.cine, self.convention, image, frame)
 
 
-class UkbNifti:
+class UkbNifti(Folder):
     """Source for the UK Biobank NIfTI layout. ED is frame 0; ES, where not given as a file, is the frame of smallest LV
     cavity (short axis) or largest LA (long axis) in the 4-D labels, else assumed from the images with a warning."""
 
     name = "ukb_nifti"
-
-    def __init__(
-        self,
-        root: str | Path,
-        table: str | Path | None = None,
-        dictionary: str | Path | None = None,
-        frames: str = "phases",
-    ):
-        cine_frames(frames, 1)  # a bad choice is refused now, not for every subject
-        self.root, self.frames = Path(root), frames
-        self._table, self._dictionary = table, dictionary
 
     def subjects(self) -> Sequence[str]:
         return sorted(tables.folders(self.root, ("sa*.nii*", "la_[24]ch*.nii*")))

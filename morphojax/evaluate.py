@@ -75,7 +75,7 @@ class Result:
 
 
 def by_plane(runs: Sequence[Run]) -> dict[str, Run]:
-    """The run that segments each plane. Raises EvaluationError where two do, or were trained on differently prepared images."""
+    """The run that segments each plane. Raises EvaluationError where two do."""
     found: dict[str, Run] = {}
     for run in runs:
         for plane in run.planes:
@@ -110,7 +110,7 @@ def check(runs: Mapping[str, Run], dataset: Dataset, split: str) -> dict[str, tu
             )
     if split not in SPLITS:
         raise EvaluationError(f"--split={split} is unknown; choose among {', '.join(SPLITS)}")
-    with_labels = {plane: names for plane, names in found.items() if len(_stacks(dataset, plane, split))}
+    with_labels = {plane: names for plane, names in found.items() if _stacks(dataset, plane, split, names)}
     if not with_labels:
         counts = {s: int((dataset.splits == s).sum()) for s in SPLITS}
         raise EvaluationError(
@@ -119,11 +119,12 @@ def check(runs: Mapping[str, Run], dataset: Dataset, split: str) -> dict[str, tu
     return with_labels
 
 
-def _stacks(dataset: Dataset, plane: str, split: str) -> list[Any]:
-    chosen = dataset.stacks(plane)
+def _stacks(dataset: Dataset, plane: str, split: str, structures: Sequence[str]) -> list[Any]:
+    """The stacks of a split in which one of the structures was annotated."""
+    columns = [anatomy.STRUCTURES.index(s) for s in structures]
+    chosen = dataset.stacks(plane)[dataset.annotated(plane)[:, columns].any(axis=1)]
     chosen = chosen[chosen["phase"].isin(anatomy.PHASES)]  # other frames of a cine hold some of these once more
-    held = chosen["labelled"].to_numpy(bool) & (dataset.splits[chosen["subject"].to_numpy(int)] == split)
-    return list(chosen[held].itertuples())
+    return list(chosen[dataset.splits[chosen["subject"].to_numpy(int)] == split].itertuples())
 
 
 def evaluate(
@@ -140,7 +141,7 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     worst: list[tuple[float, tuple[np.ndarray, np.ndarray, np.ndarray, str]]] = []
     hearts: dict[int, dict[str, Heart]] = {}
-    stacks = [(plane, stack) for plane in structures for stack in _stacks(dataset, plane, split)]
+    stacks = [(plane, stack) for plane in structures for stack in _stacks(dataset, plane, split, structures[plane])]
     for plane, stack in tqdm(stacks, desc=f"score {split}", unit="stack", disable=not progress):
         run, slices = runs[plane], dataset.slices(plane)
         label, placement = dataset.native(plane, stack.Index)
@@ -351,11 +352,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         loaded = [load_run(folder, args.checkpoint) for folder in args.run]
         runs = by_plane(loaded)
         dataset = cohort.open_dataset(**_data(loaded, args.dataset))
-        check(runs, dataset, args.split)
+        scored = check(runs, dataset, args.split)
         trained = [run for run in loaded if run.dataset_fingerprint == dataset.fingerprint]
         if any(args.split in run.config["data"]["splits"] for run in trained):
             print(f"note: trained on subjects of the {args.split} split: the scores are not of unseen hearts")
         for plane, run in runs.items():
+            if plane not in scored:
+                print(f"note: {plane} is not scored: no labelled stack in --split={args.split}")
             if skipped := [s for s in run.structures_of(plane) if s not in dataset.manifest.labelled[plane]]:
                 print(f"note: not scored in {plane}, because not drawn in this dataset: {', '.join(skipped)}")
         result = evaluate(runs, dataset, args.split, args.heart_rate)

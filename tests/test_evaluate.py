@@ -43,6 +43,9 @@ def drawn(subject, phase):
     return label
 
 
+SYNTHETIC = ("synthetic_subjects", "synthetic_seed", "synthetic_spacing_mm", "synthetic_size")
+
+
 class Toy:
     root = Path("toy")
     frames = "phases"
@@ -169,6 +172,50 @@ def test_only_structures_that_were_drawn_are_scored(tmp_path):
         evaluate.check({"sax": run}, dataset, "test")
 
 
+class TwoPlanes(Toy):
+    """Both long axes; in the 4-chamber view the atria of the last subject alone were drawn, in the 2-chamber view nothing of his."""
+
+    ATRIA = ("la_cavity", "ra_cavity")
+
+    def read(self, subject, planes):
+        views = {}
+        for plane in planes:
+            structures = ("la_cavity",) if plane == "la_2ch" else ("lv_cavity", *self.ATRIA)
+            last = subject == IDS[-1]
+            drawn = self.ATRIA if last and plane == "la_4ch" else structures
+            label = toy_label((40, 36, 1), structures=structures)
+            kept = np.where(np.isin(label, [anatomy.LABEL_ID[s] for s in drawn]), label, 0)
+            image = toy_image(label, structures)
+            frames = [Frame(p, image, None if last and plane == "la_2ch" else kept, AFFINE) for p in ("ED", "ES")]
+            views[plane] = View(plane, tuple(frames), drawn)
+        return Subject(subject, views)
+
+
+def test_every_stack_is_scored_by_what_was_drawn_in_it_and_an_unlabelled_plane_is_told(tmp_path, monkeypatch, capsys):
+    split = ["train"] * (len(IDS) - 1) + ["test"]
+    pd.DataFrame({"subject": IDS, "split": split}).to_csv(tmp_path / "split.csv", index=False)
+    settings = {"grid": Grid(2.0, 48), "percentiles": (0.0, 100.0), "split_file": tmp_path / "split.csv", "workers": 1}
+    prepare(TwoPlanes(), tmp_path / "d", name="toy", planes=anatomy.LONG_AXIS, progress=False, **settings)
+    dataset = Dataset.open(tmp_path / "d")
+    runs = {"la_2ch": toy_run("la_2ch", ("la_cavity",)), "la_4ch": toy_run("la_4ch", ("lv_cavity", *TwoPlanes.ATRIA))}
+    assert evaluate.check(runs, dataset, "test").keys() == {"la_4ch"}
+    result = evaluate.evaluate(runs, dataset, "test", progress=False)
+    assert set(result.scores["structure"]) == set(TwoPlanes.ATRIA)  # his ventricle is there, predicted, and no error
+    assert set(result.scores["dice"]) == {1.0} and "biplane" not in set(result.measures["plane"])
+    assert "biplane" in set(evaluate.evaluate(runs, dataset, "train", progress=False).measures["plane"])
+    ventricle = {"la_4ch": toy_run("la_4ch", ("lv_cavity",))}
+    with pytest.raises(evaluate.EvaluationError, match="no labelled la_4ch stack in --split=test"):
+        evaluate.evaluate(ventricle, dataset, "test", progress=False)
+
+    def load(folder, checkpoint):
+        config = {"data": dict.fromkeys(SYNTHETIC) | {"dataset": str(dataset.root), "splits": ("train",)}}
+        return dataclasses.replace(runs[folder], config=config)
+
+    monkeypatch.setattr(evaluate, "load_run", load)
+    assert evaluate.main(["--run=la_2ch", "--run=la_4ch", f"--output={tmp_path / 'out'}"]) == 0
+    assert "la_2ch is not scored: no labelled stack in --split=test" in capsys.readouterr().out
+
+
 def test_a_dataset_that_does_not_fit_is_refused(dataset, tmp_path):
     with pytest.raises(evaluate.EvaluationError, match=r"grid.*prepare the dataset anew"):
         evaluate.check({"sax": toy_run(spacing=1.5)}, dataset, "test")
@@ -185,8 +232,7 @@ def test_a_dataset_that_does_not_fit_is_refused(dataset, tmp_path):
 
 @pytest.fixture
 def command(dataset, monkeypatch, tmp_path):
-    keys = ("plane", "synthetic_subjects", "synthetic_seed", "synthetic_spacing_mm", "synthetic_size")
-    data = dict.fromkeys(keys) | {"plane": "sax", "dataset": str(dataset.root), "splits": ("train",)}
+    data = dict.fromkeys(SYNTHETIC) | {"plane": "sax", "dataset": str(dataset.root), "splits": ("train",)}
     run = dataclasses.replace(toy_run(), config={"data": data}, dataset_fingerprint=dataset.fingerprint)
     monkeypatch.setattr(evaluate, "load_run", lambda directory, which: run)
     monkeypatch.setattr(evaluate.cohort, "open_dataset", lambda dataset, **_: Dataset.open(dataset))

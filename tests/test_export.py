@@ -25,7 +25,9 @@ def run_of(path, name, width):
     tree = jax.tree.map(lambda x: jnp.asarray(RNG.uniform(0.5, 1.5, x.shape), jnp.float32), dict(shapes))
     tree = {"params": {}, "batch_stats": {}} | {c: {"encoder": v} for c, v in tree.items()}
     path.mkdir()
-    (path / "config.json").write_text(json.dumps({"model": {"encoder": name, "width": width, "dtype": "float32"}}))
+    (path / "config.json").write_text(
+        json.dumps({"model": {"encoder": name, "width": width, "dtype": "float32"}, "input": {}})
+    )
     (path / "preprocessing.json").write_text(json.dumps({"channels": "frame", "grid": {"size": 32}, "planes": ["sax"]}))
     checkpoints = Checkpoints(path)
     checkpoints.save(1, TrainState.create(tree, optax.sgd(0.1)), None, None)

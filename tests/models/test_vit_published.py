@@ -1,4 +1,4 @@
-"""The published vision transformer: learned positions and class token against transformers' ViTModel; stochastic depth; remat."""
+"""The published vision transformer: learned positions and class token against transformers' ViTModel; stochastic depth."""
 
 import jax
 import jax.numpy as jnp
@@ -91,22 +91,6 @@ def test_visible_patches_and_the_class_token():
 def test_bad_fields(fields, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: SMALL.clone(**fields).init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)), False))
-
-
-def test_rematerialisation_changes_no_value_no_gradient_and_no_name():
-    image = normal(2, 32, 32, 1)
-    variables = small_variables(image, SMALL)
-
-    def loss(params, encoder):
-        features = encoder.apply({"params": params}, image, True, rngs={"draws": jax.random.key(1)})
-        return sum(jnp.square(x[..., :3]).sum() for x in jax.tree.leaves(features))
-
-    for rate in (0.0, 0.5):
-        plain, again = SMALL.clone(drop_path=rate), SMALL.clone(drop_path=rate, remat=True)
-        names = jax.tree.structure(jax.eval_shape(lambda m=again: small_variables(image, m)))
-        assert names == jax.tree.structure(variables)
-        one, two = (jax.jit(jax.value_and_grad(loss), static_argnums=1)(variables["params"], m) for m in (plain, again))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), one, two)
 
 
 def test_stochastic_depth_leaves_parts_out_of_whole_examples():

@@ -50,9 +50,7 @@ def test_choices_reach_the_modules_and_old_runs_have_the_defaults() -> None:
         ("segment_sax", {"encoder": "swin_micro", "width": 8, "drop_path": 0.5, "remat": True, "decoder": "mlp"}),
         ("segment_sax", {"encoder": "unet_small", "norm": "group"}),
         ("pretrain_sax", {"encoder": "vit_tiny", "drop_path": 0.5}),
-        ("pretrain_sax", {"encoder": "resnet18", "norm": "group"}),
         ("probe", {"encoder": "vit_small_16", "drop_path": 0.5}),
-        ("probe", {"encoder": "unet_small", "norm": "group"}),
     ],
 )
 def test_steps_with_the_choices_trace(name: str, change: dict, data, tmp_path) -> None:  # noqa: F811

@@ -17,7 +17,7 @@ from tests.train import synthetic
 from tests.train.test_tasks import config
 
 SMALL = ("resnet18", "convnext_pico", "swin_micro", "vit_tiny", "unet_small")
-QUICK = {("resnet18", "la_4ch"), ("convnext_pico", "la_2ch")}
+QUICK = {("resnet18", "la_4ch")}
 HIDDEN = {"model.table.mlp.hidden": 8, "eval_every": 0}
 
 
@@ -137,6 +137,7 @@ def test_a_mixture_of_planes_is_segmented_and_measured_across_them(data: Path, t
     assert "--plane=None: the run segments la_2ch, la_4ch" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_runs_of_different_planes_are_scored_together(data: Path, tmp_path: Path, capsys) -> None:
     runs = [
         train(f"segment_{plane}", data, tmp_path / plane, **{"model.decoder_widths": (4, 4, 4, 4)})

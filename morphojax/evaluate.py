@@ -312,18 +312,19 @@ def table_text(summary: pd.DataFrame, agreed: pd.DataFrame) -> str:
         return "-" if np.isnan(mean) else f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
     heads = "".join(f"{head:24}" for head in ("Dice [95 % CI]", "HD95 mm", "ASSD mm"))
-    planes = list(summary["plane"].unique())
+    several, section = summary["plane"].nunique() > 1, None
     lines = [f"{'structure':15}{'phase':8}{heads}{'valid':>6}{'missed':>8}{'spurious':>10}"]
     for row in summary.itertuples():
-        if len(planes) > 1 and row.plane == planes[0]:
-            lines.append(f"-- {planes.pop(0)}")
+        if several and row.plane != section:
+            section = row.plane
+            lines.append(f"-- {section}")
         scores = (interval(row, "dice", 3), interval(row, "hd95_mm", 2), interval(row, "assd_mm", 2))
         cells = "".join(f"{cell:24}" for cell in scores)
         lines.append(f"{row.structure:15}{row.phase:8}{cells}{row.n_valid:6}{row.n_missed:8}{row.n_spurious:10}")
     lines += ["", f"{'measure':34}{'n':>4}{'bias':>9}{'limits of agreement':>24}{'MAE':>9}{'r':>8}"]
     for row in agreed[agreed["n"] > 0].itertuples():
         limits = f"{row.lower:.2f} to {row.upper:.2f}"
-        name = _title(row.plane, row.measure, summary["plane"].nunique() > 1)
+        name = _title(row.plane, row.measure, several)
         lines.append(f"{name:34}{row.n:4}{row.bias:9.2f}{limits:>24}{row.mae:9.2f}{row.pearson_r:8.3f}")
     return "\n".join(lines)
 

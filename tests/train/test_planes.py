@@ -132,7 +132,8 @@ def test_a_mixture_of_planes_is_segmented_and_measured_across_them(data: Path, t
     assert set(measures.loc[measures["plane"] == "biplane", "measure"]) == {"la_volume_ed_ml", "la_volume_es_ml"}
     assert (measures.loc[measures["plane"] == "biplane", "reference"] > 5).all()
     assert (folder / "dice_la_2ch_test.png").is_file() and (folder / "dice_la_4ch_test.png").is_file()
-    assert "LA volume, ED (mL), biplane" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "LA volume, ED (mL), biplane" in printed and "-- la_2ch\n" in printed and "-- la_4ch\n" in printed
     assert predict.main([f"--run={run}", f"--input={data}", f"--output={tmp_path / 'out'}"]) == 2
     assert "--plane=None: the run segments la_2ch, la_4ch" in capsys.readouterr().err
 

@@ -33,7 +33,8 @@ def table(params: Any, shapes: dict[tuple[str, ...], str]) -> str:
     counts: Counter[tuple[str, ...]] = Counter()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         names = tuple(str(key.key) for key in path)
-        for depth in range(1, min(DEPTH, len(names) - 1) + 1):
+        modules = max(len(names) - 1, 1)  # an array without a module is a line of its own
+        for depth in range(1, min(DEPTH, modules) + 1):
             counts[names[:depth]] += leaf.size
     total = sum(count for path, count in counts.items() if len(path) == 1)
     rows = [("module", "output", "parameters", "share")]

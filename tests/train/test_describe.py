@@ -3,6 +3,7 @@
 import re
 
 import jax
+import numpy as np
 import pytest
 
 from morphojax.train import describe, experiment, registry
@@ -59,6 +60,13 @@ def test_steps_with_the_choices_trace(name: str, change: dict, data, tmp_path) -
     state = jax.eval_shape(task.init, task.pretrained)
     after, metrics = jax.eval_shape(task.phases[0][1], state, task.constants, next(task.train_batches))
     assert "loss" in metrics and jax.tree.structure(after) == jax.tree.structure(state)
+
+
+def test_an_array_without_a_module_counts() -> None:
+    params = {"encoder": {"dense": {"kernel": np.zeros((2, 3))}}, "plane_embedding": np.zeros((3, 4))}
+    lines = describe.table(params, {}).splitlines()
+    assert any(line.startswith("plane_embedding") and "12" in line for line in lines)
+    assert lines[-1].split()[:2] == ["all", "18"]
 
 
 @pytest.mark.parametrize("name", ["segment_sax", "pretrain_sax", "probe"])

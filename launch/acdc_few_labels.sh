@@ -46,9 +46,9 @@ pretrain() {  # seed
 segment() {  # arm (scratch or pretrained), name of the labelled set or all, seed, steps
   local run=$RUNS/$1_$2_s$3 config=configs/segment_acdc.py subjects="('$DATA.lists/$2.txt',)" from=""
   case $2 in 8*) config=configs/segment_acdc_many.py ;; all) config=configs/segment_acdc_many.py subjects="()" ;; esac
-  if [ "$1" = pretrained ]; then
+  if [ "$1" = pretrained ] && [ ! -e "$run/evaluation/summary_test.json" ]; then
     from=$RUNS/pretrain_s$3
-    until [ -e "$from/done" ] || [ -e "$run/evaluation/summary_test.json" ]; do sleep 5; done  # another worker is at it
+    pretrain "$3"
   fi
   segmented "$run" --config=$config --config.data.dataset="$DATA" \
     --config.seed="$3" --config.steps="$4" --config.data.subjects="$subjects" --config.init_from="$from"

@@ -46,7 +46,7 @@ arm() {  # arm, seed
   local flags set from="" data=(--config.data.dataset="$DATA" --config.seed="$2")
   flags=$(pretrain_flags "$1")
   if [ -n "$flags" ]; then
-    from=$RUNS/pretrain/$1_s$2
+    from=$RUNS/pretrain/${1%_volume}_s$2
     # shellcheck disable=SC2086  # flags are words
     trained "$from" $flags "${data[@]}" --config.data.subjects="('$DATA.lists/pretraining.txt',)" --config.epochs=0.0 \
       --config.steps="$PRETRAIN_STEPS" --config.batch_size=12 --config.input.slices=3 --config.eval_every=0 \

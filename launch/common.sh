@@ -22,10 +22,14 @@ locked() {  # name, command: by whichever worker comes first
   ( flock --nonblock 9 || exit 0; "${@:2}" ) 9>"$RUNS/locks/$1" </dev/null
 }
 
-trained() {  # run directory, flags of main
-  [ -e "$1/done" ] && return
-  program main "${@:2}" --config.workdir="$1"
-  touch "$1/done"
+trained() {  # run directory, flags of main: once, and whoever needs the same run meanwhile waits for it
+  mkdir -p "$RUNS/locks"
+  (
+    flock 8
+    [ -e "$1/done" ] && exit
+    program main "${@:2}" --config.workdir="$1"
+    touch "$1/done"
+  ) 8>"$RUNS/locks/trained_$(basename "$1")" </dev/null
 }
 
 segmented() {  # run directory, flags of main: trained, and scored on the test subjects

@@ -15,11 +15,11 @@ pretrain() {  # plane or multiplane, seed
   trained "$RUNS/pretrain_$1_s$2" --config="configs/pretrain_$1.py" --config.seed="$2" --config.eval_every=0
 }
 
-plane() {  # plane, seed: waits for the pretraining on all planes, which another worker may be at
+plane() {  # plane, seed
   local arm set=${percent[$1]}${1//_/}
   pretrain "$1" "$2"
+  pretrain multiplane "$2"
   declare -A from=([scratch]="" [pretrained]=$RUNS/pretrain_$1_s$2 [multiplane]=$RUNS/pretrain_multiplane_s$2)
-  until [ -e "${from[multiplane]}/done" ]; do sleep 5; done
   for arm in scratch pretrained multiplane; do
     segmented "$RUNS/${arm}_${set}_s$2" --config="configs/segment_$1.py" --config.seed="$2" --config.init_from="${from[$arm]}" \
       --config.data.fraction="0.$(printf %02d "${percent[$1]}")" --config.eval_every=0
@@ -30,7 +30,6 @@ case ${1:-} in
   run)
     pinned "${2:-}"
     for seed in $SEEDS; do
-      locked "multiplane_s$seed" pretrain multiplane "$seed"
       for plane in $PLANES; do locked "${plane}_s$seed" plane "$plane" "$seed"; done
     done ;;
   *) usage ;;

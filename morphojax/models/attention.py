@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from morphojax.models.layers import Dtype, materialised
+from morphojax.models.layers import Attention, Dense, Dtype, gelu, materialised
 
 
 class Block(nn.Module):
@@ -46,7 +46,7 @@ class Block(nn.Module):
         if context is not None:
             x = x + drop(self._read(layer_norm(self.dtype, "context_norm")(x), context, context_mask))
         y = self._dense(round(self.mlp_ratio * width), "dense1")(layer_norm(self.dtype, "mlp_norm")(x))
-        return x + drop(self._dense(width, "dense2")(nn.gelu(y, approximate=False)))
+        return x + drop(self._dense(width, "dense2")(gelu(y)))
 
     def _read(self, x: jax.Array, context: jax.Array, mask: jax.Array | None) -> jax.Array:
         """What x [B,N,D] takes from the places of context [B,M,D'] that mask allows: [B,N,D]."""
@@ -56,7 +56,7 @@ class Block(nn.Module):
         return jnp.where(mask.any(-1)[:, None, None], attention(x, context, mask=mask[:, None, None]), 0)
 
     def _attention(self, name: str) -> nn.Module:
-        return nn.MultiHeadDotProductAttention(
+        return Attention(
             self.heads,
             dtype=self.dtype,
             kernel_init=nn.initializers.xavier_uniform(),
@@ -65,7 +65,7 @@ class Block(nn.Module):
         )
 
     def _dense(self, features: int, name: str) -> nn.Module:
-        return nn.Dense(features, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)
+        return Dense(features, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)
 
 
 def layer_norm(dtype: Dtype, name: str) -> nn.Module:

@@ -10,7 +10,7 @@ import numpy as np
 
 from morphojax.models.attention import layer_norm
 from morphojax.models.features import Features
-from morphojax.models.layers import Dtype
+from morphojax.models.layers import Dense, Dtype, gelu
 from morphojax.models.unet import fold
 
 initial_weights = nn.initializers.normal(0.02)
@@ -107,7 +107,7 @@ class ConvNeXtBlock(nn.Module):
         c = x.shape[-1]
         y = DepthwiseConv(7, self.dtype, name="depthwise")(x)
         y = layer_norm(self.dtype, "norm")(y)
-        y = nn.gelu(_dense(4 * c, self.dtype, "dense1")(y), approximate=False)
+        y = gelu(_dense(4 * c, self.dtype, "dense1")(y))
         y = _dense(c, self.dtype, "dense2")(y)
         y *= self.param("scale", nn.initializers.constant(1e-6), (c,), jnp.float32).astype(self.dtype)
         drop = nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3), rng_collection="draws", name="drop_path")
@@ -115,7 +115,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 def _dense(features: int, dtype: Dtype, name: str) -> nn.Module:
-    return nn.Dense(features, dtype=dtype, kernel_init=initial_weights, name=name)
+    return Dense(features, dtype=dtype, kernel_init=initial_weights, name=name)
 
 
 class ConvNeXt(nn.Module):

@@ -1,4 +1,4 @@
-"""Convolution, normalisation and max-pooling as PyTorch does them, for [B,H,W,C]; parameters are float32."""
+"""Linear maps, convolution, GELU, normalisation and max-pooling as PyTorch does them; parameters are float32."""
 
 import functools
 import math
@@ -11,6 +11,48 @@ import jax.numpy as jnp
 
 Dtype = Any
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+@jax.custom_vjp
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return x @ kernel
+
+
+def _product_backward(residuals: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
+    return gradient @ kernel.T, jax.lax.dot_general(x, gradient, (((0,), (0,)), ((), ())))
+
+
+_product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _product_backward)
+
+
+def contract(x: jax.Array, kernel: jax.Array, dimensions: Any, precision: None = None) -> jax.Array:
+    """A linear map of the last axes of x by the first of kernel, for the `dot_general` of flax's modules.
+
+    The kernel's gradient is x^T g as it stands. Differentiating the product gives (g^T x)^T, for which XLA on the CPU transposes x and
+    takes a slower product: on one core the gradient of vit_tiny took 1.09 s with it and 0.92 s so, that of swin_tiny 1.03 and 0.74 s
+    ([8,128,128,3], float32).
+    """
+    (axes, kernel_axes), batch = dimensions
+    n = len(axes)
+    first, last = tuple(range(n)), tuple(range(x.ndim - n, x.ndim))
+    if precision is not None or any(map(len, batch)) or tuple(axes) != last or tuple(kernel_axes) != first:
+        raise ValueError(f"a linear map contracts the last axes of x with the first of its kernel, not {dimensions}")
+    size = math.prod(kernel.shape[:n])
+    y = _product(x.reshape(-1, size), kernel.reshape(size, -1))
+    return y.reshape(*x.shape[:-n], *kernel.shape[n:])
+
+
+Dense = functools.partial(nn.Dense, dot_general=contract)
+Attention = functools.partial(nn.MultiHeadDotProductAttention, qkv_dot_general=contract, out_dot_general=contract)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x times the normal distribution function of x (Hendrycks and Gimpel 2016, arXiv:1606.08415), exact.
+
+    By erf, as in PyTorch. flax has erfc, of which XLA computes both branches: value and gradient took four times as long on one CPU core.
+    """
+    return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
 class Conv(nn.Module):

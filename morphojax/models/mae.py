@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from morphojax.models.attention import Block, layer_norm, sine_positions
-from morphojax.models.layers import Dtype
+from morphojax.models.layers import Dense, Dtype
 
 
 def hidden_patches(key: jax.Array, batch: int, patches: int, rate: float) -> tuple[jax.Array, jax.Array]:
@@ -61,7 +61,7 @@ class PatchDecoder(nn.Module):
         return self._dense(self.patch**2 * self.channels, "prediction")(x).astype(jnp.float32)
 
     def _dense(self, features: int, name: str) -> nn.Module:
-        return nn.Dense(features, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)
+        return Dense(features, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)
 
 
 # vmapped over examples, the scatter stays local to a shard.

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from morphojax.models.layers import Conv, Dtype, film, normalisation
+from morphojax.models.layers import Conv, Dense, Dtype, film, normalisation
 
 
 class MLPDecoder(nn.Module):
@@ -25,7 +25,7 @@ class MLPDecoder(nn.Module):
         b, height, width, _ = maps[0].shape
         projected = []
         for level, x in enumerate(maps):
-            x = nn.Dense(self.width, dtype=self.dtype, name=f"level{level}_project")(x)
+            x = Dense(self.width, dtype=self.dtype, name=f"level{level}_project")(x)
             projected.append(jax.image.resize(x, (b, height, width, self.width), "linear"))
         x = Conv(self.width, 1, dtype=self.dtype, name="fuse")(jnp.concatenate(projected, axis=-1))
         x = normalisation(self.norm, self.dtype, "fuse_norm")(x, train)

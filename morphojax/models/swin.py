@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from morphojax.models.features import Features
-from morphojax.models.layers import Dtype
+from morphojax.models.layers import Attention, Dense, Dtype, gelu, materialised
 from morphojax.models.unet import fold, unfold
 
 PATCH = 4
@@ -64,10 +64,11 @@ class SwinBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         width = x.shape[-1]
+        x = materialised(x)
         x = x + self._drop(self._attend(_norm(self.dtype, "attention_norm")(x)), train)
         y = _norm(self.dtype, "mlp_norm")(x)
-        y = nn.Dense(round(self.mlp_ratio * width), dtype=self.dtype, kernel_init=initial, name="dense1")(y)
-        y = nn.Dense(width, dtype=self.dtype, kernel_init=initial, name="dense2")(nn.gelu(y, approximate=False))
+        y = Dense(round(self.mlp_ratio * width), dtype=self.dtype, kernel_init=initial, name="dense1")(y)
+        y = Dense(width, dtype=self.dtype, kernel_init=initial, name="dense2")(gelu(y))
         return x + self._drop(y, train)
 
     def _attend(self, x: jax.Array) -> jax.Array:
@@ -85,7 +86,7 @@ class SwinBlock(nn.Module):
     def _attention(self, size: int) -> nn.Module:
         table = self.param("relative_position_bias", initial, ((2 * self.window - 1) ** 2, self.heads), jnp.float32)
         bias = table[relative_index(self.window, size)].transpose(2, 0, 1)
-        return nn.MultiHeadDotProductAttention(
+        return Attention(
             self.heads,
             dtype=self.dtype,
             kernel_init=initial,
@@ -115,7 +116,7 @@ class PatchMerging(nn.Module):
         # The published order of a block: column by column.
         x = fold(x.swapaxes(1, 2), 2).swapaxes(1, 2)
         x = _norm(self.dtype, "norm")(x)
-        return nn.Dense(x.shape[-1] // 2, use_bias=False, dtype=self.dtype, kernel_init=initial, name="reduction")(x)
+        return Dense(x.shape[-1] // 2, use_bias=False, dtype=self.dtype, kernel_init=initial, name="reduction")(x)
 
 
 class SwinTransformer(nn.Module):

@@ -9,7 +9,7 @@ import numpy as np
 
 from morphojax.models.attention import Block, layer_norm, resize_positions, sine_positions
 from morphojax.models.features import Features
-from morphojax.models.layers import Dtype
+from morphojax.models.layers import Dense, Dtype, gelu
 from morphojax.models.unet import unfold
 
 STRIDES = (4, 8, 16)  # of the pyramid
@@ -51,14 +51,14 @@ class FeaturePyramid(nn.Module):
         for i in range(1, doublings + 1):
             x = self._double(x, f"{name}_up{i}")
             if i < doublings:
-                x = nn.gelu(layer_norm(self.dtype, f"{name}_up{i}_norm")(x), approximate=False)
+                x = gelu(layer_norm(self.dtype, f"{name}_up{i}_norm")(x))
         x = _max_pool(x, max(stride // self.patch, 1))
         return layer_norm(self.dtype, f"{name}_norm")(x)
 
     def _double(self, x: jax.Array, name: str) -> jax.Array:
         """[B,h,w,C] -> [B,2h,2w,C/2]. As no two outputs overlap, the transposed convolution is a matrix product."""
         _, h, w, c = x.shape
-        x = nn.Dense(4 * (c // 2), use_bias=False, dtype=self.dtype, name=name)(x)
+        x = Dense(4 * (c // 2), use_bias=False, dtype=self.dtype, name=name)(x)
         return unfold(x, 2, 2 * h, 2 * w)
 
 

@@ -1,3 +1,5 @@
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,35 @@ from morphojax.models import layers
 from morphojax.models.layers import BatchNorm, Conv, max_pool
 
 RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "axes"), [((2, 3, 5), (5, 4), (2,)), ((2, 3, 2, 4), (2, 4, 6), (2, 3)), ((5,), (5, 2, 3), (0,))]
+)
+def test_a_linear_map_and_its_gradients_equal_the_plain_product(shape, kernel, axes):
+    x, w = (jnp.asarray(RNG.standard_normal(s), jnp.float32) for s in (shape, kernel))
+    dimensions = ((axes, tuple(range(len(axes)))), ((), ()))
+    ours, pullback = jax.vjp(lambda x, w: layers.contract(x, w, dimensions), x, w)
+    theirs, plain_pullback = jax.vjp(lambda x, w: jax.lax.dot_general(x, w, dimensions), x, w)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    gradient = jnp.asarray(RNG.standard_normal(ours.shape), jnp.float32)
+    for a, b in zip(pullback(gradient), plain_pullback(gradient), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_product_that_is_no_linear_map_is_refused():
+    with pytest.raises(ValueError, match="last axes of x"):
+        layers.contract(jnp.ones((5, 3)), jnp.ones((5, 2)), (((0,), (0,)), ((), ())))
+
+
+def test_gelu_is_x_times_the_normal_distribution_and_its_gradient():
+    x = np.linspace(-6, 6, 49)
+    distribution = np.array([0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x])
+    density = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+    ours, pullback = jax.vjp(layers.gelu, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(ours, x * distribution, atol=2e-6)
+    np.testing.assert_allclose(pullback(jnp.ones(49))[0], distribution + x * density, atol=2e-6)
+    assert layers.gelu(jnp.ones(1, jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 def plain_max_pool(x):

@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -30,11 +32,12 @@ def apply(model, images=IMAGES, mask=MASK, rows=None, train=True, params=None):
     """(outputs, what was seen), new statistics, variables."""
     rows = {"augmented": ROW} if rows is None else rows
     keys = {"params": jax.random.key(0), "draws": jax.random.key(1)}
-    variables = model.init(keys, images, mask, rows, RIVALS, train=False)
+    variables = jax.jit(functools.partial(model.init, train=False))(keys, images, mask, rows, RIVALS)
     variables = variables if params is None else {**variables, "params": params}
-    out, new = model.apply(
-        variables, images, mask, rows, RIVALS, train=train, mutable=["batch_stats"], rngs={"draws": jax.random.key(1)}
+    run = jax.jit(
+        functools.partial(model.apply, train=train, mutable=["batch_stats"], rngs={"draws": jax.random.key(1)})
     )
+    out, new = run(variables, images, mask, rows, RIVALS)
     return out, new, variables
 
 

@@ -29,7 +29,10 @@ def variables_of(encoder):
     return {"batch_stats": {}, **jax.jit(encoder.init, static_argnums=2)(jax.random.key(0), IMAGE, False)}
 
 
-@pytest.mark.parametrize("name", TINY)
+# The two in the heavier run share their blocks with others.
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("vit", "resnet_group") else n for n in TINY]
+)
 def test_rematerialisation_changes_no_value_no_gradient_and_no_name(name):
     """In training, stochastic depth and batch statistics included."""
     plain = TINY[name]

@@ -28,16 +28,16 @@ def pretrainer(heads, **fields):
     return Pretrainer(TinyEncoder(), heads, TabularMLP(cardinalities=(1, 3), hidden=16), **fields)
 
 
-def apply(model, images=IMAGES, mask=MASK, rows=None, train=True, params=None):
+def apply(model, images=IMAGES, mask=MASK, rows=None, train=True, variables=None):
     """(outputs, what was seen), new statistics, variables."""
     rows = {"augmented": ROW} if rows is None else rows
-    keys = {"params": jax.random.key(0), "draws": jax.random.key(1)}
-    variables = jax.jit(functools.partial(model.init, train=False))(keys, images, mask, rows, RIVALS)
-    variables = variables if params is None else {**variables, "params": params}
-    run = jax.jit(
-        functools.partial(model.apply, train=train, mutable=["batch_stats"], rngs={"draws": jax.random.key(1)})
-    )
-    out, new = run(variables, images, mask, rows, RIVALS)
+    arguments, draws = (images, mask, rows, RIVALS), {"draws": jax.random.key(1)}
+    if variables is None:
+        variables = jax.jit(functools.partial(model.init, train=False))(
+            {"params": jax.random.key(0), **draws}, *arguments
+        )
+    run = jax.jit(functools.partial(model.apply, train=train, mutable=["batch_stats"], rngs=draws))
+    out, new = run(variables, *arguments)
     return out, new, variables
 
 
@@ -50,7 +50,7 @@ def test_masked_slices_have_no_influence(pooling, train):
     weights = jnp.asarray(RNG.standard_normal((4, 5)), jnp.float32)
 
     def loss(params, images):
-        (out, _), new, _ = apply(model, images, train=train, params=params)
+        (out, _), new, _ = apply(model, images, train=train, variables={**variables, "params": params})
         return (out["pair"]["image"] * weights).sum(), (out, new)
 
     run = jax.jit(jax.grad(loss, has_aux=True))
@@ -102,7 +102,7 @@ def test_a_frozen_encoder_is_frozen():
     variables = apply(model)[2]
 
     def loss(params):
-        (out, _), new, _ = apply(model, params=params)
+        (out, _), new, _ = apply(model, variables={**variables, "params": params})
         return jnp.square(out["views"]["first"]).sum(), new["batch_stats"]
 
     grads, stats = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
@@ -114,9 +114,12 @@ def test_a_frozen_encoder_is_frozen():
 def test_a_probe_teaches_the_encoder_nothing():
     model = pretrainer({"probe": ProbeHead(3)})
     variables = apply(model)[2]
-    grads = jax.grad(lambda p: jnp.square(apply(model, params=p)[0][0]["probe"]["prediction"]).sum())(
-        variables["params"]
-    )
+
+    def loss(params):
+        (out, _), _, _ = apply(model, variables={**variables, "params": params})
+        return jnp.square(out["probe"]["prediction"]).sum()
+
+    grads = jax.grad(loss)(variables["params"])
     assert all((g == 0).all() for g in jax.tree.leaves(grads["encoder"]))
     assert any((g != 0).any() for g in jax.tree.leaves(grads["heads_probe"]))
 
@@ -134,19 +137,14 @@ def test_matching_head_pairs_what_it_drew():
         ("true", "wrong_table", "wrong_image"), (4,)
     )
     assert out["table_exists"].all() and out["image_exists"].all()
+
     # Every subject beside every row, as the true pair of a batch.
-    every = np.stack(
-        [
-            apply(
-                model,
-                mask=whole,
-                rows={"augmented": tuple(jnp.roll(x, -shift, 0) for x in ROW)},
-                train=False,
-                params=variables["params"],
-            )[0][0]["match"]["true"]
-            for shift in range(4)
-        ]
-    )  # [shift, image]: image i with row i + shift
+    def shown(row):
+        (out, _), _, _ = apply(model, mask=whole, rows={"augmented": row}, train=False, variables=variables)
+        return out["match"]["true"]
+
+    rows = [jnp.stack([jnp.roll(x, -shift, 0) for shift in range(4)]) for x in ROW]
+    every = np.asarray(jax.vmap(shown)(tuple(rows)))  # [shift, image]: image i with row i + shift
     for i in range(4):
         assert np.isclose(out["wrong_table"][i], every[1:, i], rtol=1e-4).any()
         others = [every[shift, (i - shift) % 4] for shift in range(1, 4)]
@@ -182,7 +180,8 @@ def test_hidden_patches_of_a_frozen_encoder(frozen):
     assert "pyramid" in variables["params"]["encoder"]
 
     def loss(params):
-        return jnp.square(apply(model, rows={}, params=params)[0][0]["patches"]["prediction"]).sum()
+        (out, _), _, _ = apply(model, rows={}, variables={**variables, "params": params})
+        return jnp.square(out["patches"]["prediction"]).sum()
 
     grads = jax.jit(jax.grad(loss))(variables["params"])
     assert (not any(np.any(g) for g in jax.tree.leaves(grads["encoder"]))) is frozen

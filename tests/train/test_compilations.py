@@ -45,8 +45,8 @@ def compiled(config, caplog: pytest.LogCaptureFixture) -> collections.Counter[st
 @pytest.mark.parametrize(
     ("task", "encoder", "plane"),
     [
-        ("pretrain", "resnet18", "sax"),
         ("segment", "resnet18", "sax"),
+        pytest.param("pretrain", "resnet18", "sax", marks=pytest.mark.slow),
         pytest.param("segment", "swin_micro", "la_4ch", marks=pytest.mark.slow),
         pytest.param("segment", "vit_tiny", "sax", marks=pytest.mark.slow),
         pytest.param("segment", "convnext_pico", "sax", marks=pytest.mark.slow),

@@ -3,7 +3,7 @@
 # alone, or not at all.
 #
 #   launch/synthetic_probes.sh run [CPU]
-#   launch/synthetic_probes.sh table
+#   python -m analysis.probes --scores=runs/probes/scores
 #
 # 600 subjects; 200 batches of 32 subjects x 4 slices of pretraining, the label and what leaks it left out of the table. Every encoder is
 # fine-tuned with the labelled share of the training subjects (20 passes over all of them, 100 over a tenth), and probed frozen.
@@ -20,16 +20,17 @@ pretrain() {  # arm, config and flags
 }
 
 finetune() {  # arm, share of labels, seed, epochs
-  local run=$RUNS/${1}_finetuned_$2_s$3 from=""
-  [ -e "$run/probe/$LABEL/scores.json" ] && return
+  local name=${1}_finetuned_$2_s$3 from=""
+  local run=$RUNS/$name out=$RUNS/scores/$name
+  [ -e "$out/scores.json" ] && return
   [ "$1" = supervised ] || from=$RUNS/$1
   program main --config=configs/probe.py "${COHORT[@]}" --config.workdir="$run" --config.init_from="$from" --config.label="$LABEL" \
     --config.data.fraction="$2" --config.seed="$3" --config.epochs="$4" --config.eval_every=0 --config.save_every=1000
-  program probe --run="$run" --checkpoint=last
+  program probe --run="$run" --checkpoint=last --output="$out"
 }
 
 frozen() {  # arm, share of labels, seed
-  local out=$RUNS/$1/probe/${LABEL}_$2_s$3
+  local out=$RUNS/scores/$1_frozen_$2_s$3
   [ -e "$out/scores.json" ] || program probe --run="$RUNS/$1" --label="$LABEL" --fraction="$2" --seed="$3" --output="$out"
 }
 
@@ -41,26 +42,13 @@ case ${1:-} in
     for seed in $SEEDS; do
       for fraction in $FRACTIONS; do
         epochs=20.0; [ "$fraction" = 1.0 ] || epochs=100.0
-        for arm in multimodal image_only; do frozen "$arm" "$fraction" "$seed"; done
-        for arm in supervised multimodal image_only; do finetune "$arm" "$fraction" "$seed" "$epochs"; done
+        for arm in multimodal image_only; do
+          locked "frozen_${arm}_${fraction}_s$seed" frozen "$arm" "$fraction" "$seed"
+        done
+        for arm in supervised multimodal image_only; do
+          locked "finetune_${arm}_${fraction}_s$seed" finetune "$arm" "$fraction" "$seed" "$epochs"
+        done
       done
     done ;;
-  table)
-    "$PYTHON" - "$RUNS" "$LABEL" <<'PYTHON'
-import json, pathlib, re, statistics, sys
-runs, label = pathlib.Path(sys.argv[1]), sys.argv[2]
-found = {}
-for path in runs.glob(f"*/probe/{label}*/scores.json"):
-    name = f"{path.parents[2].name}/{path.parent.name}"
-    fraction = re.search(r"_(0\.\d+|1\.0)_s", name)[1]
-    arm = name.split("_finetuned")[0].split("/")[0]
-    for probe, scores in json.loads(path.read_text())["scores"].items():
-        if probe != "constant":
-            found.setdefault((float(fraction), arm, probe), []).append(scores["auc"]["mean"])
-print("| labels | encoder | probe | AUC by choice of labels | mean |\n| --- | --- | --- | --- | --- |")
-for (fraction, arm, probe), values in sorted(found.items()):
-    print(f"| {fraction:.0%} | {arm} | {probe} | {', '.join(f'{v:.3f}' for v in sorted(values))} | {statistics.mean(values):.3f} |")
-PYTHON
-    ;;
   *) usage ;;
 esac

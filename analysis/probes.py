@@ -1,0 +1,64 @@
+"""A table of what encoders know of a label: every probe of every encoder, over choices of labelled subjects.
+
+    python -m analysis.probes --scores=runs/probes/scores
+
+Reads `<scores>/<encoder>_<frozen or finetuned>_<share of labels>_s<seed>/scores.json`, as launch/synthetic_probes.sh writes them.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+
+_NAME = re.compile(r"(?P<encoder>\w+)_(?P<how>frozen|finetuned)_(?P<share>[\d.]+)_s(?P<seed>\d+)")
+METRICS = ("auc", "balanced_accuracy", "mae", "r")
+
+
+def read(folder: Path) -> pd.DataFrame:
+    """A row per scored probe: encoder, how, share, seed, probe, and each of METRICS that it has.
+
+    A constant guess is no probe. Raises SystemExit where nothing is scored.
+    """
+    rows = []
+    for path in sorted(folder.glob("*/scores.json")):
+        if found := _NAME.fullmatch(path.parent.name):
+            for probe, result in json.loads(path.read_text())["probes"].items():
+                scores = {m: result["scores"][m]["value"] for m in METRICS if m in result["scores"]}
+                rows.append({**found.groupdict(), "probe": probe, **scores})
+    frame = pd.DataFrame(rows)
+    frame = frame[frame["probe"] != "constant"] if rows else frame
+    if frame.empty:
+        raise SystemExit(f"error: {folder}: no <encoder>_<frozen or finetuned>_<share>_s<seed>/scores.json there")
+    return frame.astype({"share": float, "seed": int})
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A line per share of labels and probe, best first: the mean over seeds and, in brackets, their range."""
+    metrics = [m for m in METRICS if m in frame]
+    names = {m: m.replace("auc", "AUC").replace("_", " ").replace("mae", "MAE") for m in metrics}
+    lines = [
+        f"| labels | encoder | probe | seeds | {' | '.join(names[m] for m in metrics)} |",
+        "|" + " --- |" * (4 + len(metrics)),
+    ]
+    groups = (
+        frame.groupby(["share", "encoder", "how", "probe"])[metrics].agg(["mean", "min", "max", "count"]).reset_index()
+    )
+    groups = groups.sort_values(["share", (metrics[0], "mean")], ascending=[True, metrics[0] == "mae"])
+    for row in groups.to_dict("records"):
+        share, encoder, how, probe = (row[k, ""] for k in ("share", "encoder", "how", "probe"))
+        cells = [f"{row[m, 'mean']:.3f} [{row[m, 'min']:.3f}, {row[m, 'max']:.3f}]" for m in metrics]
+        kind = "fine-tuned" if how == "finetuned" else f"frozen, {probe}"
+        lines.append(f"| {share:.0%} | {encoder} | {kind} | {row[metrics[0], 'count']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scores", type=Path, required=True, help="folder of the scored probes")
+    print(markdown(read(parser.parse_args().scores)))
+
+
+if __name__ == "__main__":
+    main()

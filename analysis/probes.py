@@ -42,15 +42,14 @@ def markdown(frame: pd.DataFrame) -> str:
         f"| labels | encoder | probe | seeds | {' | '.join(names[m] for m in metrics)} |",
         "|" + " --- |" * (4 + len(metrics)),
     ]
-    groups = (
-        frame.groupby(["share", "encoder", "how", "probe"])[metrics].agg(["mean", "min", "max", "count"]).reset_index()
-    )
-    groups = groups.sort_values(["share", (metrics[0], "mean")], ascending=[True, metrics[0] == "mae"])
-    for row in groups.to_dict("records"):
-        share, encoder, how, probe = (row[k, ""] for k in ("share", "encoder", "how", "probe"))
-        cells = [f"{row[m, 'mean']:.3f} [{row[m, 'min']:.3f}, {row[m, 'max']:.3f}]" for m in metrics]
+    found = []
+    for (share, encoder, how, probe), group in frame.groupby(["share", "encoder", "how", "probe"]):
+        values = [group[m] for m in metrics]
         kind = "fine-tuned" if how == "finetuned" else f"frozen, {probe}"
-        lines.append(f"| {share:.0%} | {encoder} | {kind} | {row[metrics[0], 'count']} | {' | '.join(cells)} |")
+        cells = " | ".join(f"{v.mean():.3f} [{v.min():.3f}, {v.max():.3f}]" for v in values)
+        rank = values[0].mean() * (1 if metrics[0] == "mae" else -1)
+        found.append((share, rank, f"| {share:.0%} | {encoder} | {kind} | {len(group)} | {cells} |"))
+    lines += [line for *_, line in sorted(found)]
     return "\n".join(lines) + "\n"
 
 

@@ -26,21 +26,27 @@ def _product_backward(residuals: tuple[jax.Array, jax.Array], gradient: jax.Arra
 _product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _product_backward)
 
 
-def contract(x: jax.Array, kernel: jax.Array, dimensions: Any, precision: None = None) -> jax.Array:
-    """A linear map of the last axes of x by the first of kernel, for the `dot_general` of flax's modules.
+def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x [...,K] @ kernel [K,M] -> [...,M], whose kernel's gradient is x^T g as it stands.
 
-    The kernel's gradient is x^T g as it stands. Differentiating the product gives (g^T x)^T, for which XLA on the CPU transposes x and
-    takes a slower product: on one core the gradient of vit_tiny took 1.09 s with it and 0.92 s so, that of swin_tiny 1.03 and 0.74 s
-    ([8,128,128,3], float32).
+    Differentiating the product gives (g^T x)^T, for which XLA on the CPU transposes x and takes a slower product: on one core the gradient
+    of vit_tiny took 1.09 s with it and 0.92 s so, that of swin_tiny 1.03 and 0.74 s ([8,128,128,3], float32).
+    """
+    return _product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def contract(x: jax.Array, kernel: jax.Array, dimensions: Any, precision: None = None) -> jax.Array:
+    """`linear` over the last axes of x and the first of kernel, for the `dot_general` of flax's modules.
+
+    Raises ValueError for any other contraction.
     """
     (axes, kernel_axes), batch = dimensions
     n = len(axes)
     first, last = tuple(range(n)), tuple(range(x.ndim - n, x.ndim))
     if precision is not None or any(map(len, batch)) or tuple(axes) != last or tuple(kernel_axes) != first:
         raise ValueError(f"a linear map contracts the last axes of x with the first of its kernel, not {dimensions}")
-    size = math.prod(kernel.shape[:n])
-    y = _product(x.reshape(-1, size), kernel.reshape(size, -1))
-    return y.reshape(*x.shape[:-n], *kernel.shape[n:])
+    size, left = math.prod(kernel.shape[:n]), x.shape[: x.ndim - n]
+    return linear(x.reshape(*left, size), kernel.reshape(size, -1)).reshape(*left, *kernel.shape[n:])
 
 
 Dense = functools.partial(nn.Dense, dot_general=contract)
@@ -70,8 +76,8 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
         x = x.astype(self.dtype)
         if self.kernel == 1:
-            # A matrix product: on the CPU its gradients took a third of the strided convolution's time.
-            return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+            # On the CPU the gradients of a matrix product took a third of the strided convolution's time.
+            return linear(x[:, :: self.stride, :: self.stride], kernel[0, 0])
         if jax.default_backend() == "cpu" and kernel.size > 4 * x.size:
             return _convolve_wide(x, kernel, self.stride)
         return _convolve(x, kernel, self.stride)
@@ -95,7 +101,7 @@ def _convolve_wide(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     places = [(i, j) for i in range(size) for j in range(size)]
     ends = (stride * (height - 1) + 1, stride * (width - 1) + 1)
     windows = [x[:, i : i + ends[0] : stride, j : j + ends[1] : stride] for i, j in places]
-    return jnp.concatenate(windows, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+    return linear(jnp.concatenate(windows, axis=-1), kernel.reshape(-1, kernel.shape[-1]))
 
 
 @jax.custom_vjp

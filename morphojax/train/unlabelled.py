@@ -33,6 +33,7 @@ class Unlabelled:
     steps: int
     augmentation: augment.Augmentation
     consistency: float
+    outlier: float
     entropy: float
     pseudo: float
     tolerance: float
@@ -62,7 +63,7 @@ class Unlabelled:
         valid, mask, voxel = batch["valid"], batch["slice_mask"], batch["voxel_ml"]
         ramp = jnp.clip((step / self.steps - self.start) / max(self.ramp, 1e-9), 0.0, 1.0)
         predicted = volume.volumes(jax.nn.softmax(logits.astype(jnp.float32))[..., 1:], mask, voxel, valid)
-        apart, metrics = volume.consistency(predicted, batch["volume"], valid)
+        apart, metrics = volume.consistency(predicted, batch["volume"], valid, outlier=self.outlier)
         doubt, found = volume.entropy(logits, mask & valid[:, None])
         metrics |= found | {"loss_consistency": apart, "loss_entropy": doubt}
         total = self.consistency * apart + self.entropy * doubt
@@ -152,6 +153,8 @@ def _check(terms: dict[str, float]) -> None:
             raise ValueError(f"config.unlabelled.{name}={terms[name]}: give a weight, 0 or more")
     if not any(terms[name] for name in ("consistency", "entropy", "pseudo")):
         raise ValueError("config.unlabelled: consistency, entropy and pseudo are all 0; give one of them a weight")
+    if not terms["outlier"] > 0:
+        raise ValueError(f"config.unlabelled.outlier={terms['outlier']}: give an error of log volumes above 0")
     for name in ("start", "ramp", "confidence"):
         if not 0 <= terms[name] <= 1:
             raise ValueError(f"config.unlabelled.{name}={terms[name]}: give a share, from 0 to 1")

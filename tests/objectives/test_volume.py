@@ -42,13 +42,14 @@ def slow_volumes(probabilities, slice_mask, voxel_ml):
     return found
 
 
-def slow_consistency(predicted, table, valid, floor_ml):
-    squares = []
+def slow_consistency(predicted, table, valid, floor_ml, outlier=math.inf):
+    penalties = []
     for b in range(len(predicted)):
         for s in range(predicted.shape[1]):
             if valid[b] and not math.isnan(table[b, s]):
-                squares.append((math.log(predicted[b, s] + floor_ml) - math.log(table[b, s] + floor_ml)) ** 2)
-    return sum(squares) / len(squares)
+                error = abs(math.log(predicted[b, s] + floor_ml) - math.log(table[b, s] + floor_ml))
+                penalties.append(error**2 if error < outlier else 2 * outlier * error - outlier**2)
+    return sum(penalties) / len(penalties)
 
 
 def slow_softmax(logits):
@@ -83,6 +84,13 @@ def make_cases():
             "volume consistency",
             lambda predicted, table, valid: volume.consistency(predicted, table, valid, 0.5)[0],
             lambda predicted, table, valid: slow_consistency(predicted, table, valid, 0.5),
+            {"predicted": np.asarray(predicted)},
+            {"table": table, "valid": valid},
+        ),
+        checks.Case(
+            "volume consistency with outliers",
+            lambda predicted, table, valid: volume.consistency(predicted, table, valid, 0.5, 0.4)[0],
+            lambda predicted, table, valid: slow_consistency(predicted, table, valid, 0.5, 0.4),
             {"predicted": np.asarray(predicted)},
             {"table": table, "valid": valid},
         ),
@@ -141,6 +149,17 @@ def test_consistency_by_hand():
     assert loss == pytest.approx(5 * math.log(2) ** 2 / 3, rel=1e-6) and loss.dtype == np.float32
     assert metrics["volume_error"] == pytest.approx((4 / 3 + 6 / 7 + 0) / 3, rel=1e-6)
     assert metrics["volume_known"] == pytest.approx(3 / 4)
+
+
+def test_an_outlier_pulls_no_harder_than_its_bound():
+    table = jnp.array([[7.0]])  # log errors of log 2 and log 8 against 1 + 7
+    grads = [
+        float(
+            jax.grad(lambda v: volume.consistency(v, table, outlier=math.log(2))[0])(jnp.array([[v]]))[0, 0] * (v + 1)
+        )
+        for v in (4.0, 3.0, 0.0)
+    ]
+    assert grads == pytest.approx([-2 * math.log(8 / 5), -2 * math.log(2), -2 * math.log(2)], rel=1e-5)
 
 
 def test_a_mask_too_small_grows_and_one_too_large_shrinks():
@@ -334,6 +353,9 @@ def test_bad_arguments():
     for floor in (0.0, -1.0, math.inf, NAN):
         with pytest.raises(ValueError, match="floor_ml"):
             volume.consistency(table, table, floor_ml=floor)
+    for outlier in (0.0, -1.0, NAN):
+        with pytest.raises(ValueError, match="outlier"):
+            volume.consistency(table, table, outlier=outlier)
     with pytest.raises(ValueError, match="mask"):
         volume.entropy(logits, mask.T)
     with pytest.raises(ValueError, match="two classes"):

@@ -1,6 +1,7 @@
 """Unlabelled stacks beside labelled slices: what the table's volumes do to a segmentation."""
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from morphojax.train import experiment, inference, segment, unlabelled
 from tests.train import synthetic
 from tests.train.test_tasks import SEGMENT
 
-TERMS = dict(consistency=1.0, entropy=0.0, pseudo=0.0, tolerance=0.1, confidence=0.0, start=0.0, ramp=0.0)
+TERMS = dict(
+    consistency=1.0, outlier=math.inf, entropy=0.0, pseudo=0.0, tolerance=0.1, confidence=0.0, start=0.0, ramp=0.0
+)
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +206,7 @@ def test_conditioning_on_no_number_is_refused(data: Path, tmp_path: Path) -> Non
     [
         ({"unlabelled.consistency": -1.0}, "config.unlabelled.consistency=-1.0: give a weight"),
         ({"unlabelled.consistency": 0.0, "unlabelled.entropy": 0.0}, "consistency, entropy and pseudo are all 0"),
+        ({"unlabelled.outlier": 0.0}, "config.unlabelled.outlier=0.0: give an error of log volumes"),
         ({"unlabelled.start": 1.5}, "config.unlabelled.start=1.5: give a share"),
         ({"unlabelled.tolerance": -0.1}, "config.unlabelled.tolerance=-0.1"),
         ({"data.fraction": 1.0}, "none is unlabelled and has a volume of lv_cavity, lv_myocardium, rv_cavity"),

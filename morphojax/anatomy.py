@@ -87,5 +87,7 @@ CONVENTIONS: Mapping[str, Convention] = {
         Convention("ukb_la_4ch", {1: "la_cavity", 2: "ra_cavity"}),
         Convention("acdc", {1: "rv_cavity", 2: "lv_myocardium", 3: "lv_cavity"}),
         Convention("sunnybrook", {1: "lv_cavity"}),
+        Convention("mnms", {1: "lv_cavity", 2: "lv_myocardium", 3: "rv_cavity"}),
+        Convention("mnms2", {1: "lv_cavity", 2: "lv_myocardium", 3: "rv_cavity"}),
     )
 }

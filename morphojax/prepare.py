@@ -2,6 +2,7 @@
 
     python -m morphojax.prepare --source=acdc --input=DIR --output=DIR
     python -m morphojax.prepare --source=synthetic --input=DIR --output=DIR --subjects=64
+    python -m morphojax.prepare --source=acdc --input=DIR --output=DIR --dry-run
 
 Interrupted, it continues when run again with the same flags. It ends with a summary, `report.csv` (what was assumed or left
 out, by subject) and `contact_sheet.png` (look at it: are the hearts inside the frame, and the labels on the hearts?).
@@ -11,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from morphojax import anatomy
 from morphojax.data import preparation
 from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
-from morphojax.data.preparation import PrepareError, Summary
+from morphojax.data.preparation import Plan, PrepareError, Summary
 from morphojax.data.sources import SOURCES, CohortError
 from morphojax.data.sources.synthetic import Synthetic, generate
 from morphojax.data.splits import SPLITS
@@ -54,8 +56,9 @@ def parser() -> argparse.ArgumentParser:
         help="of the whole stack, which become black and white; default 0.5,99.5",
     )  # fmt: skip
     p.add_argument(
-        "--splits", type=Path, metavar="FILE.csv",
-        help="columns subject,split (train, val, test, or none to leave out), listing every subject; default: by hash",
+        "--splits", type=Path, metavar="FILE.csv|official",
+        help="columns subject,split (train, val, test, or none to leave out), listing every subject; official: as the cohort's makers "
+        "published it (mnms, mnms2); default: by hash",
     )  # fmt: skip
     p.add_argument(
         "--split_fractions", type=_numbers, default=tuple(preparation.SPLIT_FRACTIONS.values()), metavar="TRAIN,VAL,TEST",
@@ -66,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dictionary", type=Path, help="CSV that gives kind, group and unit of the table's columns")
     p.add_argument("--workers", type=int, help="processes; default one per CPU")
     p.add_argument("--strict", action="store_true", help="stop at the first subject that cannot be read")
+    p.add_argument("--dry-run", action="store_true", help="read everything, say what would be written, write nothing")
     p.add_argument("--subjects", type=int, default=64, help="synthetic: how many to make; default 64")
     p.add_argument("--seed", type=int, default=0, help="synthetic: seed of the cohort; default 0")
     return p
@@ -117,6 +121,27 @@ def describe(summary: Summary) -> str:
     return "\n".join(lines)
 
 
+def describe_plan(found: Plan, output: Path) -> str:
+    """What would be written, in counts; of subjects that cannot be read the number in the order of the ids, never the id."""
+    lines = [
+        f"{output}: nothing was written; about {found.bytes / 1e6:.3g} MB would be",
+        "subjects  " + ", ".join(f"{found.splits[s]} {s}" for s in SPLITS),
+    ]
+    for plane, n in found.planes.items():
+        lines.append(
+            f"{plane:<9} {n['subjects']} subjects, {n['stacks']} stacks, {n['slices']} slices; {n['labelled_stacks']} stacks labelled"
+        )
+    lines.append(f"table     {found.columns} columns")
+    if found.left_out:
+        lines.append(f"{found.left_out:>9} subjects left out by the split file")
+    if found.failures:
+        numbers = " ".join(f"#{i}" for i in found.failures)
+        lines.append(
+            f"{len(found.failures):>9} subjects cannot be read and would be left out: {numbers}; inspect --ids says why"
+        )
+    return "\n".join([*lines, *(f"{n:>9} x warning: {message}" for message, n in found.warnings.items())])
+
+
 def _make_if_absent(root: Path, subjects: int, seed: int, workers: int | None) -> None:
     """A whole cohort is taken as it is; one that is absent or unfinished is made."""
     try:
@@ -132,21 +157,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise PrepareError("--percentiles takes two numbers, such as 0.5,99.5")
         if len(flags.split_fractions) != 3:
             raise PrepareError("--split_fractions takes three numbers, such as 0.7,0.15,0.15")
-        if flags.source == "synthetic":
+        if flags.source == "synthetic" and not flags.dry_run:
             _make_if_absent(flags.input, flags.subjects, flags.seed, flags.workers)
-        summary = preparation.prepare(
-            SOURCES[flags.source](flags.input, table=flags.table, dictionary=flags.dictionary, frames=flags.frames),
-            flags.output,
-            name=flags.source,
-            planes=flags.planes,
-            grid=Grid(flags.spacing, flags.size),
-            percentiles=flags.percentiles,
-            split_file=flags.splits,
-            split_fractions=dict(zip(SPLITS, flags.split_fractions, strict=True)),
-            split_seed=flags.split_seed,
-            workers=flags.workers,
-            strict=flags.strict,
-        )
+        source = SOURCES[flags.source](flags.input, table=flags.table, dictionary=flags.dictionary, frames=flags.frames)
+        options: dict[str, Any] = {
+            "name": flags.source,
+            "planes": flags.planes,
+            "grid": Grid(flags.spacing, flags.size),
+            "percentiles": flags.percentiles,
+            "split_file": flags.splits,
+            "split_fractions": dict(zip(SPLITS, flags.split_fractions, strict=True)),
+            "split_seed": flags.split_seed,
+            "workers": flags.workers,
+        }
+        if flags.dry_run:
+            found = preparation.plan(source, flags.output, **options)
+            print(describe_plan(found, flags.output))
+            return int(not any(found.splits.values()) or (flags.strict and bool(found.failures)))
+        summary = preparation.prepare(source, flags.output, **options, strict=flags.strict)
         contact_sheet(Dataset.open(flags.output), flags.output / "contact_sheet.png")
     except (PrepareError, CohortError, ValueError, OSError) as error:
         print(f"prepare: {error}", file=sys.stderr)

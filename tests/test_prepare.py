@@ -62,7 +62,7 @@ def test_errors_are_one_line_and_leave_no_dataset(tmp_path, capsys, more, messag
 
 def test_unknown_source_and_help(capsys):
     with pytest.raises(SystemExit):
-        prepare.main(["--source=mnms", "--input=a", "--output=b"])
+        prepare.main(["--source=nowhere", "--input=a", "--output=b"])
     assert "acdc" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         prepare.main(["--help"])

@@ -9,11 +9,12 @@ import itertools
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -25,6 +26,7 @@ from morphojax.data.records import decode, encode, write_atomically
 from morphojax.data.sources.base import CohortError, Source, View
 
 CUT_WARNING = 0.02
+_T = TypeVar("_T")
 
 
 class PrepareError(ValueError):
@@ -55,6 +57,27 @@ class Job:
 
     def run(self, subject: str) -> str | None:
         """Writes the subject's partial result; returns why not where its files are unusable. Disk errors are raised."""
+        record = self._record(subject)
+        if isinstance(record, str):
+            return record
+        write_atomically(self.path(subject), encode(record), durable=False)
+        return None
+
+    def measure(self, subject: str) -> dict[str, Any] | str:
+        """What `run` would add to the dataset, or why nothing; writes nothing. `planes`: [stacks, slices, labelled stacks] of each,
+        `bytes`: about those on disk, `warnings`."""
+        record = self._record(subject)
+        if isinstance(record, str):
+            return record
+        planes, size = {}, 0
+        for plane, view in record["views"].items():
+            stacks = view["stacks"]
+            planes[plane] = [len(stacks), sum(s["slices"] for s in stacks), sum(bool(s["structures"]) for s in stacks)]
+            # The level-1 zstd of the shards comes to much the same.
+            size += sum(len(zlib.compress(data, 1)) for data in (*view["slices"], *view["native"]))
+        return {"planes": planes, "bytes": size, "warnings": record["warnings"]}
+
+    def _record(self, subject: str) -> dict[str, Any] | str:
         try:
             found = self.source.read(subject, self.planes)
             if not found.views:
@@ -65,9 +88,7 @@ class Job:
         except (ValueError, OSError, MemoryError) as error:
             return str(error) or repr(error)
         warnings = [*found.warnings, *(f"{p}: the crop cuts off more than {CUT_WARNING:.0%} of a label" for p in cut)]
-        record = {"subject": subject, "warnings": warnings, "views": views}
-        write_atomically(self.path(subject), encode(record), durable=False)
-        return None
+        return {"subject": subject, "warnings": warnings, "views": views}
 
     def _view(self, view: View) -> dict[str, Any]:
         slices, native, stacks = [], [], []
@@ -106,11 +127,10 @@ def run_all(job: Job, ids: Sequence[str], workers: int | None, strict: bool, pro
     the first as PrepareError."""
     failures: dict[str, str] = {}
     todo = [i for i in ids if not _is_whole(job.path(i))]
-    workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(todo) // 4))
     with tqdm(
         total=len(ids), initial=len(ids) - len(todo), desc="prepare", unit="subject", disable=not progress
     ) as bar:
-        for subject, failure in _results(job, todo, workers):
+        for subject, failure in results(job.run, todo, workers):
             bar.update()
             if failure is not None:
                 failures[subject] = failure
@@ -120,9 +140,12 @@ def run_all(job: Job, ids: Sequence[str], workers: int | None, strict: bool, pro
     return failures
 
 
-def _results(job: Job, todo: Sequence[str], workers: int) -> Iterator[tuple[str, str | None]]:
+def results(work: Callable[[str], _T], todo: Sequence[str], workers: int | None) -> Iterator[tuple[str, _T]]:
+    """(subject, what `work` makes of it), in the order in which processes (default: one per CPU) finish. Raises PrepareError where one
+    dies."""
+    workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(todo) // 4))
     if workers == 1:
-        yield from ((i, job.run(i)) for i in todo)
+        yield from ((i, work(i)) for i in todo)
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
@@ -131,7 +154,7 @@ def _results(job: Job, todo: Sequence[str], workers: int) -> Iterator[tuple[str,
         try:
             while True:
                 while len(running) < 4 * workers and (subject := next(queue, None)) is not None:
-                    future: Future[str | None] = pool.submit(job.run, subject)
+                    future: Future[_T] = pool.submit(work, subject)
                     running[future] = subject
                 if not running:
                     return

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from tqdm import tqdm
 
 from morphojax import anatomy
 from morphojax.data import splits as splitting
 from morphojax.data import table as tables
 from morphojax.data.dataset import FORMAT_VERSION, MANIFEST, Manifest
 from morphojax.data.geometry import Grid
-from morphojax.data.partials import Job, PrepareError, run_all
+from morphojax.data.partials import Job, PrepareError, results, run_all
 from morphojax.data.records import ShardWriter, decode, describe, write_atomically
 from morphojax.data.sources.base import Source
 from morphojax.data.sources.synthetic import Synthetic, generate
@@ -30,8 +31,22 @@ from morphojax.data.sources.synthetic import cohort as synthetic_cohort
 
 PERCENTILES = (0.5, 99.5)
 SPLIT_FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
+OFFICIAL = "official"  # in place of a split file: the split that the cohort's makers published
 LEFT_OUT = "none"  # in a split file: a subject that is not to be part of the dataset
 _PARTIAL = ".partial"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What `prepare` would do. `splits` and `planes` count as the manifest does; `failures` by index among the source's subjects."""
+
+    splits: Mapping[str, int]
+    planes: Mapping[str, Mapping[str, int]]
+    columns: int
+    bytes: int  # about
+    failures: Mapping[int, str]
+    left_out: int
+    warnings: Mapping[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,26 +76,19 @@ def prepare(
     """Prepares a cohort into `output`, which must be empty, absent or what a killed run with the same settings left.
 
     name: of the source, for the manifest. split_file: CSV of subject, split (train, val, test, or none to leave out) that
-    lists every subject with images; without it, by hash of the id. workers: processes (default: one per CPU).
+    lists every subject with images, or "official": as the cohort's makers published it; without it, by hash of the id.
+    workers: processes (default: one per CPU).
     A subject that cannot be read is reported and left out; with `strict` it raises. Raises PrepareError and CohortError.
     """
     output = Path(output)
-    unknown = [p for p in planes if p not in anatomy.PLANES]
-    if unknown or not planes or len(set(planes)) != len(planes):
-        raise PrepareError(f"planes {list(planes)}: name each once among {', '.join(anatomy.PLANES)}")
     low, high = percentiles
-    if not 0 <= low < high <= 100:
-        raise PrepareError(f"percentiles {low}, {high}: must satisfy 0 <= low < high <= 100")
-
+    job = _job(source, output, planes, grid, percentiles)
     ids = tuple(source.subjects())
-    by_subject, report = _split(ids, split_file, split_fractions or SPLIT_FRACTIONS, split_seed)
+    by_subject, report = _split(source, ids, split_file, split_fractions or SPLIT_FRACTIONS, split_seed)
     ids = tuple(i for i in ids if by_subject[i] != LEFT_OUT)
     found = source.table()  # before the images: a bad table is a matter of seconds
-
-    job = Job(source, tuple(planes), grid, (low, high), output / _PARTIAL)
-    settings = {"source": name, "root": str(source.root.resolve()), "format_version": FORMAT_VERSION}
     try:
-        _claim(output, settings | job.settings())
+        _claim(output, _settings(job, name))
         failures = run_all(job, ids, workers, strict, progress)
         report += [(i, "failed", failures[i]) for i in ids if i in failures]
         kept = tuple(i for i in ids if i not in failures)
@@ -135,12 +143,75 @@ def prepare(
     return Summary(output, manifest, pd.DataFrame(report, columns=["subject", "status", "message"]))
 
 
+def plan(
+    source: Source,
+    output: str | Path,
+    *,
+    name: str,
+    planes: Sequence[str] = ("sax",),
+    grid: Grid,
+    percentiles: tuple[float, float] = PERCENTILES,
+    split_file: str | Path | None = None,
+    split_fractions: Mapping[str, float] | None = None,
+    split_seed: int = 0,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Plan:
+    """What `prepare` would do with the same arguments, and raise; writes nothing. It reads every image: what a reader keeps of a cine, and
+    whether a label is one, are matters of voxels."""
+    job = _job(source, Path(output), planes, grid, percentiles)
+    ids = tuple(source.subjects())
+    by_subject, _ = _split(source, ids, split_file, split_fractions or SPLIT_FRACTIONS, split_seed)
+    found = source.table()
+    _is_begun(Path(output), _settings(job, name))
+    index, failures, warnings = {i: n for n, i in enumerate(ids)}, {}, Counter[str]()
+    kept, size = Counter[str](), 0
+    counts = {plane: Counter(subjects=0, stacks=0, slices=0, labelled_stacks=0) for plane in planes}
+    todo = [i for i in ids if by_subject[i] != LEFT_OUT]
+    with tqdm(total=len(todo), desc="dry run", unit="subject", disable=not progress) as bar:
+        for subject, measured in results(job.measure, todo, workers):
+            bar.update()
+            if isinstance(measured, str):
+                failures[index[subject]] = measured
+                continue
+            kept[by_subject[subject]] += 1
+            size += measured["bytes"]
+            warnings.update(set(measured["warnings"]))
+            for plane, (stacks, slices, labelled) in measured["planes"].items():
+                counts[plane].update(subjects=1, stacks=stacks, slices=slices, labelled_stacks=labelled)
+    splits = {s: kept[s] for s in splitting.SPLITS}
+    columns = len(found[1].columns) if found else 0
+    failures = dict(sorted(failures.items()))
+    return Plan(splits, counts, columns, size, failures, len(ids) - len(todo), dict(sorted(warnings.items())))
+
+
+def _job(source: Source, output: Path, planes: Sequence[str], grid: Grid, percentiles: tuple[float, float]) -> Job:
+    unknown = [p for p in planes if p not in anatomy.PLANES]
+    if unknown or not planes or len(set(planes)) != len(planes):
+        raise PrepareError(f"planes {list(planes)}: name each once among {', '.join(anatomy.PLANES)}")
+    low, high = percentiles
+    if not 0 <= low < high <= 100:
+        raise PrepareError(f"percentiles {low}, {high}: must satisfy 0 <= low < high <= 100")
+    return Job(source, tuple(planes), grid, (low, high), output / _PARTIAL)
+
+
+def _settings(job: Job, name: str) -> dict[str, Any]:
+    """What a run that is taken up must share with the one that was killed."""
+    root = str(job.source.root.resolve())
+    return {"source": name, "root": root, "format_version": FORMAT_VERSION} | job.settings()
+
+
 def _split(
-    ids: Sequence[str], path: str | Path | None, fractions: Mapping[str, float], seed: int
+    source: Source, ids: Sequence[str], path: str | Path | None, fractions: Mapping[str, float], seed: int
 ) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
     """The split of every subject, and what there is to report about the split file."""
     if path is None:
         return dict(zip(ids, splitting.assign(ids, fractions, seed).tolist(), strict=True)), []
+    if str(path) == OFFICIAL:
+        official = source.splits()
+        if official is None:
+            raise PrepareError(f"{source.root}: this source knows no official split; name a CSV of subject,split")
+        return {i: official[i] for i in ids}, []
     try:
         listed = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
@@ -169,20 +240,30 @@ def _split(
 
 def _claim(output: Path, settings: dict[str, Any]) -> None:
     """Makes the output folder ours, or refuses one that holds something else."""
+    if not _is_begun(output, settings):
+        path = output / _PARTIAL / "settings.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, _text(settings).encode())
+
+
+def _text(settings: dict[str, Any]) -> str:
+    return json.dumps(settings, indent=1, sort_keys=True)
+
+
+def _is_begun(output: Path, settings: dict[str, Any]) -> bool:
+    """Whether the output folder holds an unfinished run of these settings; PrepareError where it holds anything else."""
     if (output / MANIFEST).exists():
         raise PrepareError(f"{output} already holds a dataset; name another output folder or remove it")
     path = output / _PARTIAL / "settings.json"
-    text = json.dumps(settings, indent=1, sort_keys=True)
     if path.is_file():
-        if path.read_text() != text:
+        if path.read_text() != _text(settings):
             raise PrepareError(
                 f"{output} holds an unfinished run with other settings ({path}); remove it or repeat them"
             )
-        return
+        return True
     if output.is_dir() and any(p.name != _PARTIAL for p in output.iterdir()):
         raise PrepareError(f"{output} is not empty; name another output folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.encode())
+    return False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,7 @@ GROUPS = (
     "demographic",
     "lifestyle",
     "medical_history",
+    "acquisition",
 )
 DICTIONARY_FIELDS = ("name", "kind", "group", "unit", "categories", "leak", "description", "measures")
 # What a column can measure of the heart: a volume in ml or a mass in g of a structure at a phase, or an ejection fraction.

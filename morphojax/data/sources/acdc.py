@@ -115,9 +115,9 @@ def _frame_number(folder: Path, info: dict[str, str], phase: str) -> int:
     path, text = folder / "Info.cfg", info.get(phase)
     if text is None:
         raise CohortError(f"{path}: no {phase}; add the line '{phase}: <frame, counting from 1>'")
-    if not text.isdecimal() or int(text) < 1:
+    number, last = tables.frame_number(text), tables.frame_number(info.get("NbFrame", ""))
+    if not number:
         raise CohortError(f"{path}: {phase} is {text!r}; must be a frame number, counting from 1")
-    last = info.get("NbFrame", "")
-    if last.isdecimal() and int(text) > int(last):
-        raise CohortError(f"{path}: {phase} is frame {text} of {last}")
-    return int(text)
+    if last is not None and number > last:
+        raise CohortError(f"{path}: {phase} is frame {number} of {last}")
+    return number

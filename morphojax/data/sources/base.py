@@ -66,6 +66,10 @@ class Source(Protocol):
         """Rows indexed by subject id (str), and the meaning of the columns; None where the cohort has no table."""
         ...
 
+    def splits(self) -> Mapping[str, str] | None:
+        """Subject -> train, val or test, as the cohort's makers published it; None where they published none."""
+        ...
+
 
 def cine_frames(choice: str, count: int) -> tuple[int, ...]:
     """Numbers, from 0, of the frames that are kept of a cine of `count`, besides its phases: none ("phases"), "all", or so many
@@ -92,3 +96,6 @@ class Folder:
         cine_frames(frames, 1)  # a bad choice is refused now, not for every subject
         self.root, self.frames = Path(root), frames
         self._table, self._dictionary = table, dictionary
+
+    def splits(self) -> Mapping[str, str] | None:
+        return None

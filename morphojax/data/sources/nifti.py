@@ -14,6 +14,10 @@ from morphojax import anatomy
 from morphojax.data.sources.base import CohortError, Frame, cine_frames
 
 _AFFINE_TOLERANCE_MM = 1e-2  # labels are often written by another tool, which rounds the affine
+_COSINE_NOISE = 1e-5  # of a header's 32-bit numbers
+_COSINE_TOLERANCE = (
+    0.01  # half a degree: no voxel within 100 mm of the centre of the image moves by more than a millimetre
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +41,18 @@ class Volume:
         if self.slope != 1 or self.intercept != 0:
             values = values * np.float32(self.slope) + np.float32(self.intercept)
         return values
+
+    def drawn(self, frame: int = 0) -> bool:
+        """Whether a frame of a label holds anything but background."""
+        raw = self.raw[..., frame] if self.raw.ndim == 4 else self.raw
+        return bool((raw if self.slope == 1 and self.intercept == 0 else self.values(frame)).any())
+
+    def closest(self, image: "Volume") -> int:
+        """The frame of this cine that a 3-D image is, or is nearest to. Raises CohortError where their shapes differ."""
+        if image.raw.shape != self.raw.shape[:3]:
+            raise CohortError(f"{image.path}: shape {image.raw.shape} differs from that of {self.path.name}")
+        wanted = image.values()
+        return int(np.argmin([np.abs(self.values(t) - wanted).mean() for t in range(self.frames)]))
 
 
 def find(folder: Path, stem: str) -> Path | None:
@@ -80,6 +96,28 @@ def load(path: Path, ndim: int) -> Volume:
         bad = int(raw.size - np.isfinite(raw).sum())
         raise CohortError(f"{path}: {bad} voxels are NaN or infinite; repair the image or leave the subject out")
     return Volume(path, raw, slope, intercept, affine)
+
+
+def straighten(volume: Volume) -> tuple[Volume, bool]:
+    """The volume with orthonormal direction cosines, and whether they had to be made so: to the nearest ones, about the centre of the
+    image. What resamples in plane takes the axes for perpendicular, so a true shear raises CohortError."""
+    affine = volume.affine
+    spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    cosines = affine[:3, :3] / spacing
+    off = float(np.abs(cosines.T @ cosines - np.eye(3)).max())
+    if off <= _COSINE_NOISE:
+        return volume, False
+    if off > _COSINE_TOLERANCE:
+        raise CohortError(
+            f"{volume.path}: two axes of the affine have a cosine of {off:.3g} between them, more than {_COSINE_TOLERANCE:g}; "
+            "resample the image onto perpendicular axes, or correct the header"
+        )
+    left, _, right = np.linalg.svd(cosines)
+    straight = affine.copy()
+    straight[:3, :3] = (left @ right) * spacing
+    centre = (np.array(volume.raw.shape[:3]) - 1) / 2
+    straight[:3, 3] += (affine[:3, :3] - straight[:3, :3]) @ centre
+    return dataclasses.replace(volume, affine=straight), True
 
 
 def canonical_label(volume: Volume, convention: anatomy.Convention, image: Volume, frame: int = 0) -> np.ndarray:

@@ -70,13 +70,7 @@ class UkbNifti(Folder):
         return Subject(subject, views, tuple(warnings))
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
-        path = tables.choose(self._table, self.root / "table.csv")
-        if path is None:
-            return None
-        dictionary = tables.choose(self._dictionary, path.parent / "dictionary.csv", self.root / "dictionary.csv")
-        if dictionary is None:
-            raise CohortError(f"{path}: has no dictionary.csv beside it; write it or name it with --dictionary")
-        return tables.read_table(path, "subject", dictionary)
+        return tables.beside(self.root, self._table, self._dictionary)
 
 
 def _read_view(folder: Path, plane: str, choice: str, warnings: list[str]) -> View | None:
@@ -141,9 +135,7 @@ def _end_systole(
         return None
     found = None
     if image is not None:
-        if image.raw.shape != cine.raw.shape[:3]:
-            raise CohortError(f"{image.path}: shape {image.raw.shape} differs from that of {cine.path.name}")
-        found = int(np.argmin([np.abs(cine.values(t) - image.values()).mean() for t in range(cine.frames)]))
+        found = cine.closest(image)
     elif labels.cine is not None:
         structure, best = ("lv_cavity", np.argmin) if plane == "sax" else ("la_cavity", np.argmax)
         disk = next(n for n, s in labels.convention.structures.items() if s == structure)

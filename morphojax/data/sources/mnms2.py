@@ -1,0 +1,93 @@
+"""M&Ms-2: dataset_information.csv and dataset/NNN/NNN_{SA,LA}_{CINE,ED,ES}.nii.gz with NNN_{SA,LA}_{ED,ES}_gt.nii.gz.
+
+Martin-Isla et al., IEEE JBHI 2023, doi 10.1109/JBHI.2023.3267857. LA is the 4-chamber view. Subjects 1 to 160 are for training,
+161 to 200 for validation, 201 to 360 for testing.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from morphojax import anatomy
+from morphojax.data.sources import nifti, tables, views
+from morphojax.data.sources.base import CohortError, Folder, Subject, View
+from morphojax.data.table import Column, Schema
+
+_CONVENTION = anatomy.CONVENTIONS["mnms2"]
+_PREFIX = {"sax": "SA", "la_4ch": "LA"}
+_KEY = "subject_code"
+_COLUMNS = {
+    "disease": Column("disease", "categorical", "medical_history", "", (), ("diagnosis",), "diagnosis"),
+    "vendor": Column("vendor", "categorical", "acquisition", "", (), (), "vendor of the scanner"),
+    "scanner": Column("scanner", "categorical", "acquisition", "", (), (), "model of the scanner"),
+    "field": Column("field_tesla", "continuous", "acquisition", "T", (), (), "field strength"),
+}
+
+
+class Mnms2(Folder):
+    """Source for M&Ms-2. `root` holds `dataset/`, or the subjects themselves (the CSV may then be one folder up)."""
+
+    name = "mnms2"
+
+    def subjects(self) -> Sequence[str]:
+        return sorted(tables.folders(self._part, ("*_[SL]A_*.nii*",)))
+
+    def read(self, subject: str, planes: Sequence[str]) -> Subject:
+        if not (self._part / subject).is_dir():
+            raise CohortError(f"{self.root}: no folder of subject {subject}")
+        found, warnings = {}, []
+        for plane in planes:
+            view = self._view(subject, plane, warnings)
+            if view is None:
+                warnings.append(f"{plane}: no images")
+            else:
+                found[plane] = view
+        return Subject(subject, found, tuple(warnings))
+
+    def table(self) -> tuple[pd.DataFrame, Schema] | None:
+        if self._table is not None:
+            return tables.beside(self.root, self._table, self._dictionary)
+        name = "dataset_information.csv"
+        path = tables.choose(None, self.root / name, self.root.resolve().parent / name)
+        if path is None:
+            return None
+        header, rows = tables.read_rows(path, (_KEY,))
+        # Spreadsheets drop the zeros of 007.
+        padded = [(line, row | {_KEY: row[_KEY] and row[_KEY].zfill(3)}) for line, row in rows]
+        return tables.tabulate(path, header, tables.keyed(path, padded, _KEY), _COLUMNS)
+
+    def splits(self) -> Mapping[str, str]:
+        """By the number. Raises CohortError for a subject that has none from 1 to 360."""
+        found = {}
+        for subject in self.subjects():
+            number = int(subject) if subject.isascii() and subject.isdigit() and len(subject) < 7 else 0
+            if not 1 <= number <= 360:
+                raise CohortError(f"{self._part / subject}: the official split knows the subjects 001 to 360 alone")
+            found[subject] = "train" if number <= 160 else "val" if number <= 200 else "test"
+        return found
+
+    @property
+    def _part(self) -> Path:
+        return self.root / "dataset" if (self.root / "dataset").is_dir() else self.root
+
+    def _view(self, subject: str, plane: str, warnings: list[str]) -> View | None:
+        folder, prefix = self._part / subject, f"{subject}_{_PREFIX.get(plane)}"
+        if plane not in _PREFIX:
+            return None
+        phases = {}
+        for phase in ("ED", "ES"):
+            image, label = nifti.find(folder, f"{prefix}_{phase}"), nifti.find(folder, f"{prefix}_{phase}_gt")
+            if image is not None:
+                phases[phase] = views.read(plane, image, label, 3, warnings)
+            elif label is not None:
+                raise CohortError(f"{label}: has no image {prefix}_{phase}.nii.gz; add it or remove the label")
+        path = nifti.find(folder, f"{prefix}_CINE")
+        if path is None and not phases:
+            return None
+        cine = views.read(plane, path, None, 4, warnings) if path else None
+        # Nothing says which frames these are, but both were taken from the cine.
+        numbers = {phase: cine.image.closest(found.image) for phase, found in phases.items()} if cine else {}
+        if numbers.get("ED") is not None and numbers.get("ED") == numbers.get("ES"):
+            raise CohortError(f"{folder}: {prefix}_ED and {prefix}_ES are one frame of {prefix}_CINE; correct one")
+        return views.build(plane, _CONVENTION, phases, cine, numbers, self.frames, warnings, folder)

@@ -14,10 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from morphojax import anatomy
-from morphojax.data import preparation
+from morphojax.data import inspection, preparation
 from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
 from morphojax.data.preparation import Plan, PrepareError, Summary
@@ -25,8 +23,6 @@ from morphojax.data.sources import SOURCES, CohortError
 from morphojax.data.sources.synthetic import Synthetic, generate
 from morphojax.data.splits import SPLITS
 from morphojax.evaluation import figures
-
-_SHEET_STACKS = 12  # per plane
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -73,24 +69,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--subjects", type=int, default=64, help="synthetic: how many to make; default 64")
     p.add_argument("--seed", type=int, default=0, help="synthetic: seed of the cohort; default 0")
     return p
-
-
-def contact_sheet(dataset: Dataset, path: Path) -> None:
-    """Slices of stacks spread over each plane, of the phases with a name, labelled ones first; titles give the subject's index, never
-    its id."""
-    tiles = []
-    for plane in dataset.manifest.planes:
-        stacks, slices = dataset.stacks(plane), dataset.slices(plane)
-        stacks = stacks[stacks["phase"].isin(anatomy.PHASES)]
-        stacks = stacks[stacks["labelled"]] if stacks["labelled"].any() else stacks
-        rows = np.unique(np.linspace(0, len(stacks) - 1, min(_SHEET_STACKS, len(stacks))).astype(int))
-        for stack in stacks.iloc[rows].to_dict("records"):
-            first, count = int(stack["first"]), int(stack["slices"])
-            for share in (0.25, 0.5, 0.75) if count >= 3 else (0.5,):
-                z = int(share * (count - 1))
-                record = slices[first + z]
-                tiles.append((record["image"], record["label"], f"#{stack['subject']} {plane} {stack['phase']} z{z}"))
-    figures.contact_sheet(path, tiles, columns=6)
 
 
 def describe(summary: Summary) -> str:
@@ -175,7 +153,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(describe_plan(found, flags.output))
             return int(not any(found.splits.values()) or (flags.strict and bool(found.failures)))
         summary = preparation.prepare(source, flags.output, **options, strict=flags.strict)
-        contact_sheet(Dataset.open(flags.output), flags.output / "contact_sheet.png")
+        tiles = inspection.tiles(Dataset.open(flags.output))
+        figures.contact_sheet(flags.output / "contact_sheet.png", tiles, columns=inspection.SHEET_COLUMNS)
     except (PrepareError, CohortError, ValueError, OSError) as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 1

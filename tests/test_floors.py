@@ -16,6 +16,7 @@ FLOORS = {
     "train": 2,
     "main": 3,
     "prepare": 3,
+    "inspect": 3,
     "evaluate": 3,
     "predict": 3,
     "probe": 3,

@@ -67,3 +67,44 @@ def test_unknown_source_and_help(capsys):
     with pytest.raises(SystemExit):
         prepare.main(["--help"])
     assert "contact_sheet.png" in capsys.readouterr().out
+
+
+def test_a_dry_run_says_what_would_be_written_and_writes_nothing(tmp_path, capsys):
+    root = cohorts.acdc(tmp_path / "cohort", subjects=3, shape=(60, 64, 4))
+    (root / "training/patient002/Info.cfg").write_text("ED: 1\n")
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    flags = _flags(root, tmp_path / "out", "--split_fractions=0,1,0", "--size=128")
+    assert prepare.main([*flags, "--dry-run"]) == 0
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+    text, error = capsys.readouterr()
+    assert "0 train, 2 val, 0 test" in text and "2 subjects, 4 stacks, 16 slices; 4 stacks labelled" in text
+    assert "1 subjects cannot be read and would be left out: #1" in text and "patient00" not in text + error
+    assert prepare.main([*flags, "--dry-run", "--strict"]) == 1
+    capsys.readouterr()
+    assert prepare.main(flags) == 0
+    manifest = Dataset.open(tmp_path / "out").manifest
+    size = sum(s.bytes for s in (*manifest.slices["sax"], *manifest.native["sax"]))
+    assert float(text.split("about ")[1].split(" MB")[0]) == pytest.approx(size / 1e6, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--planes=sax,sax"], "planes"),
+        (["--splits=official"], "knows no official split"),
+        (["--percentiles=9,1"], "percentiles"),
+        (["--output={cohort}"], "is not empty"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_refuses(tmp_path, capsys, more, message):
+    root = cohorts.acdc(tmp_path / "cohort", subjects=1)
+    more = [flag.format(cohort=root) for flag in more]
+    assert prepare.main(_flags(root, tmp_path / "out", *more, "--dry-run")) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_makes_no_synthetic_cohort(tmp_path, capsys):
+    flags = ["--source=synthetic", f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--dry-run"]
+    assert prepare.main(flags) == 1
+    assert "holds no synthetic cohort" in capsys.readouterr().err and not (tmp_path / "in").exists()

@@ -23,7 +23,7 @@ from morphojax import anatomy
 from morphojax.data.dataset import encode_native
 from morphojax.data.geometry import Grid, normalise, place, to_grid, to_native
 from morphojax.data.records import decode, encode, write_atomically
-from morphojax.data.sources.base import CohortError, Source, View
+from morphojax.data.sources.base import CohortError, Frame, Source, View
 
 CUT_WARNING = 0.02
 _T = TypeVar("_T")
@@ -92,13 +92,8 @@ class Job:
 
     def _view(self, view: View) -> dict[str, Any]:
         slices, native, stacks = [], [], []
-        shown = [anatomy.BACKGROUND, *(anatomy.LABEL_ID[s] for s in anatomy.PLANE_STRUCTURES[view.plane])]
         for frame in itertools.chain(view.frames, view.cine):
-            if frame.label is not None and (foreign := np.setdiff1d(frame.label, shown)).size:
-                names = ", ".join(anatomy.STRUCTURES[i - 1] for i in foreign)
-                raise CohortError(
-                    f"{view.plane} {frame.phase}: the label holds {names}, which this plane does not show"
-                )
+            check_shown(view.plane, frame)
             placement = place(frame.image, frame.affine, self.grid)
             image = to_grid(normalise(frame.image, *self.percentiles), placement, order=1)
             stack = {
@@ -120,6 +115,14 @@ class Job:
             native.append(encode(encode_native(frame.label, placement)))
             stacks.append(stack)
         return {"stacks": stacks, "slices": slices, "native": native}
+
+
+def check_shown(plane: str, frame: Frame) -> None:
+    """Raises CohortError where the label of a frame holds a structure that its plane does not show."""
+    shown = [anatomy.BACKGROUND, *(anatomy.LABEL_ID[s] for s in anatomy.PLANE_STRUCTURES[plane])]
+    if frame.label is not None and (foreign := np.setdiff1d(frame.label, shown)).size:
+        names = ", ".join(anatomy.STRUCTURES[i - 1] for i in foreign)
+        raise CohortError(f"{plane} {frame.phase}: the label holds {names}, which this plane does not show")
 
 
 def run_all(job: Job, ids: Sequence[str], workers: int | None, strict: bool, progress: bool) -> dict[str, str]:

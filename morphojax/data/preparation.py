@@ -24,7 +24,7 @@ from morphojax.data import table as tables
 from morphojax.data.dataset import FORMAT_VERSION, MANIFEST, Manifest
 from morphojax.data.geometry import Grid
 from morphojax.data.partials import Job, PrepareError, results, run_all
-from morphojax.data.records import ShardWriter, decode, describe, write_atomically
+from morphojax.data.records import SHARD_OVERHEAD, SHARD_RECORDS, ShardWriter, decode, describe, write_atomically
 from morphojax.data.sources.base import Source
 from morphojax.data.sources.synthetic import Synthetic, generate
 from morphojax.data.sources.synthetic import cohort as synthetic_cohort
@@ -179,6 +179,8 @@ def plan(
             warnings.update(set(measured["warnings"]))
             for plane, (stacks, slices, labelled) in measured["planes"].items():
                 counts[plane].update(subjects=1, stacks=stacks, slices=slices, labelled_stacks=labelled)
+    for count in counts.values():
+        size += SHARD_OVERHEAD * sum(-(-count[records] // SHARD_RECORDS) for records in ("slices", "stacks"))
     splits = {s: kept[s] for s in splitting.SPLITS}
     columns = len(found[1].columns) if found else 0
     failures = dict(sorted(failures.items()))

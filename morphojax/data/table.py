@@ -27,6 +27,7 @@ GROUPS = (
     "medical_history",
     "acquisition",
 )
+OUTLIER_SD = 6
 DICTIONARY_FIELDS = ("name", "kind", "group", "unit", "categories", "leak", "description", "measures")
 # What a column can measure of the heart: a volume in ml or a mass in g of a structure at a phase, or an ejection fraction.
 MEASURES = (
@@ -202,6 +203,34 @@ def check(frame: pd.DataFrame, schema: Schema) -> tuple[str, ...]:
                 f"column {column.name!r}: {len(outside)} values outside its categories, e.g. {outside[0]!r}"
             )
     return tuple(warnings)
+
+
+def describe(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    """A row per column: `column`, `kind`, `group`, `missing` (share of the rows), `min`, `max`, `mean`, `sd` (continuous; ddof=0),
+    `classes` (others: how many), `outside` (values outside the categories), `beyond` (values over OUTLIER_SD SDs from the mean) and
+    `note`: "all missing", "constant" or nothing. Raises TableError as `check` does."""
+    rows = []
+    for column in schema.columns:
+        row: dict[str, Any] = {"column": column.name, "kind": column.kind, "group": column.group}
+        if column.kind == "continuous":
+            numbers = _numbers(frame, column)
+            values = numbers[~np.isnan(numbers)]
+            row |= {"classes": 0, "outside": 0, "beyond": 0}
+            different = len(set(values))
+            if values.size:
+                mean, sd = float(values.mean()), float(values.std())
+                row |= {"min": float(values.min()), "max": float(values.max()), "mean": mean, "sd": sd}
+                row["beyond"] = int((np.abs(values - mean) > OUTLIER_SD * sd).sum()) if different > 1 else 0
+        else:
+            values = np.array([t for t in _texts(frame, column) if t is not None], object)
+            different = len(set(values))
+            outside = sum(bool(column.classes) and t not in column.classes for t in values)
+            row |= {"classes": different, "outside": outside, "beyond": 0}
+        row["missing"] = 1 - values.size / len(frame) if len(frame) else 1.0
+        row["note"] = "all missing" if not different else "constant" if different == 1 else ""
+        rows.append(row)
+    names = ["column", "kind", "group", "missing", "min", "max", "mean", "sd", "classes", "outside", "beyond", "note"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def volumes(

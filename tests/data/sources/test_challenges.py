@@ -440,7 +440,7 @@ def test_any_information_csv_is_read_or_refused(tmp_path):
     (tmp_path / "dataset").mkdir()
     rng, refused = np.random.default_rng(0), 0
     text = (tmp_path / CSV).read_text() + "1,B2,Philips,B,2,1,4,60,DCM,F,,70\n"
-    for _ in range(120):
+    for _ in range(60):
         (tmp_path / CSV).write_bytes(_mangled(rng, text))
         (tmp_path / "dataset_information.csv").write_bytes(
             _mangled(rng, "SUBJECT_CODE,DISEASE,FIELD\n1,NOR,1.5\n2,,3\n,,\n")
@@ -450,17 +450,17 @@ def test_any_information_csv_is_read_or_refused(tmp_path):
                 read()
             except CohortError:
                 refused += 1
-    assert 40 < refused < 320
+    assert 20 < refused < 160
 
 
 def test_any_info_cfg_is_read_or_refused(tmp_path):
     root = cohorts.acdc(tmp_path, subjects=1, table=False)
     rng, refused = np.random.default_rng(1), 0
-    for _ in range(120):
+    for _ in range(60):
         (root / "training/patient001/Info.cfg").write_bytes(_mangled(rng, "ED: 1\nES: 9\nNbFrame: 30\nGroup: NOR\n"))
         try:
             Acdc(root).read("patient001", ())
             Acdc(root).read("patient001", ("sax",))
         except CohortError:
             refused += 1
-    assert 12 < refused < 116
+    assert 6 < refused < 58

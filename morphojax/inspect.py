@@ -1,0 +1,169 @@
+"""What is there, before any compute: a raw cohort or a prepared dataset, looked at whole.
+
+    python -m morphojax.inspect DIR
+    python -m morphojax.inspect DIR --source=acdc --planes=sax --output=REPORT
+
+Prints subjects by plane, geometry, labels, the columns of the table, and a list of whatever looks suspicious. A subject is its index, in
+the order of the ids; --ids adds whose index it is, and why a subject cannot be read, for your terminal alone. --output writes:
+    inspect.csv         a row per image, by index: shape, spacing, orientation, volumes
+    columns.csv         a row per column of the table: missing, range, outliers
+    suspicious.csv      what looks suspicious, and of which indices
+    contact_sheet.png   of a prepared dataset: slices with their labels
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from morphojax import anatomy
+from morphojax.data import inspection, suspicions
+from morphojax.data.dataset import MANIFEST, Dataset, DatasetError
+from morphojax.data.inspection import STACK_COLUMNS, Findings
+from morphojax.data.partials import PrepareError
+from morphojax.data.records import RecordError, write_atomically
+from morphojax.data.sources import SOURCES, CohortError
+from morphojax.data.suspicions import Suspicion
+from morphojax.evaluation import figures
+
+_SHOWN = 12  # indices per line
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m morphojax.inspect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("dir", type=Path, metavar="DIR", help="a raw cohort, or a dataset that prepare made")
+    p.add_argument("--source", choices=sorted(SOURCES), help="layout of a raw cohort; default: what it looks like")
+    p.add_argument("--planes", help=f"among {','.join(anatomy.PLANES)}; default: all")
+    p.add_argument("--table", type=Path, help="CSV with a row per subject; default: the cohort's own")
+    p.add_argument("--dictionary", type=Path, help="CSV that gives kind, group and unit of the table's columns")
+    p.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder for the report; an older report there is replaced"
+    )
+    p.add_argument("--ids", action="store_true", help="also print subject ids: on your own terminal, never into a log")
+    p.add_argument("--workers", type=int, help="processes for a raw cohort; default one per CPU")
+    return p
+
+
+def describe(findings: Findings, found: Sequence[Suspicion]) -> str:
+    """The report: counts and indices, no subject id."""
+    stacks = findings.stacks[~findings.stacks["failed"].astype(bool)]
+    lines = [f"{findings.source}: {len(findings.ids)} subjects, {len(findings.failures)} of them cannot be read"]
+    for plane in findings.planes:
+        here = stacks[stacks["plane"] == plane]
+        lines += _plane(plane, here) if len(here) else [f"{plane:<10}no images"]
+    lines += _columns(findings.columns)
+    lines += [f"{n:>6} x warning: {message}" for message, n in findings.warnings.items()]
+    lines.append("suspicious" if found else "nothing suspicious")
+    for s in found:
+        named = " ".join(f"#{i}" for i in s.subjects[:_SHOWN]) + (" ..." if len(s.subjects) > _SHOWN else "")
+        lines.append(f"  {s.what}" + (f": {len(s.subjects)} subjects, {named}" if s.subjects else ""))
+    return "\n".join(lines)
+
+
+def _plane(plane: str, stacks: pd.DataFrame) -> list[str]:
+    first = stacks.drop_duplicates("subject")
+    phases = ", ".join(f"{n} {phase}" for phase, n in stacks["phase"].value_counts(sort=False).items())
+    oriented = ", ".join(f"{name} {n}" for name, n in first["orientation"].value_counts().items())
+    cine = f"; further frames of a cine {_range(first['cine_frames'])}" if first["cine_frames"].any() else ""
+    lines = [
+        f"{plane:<10}{len(first)} subjects: {phases}{cine}",
+        f"          shape {_range(first['x'])} x {_range(first['y'])} x {_range(first['slices'])} slices, axes towards {oriented}",
+        f"          in plane {_range(pd.concat([first['spacing_x_mm'], first['spacing_y_mm']]))} mm, "
+        f"between slices {_range(first['slice_gap_mm'])} mm",
+    ]
+    labelled = stacks[stacks["structures"] != ""]
+    if labelled.empty:
+        return [*lines, "          no labels"]
+    empty = int((labelled["labelled_slices"] == 0).sum())
+    lines.append(
+        f"          {len(labelled)} of {len(stacks)} images labelled, {empty} of them empty; "
+        f"in {_range(labelled['labelled_slices'])} slices"
+    )
+    for structure in anatomy.STRUCTURES:
+        by_phase = [
+            f"{phase} {_range(here)} ml"
+            for phase, here in labelled.groupby("phase")[f"{structure}_ml"]
+            if here.notna().any()
+        ]
+        lines += [f"          {structure:<14}{', '.join(by_phase)}"] if by_phase else []
+    return lines
+
+
+def _columns(columns: pd.DataFrame | None) -> list[str]:
+    if columns is None:
+        return ["table     none"]
+    lines = [f"table     {len(columns)} columns"]
+    for row in columns.to_dict("records"):
+        what = f"{row['min']:.4g} to {row['max']:.4g}" if pd.notna(row["min"]) else f"{row['classes']} classes"
+        lines.append(
+            f"          {row['column']}: {row['kind']}, {row['group']}; {row['missing']:.0%} missing; {row['note'] or what}"
+        )
+    return lines
+
+
+def _range(values: pd.Series) -> str:
+    low, middle, high = (float(v) for v in (values.min(), values.median(), values.max()))
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g} (median {middle:.4g})"
+
+
+def name_ids(findings: Findings, found: Sequence[Suspicion]) -> str:
+    """Whose the indices of the report are, and why a subject cannot be read."""
+    shown = sorted({i for s in found for i in s.subjects})
+    return "\n".join(f"#{i} {findings.ids[i]} {findings.failures.get(i, '')}".rstrip() for i in shown)
+
+
+def write(findings: Findings, found: Sequence[Suspicion], output: Path) -> None:
+    """The CSV files of a report; they name nobody."""
+    output.mkdir(parents=True, exist_ok=True)
+    listed = [{"what": s.what, "subjects": " ".join(map(str, s.subjects))} for s in found]
+    files = {
+        "inspect.csv": findings.stacks[list(STACK_COLUMNS)],
+        "columns.csv": findings.columns if findings.columns is not None else pd.DataFrame(columns=["column"]),
+        "suspicious.csv": pd.DataFrame(listed, columns=["what", "subjects"]),
+    }
+    for name, frame in files.items():
+        write_atomically(output / name, frame.to_csv(index=False).encode())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    flags = parser().parse_args(argv)
+    try:
+        planes = anatomy.parse_planes(flags.planes) if flags.planes is not None else None
+        dataset = None
+        if flags.source is None and (flags.dir / MANIFEST).is_file():
+            if flags.table or flags.dictionary:
+                raise DatasetError(
+                    f"{flags.dir} is a prepared dataset and has its table; leave out --table and --dictionary"
+                )
+            dataset = Dataset.open(flags.dir)
+            findings = inspection.of_dataset(dataset, planes)
+        else:
+            name = flags.source or inspection.recognise(flags.dir)
+            source = SOURCES[name](flags.dir, table=flags.table, dictionary=flags.dictionary, frames="all")
+            findings = inspection.of_source(source, name, planes or anatomy.PLANES, flags.workers)
+        found = suspicions.find(findings)
+        print(describe(findings, found))
+        if flags.ids:
+            print(name_ids(findings, found))
+        if flags.output is not None:
+            write(findings, found, flags.output)
+            if dataset is not None:
+                figures.contact_sheet(
+                    flags.output / "contact_sheet.png", inspection.tiles(dataset), columns=inspection.SHEET_COLUMNS
+                )
+    except CohortError as error:
+        hidden = f"{flags.dir} cannot be read as a cohort; --ids says why (the reason may name a subject)"
+        print(f"inspect: {error if flags.ids or not flags.dir.is_dir() else hidden}", file=sys.stderr)
+        return 1
+    except (DatasetError, RecordError, PrepareError, ValueError, OSError) as error:
+        print(f"inspect: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,7 +5,7 @@
 
 Prints subjects by plane, geometry, labels, the columns of the table, and a list of whatever looks suspicious. A subject is its index, in
 the order of the ids; --ids adds whose index it is, and why a subject cannot be read, for your terminal alone. --output writes:
-    inspect.csv         a row per image, by index: shape, spacing, orientation, volumes
+    inspect.csv         a row per image, by index: shape, spacing, orientation, volumes (in a long axis, of its one slice)
     columns.csv         a row per column of the table: missing, range, outliers
     suspicious.csv      what looks suspicious, and of which indices
     contact_sheet.png   of a prepared dataset: slices with their labels
@@ -106,8 +106,8 @@ def _columns(columns: pd.DataFrame | None) -> list[str]:
 
 
 def _range(values: pd.Series) -> str:
-    low, middle, high = (float(v) for v in (values.min(), values.median(), values.max()))
-    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g} (median {middle:.4g})"
+    low, middle, high = (f"{v:.4g}" for v in (values.min(), values.median(), values.max()))
+    return low if low == high else f"{low} to {high} (median {middle})"
 
 
 def name_ids(findings: Findings, found: Sequence[Suspicion]) -> str:

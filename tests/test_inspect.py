@@ -47,6 +47,16 @@ def test_measures_of_a_cohort(root):
     assert found == {"columns constant: group": ()}
 
 
+def test_an_oblique_orientation_names_every_direction_once(root):
+    turned = np.array([[0.72, -0.1, 0.71], [-0.1, -1, 0], [0.69, 0, -0.7]])
+    turned /= np.linalg.norm(turned, axis=0)
+    affine = np.eye(4)
+    affine[:3, :3] = turned * [1.5, 1.5, 10]
+    cohorts.save(_patient(root, 1), cohorts.image(), affine)
+    _patient(root, 1, "01", True).unlink()
+    assert _found(root)[0].stacks["orientation"].tolist()[:2] == ["RPI", "LPS"]
+
+
 def _twin(root):
     for frame in ("01", "09"):
         _patient(root, 5, frame).write_bytes(_patient(root, 2, frame).read_bytes())

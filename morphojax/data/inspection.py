@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -204,9 +205,9 @@ def _measure(label: np.ndarray | None, annotated: Sequence[str], placement: Plac
 
 def _orientation(placement: Placement) -> str:
     """Where the axes point, nearest: LPS is left, posterior, superior."""
-    cosines = np.array(placement.affine)[:3, :3]
-    largest = np.abs(cosines).argmax(axis=0)
-    return "".join(("LR", "PA", "IS")[world][int(cosines[world, axis] > 0)] for axis, world in enumerate(largest))
+    cosines = np.array(placement.affine)[:3, :3] / placement.native_spacing
+    nearest = max(itertools.permutations(range(3)), key=lambda worlds: np.abs(cosines[worlds, (0, 1, 2)]).sum())
+    return "".join(("LR", "PA", "IS")[world][int(cosines[world, axis] > 0)] for axis, world in enumerate(nearest))
 
 
 def _stacks(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

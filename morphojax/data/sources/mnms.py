@@ -4,6 +4,7 @@ Campello et al., IEEE TMI 2021, doi 10.1109/TMI.2021.3090082. The CSV, whose nam
 0) are ED and ES; labels are drawn in these alone. What is named `_gt` under `Unlabeled` is no label and is not read.
 """
 
+import glob
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,9 +17,7 @@ from morphojax.data.table import Column, Schema
 
 _CONVENTION = anatomy.CONVENTIONS["mnms"]
 _KEY = "external code"
-_UNLABELLED = "Unlabeled"
 _SPLITS = {"Training": "train", "Validation": "val", "Testing": "test"}
-_PARTS = ("Training", "Training/Labeled", f"Training/{_UNLABELLED}", "Validation", "Testing")
 _COLUMNS = {
     "age": Column("age_years", "continuous", "demographic", "years", (), (), "age"),
     "sex": Column("sex", "categorical", "demographic", "", (), (), "sex"),
@@ -31,8 +30,8 @@ _COLUMNS = {
 
 
 class Mnms(Folder):
-    """Source for M&Ms. `root` holds the CSV and the folders of the splits, or of subjects themselves (the CSV may then be one or two
-    folders up)."""
+    """Source for M&Ms. `root` holds the CSV and the folders of the splits, or is one of these or of the subjects themselves (the CSV may
+    then be one or two folders up)."""
 
     name = "mnms"
 
@@ -40,7 +39,8 @@ class Mnms(Folder):
         return sorted(self._folders())
 
     def read(self, subject: str, planes: Sequence[str]) -> Subject:
-        folder = next((part / subject for part in self._parts() if (part / subject).is_dir()), None)
+        places = (pattern + glob.escape(subject) for pattern in ("", "*/", "*/*/"))
+        folder = next((p for place in places for p in self.root.glob(place) if any(p.glob("*_sa*.nii*"))), None)
         if folder is None:
             raise CohortError(f"{self.root}: no folder of subject {subject}")
         warnings = [f"{plane}: no images" for plane in planes if plane != "sax"]
@@ -107,17 +107,17 @@ class Mnms(Folder):
                 return found[0], header, tables.keyed(found[0], rows, _KEY)
         raise CohortError(f"{self.root}: no CSV named *M&Ms*information*.csv; it says which frames are ED and ES")
 
-    def _parts(self) -> list[Path]:
-        parts = [self.root / part for part in _PARTS]
-        return [p for p in parts if any(p.glob("*/*_sa*.nii*"))] or [self.root]
-
     def _folders(self) -> dict[str, Path]:
+        """Wherever they lie: a folder of another name than expected is no reason to skip its subjects."""
         found: dict[str, Path] = {}
-        for part in self._parts():
-            for name, folder in tables.folders(part, ("*_sa*.nii*",)).items():
-                if name in found:
-                    raise CohortError(f"{folder} and {found[name]}: one subject found twice; remove one")
-                found[name] = folder
+        for path in sorted(self.root.rglob("*_sa*.nii*")):
+            folder = path.parent
+            if path.name.startswith("."):  # what an archiver left
+                continue
+            if found.setdefault(folder.name, folder) != folder:
+                raise CohortError(f"{folder} and {found[folder.name]}: one subject found twice; remove one")
+        if not found:
+            raise CohortError(f"{self.root}: no subfolder holds *_sa.nii*; is this the folder of M&Ms?")
         return found
 
 
@@ -127,4 +127,4 @@ def information_files(folder: Path) -> list[Path]:
 
 
 def _is_unlabelled(folder: Path) -> bool:
-    return folder.resolve().parent.name == _UNLABELLED
+    return folder.resolve().parent.name.lower().startswith("unlabel")

@@ -114,6 +114,19 @@ def test_files_called_labels_of_unlabelled_subjects_are_not_read(tmp_path):
         assert all(f.label is None for f in _read(root).views["sax"].frames)
 
 
+def test_mnms_folders_of_other_names_are_no_reason_to_skip_their_subjects(tmp_path):
+    _mnms(tmp_path, part="Training/Labelled")
+    _mnms(tmp_path, part="Training/Unlabelled", code="B2", row="0,A1,,A,1,0,3,,,,,\n1,B2,,A,1,0,3,,,,,")
+    (tmp_path / "Testing").mkdir()
+    cohorts.save(tmp_path / "junk/._C3_sa.nii.gz", cohorts.image())
+    source = Mnms(tmp_path)
+    assert source.subjects() == ["A1", "B2"] and source.splits() == {"A1": "train", "B2": "train"}
+    labelled = [source.read(s, ("sax",)).views["sax"].frames[0].label is not None for s in source.subjects()]
+    assert labelled == [True, False]
+    with pytest.raises(CohortError, match="no subfolder holds"):
+        Mnms(tmp_path / "junk").subjects()
+
+
 def _gt(values, dtype=np.uint8, shape=SHAPE):
     def write(folder):
         array = np.zeros(shape, dtype)

@@ -17,6 +17,8 @@ from morphojax.data.table import Column, Schema
 
 _CONVENTION = anatomy.CONVENTIONS["mnms"]
 _KEY = "external code"
+_IMAGES = "*_sa*.nii*"
+_DEPTHS = ("", "*/", "*/*/")  # of the subjects' folders; `**` would not follow links
 _SPLITS = {"Training": "train", "Validation": "val", "Testing": "test"}
 _COLUMNS = {
     "age": Column("age_years", "continuous", "demographic", "years", (), (), "age"),
@@ -39,8 +41,8 @@ class Mnms(Folder):
         return sorted(self._folders())
 
     def read(self, subject: str, planes: Sequence[str]) -> Subject:
-        places = (pattern + glob.escape(subject) for pattern in ("", "*/", "*/*/"))
-        folder = next((p for place in places for p in self.root.glob(place) if any(p.glob("*_sa*.nii*"))), None)
+        places = (depth + glob.escape(subject) for depth in _DEPTHS)
+        folder = next((p for place in places for p in self.root.glob(place) if any(p.glob(_IMAGES))), None)
         if folder is None:
             raise CohortError(f"{self.root}: no folder of subject {subject}")
         warnings = [f"{plane}: no images" for plane in planes if plane != "sax"]
@@ -110,7 +112,7 @@ class Mnms(Folder):
     def _folders(self) -> dict[str, Path]:
         """Wherever they lie: a folder of another name than expected is no reason to skip its subjects."""
         found: dict[str, Path] = {}
-        for path in sorted(self.root.rglob("*_sa*.nii*")):
+        for path in sorted(p for depth in _DEPTHS for p in self.root.glob(f"{depth}*/{_IMAGES}")):
             folder = path.parent
             if path.name.startswith("."):  # what an archiver left
                 continue

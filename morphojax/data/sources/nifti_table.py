@@ -99,7 +99,11 @@ class NiftiTable(Folder):
         if not text:
             return None
         path = self.root / text
-        if not path.is_file():
+        try:
+            there = path.is_file()
+        except OSError:  # a name that no disk can hold
+            there = False
+        if not there:
             raise CohortError(f"{self._mapping}, line {row.line}: {column} {text}: no such file in {self.root}")
         return path
 

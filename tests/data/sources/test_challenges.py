@@ -123,6 +123,11 @@ def test_mnms_folders_of_other_names_are_no_reason_to_skip_their_subjects(tmp_pa
     assert source.subjects() == ["A1", "B2"] and source.splits() == {"A1": "train", "B2": "train"}
     labelled = [source.read(s, ("sax",)).views["sax"].frames[0].label is not None for s in source.subjects()]
     assert labelled == [True, False]
+    (tmp_path / "Testing").rmdir()
+    (tmp_path / "Training/Unlabelled").rename(tmp_path / "elsewhere")
+    (tmp_path / "Testing").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CohortError, match="found twice"):
+        Mnms(tmp_path).subjects()
     with pytest.raises(CohortError, match="no subfolder holds"):
         Mnms(tmp_path / "junk").subjects()
 
@@ -375,6 +380,7 @@ def test_bad_mappings_are_refused_as_a_whole(tmp_path, rows, message):
     ("rows", "message"),
     [
         ((ED.replace("ed.nii", "gone.nii"),), "line 2: image gone.nii.gz: no such file"),
+        ((ED.replace("ed.nii", "e" * 999 + ".nii"),), "line 2: image eee.*: no such file"),
         ((ED.replace("ed_m", "gone"),), "line 2: label gone.nii.gz: no such file"),
         ((ED, ES.replace(":3", ":4")), "lines 2, 3: one plane of a subject with different labels"),
         ((ED.replace(";rv_cavity:3", ""),), "label values 3 are not in the convention lv_cavity:1;lv_myocardium:2 "),
@@ -464,6 +470,21 @@ def test_any_information_csv_is_read_or_refused(tmp_path):
             except CohortError:
                 refused += 1
     assert 20 < refused < 160
+
+
+def test_any_mapping_is_read_or_refused(tmp_path):
+    _mapped(tmp_path, "")
+    rng, refused = np.random.default_rng(2), 0
+    text = COLUMNS + ED + "\n" + ES + "\nq,sax,,cine.nii.gz,,,0,3\n"
+    for _ in range(60):
+        (tmp_path / "mapping.csv").write_bytes(_mangled(rng, text))
+        try:
+            source = NiftiTable(tmp_path)
+            for subject in source.subjects():
+                source.read(subject, ("sax",))
+        except CohortError:
+            refused += 1
+    assert refused > 6
 
 
 def test_any_info_cfg_is_read_or_refused(tmp_path):

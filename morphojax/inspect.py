@@ -38,8 +38,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("dir", type=Path, metavar="DIR", help="a raw cohort, or a dataset that prepare made")
     p.add_argument("--source", choices=sorted(SOURCES), help="layout of a raw cohort; default: what it looks like")
     p.add_argument("--planes", help=f"among {','.join(anatomy.PLANES)}; default: all")
-    p.add_argument("--table", type=Path, help="CSV with a row per subject; default: the cohort's own")
+    p.add_argument(
+        "--table", type=Path, help="a row per subject, or an export of UK Biobank; default: the cohort's own"
+    )
     p.add_argument("--dictionary", type=Path, help="CSV that gives kind, group and unit of the table's columns")
+    p.add_argument(
+        "--table_fields", default="", metavar="FIELDS",
+        help="of a UK Biobank export: published_118, cardiac_morphometric, ids separated by commas, or a file of ids; default: all known",
+    )  # fmt: skip
+    p.add_argument(
+        "--table_visit", type=int, default=2, help="of a UK Biobank export: 2 (default) is the first visit with imaging"
+    )
     p.add_argument(
         "--output", type=Path, metavar="DIR", help="folder for the report; an older report there is replaced"
     )
@@ -135,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         planes = anatomy.parse_planes(flags.planes) if flags.planes is not None else None
         dataset = None
         if flags.source is None and (flags.dir / MANIFEST).is_file():
-            if flags.table or flags.dictionary:
+            if flags.table or flags.dictionary or flags.table_fields:
                 raise DatasetError(
                     f"{flags.dir} is a prepared dataset and has its table; leave out --table and --dictionary"
                 )
@@ -143,7 +152,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             findings = inspection.of_dataset(dataset, planes)
         else:
             name = flags.source or inspection.recognise(flags.dir)
-            source = SOURCES[name](flags.dir, table=flags.table, dictionary=flags.dictionary, frames="all")
+            source = SOURCES[name](
+                flags.dir,
+                table=flags.table,
+                dictionary=flags.dictionary,
+                frames="all",
+                fields=flags.table_fields,
+                visit=flags.table_visit,
+            )
             findings = inspection.of_source(source, name, planes or anatomy.PLANES, flags.workers)
         found = suspicions.find(findings)
         print(describe(findings, found))

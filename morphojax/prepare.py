@@ -3,6 +3,7 @@
     python -m morphojax.prepare --source=acdc --input=DIR --output=DIR
     python -m morphojax.prepare --source=synthetic --input=DIR --output=DIR --subjects=64
     python -m morphojax.prepare --source=acdc --input=DIR --output=DIR --dry-run
+    python -m morphojax.prepare --source=ukb_dicom --input=DIR --output=DIR --convert-only --planes=sax,la_2ch,la_4ch
 
 Interrupted, it continues when run again with the same flags. It ends with a summary, `report.csv` (what was assumed or left
 out, by subject) and `contact_sheet.png` (look at it: are the hearts inside the frame, and the labels on the hearts?).
@@ -16,11 +17,13 @@ from typing import Any
 
 from morphojax import anatomy
 from morphojax.data import inspection, preparation
+from morphojax.data.conversion import Converted, convert
 from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
 from morphojax.data.preparation import Plan, PrepareError, Summary
 from morphojax.data.sources import SOURCES, CohortError
 from morphojax.data.sources.synthetic import Synthetic, generate
+from morphojax.data.sources.ukb_dicom import UkbDicom
 from morphojax.data.splits import SPLITS
 from morphojax.evaluation import figures
 
@@ -61,9 +64,22 @@ def parser() -> argparse.ArgumentParser:
         help="shares of the split by hash of the subject's id; default 0.7,0.15,0.15",
     )  # fmt: skip
     p.add_argument("--split_seed", type=int, default=0, help="of the split by hash; default 0")
-    p.add_argument("--table", type=Path, help="CSV with a row per subject; default: the cohort's own")
+    p.add_argument(
+        "--table", type=Path, help="a row per subject, or an export of UK Biobank; default: the cohort's own"
+    )
     p.add_argument("--dictionary", type=Path, help="CSV that gives kind, group and unit of the table's columns")
+    p.add_argument(
+        "--table_fields", default="", metavar="FIELDS",
+        help="of a UK Biobank export: published_118, cardiac_morphometric, ids separated by commas, or a file of ids; default: all known",
+    )  # fmt: skip
+    p.add_argument(
+        "--table_visit", type=int, default=2, help="of a UK Biobank export: 2 (default) is the first visit with imaging"
+    )
     p.add_argument("--workers", type=int, help="processes; default one per CPU")
+    p.add_argument(
+        "--convert-only", action="store_true",
+        help="ukb_dicom: write the UK Biobank NIfTI layout to the output folder instead, a folder per subject",
+    )  # fmt: skip
     p.add_argument("--strict", action="store_true", help="stop at the first subject that cannot be read")
     p.add_argument("--dry-run", action="store_true", help="read everything, say what would be written, write nothing")
     p.add_argument("--subjects", type=int, default=64, help="synthetic: how many to make; default 64")
@@ -120,6 +136,13 @@ def describe_plan(found: Plan, output: Path) -> str:
     return "\n".join([*lines, *(f"{n:>9} x warning: {message}" for message, n in found.warnings.items())])
 
 
+def describe_conversion(found: Converted, output: Path) -> str:
+    lines = [f"{output}: {found.written} subjects written, {found.there_already} there already"]
+    if found.failed:
+        lines.append(f"{found.failed:>9} subjects could not be read and are left out: {output / 'report.csv'} says why")
+    return "\n".join([*lines, *(f"{n:>9} x warning: {message}" for message, n in found.warnings.items())])
+
+
 def _make_if_absent(root: Path, subjects: int, seed: int, workers: int | None) -> None:
     """A whole cohort is taken as it is; one that is absent or unfinished is made."""
     try:
@@ -137,7 +160,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise PrepareError("--split_fractions takes three numbers, such as 0.7,0.15,0.15")
         if flags.source == "synthetic" and not flags.dry_run:
             _make_if_absent(flags.input, flags.subjects, flags.seed, flags.workers)
-        source = SOURCES[flags.source](flags.input, table=flags.table, dictionary=flags.dictionary, frames=flags.frames)
+        source = SOURCES[flags.source](
+            flags.input,
+            table=flags.table,
+            dictionary=flags.dictionary,
+            frames=flags.frames,
+            fields=flags.table_fields,
+            visit=flags.table_visit,
+        )
+        if flags.convert_only:
+            if not isinstance(source, UkbDicom):
+                raise PrepareError(f"--convert-only: the source {flags.source} is NIfTI already; it is for ukb_dicom")
+            print(
+                describe_conversion(
+                    convert(source, flags.output, flags.planes, flags.workers, flags.strict), flags.output
+                )
+            )
+            return 0
         options: dict[str, Any] = {
             "name": flags.source,
             "planes": flags.planes,

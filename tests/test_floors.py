@@ -24,6 +24,7 @@ FLOORS = {
 }
 FENCES = {
     "nibabel": ("data/sources/", "predict.py"),
+    "pydicom": ("data/sources/",),
     "grain": ("data/stream.py",),
     "flax.linen": ("models/",),
     "orbax": ("train/checkpoint.py",),

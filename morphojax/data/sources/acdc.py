@@ -77,9 +77,9 @@ class Acdc(Folder):
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
         path = tables.choose(
-            self._table, self.root / "morphometrics.csv", self.root.resolve().parent / "morphometrics.csv"
+            self.table_path, self.root / "morphometrics.csv", self.root.resolve().parent / "morphometrics.csv"
         )
-        dictionary = tables.choose(self._dictionary)
+        dictionary = tables.choose(self.dictionary_path)
         return tables.read_table(path, "patient", dictionary or SCHEMA) if path else None
 
     def _parts(self) -> list[Path]:

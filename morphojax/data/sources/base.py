@@ -83,8 +83,11 @@ def cine_frames(choice: str, count: int) -> tuple[int, ...]:
 
 
 class Folder:
-    """What the sources of a folder are built from: where it is, a table and its dictionary in place of the folder's own, and the frames
-    that are kept of a cine (`cine_frames`)."""
+    """What the sources of a folder are built from: where it is, a table and its dictionary in place of the folder's own, the frames that
+    are kept of a cine (`cine_frames`), and, of an export of UK Biobank's, which fields and which visit (`ukb_table.read_export`)."""
+
+    name: str
+    reads_exports = False
 
     def __init__(
         self,
@@ -92,10 +95,16 @@ class Folder:
         table: str | Path | None = None,
         dictionary: str | Path | None = None,
         frames: str = "phases",
+        fields: str = "",
+        visit: int = 2,
     ):
         cine_frames(frames, 1)  # a bad choice is refused now, not for every subject
+        if fields and not self.reads_exports:
+            raise CohortError(
+                f"the source {self.name} reads no export of UK Biobank, so no fields to choose; leave out --table_fields"
+            )
         self.root, self.frames = Path(root), frames
-        self._table, self._dictionary = table, dictionary
+        self.table_path, self.dictionary_path, self.fields, self.visit = table, dictionary, fields, visit
 
     def splits(self) -> Mapping[str, str] | None:
         return None

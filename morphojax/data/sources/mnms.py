@@ -68,8 +68,8 @@ class Mnms(Folder):
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
         path, header, rows = self._information()
-        if self._table is not None:
-            return tables.beside(self.root, self._table, self._dictionary)
+        if self.table_path is not None:
+            return tables.beside(self)
         return tables.tabulate(path, header, rows, _COLUMNS)
 
     def splits(self) -> Mapping[str, str]:

@@ -46,8 +46,8 @@ class Mnms2(Folder):
         return Subject(subject, found, tuple(warnings))
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
-        if self._table is not None:
-            return tables.beside(self.root, self._table, self._dictionary)
+        if self.table_path is not None:
+            return tables.beside(self)
         name = "dataset_information.csv"
         path = tables.choose(None, self.root / name, self.root.resolve().parent / name)
         if path is None:

@@ -120,6 +120,18 @@ def straighten(volume: Volume) -> tuple[Volume, bool]:
     return dataclasses.replace(volume, affine=straight), True
 
 
+def save(path: Path, volume: Volume, seconds: float = 0.0) -> None:
+    """Writes a volume with its affine; `seconds` from frame to frame of a cine goes into the fourth spacing."""
+    image = nib.Nifti1Image(volume.raw, volume.affine)
+    image.set_qform(volume.affine, 1)
+    image.set_sform(volume.affine, 1)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header.set_slope_inter(volume.slope, volume.intercept)
+    if volume.raw.ndim == 4:
+        image.header["pixdim"][4] = seconds
+    image.to_filename(path)
+
+
 def canonical_label(volume: Volume, convention: anatomy.Convention, image: Volume, frame: int = 0) -> np.ndarray:
     """[X, Y, Z] uint8 of canonical ids. Raises CohortError where the label lies on another grid than its image, or
     holds values that the convention does not know."""

@@ -43,6 +43,7 @@ class NiftiTable(Folder):
     """Source for a folder with a `mapping.csv`. The whole file is checked before any image is read."""
 
     name = "nifti_table"
+    reads_exports = True
 
     def subjects(self) -> Sequence[str]:
         return sorted({row.subject for row in self._rows()})
@@ -61,7 +62,7 @@ class NiftiTable(Folder):
         return Subject(subject, found, tuple(warnings))
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
-        return tables.beside(self.root, self._table, self._dictionary)
+        return tables.beside(self)
 
     @property
     def _mapping(self) -> Path:

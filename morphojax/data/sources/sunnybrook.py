@@ -57,6 +57,6 @@ class Sunnybrook(Folder):
         return Subject(subject, {"sax": View("sax", tuple(frames), _CONVENTION.labelled)}, tuple(warnings))
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
-        path = tables.choose(self._table, self.root / "participants.csv")
-        dictionary = tables.choose(self._dictionary)
+        path = tables.choose(self.table_path, self.root / "participants.csv")
+        dictionary = tables.choose(self.dictionary_path)
         return tables.read_table(path, "subject", dictionary or SCHEMA) if path else None

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from morphojax.data.sources.base import CohortError
+from morphojax.data import ukb_table
+from morphojax.data.sources.base import CohortError, Folder
 from morphojax.data.table import Column, Schema, TableError, check, read_dictionary
 
 
@@ -45,12 +46,26 @@ def read_table(path: Path, key: str, schema: Schema | Path) -> tuple[pd.DataFram
     return frame[list(schema.names)], schema
 
 
-def beside(root: Path, table: str | Path | None, dictionary: str | Path | None) -> tuple[pd.DataFrame, Schema] | None:
-    """The `table.csv` of a folder by its `dictionary.csv`, or those that are named in their place; None where there is no table."""
-    path = choose(table, root / "table.csv")
+def beside(folder: Folder) -> tuple[pd.DataFrame, Schema] | None:
+    """The `table.csv` of a folder by its `dictionary.csv`, or those that are named in their place; None where there is no table.
+
+    A table with a column of UK Biobank's participant ids is read as an export of theirs, which needs no dictionary.
+    """
+    path = choose(
+        folder.table_path, folder.root / "table.csv", folder.root / "table.tsv", folder.root / "table.parquet"
+    )
     if path is None:
         return None
-    found = choose(dictionary, path.parent / "dictionary.csv", root / "dictionary.csv")
+    found = choose(folder.dictionary_path, path.parent / "dictionary.csv", folder.root / "dictionary.csv")
+    try:
+        if ukb_table.is_export(path):
+            return ukb_table.read_export(path, folder.fields, folder.visit, found)
+    except TableError as error:
+        raise CohortError(f"{path}: {error}") from error
+    if folder.fields:
+        raise CohortError(
+            f"{path}: has no column of UK Biobank's participant ids (eid), so no fields to choose; leave out --table_fields"
+        )
     if found is None:
         raise CohortError(f"{path}: has no dictionary.csv beside it; write it or name it with --dictionary")
     return read_table(path, "subject", found)

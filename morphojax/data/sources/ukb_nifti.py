@@ -18,8 +18,8 @@ from morphojax.data.sources import nifti, tables
 from morphojax.data.sources.base import CohortError, Folder, Frame, Subject, View
 from morphojax.data.table import Schema
 
-_PREFIX = {"sax": "sa", "la_2ch": "la_2ch", "la_4ch": "la_4ch"}
-_CONVENTION = {plane: anatomy.CONVENTIONS[f"ukb_{plane}"] for plane in _PREFIX}
+PREFIX = {"sax": "sa", "la_2ch": "la_2ch", "la_4ch": "la_4ch"}
+_CONVENTION = {plane: anatomy.CONVENTIONS[f"ukb_{plane}"] for plane in PREFIX}
 # Four-chamber segmentations of the automatic pipeline number all five structures.
 _FAMILIES = {
     "sax": (("label_sa", "ukb_sax"), ("seg_sa", "ukb_sax")),
@@ -52,6 +52,7 @@ class UkbNifti(Folder):
     cavity (short axis) or largest LA (long axis) in the 4-D labels, else assumed from the images with a warning."""
 
     name = "ukb_nifti"
+    reads_exports = True
 
     def subjects(self) -> Sequence[str]:
         return sorted(tables.folders(self.root, ("sa*.nii*", "la_[24]ch*.nii*")))
@@ -70,11 +71,11 @@ class UkbNifti(Folder):
         return Subject(subject, views, tuple(warnings))
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
-        return tables.beside(self.root, self._table, self._dictionary)
+        return tables.beside(self)
 
 
 def _read_view(folder: Path, plane: str, choice: str, warnings: list[str]) -> View | None:
-    prefix = _PREFIX[plane]
+    prefix = PREFIX[plane]
     cine_path = nifti.find(folder, prefix)
     files = {phase: nifti.find(folder, f"{prefix}_{phase}") for phase in ("ED", "ES")}
     labels = _find_labels(folder, plane)
@@ -91,6 +92,22 @@ def _read_view(folder: Path, plane: str, choice: str, warnings: list[str]) -> Vi
         raise CohortError(f"{folder}: neither {prefix}.nii.gz nor {prefix}_ED.nii.gz is there; ED is needed")
 
     images = {phase: nifti.load(path, 3) for phase, path in files.items() if path}
+    return _view(plane, images, cine, labels, choice, warnings)
+
+
+def assemble(plane: str, cine: nifti.Volume, choice: str, warnings: list[str]) -> View:
+    """The view of a cine that nobody has labelled, as this layout reads it. `choice`: `Folder.frames`."""
+    return _view(plane, {}, cine, _Labels(cine.path, None, _CONVENTION[plane], None), choice, warnings)
+
+
+def _view(
+    plane: str,
+    images: dict[str, nifti.Volume],
+    cine: nifti.Volume | None,
+    labels: _Labels,
+    choice: str,
+    warnings: list[str],
+) -> View:
     numbers: dict[str, int | None] = {"ED": 0 if cine is not None else None, "ES": None}
     if cine is not None:
         numbers["ES"] = _end_systole(plane, cine, labels, images.get("ES"), warnings)

@@ -47,4 +47,4 @@ def test_there_is_no_cine(root):
 
 
 def test_registry():
-    assert set(SOURCES) == {"ukb_nifti", "acdc", "mnms", "mnms2", "sunnybrook", "nifti_table", "synthetic"}
+    assert set(SOURCES) == {"ukb_nifti", "ukb_dicom", "acdc", "mnms", "mnms2", "sunnybrook", "nifti_table", "synthetic"}

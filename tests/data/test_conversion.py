@@ -1,0 +1,106 @@
+"""UK Biobank's zips, made from the synthetic cohort: converted they are that cohort, and prepared they give its records."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from morphojax import prepare
+from morphojax.data.dataset import Dataset
+from morphojax.data.sources.synthetic import generate
+from tests.data import ukb_zips
+from tests.data.test_ukb_table import export
+
+FILES = {"sax": "sa", "la_2ch": "la_2ch", "la_4ch": "la_4ch"}
+PLANES = "--planes=sax,la_2ch,la_4ch"
+IDS = ("1000017", "1000028", "1000039", "1000040")
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
+    """The zips of four subjects and a table, and the folders that they were made from."""
+    root = tmp_path_factory.mktemp("ukb")
+    generate(root / "nifti", subjects=4, seed=0, workers=1, progress=False)
+    folders = sorted(p for p in (root / "nifti").iterdir() if p.is_dir())
+    for eid, folder in zip(IDS, folders, strict=True):
+        cines = {plane: nib.load(folder / f"{stem}.nii.gz") for plane, stem in FILES.items()}
+        # Every fifth frame: a zip has hundreds of files as it is.
+        arrays = {plane: np.asarray(c.dataobj)[..., ::5] for plane, c in cines.items()}
+        short = ukb_zips.short_axis(arrays["sax"], cines["sax"].affine)
+        long = [f for n in (2, 4) for f in ukb_zips.long_axis(arrays[f"la_{n}ch"], cines[f"la_{n}ch"].affine, n)]
+        ukb_zips.write(root / "zips" / f"{eid}_20209_2_0.zip", short)
+        ukb_zips.write(root / "zips" / f"{eid}_20208_2_0.zip", long, manifest=None)
+    export(root / "zips" / "table.csv")
+    return root / "zips", dict(zip(IDS, folders, strict=True))
+
+
+def command(*flags: str) -> int:
+    return prepare.main([*flags, PLANES, "--workers=1", "--spacing=3", "--size=48"])
+
+
+def test_converted_files_are_those_that_the_zips_were_made_from(cohort, tmp_path: Path, capsys) -> None:
+    zips, folders = cohort
+    assert command("--source=ukb_dicom", f"--input={zips}", f"--output={tmp_path}", "--convert-only") == 0
+    assert "4 subjects written, 0 there already" in capsys.readouterr().out
+    for eid, folder in folders.items():
+        for stem in FILES.values():
+            made, origin = nib.load(tmp_path / eid / f"{stem}.nii.gz"), nib.load(folder / f"{stem}.nii.gz")
+            np.testing.assert_array_equal(np.asarray(made.dataobj), np.asarray(origin.dataobj)[..., ::5])
+            expected = origin.affine.copy()
+            if made.shape[2] == 1 and np.linalg.det(expected[:3, :3]) < 0:
+                expected[:3, 2] *= -1  # of a single slice the headers do not tell which side is up
+            np.testing.assert_allclose(made.affine, expected, atol=1e-4)
+            assert made.get_data_dtype() == np.int16 and made.header["pixdim"][4] == pytest.approx(0.02)
+    assert command("--source=ukb_dicom", f"--input={zips}", f"--output={tmp_path}", "--convert-only") == 0
+    assert "0 subjects written, 4 there already" in capsys.readouterr().out
+
+
+def test_zips_and_the_layout_made_of_them_give_the_same_records(cohort, tmp_path: Path) -> None:
+    zips, _ = cohort
+    command("--source=ukb_dicom", f"--input={zips}", f"--output={tmp_path / 'nifti'}", "--convert-only")
+    table = f"--table={zips / 'table.csv'}"
+    assert command("--source=ukb_dicom", f"--input={zips}", f"--output={tmp_path / 'a'}", table, "--frames=4") == 0
+    assert (
+        command(
+            "--source=ukb_nifti", f"--input={tmp_path / 'nifti'}", f"--output={tmp_path / 'b'}", table, "--frames=4"
+        )
+        == 0
+    )
+    a, b = (Dataset.open(tmp_path / name, verify=True) for name in "ab")
+    assert a.subjects == b.subjects == IDS
+    pd.testing.assert_frame_equal(a.table, b.table)
+    assert "lv_ejection_fraction_24103" in a.table
+    for plane in FILES:
+        pd.testing.assert_frame_equal(a.stacks(plane), b.stacks(plane))
+        for one, two in zip(a.slices(plane), b.slices(plane), strict=True):
+            np.testing.assert_array_equal(one["image"], two["image"])
+        for row in range(len(a.stacks(plane))):
+            assert a.native(plane, row)[1].shape == b.native(plane, row)[1].shape
+            np.testing.assert_allclose(a.native(plane, row)[1].affine, b.native(plane, row)[1].affine, atol=1e-4)
+
+
+def test_who_cannot_be_read_is_reported_and_left_out(cohort, tmp_path: Path, capsys) -> None:
+    zips, _ = cohort
+    for path in zips.glob("*.zip"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    bad = tmp_path / f"{IDS[1]}_20209_2_0.zip"
+    bad.write_bytes(bad.read_bytes()[:5000])
+    out = tmp_path / "out"
+    flags = ("--source=ukb_dicom", f"--input={tmp_path}", f"--output={out}", "--convert-only")
+    assert command(*flags) == 0
+    printed = capsys.readouterr().out
+    assert "3 subjects written" in printed and "1 subjects could not be read" in printed and IDS[1] not in printed
+    report = pd.read_csv(out / "report.csv", dtype=str)
+    failed = report[report["status"] == "failed"]
+    assert failed["subject"].tolist() == [IDS[1]] and "truncated or corrupt zip" in failed["message"].item()
+    assert sorted(p.name for p in out.iterdir()) == sorted([IDS[0], *IDS[2:], "report.csv"])
+    assert command(*flags, "--strict") == 1 and "truncated" in capsys.readouterr().err
+
+
+def test_other_sources_have_nothing_to_convert(tmp_path: Path, capsys) -> None:
+    assert command("--source=acdc", f"--input={tmp_path}", f"--output={tmp_path / 'o'}", "--convert-only") == 1
+    assert "is NIfTI already" in capsys.readouterr().err
+    assert command("--source=acdc", f"--input={tmp_path}", f"--output={tmp_path / 'o'}", "--table_fields=24103") == 1
+    assert "leave out --table_fields" in capsys.readouterr().err

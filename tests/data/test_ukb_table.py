@@ -1,0 +1,232 @@
+"""UK Biobank exports, written here in every dialect from the same values."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from morphojax.data import ukb_table
+from morphojax.data.table import GROUPS, TableEncoder, TableError
+from morphojax.data.ukb_table import read_export, registry
+
+IDS = ["1000017", "1000028", "1000039", "1000040"]
+# (field, instance, array) -> values as exported. 4080: two readings; 1289: -10 is less than one; 924: codes.
+VALUES = {
+    (31, 0, 0): ["0", "1", "1", "0"],
+    (24103, 2, 0): ["61.5", "", "55", "40.25"],
+    (24103, 3, 0): ["60", "59", "", ""],
+    (24100, 2, 0): ["150", "160.5", "171", ""],
+    (4080, 2, 0): ["120", "131", "", ""],
+    (4080, 2, 1): ["122", "", "", "140"],
+    (1289, 2, 0): ["-10", "2", "-1", "-3"],
+    (924, 2, 0): ["3", "-7", "2", "1"],
+}
+EXPECTED = {
+    "sex_31": ["0", "1", "1", "0"],
+    "lv_ejection_fraction_24103": [61.5, np.nan, 55, 40.25],
+    "lv_end_diastolic_volume_24100": [150, 160.5, 171, np.nan],
+    "systolic_blood_pressure_automated_reading_4080": [121, 131, np.nan, 140],
+    "cooked_vegetable_intake_1289": [0.5, 2, np.nan, np.nan],
+    "usual_walking_pace_924": ["3", None, "2", "1"],
+}
+
+
+def showcase(field: int, instance: int, array: int) -> str:
+    return f"{field}-{instance}.{array}"
+
+
+def platform(field: int, instance: int, array: int) -> str:
+    visit = "" if field == 31 else f"_i{instance}"
+    return f"p{field}{visit}" + (f"_a{array}" if field == 4080 else "")
+
+
+def verbose(field: int, instance: int, array: int) -> str:
+    visit = "" if field == 31 else f" | Instance {instance}"
+    return registry()[field].title + visit + (f" | Array {array}" if field == 4080 else "")
+
+
+DIALECTS = {
+    "eid": showcase,
+    "f.eid": lambda *key: "f.{}.{}.{}".format(*key),
+    "n_eid": lambda *key: "n_{}_{}_{}".format(*key),
+    "participant.eid": lambda *key: "participant." + platform(*key),
+    "Participant ID": platform,
+}
+
+
+def export(path: Path, key: str = "eid", name=showcase, values=None, ids=IDS, sep: str = ",", others: int = 3) -> Path:
+    frame = pd.DataFrame({name(*k): v for k, v in (VALUES if values is None else values).items()})
+    frame.insert(0, key, ids)
+    for i in range(others):  # fields that nobody asked for
+        frame[f"9000{i}-2.0"] = "text, with a comma"
+    frame.to_csv(path, index=False, sep=sep)
+    return path
+
+
+def same(frame: pd.DataFrame, expected=EXPECTED) -> None:
+    assert frame.index.tolist() == IDS and set(frame.columns) == set(expected)
+    for name, values in expected.items():
+        if isinstance(values[0], str):
+            assert [None if pd.isna(v) else v for v in frame[name]] == values
+        else:
+            np.testing.assert_array_equal(frame[name], values)
+
+
+@pytest.mark.parametrize("sep", [",", "\t"])
+@pytest.mark.parametrize("key", DIALECTS)
+def test_every_dialect_gives_the_same_table(key: str, sep: str, tmp_path: Path) -> None:
+    path = export(tmp_path / "t.csv", key, DIALECTS[key], sep=sep)
+    assert ukb_table.is_export(path)
+    frame, schema = read_export(path)
+    same(frame)
+    assert frame.columns.tolist() == list(schema.names)  # in the order of the registry
+    TableEncoder.fit(frame, schema)
+
+
+def test_titles_as_headers(tmp_path: Path) -> None:
+    unique = {k: v for k, v in VALUES.items() if k[0] not in (24103, 24100)}
+    frame, _ = read_export(export(tmp_path / "t.csv", "Participant ID", verbose, unique))
+    same(frame, {k: v for k, v in EXPECTED.items() if not k.startswith("lv_")})
+    with pytest.raises(
+        TableError, match=r"'LV ejection fraction \| Instance 2' is the title of several fields \(22420, 24103"
+    ):
+        read_export(export(tmp_path / "t.csv", "Participant ID", verbose))
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pd.read_csv(export(tmp_path / "t.csv")).to_parquet(tmp_path / "t.parquet")
+    frame, _ = read_export(tmp_path / "t.parquet")
+    same(frame)
+
+
+def test_the_visit_and_the_fields_are_chosen(tmp_path: Path) -> None:
+    path = export(tmp_path / "t.csv")
+    frame, schema = read_export(path, instance=3)
+    assert frame["lv_ejection_fraction_24103"].iloc[1] == 59 and schema.names == (
+        "sex_31",
+        "lv_ejection_fraction_24103",
+    )
+    assert read_export(path, "24103,31")[1].names == ("sex_31", "lv_ejection_fraction_24103")
+    (tmp_path / "ids.txt").write_text("24103\n31\n")
+    assert read_export(path, str(tmp_path / "ids.txt"))[1].names == ("sex_31", "lv_ejection_fraction_24103")
+    hearts = read_export(path, "cardiac_morphometric")[1]
+    assert set(hearts.groups) == {"cardiac_morphometric"} and len(hearts.columns) == 2
+    assert hearts.columns[0].measures == "lv_cavity:ED:ml"
+    assert "usual_walking_pace_924" in read_export(path, "published_118")[1].names
+    with pytest.raises(TableError, match=r"field 24106 is not there at instance 2"):
+        read_export(path, "24103,24106")
+    with pytest.raises(TableError, match="'heart' is no field of the registry"):
+        read_export(path, "heart")
+    with pytest.raises(TableError, match="no field of the registry at instance 3"):
+        read_export(export(tmp_path / "t.csv", values={(24100, 2, 0): VALUES[24100, 2, 0]}), instance=3)
+
+
+def test_a_dictionary_adds_and_describes_anew(tmp_path: Path) -> None:
+    path = export(tmp_path / "t.csv", values=VALUES | {(77, 2, 0): ["1.5", "2", "", "4"]})
+    about = tmp_path / "d.csv"
+    about.write_text(
+        "name,kind,group,unit,leak\n77-2.0,continuous,lifestyle,m,\nusual_walking_pace_924,categorical,medical_history,,frailty\n"
+    )
+    frame, schema = read_export(path, dictionary=about)
+    columns = {c.name: c for c in schema.columns}
+    assert columns["usual_walking_pace_924"].leak == ("frailty",) and columns["77-2.0"].unit == "m"
+    np.testing.assert_array_equal(frame["77-2.0"], [1.5, 2, np.nan, 4])
+    about.write_text("name,kind,group\nnobody,continuous,lifestyle\n")
+    with pytest.raises(TableError, match="the dictionary describes 'nobody'"):
+        read_export(path, dictionary=about)
+
+
+def test_the_registry_is_whole() -> None:
+    fields = registry()
+    assert len(fields) > 300 and len({f.column.name for f in fields.values()}) == len(fields)
+    hearts = {i for i, f in fields.items() if f.column.group == "cardiac_morphometric"}
+    assert {
+        *range(22420, 22426),
+        *range(24100, 24124),
+        24140,
+        24157,
+        24174,
+        24181,
+    } <= hearts  # the scanner's own among them
+    assert {f.column.group for f in fields.values()} <= set(GROUPS)
+    assert fields[924].missing == ("-3", "-7") and fields[1289].less_than_one and fields[31].once
+    assert all(f.column.kind != "continuous" or f.missing == () or "-10" not in f.missing for f in fields.values())
+
+
+BAD = {
+    "twice the same id": (dict(ids=[*IDS[:3], IDS[0]]), r"row 3 repeats a participant \(1 rows"),
+    "a header in between": (dict(ids=[*IDS[:2], "eid", IDS[3]]), "row 2 is the header again"),
+    "rounded by a spreadsheet": (dict(ids=[*IDS[:3], "1.00004E+06"]), "row 3 has no participant id of digits alone"),
+    "no id": (dict(ids=[*IDS[:3], ""]), "row 3 has no participant id"),
+    "an id that lost a digit": (dict(ids=[*IDS[:3], "100004"]), "ids have 6 and 7 digits"),
+    "a date in a number": (
+        dict(values={(24103, 2, 0): ["61.5", "", "01-Feb", "40"]}),
+        "'24103-2.0': 1 entries are no numbers, the first in row 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_damaged_exports_are_refused(bad: str, tmp_path: Path) -> None:
+    settings, message = BAD[bad]
+    with pytest.raises(TableError, match=message) as caught:
+        read_export(export(tmp_path / "t.csv", **settings))
+    assert not any(i in str(caught.value) for i in IDS)
+
+
+def test_two_dialects_of_a_field_in_one_file_are_refused(tmp_path: Path) -> None:
+    path = export(tmp_path / "t.csv")
+    frame = pd.read_csv(path, dtype=str)
+    frame["f.24103.2.0"] = frame["24103-2.0"]
+    frame.to_csv(path, index=False)
+    with pytest.raises(TableError, match=r"'24103-2.0' and 'f.24103.2.0' are the same field"):
+        read_export(path)
+    path.write_text("eid,31-0.0,31-0.0\n1,0,0\n")
+    with pytest.raises(TableError, match=r"'31-0.0' stands there twice"):
+        read_export(path)
+
+
+def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"")
+    with pytest.raises(TableError, match="is empty"):
+        ukb_table.is_export(path)
+    path.write_bytes("eid,31-0.0,é\n1,0,\n".encode("latin-1"))
+    with pytest.raises(TableError, match="cannot be read as a table"):
+        ukb_table.is_export(path)
+    path.write_bytes(b"eid,31-0.0\n1000017,\xe9\n")
+    with pytest.raises(TableError, match="cannot be read as a table"):
+        read_export(path)
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(TableError, match="cannot be read as a table"):
+        ukb_table.is_export(tmp_path / "t.parquet")
+    path.write_text("subject,31-0.0\n1,0\n")
+    assert not ukb_table.is_export(path)
+    with pytest.raises(TableError, match="no column of participant ids"):
+        read_export(path)
+
+
+def test_whatever_happens_to_a_file_is_an_error_with_a_name(tmp_path: Path) -> None:
+    """Bytes of a good export changed, cut, doubled: a table or a TableError comes out, nothing else."""
+    good, rng, read = export(tmp_path / "t.csv").read_bytes(), np.random.default_rng(0), 0
+    for _ in range(150):
+        data = bytearray(good)
+        for _ in range(rng.integers(1, 6)):
+            at = int(rng.integers(len(data)))
+            match rng.integers(4):
+                case 0:
+                    data[at] = int(rng.integers(256))
+                case 1:
+                    del data[at : at + int(rng.integers(1, 30))]
+                case 2:
+                    data[at:at] = data[at : at + 40]
+                case 3:
+                    data[at:at] = bytes(rng.choice([b",", b"\n", b'"', b"\t", b"\x00", b"-10", b"1e999"]))
+        (tmp_path / "t.csv").write_bytes(bytes(data))
+        try:
+            read_export(tmp_path / "t.csv")
+            read += 1
+        except TableError:
+            pass
+    assert 0 < read < 150

@@ -150,7 +150,7 @@ def _header(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
         raise TableError(f"cannot be read as a table ({error}); export it as UTF-8 CSV, TSV or Parquet") from error
     if not header:
-        raise TableError("is empty; export it again")
+        raise TableError("cannot be read as a table: it is empty; export it again")
     repeated = sorted({h for h in header if header.count(h) > 1}) if len(set(header)) < len(header) else []
     if repeated:
         raise TableError(f"the header {repeated[0]!r} stands there twice; keep one column")

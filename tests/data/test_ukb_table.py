@@ -190,7 +190,7 @@ def test_two_dialects_of_a_field_in_one_file_are_refused(tmp_path: Path) -> None
 def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(b"")
-    with pytest.raises(TableError, match="is empty"):
+    with pytest.raises(TableError, match="it is empty"):
         ukb_table.is_export(path)
     path.write_bytes("eid,31-0.0,é\n1,0,\n".encode("latin-1"))
     with pytest.raises(TableError, match="cannot be read as a table"):

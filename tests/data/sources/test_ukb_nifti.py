@@ -176,7 +176,7 @@ def test_table(tmp_path):
     ("text", "message"),
     [
         ("subject,age,code\n1,5,a\n1,6,b\n", "subject 1 has several rows"),
-        ("eid,age,code\n1,5,a\n", "no key column 'subject'"),
+        ("person,age,code\n1,5,a\n", "no key column 'subject'"),
         ("subject,age,code\n1,old,a\n", "not a number"),
         ("subject,age\n1,5\n", "no column 'code'"),
         ("subject,age,code\n,5,a\n", "row 0 .* has no subject"),

@@ -163,6 +163,7 @@ def test_the_momentum_target_follows_slowly(data: Path, tmp_path: Path) -> None:
     assert not np.array_equal(*(jax.tree.leaves(x["encoder"])[0] for x in (after.averaged, after.params)))
 
 
+@pytest.mark.slow
 def test_two_stages_and_their_transfer(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Global contrast, then local contrast of a decoder on the frozen encoder, then segmentation from both."""
     assert experiment.run(arm("position", data, tmp_path / "first"))

@@ -173,6 +173,7 @@ def test_the_published_recipe_runs_and_transfers(data: Path, tmp_path: Path, cap
     )
 
 
+@pytest.mark.slow
 def test_attention_learned_temperature_bf16_and_accumulation_run(data: Path, tmp_path: Path) -> None:
     settings = {
         "model.pooling": "attention",

@@ -159,6 +159,12 @@ def read_dictionary(path: str | Path) -> Schema:
 
     Several categories or leaks are separated by semicolons. Raises TableError naming the file and line.
     """
+    return Schema(tuple(column for column, _ in read_described(path)))
+
+
+def read_described(path: str | Path, more: Sequence[str] = ()) -> list[tuple[Column, dict[str, str]]]:
+    """The columns of a data dictionary, each with its cells under the headers `more`, which it may have besides; "" where it has none.
+    Raises TableError as `read_dictionary` does."""
     path = Path(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -167,24 +173,26 @@ def read_dictionary(path: str | Path) -> Schema:
             lines = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TableError(f"{path}: cannot be read as a CSV data dictionary ({error})") from error
-    unknown, absent = set(header) - set(DICTIONARY_FIELDS), set(DICTIONARY_FIELDS[:3]) - set(header)
+    unknown, absent = set(header) - {*DICTIONARY_FIELDS, *more}, set(DICTIONARY_FIELDS[:3]) - set(header)
     if unknown or absent:
-        raise TableError(f"{path}: the header is {list(header)}; expected {', '.join(DICTIONARY_FIELDS)}")
-    columns = []
+        raise TableError(f"{path}: the header is {list(header)}; expected {', '.join((*DICTIONARY_FIELDS, *more))}")
+    found: list[tuple[Column, dict[str, str]]] = []
     for line, row in lines:
         if None in row or None in row.values():
             raise TableError(f"{path}, line {line}: {len(header)} fields expected; quote a text that holds a comma")
         fields: dict[str, Any] = {k: v.strip() for k, v in row.items()}
+        cells = {key: fields.pop(key, "") for key in more}
         for key in ("categories", "leak"):
             fields[key] = [w.strip() for w in fields.get(key, "").split(";") if w.strip()]
         try:
-            columns.append(_column(fields))
+            found.append((_column(fields), cells))
         except TableError as error:
             raise TableError(f"{path}, line {line}: {error}") from error
     try:
-        return Schema(tuple(columns))
+        Schema(tuple(column for column, _ in found))
     except TableError as error:
         raise TableError(f"{path}: {error}") from error
+    return found
 
 
 def check(frame: pd.DataFrame, schema: Schema) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import csv
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -18,34 +18,40 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from morphojax.data.table import Column, Schema, TableError, read_dictionary
+from morphojax.data.table import Column, Schema, TableError, read_described
 
 IDS = ("eid", "f.eid", "participant.eid", "n_eid", "participant id", "participant.participant id")
 # Fields by id, in the dialects of ukbconv (CSV, R, Stata) and of the research platform.
 _BY_ID = (
-    re.compile(r"(?P<field>\d+)-(?P<instance>\d+)\.(?P<array>\d+)"),
-    re.compile(r"f\.(?P<field>\d+)\.(?P<instance>\d+)\.(?P<array>\d+)"),
-    re.compile(r"[a-z]+_(?P<field>\d+)_(?P<instance>\d+)_(?P<array>\d+)"),
-    re.compile(r"(?:participant\.)?p(?P<field>\d+)(?:_i(?P<instance>\d+))?(?:_a(?P<array>\d+))?"),
+    re.compile(r"(?P<field>\d{1,9})-(?P<instance>\d{1,4})\.(?P<array>\d{1,4})", re.ASCII),
+    re.compile(r"f\.(?P<field>\d{1,9})\.(?P<instance>\d{1,4})\.(?P<array>\d{1,4})", re.ASCII),
+    re.compile(r"[a-z]+_(?P<field>\d{1,9})_(?P<instance>\d{1,4})_(?P<array>\d{1,4})", re.ASCII),
+    re.compile(r"(?:participant\.)?p(?P<field>\d{1,9})(?:_i(?P<instance>\d{1,4}))?(?:_a(?P<array>\d{1,4}))?", re.ASCII),
 )
 _BY_TITLE = re.compile(
-    r"(?:participant\.)?(?P<title>.+?)(?: \| Instance (?P<instance>\d+))?(?: \| Array (?P<array>\d+))?"
+    r"(?:participant\.)?(?P<title>.+?)(?: \| Instance (?P<instance>\d{1,4}))?(?: \| Array (?P<array>\d{1,4}))?",
+    re.ASCII | re.IGNORECASE,
 )
 PRESETS = ("published_118", "cardiac_morphometric")
 LESS_THAN_ONE = -10.0  # the code of several counts; read as half
+INSTANCE = 2  # the first visit with imaging
 
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """A field of the registry. `missing` are the codes that mean no answer; `once`: asked at the first visit (instance 0) alone."""
+    """A field that can be read. `missing` are the codes that mean no answer; `less_than_one`: -10 means a count of less than one; `once`:
+    asked at one visit alone, which exports number 0; `published`: of the table of Hager et al. 2023; `same_title`: ids of fields that
+    cannot be read, and have its title."""
 
     id: int
     title: str
     column: Column
-    missing: tuple[str, ...]
-    less_than_one: bool
-    once: bool
-    published: bool
+    missing: tuple[str, ...] = ()
+    less_than_one: bool = False
+    once: bool = False
+    published: bool = False
+    same_title: tuple[int, ...] = ()
+    own: bool = False  # known from the user's dictionary alone
 
 
 @functools.cache
@@ -54,17 +60,22 @@ def registry() -> Mapping[int, Field]:
     found = {}
     with resources.files("morphojax.data").joinpath("ukb_fields.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            words = {key: tuple(w for w in row[key].split(";") if w) for key in ("categories", "leak", "missing")}
             about = {key: row[key] for key in ("name", "kind", "group", "unit", "measures")}
             column = Column(
                 **about,
-                categories=words["categories"],
-                leak=words["leak"],
+                categories=_words(row["categories"]),
+                leak=_words(row["leak"]),
                 description=f"{row['title']} ({row['field']})",
             )
-            flags = (row[key] == "yes" for key in ("less_than_one", "once", "published"))
-            found[int(row["field"])] = Field(int(row["field"]), row["title"], column, words["missing"], *flags)
+            flags = {key: row[key] == "yes" for key in ("less_than_one", "once", "published")}
+            same = tuple(map(int, _words(row["same_title"])))
+            field = Field(int(row["field"]), row["title"], column, _words(row["missing"]), same_title=same, **flags)
+            found[field.id] = field
     return found
+
+
+def _words(cell: str) -> tuple[str, ...]:
+    return tuple(w.strip() for w in cell.split(";") if w.strip())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,64 +88,87 @@ class Place:
 
 
 def is_export(path: Path) -> bool:
-    """Whether the table has a column of participant ids in one of UK Biobank's spellings. Raises TableError where it has no header."""
-    return _id_column(_header(path)) is not None
+    """Whether the table has a column of participant ids in one of UK Biobank's spellings, and no column `subject`. Raises TableError where
+    it has no header."""
+    header = _header(path)
+    return "subject" not in header and _id_column(header) is not None
 
 
 def read_export(
-    path: Path, fields: str = "", instance: int = 2, dictionary: Path | None = None
+    path: Path, fields: str = "", instance: int = INSTANCE, dictionary: Path | None = None
 ) -> tuple[pd.DataFrame, Schema]:
     """Rows indexed by participant id (text), and the meaning of the columns. Only the columns asked for are read.
 
-    fields: "" for all of the registry that the file holds; a preset: `published_118` (those fields of the table of Hager et al. 2023,
-        arXiv:2303.14080, that are fields) or `cardiac_morphometric` (every measure of the heart, the scanner's own included, so that an
-        ablation leaves none behind); ids separated by commas; or a file of ids, one a line.
+    fields: "" for all of the registry that the file holds; words separated by commas, each an id or a preset: `published_118` (those
+        fields of the table of Hager et al. 2023, arXiv:2303.14080, that are fields) or `cardiac_morphometric` (every measure of the heart,
+        the scanner's own included, so that an ablation leaves none behind); or a file of such words. What a preset names may be absent
+        from the file, an id may not.
     instance: the visit, 2 for the first with imaging. Fields asked once are read from instance 0.
-    dictionary: a data dictionary (as `read_dictionary`) whose names are those of registry columns, described anew, or headers of the file,
-        read as they are.
+    dictionary: a data dictionary (as `read_dictionary`) that describes fields anew or adds some. A row is about the field whose id is
+        under `field`, else the one of the registry with its name, else the column with its name as header, which is always read. The codes
+        that mean no answer may stand under `missing`, separated by semicolons; a field of the registry keeps its own where none do.
 
     Repeated readings of a number (the array of a field) are averaged over those present; of a class, the first is taken. Codes that
     mean no answer are missing; "less than one" counts one half.
 
-    Raises TableError for a file that cannot be read, ids that are repeated or were damaged by a spreadsheet, one field under two headers,
-    text in a number, or nothing to read.
+    Raises TableError for a file that cannot be read, rows longer or shorter than the header, ids that are repeated or were damaged by a
+    spreadsheet, one field under two headers, a title that several fields have, text in a number, or nothing to read. It names no id.
     """
     header = _header(path)
     key = _id_column(header)
     if key is None:
         raise TableError(f"no column of participant ids ({', '.join(IDS)}) in the header")
-    extra = read_dictionary(dictionary) if dictionary else Schema(())
-    chosen = _chosen(_places(header, {c.name for c in extra.columns}), fields, instance)
-    known = {registry()[i].column.name for i in chosen}
-    direct = [c for c in extra.columns if c.name not in known]
-    if absent := [c.name for c in direct if c.name not in header]:
+    known, direct = _described(dictionary)
+    chosen = _chosen(_places(header, known, {f.column.name for f in direct}), known, fields, instance)
+    if absent := [f.column.name for f in direct if f.column.name not in header]:
         raise TableError(
-            f"the dictionary describes {absent[0]!r}, which is neither a header of the file nor a field read from it"
+            f"the dictionary describes {absent[0]!r}, which is neither a header of the file nor a field of the registry"
         )
     if not chosen and not direct:
         raise TableError(
             f"no field of the registry at instance {instance}; choose another instance, or fields that the file holds"
         )
-    headers = [h for found in chosen.values() for h in found] + [c.name for c in direct]
-    frame = _read(path, key, headers)
-    frame.index = pd.Index(_participants(frame.pop(key), key))
-    described = {c.name: c for c in extra.columns}
-    columns, values = [], {}
-    for field_id, found in chosen.items():
-        field = registry()[field_id]
-        column = described.get(field.column.name, field.column)
-        columns.append(column)
-        values[column.name] = _combine([frame[h] for h in found], field, column)
-    for column in direct:
-        columns.append(column)
-        values[column.name] = frame[column.name] if column.kind == "continuous" else _classes(frame[column.name])
-    return pd.DataFrame(values, index=frame.index), Schema(tuple(columns))
+    found = [(known[i], headers) for i, headers in chosen.items()] + [(f, [f.column.name]) for f in direct]
+    texts = [h for field, headers in found if field.column.kind != "continuous" and field.own for h in headers]
+    frame = _read(path, key, [h for _, headers in found for h in headers], texts)
+    frame.index = pd.Index(_participants(frame.pop(key), key), name=None, dtype=object)
+    values = {field.column.name: _combine([frame[h] for h in headers], field) for field, headers in found}
+    return pd.DataFrame(values, index=frame.index), Schema(tuple(field.column for field, _ in found))
+
+
+def _described(dictionary: Path | None) -> tuple[Mapping[int, Field], list[Field]]:
+    """The fields by id, as a dictionary leaves or makes them, and those that it knows by their header alone."""
+    known, direct = dict(registry()), []
+    by_name = {field.column.name: field for field in known.values()}
+    for column, cells in read_described(dictionary, ("field", "missing")) if dictionary else ():
+        text = cells["field"]
+        if text and not re.fullmatch(r"[0-9]{1,9}", text):
+            raise TableError(f"column {column.name!r}: field {text!r} is no field id, such as 24103")
+        base = known.get(int(text)) if text else by_name.get(column.name)
+        if base is not None:
+            missing = _words(cells["missing"]) or base.missing
+            halves = base.less_than_one and column.kind == "continuous"
+            known[base.id] = dataclasses.replace(base, column=column, missing=missing, less_than_one=halves)
+            continue
+        field = Field(int(text or 0), column.description or column.name, column, _words(cells["missing"]), own=True)
+        if text:
+            known[field.id] = field
+        else:
+            direct.append(field)
+        _codes(field)
+    return known, direct
+
+
+def _codes(field: Field) -> list[float]:
+    try:
+        return [float(code) for code in field.missing] if field.column.kind == "continuous" else []
+    except ValueError:
+        raise TableError(f"column {field.column.name!r}: missing {';'.join(field.missing)!r} are no numbers") from None
 
 
 def _separator(path: Path) -> str:
     with path.open("rb") as file:
-        first = file.readline()
-    return "\t" if first.count(b"\t") > first.count(b",") else ","
+        return "\t" if b"\t" in file.readline() else ","
 
 
 def _is_parquet(path: Path) -> bool:
@@ -144,29 +178,34 @@ def _is_parquet(path: Path) -> bool:
 def _header(path: Path) -> list[str]:
     try:
         if _is_parquet(path):
-            return list(pa.parquet.read_schema(path).names)
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header = next(csv.reader(file, delimiter=_separator(path)), [])
-    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
+            header = list(pa.parquet.read_schema(path).names)
+        else:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                header = next(csv.reader(file, delimiter=_separator(path), strict=True), [])
+    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
         raise TableError(f"cannot be read as a table ({error}); export it as UTF-8 CSV, TSV or Parquet") from error
-    if not header:
-        raise TableError("cannot be read as a table: it is empty; export it again")
-    repeated = sorted({h for h in header if header.count(h) > 1}) if len(set(header)) < len(header) else []
-    if repeated:
+    if not any(h.strip() for h in header):
+        raise TableError("it is empty, or its first line is; export it again")
+    if len(set(header)) < len(header):
+        repeated = sorted({h for h in header if header.count(h) > 1})
         raise TableError(f"the header {repeated[0]!r} stands there twice; keep one column")
     return header
 
 
 def _id_column(header: Sequence[str]) -> str | None:
-    return next((h for h in header if h.strip().lower() in IDS), None)
+    found = [h for h in header if h.strip().lower() in IDS]
+    if len(found) > 1:
+        raise TableError(f"{found[0]!r} and {found[1]!r} are both participant ids; keep one")
+    return found[0] if found else None
 
 
-def _places(header: Sequence[str], taken: set[str]) -> dict[Place, str]:
-    """Where the fields of the registry stand. Headers in `taken` are none of them."""
+def _places(header: Sequence[str], known: Mapping[int, Field], taken: set[str]) -> dict[str, list[Place]]:
+    """Which field stands under a header: several where the header is a title that they share. Headers in `taken` are none."""
     titles: dict[str, list[int]] = {}
-    for field in registry().values():
-        titles.setdefault(field.title.lower(), []).append(field.id)
-    found: dict[Place, str] = {}
+    for field in known.values():
+        for i in (field.id, *field.same_title):
+            titles.setdefault(field.title.lower(), []).append(i)
+    found: dict[str, list[Place]] = {}
     for text in header:
         match = next((m for p in _BY_ID if (m := p.fullmatch(text.strip()))), None)
         if match:
@@ -174,73 +213,138 @@ def _places(header: Sequence[str], taken: set[str]) -> dict[Place, str]:
         else:
             match = _BY_TITLE.fullmatch(text.strip())
             ids = titles.get(match["title"].lower(), []) if match else []
-        if text in taken or match is None or not ids or ids[0] not in registry():
+        if match is None or text in taken or not any(i in known for i in ids):
             continue
-        if len(ids) > 1:
-            raise TableError(
-                f"{text!r} is the title of several fields ({', '.join(map(str, ids))}); export with ids as headers, or describe it in "
-                "a dictionary"
-            )
         instance = int(match["instance"]) if match["instance"] else None
-        place = Place(ids[0], instance, int(match["array"] or 0))
-        if place in found:
-            raise TableError(f"{found[place]!r} and {text!r} are the same field; keep one")
-        found[place] = text
+        found[text] = [Place(i, instance, int(match["array"] or 0)) for i in ids]
     return found
 
 
-def _chosen(places: Mapping[Place, str], fields: str, instance: int) -> dict[int, list[str]]:
+def _chosen(
+    places: Mapping[str, Sequence[Place]], known: Mapping[int, Field], fields: str, instance: int
+) -> dict[int, list[str]]:
     """Field -> its headers at the visit, in the order of the registry and of the array."""
-    wanted = _wanted(fields)
-    found: dict[int, list[tuple[int, str]]] = {}
-    for place, text in places.items():
-        visit = 0 if registry()[place.field].once else instance
-        if place.field in wanted and place.instance in (None, visit):
-            found.setdefault(place.field, []).append((place.array, text))
-    if fields and fields not in PRESETS and (absent := sorted(wanted - set(found))):
+    wanted, named = _wanted(fields, known)
+    found: dict[int, dict[int, str]] = {}
+    for text, several in places.items():
+        here = [p for p in several if p.field in wanted]
+        if not here or all(p.instance not in (None, _visit(known[p.field], instance)) for p in here):
+            continue
+        if len(several) > 1:
+            raise TableError(
+                f"{text!r} is the title of several fields ({', '.join(str(p.field) for p in several)}); export it with ids as headers, or "
+                "describe it in a dictionary"
+            )
+        place = here[0]
+        taken = found.setdefault(place.field, {})
+        if place.array in taken:
+            raise TableError(f"{taken[place.array]!r} and {text!r} are the same field; keep one")
+        taken[place.array] = text
+    if absent := sorted(named - set(found)):
         raise TableError(
-            f"field {absent[0]} is not there at instance {instance} (of {len(wanted)} asked for, {len(absent)} are absent)"
+            f"field {absent[0]} is not there at instance {instance} (of {len(named)} named, {len(absent)} are absent)"
         )
-    return {i: [text for _, text in sorted(found[i])] for i in registry() if i in found}
+    return {i: [text for _, text in sorted(found[i].items())] for i in known if i in found}
 
 
-def _wanted(fields: str) -> set[int]:
+def _visit(field: Field, instance: int) -> int:
+    return 0 if field.once else instance
+
+
+def _wanted(fields: str, known: Mapping[int, Field]) -> tuple[set[int], set[int]]:
+    """The ids that `fields` asks for, and those among them that must be there."""
     if not fields:
-        return set(registry())
-    if fields == "published_118":
-        return {f.id for f in registry().values() if f.published}
-    if fields == "cardiac_morphometric":
-        return {f.id for f in registry().values() if f.column.group == fields}
-    if Path(fields).is_file():
-        fields = ",".join(Path(fields).read_text(encoding="utf-8-sig").split())
-    words = [w.strip() for w in fields.split(",") if w.strip()]
-    if unknown := [w for w in words if not w.isdecimal() or int(w) not in registry()]:
-        raise TableError(
-            f"{unknown[0]!r} is no field of the registry; name ids, a file of ids, or a preset: {', '.join(PRESETS)}"
-        )
-    return set(map(int, words))
+        return set(known), {i for i, field in known.items() if field.own}
+    words = re.split(r"[\s,]+", _content(fields))
+    wanted, named = set[int](), set[int]()
+    for word in filter(None, words):
+        if word == "published_118":
+            wanted |= {i for i, field in known.items() if field.published}
+        elif word == "cardiac_morphometric":
+            wanted |= {i for i, field in known.items() if field.column.group == word}
+        elif re.fullmatch(r"[0-9]{1,9}", word) and int(word) in known:
+            named.add(int(word))
+        else:
+            raise TableError(
+                f"{word!r} is no field of the registry; name ids, a file of ids, or a preset: {', '.join(PRESETS)}"
+            )
+    if not wanted | named:
+        raise TableError(f"{fields!r} names no field")
+    return wanted | named, named
 
 
-def _read(path: Path, key: str, headers: Sequence[str]) -> pd.DataFrame:
+def _content(fields: str) -> str:
+    try:
+        return Path(fields).read_text(encoding="utf-8-sig") if Path(fields).is_file() else fields
+    except (OSError, UnicodeDecodeError) as error:
+        raise TableError(f"{fields}: cannot be read as a list of fields ({error})") from error
+
+
+def _read(path: Path, key: str, headers: Sequence[str], texts: Sequence[str]) -> pd.DataFrame:
+    """The columns, `texts` as they are written."""
     columns = [key, *headers]
     try:
         if _is_parquet(path):
-            return pd.read_parquet(path, columns=columns)
+            frame = pd.read_parquet(path, columns=columns)
+            if list(frame.columns) != columns:  # a column that pandas has stored as its index
+                raise ValueError("its columns are not those of its header")
+            return frame
+        separator = _separator(path)
+        _check_lines(path, separator)
         return pd.read_csv(
             path,
-            sep=_separator(path),
+            sep=separator,
             usecols=columns,
-            dtype={key: str},
+            index_col=False,
+            dtype=dict.fromkeys([key, *texts], str),
             encoding="utf-8-sig",
             low_memory=False,
-            na_values=[""],
         )[columns]
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pa.ArrowInvalid, ValueError) as error:
-        raise TableError(f"cannot be read as a table ({error}); export it again as UTF-8") from error
+    except TableError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, pa.ArrowException) as error:
+        # What a parser tells of a cell may be an id.
+        raise TableError(f"cannot be read as a table ({type(error).__name__}); export it again as UTF-8") from error
+
+
+def _check_lines(path: Path, separator: str) -> None:
+    """Raises TableError for a row longer or shorter than the header: told which columns to read, pandas takes both, shifted as they are."""
+    expected = None
+    with path.open("rb") as file:
+        for line, cells in _count_cells(file, separator.encode()):
+            expected = expected or cells
+            if cells != expected:
+                raise TableError(
+                    f"line {line} has {cells} columns under a header of {expected}: an unquoted separator, or a file cut short"
+                )
+
+
+def _count_cells(lines: Iterator[bytes], separator: bytes) -> Iterator[tuple[int, int]]:
+    """(line, number of cells) of every row that is not blank; a quoted cell may hold separators and line ends."""
+    row, start = b"", 1
+    for number, line in enumerate(lines, 1):
+        row = row + line if row else line
+        quoted = b'"' in row
+        if quoted and row.count(b'"') % 2:
+            continue
+        body = row.rstrip(b"\r\n")
+        if b"\0" in body or (not quoted and b"\r" in body):
+            raise TableError(f"line {start} holds a byte that no table has; export it again")
+        if body.strip():
+            bytes_ = np.frombuffer(body, np.uint8)
+            here = bytes_ == ord(separator)
+            if quoted:
+                here &= ~np.logical_xor.accumulate(bytes_ == ord('"'))
+            yield start, int(np.count_nonzero(here)) + 1
+        row, start = b"", number + 1
+    if row:
+        raise TableError(f"line {start} opens a quotation that nothing closes; export it again")
 
 
 def _participants(ids: pd.Series, key: str) -> pd.Series:
     """Ids as texts of digits. Errors tell rows, counted from 0, and never an id."""
+    if pd.api.types.is_float_dtype(ids) and (ids == np.floor(ids)).all():
+        ids = ids.astype("int64")
     texts = ids.astype("string").str.strip()
 
     def row(bad: pd.Series) -> int:
@@ -250,7 +354,7 @@ def _participants(ids: pd.Series, key: str) -> pd.Series:
         raise TableError(
             f"row {row(again)} is the header again (of {again.sum()}): files were joined; keep the first header alone"
         )
-    if (bad := ~texts.str.fullmatch(r"\d+").fillna(False)).any():
+    if (bad := ~texts.str.fullmatch(r"[0-9]+").fillna(False)).any():
         raise TableError(
             f"row {row(bad)} has no participant id of digits alone ({bad.sum()} rows): an empty line, or ids that a spreadsheet rounded "
             "(1.23E+06); export it again and do not save it from a spreadsheet"
@@ -261,17 +365,26 @@ def _participants(ids: pd.Series, key: str) -> pd.Series:
         )
     if (repeated := texts.duplicated()).any():
         raise TableError(f"row {row(repeated)} repeats a participant ({repeated.sum()} rows in all); keep one row each")
+    if texts.empty:
+        raise TableError("it has a header and no rows; export it again")
     return texts.astype(str)
 
 
 def _numbers(values: pd.Series) -> pd.Series:
+    """Float64, NaN where missing."""
     numbers = pd.to_numeric(values, errors="coerce")
-    if (text := values.notna() & numbers.isna()).any():
+    wrong = values.notna() & numbers.isna()
+    if values.dtype == object:
+        wrong |= values.map(lambda cell: isinstance(cell, bool))
+    elif values.dtype == bool:
+        wrong |= True
+    numbers = numbers.astype(float)
+    if (wrong := wrong.to_numpy(bool) | np.isinf(numbers.to_numpy())).any():
         raise TableError(
-            f"{values.name!r}: {text.sum()} entries are no numbers, the first in row {int(np.argmax(text.to_numpy()))} (a date made by a "
+            f"{values.name!r}: {wrong.sum()} entries are no numbers, the first in row {int(np.argmax(wrong))} (a date made by a "
             "spreadsheet?); export it again"
         )
-    return numbers.astype(float)
+    return numbers
 
 
 def _classes(values: pd.Series) -> pd.Series:
@@ -282,14 +395,29 @@ def _classes(values: pd.Series) -> pd.Series:
     return values.map(dict(zip(unique, texts, strict=True))).astype(object)
 
 
-def _combine(readings: Sequence[pd.Series], field: Field, column: Column) -> pd.Series:
+def _combine(readings: Sequence[pd.Series], field: Field) -> pd.Series:
     """One value of the readings of a field: their mean, or, of classes, the first."""
-    if column.kind != "continuous":
-        texts = [_classes(r) for r in readings]
-        answers = [t.mask(t.isin(field.missing)) for t in texts]
-        return functools.reduce(lambda first, second: first.fillna(second), answers)
-    numbers = [_numbers(r) for r in readings]
-    codes = [float(code) for code in field.missing]
+    if field.column.kind != "continuous":
+        answers = [_answers(values, field) for values in readings]
+        return functools.reduce(lambda first, second: first.where(first.notna(), second), answers)
+    codes = _codes(field)
+    numbers = [_numbers(values) for values in readings]
     numbers = [n.mask(n.isin(codes)) for n in numbers] if codes else numbers
     numbers = [n.replace(LESS_THAN_ONE, 0.5) for n in numbers] if field.less_than_one else numbers
     return numbers[0] if len(numbers) == 1 else pd.concat(numbers, axis=1).mean(axis=1)
+
+
+def _answers(values: pd.Series, field: Field) -> pd.Series:
+    """The classes of one reading, None where there is no answer."""
+    if field.own:
+        texts = values.str.strip().replace("", None) if values.dtype == object else _classes(values)
+        return texts.mask(texts.isin(field.missing)).astype(object)
+    texts = _classes(values)
+    texts = texts.mask(texts.isin(field.missing))
+    wrong = texts.notna() & pd.to_numeric(texts, errors="coerce").isna() & ~texts.isin(field.column.classes)
+    if wrong.any():
+        raise TableError(
+            f"{values.name!r}: {wrong.sum()} entries are no codes, the first in row {int(np.argmax(wrong.to_numpy(bool)))}; export codes "
+            "(raw values), not their meanings"
+        )
+    return texts

@@ -230,3 +230,64 @@ def test_whatever_happens_to_a_file_is_an_error_with_a_name(tmp_path: Path) -> N
         except TableError:
             pass
     assert 0 < read < 150
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("eid,31-0.0,48-2.0\n1000017,1,80\n1000028,1,80,3\n", "line 3 has 4 columns under a header of 3"),
+        ("eid,31-0.0,48-2.0\n1000017,1\n", "line 2 has 2 columns under a header of 3"),
+        ('eid,31-0.0,48-2.0\n1000017,1,"80\n', "line 2 opens a quotation"),
+        ("eid,f.eid,31-0.0\n1000017,1000017,1\n", "'eid' and 'f.eid' are both participant ids"),
+        ("eid,p48_i2,p48\n1000017,80,81\n", "'p48_i2' and 'p48' are the same field"),
+        ("eid,48-2.0\n1000017,True\n", "1 entries are no numbers"),
+        ("eid,48-2.0\n1000017,1e999\n", "1 entries are no numbers"),
+        ("eid,p31\n1000017,Male\n", "1 entries are no codes, the first in row 0"),
+        ("Participant ID,Beef intake | Instance 2\n1000017,3\n", r"several fields \(1369, 103020\)"),
+        ("eid,48-2.0\n", "it has a header and no rows"),
+    ],
+)
+def test_what_pandas_would_read_without_a_word(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(TableError, match=message) as caught:
+        read_export(tmp_path / "t.csv")
+    assert "1000017" not in str(caught.value)
+
+
+def test_quoted_cells_may_hold_separators_and_line_ends(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('eid,note,48-2.0\r\n"1000017","a, ""b""\nc",80\r\n\r\n1000028,,81\r\n')
+    frame, _ = read_export(tmp_path / "t.csv")
+    assert frame["waist_circumference_48"].tolist() == [80, 81] and frame.index.tolist() == ["1000017", "1000028"]
+
+
+def test_a_shared_title_that_nobody_asked_for_is_no_error(tmp_path: Path) -> None:
+    path = export(tmp_path / "t.csv", "Participant ID", verbose)
+    assert read_export(path, "4080,31")[1].names == ("sex_31", "systolic_blood_pressure_automated_reading_4080")
+
+
+def test_a_dictionary_names_fields(tmp_path: Path) -> None:
+    path = export(tmp_path / "t.csv", values=VALUES | {(77, 2, 0): ["1.5", "-9", "", "4"]})
+    about = tmp_path / "d.csv"
+    about.write_text(
+        "name,kind,group,field,missing\nef,continuous,cardiac_morphometric,24103,55\nlength,continuous,lifestyle,77,-9\n"
+    )
+    frame, schema = read_export(path, "77,24103", dictionary=about)
+    assert schema.names == ("ef", "length")
+    np.testing.assert_array_equal(frame["ef"], [61.5, np.nan, np.nan, 40.25])
+    np.testing.assert_array_equal(frame["length"], [1.5, np.nan, np.nan, 4])
+    with pytest.raises(TableError, match="field 77 is not there at instance 3"):
+        read_export(path, instance=3, dictionary=about)
+    about.write_text("name,kind,group,field\nef,continuous,lifestyle,LVEF\n")
+    with pytest.raises(TableError, match="field 'LVEF' is no field id"):
+        read_export(path, dictionary=about)
+
+
+def test_presets_are_whole(tmp_path: Path) -> None:
+    hearts = {i for i, f in registry().items() if f.column.group == "cardiac_morphometric"}
+    assert {*range(22420, 22428), *range(24100, 24182)} <= hearts
+    assert all("segmentation" in registry()[i].column.leak for i in range(24100, 24182))
+    assert sum(f.published for f in registry().values()) > 100
+    (tmp_path / "fields.txt").write_text("published_118\n46, 47\n")
+    frame, schema = read_export(export(tmp_path / "t.csv", values=VALUES | {(46, 2, 0): ["30"] * 4, (47, 2, 0): ["31"] * 4}),
+                                str(tmp_path / "fields.txt"))  # fmt: skip
+    assert {"hand_grip_strength_left_46", "hand_grip_strength_right_47"} <= set(schema.names) and len(frame) == 4

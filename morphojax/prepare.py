@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from morphojax import anatomy
-from morphojax.data import inspection, preparation
+from morphojax.data import exclusion, inspection, preparation
 from morphojax.data.conversion import Converted, convert
 from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
@@ -74,6 +74,12 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument(
         "--table_visit", type=int, default=2, help="of a UK Biobank export: 2 (default) is the first visit with imaging"
+    )
+    p.add_argument(
+        "--exclude",
+        type=Path,
+        metavar="FILE",
+        help="ids of those who withdrew, one a line: they are left out of everything",
     )
     p.add_argument("--workers", type=int, help="processes; default one per CPU")
     p.add_argument(
@@ -168,6 +174,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             fields=flags.table_fields,
             visit=flags.table_visit,
         )
+        listed = exclusion.read_list(flags.exclude) if flags.exclude else frozenset()
+        if flags.convert_only and listed:
+            raise PrepareError("--convert-only knows no --exclude: remove the zips of those who withdrew")
         if flags.convert_only:
             if not isinstance(source, UkbDicom):
                 raise PrepareError(f"--convert-only: the source {flags.source} is NIfTI already; it is for ukb_dicom")
@@ -177,6 +186,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
             )
             return 0
+        if listed:
+            source = exclusion.Without(source, listed)
+            present = source.present()
+            print(f"{present} subjects excluded, {len(listed) - present} ids of the list are not in the cohort")
         options: dict[str, Any] = {
             "name": flags.source,
             "planes": flags.planes,
@@ -191,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = preparation.plan(source, flags.output, **options)
             print(describe_plan(found, flags.output))
             return int(not any(found.splits.values()) or (flags.strict and bool(found.failures)))
-        summary = preparation.prepare(source, flags.output, **options, strict=flags.strict)
+        summary = preparation.prepare(source, flags.output, **options, strict=flags.strict, hidden=listed)
         tiles = inspection.tiles(Dataset.open(flags.output))
         figures.contact_sheet(flags.output / "contact_sheet.png", tiles, columns=inspection.SHEET_COLUMNS)
     except (PrepareError, CohortError, ValueError, OSError) as error:

@@ -21,6 +21,7 @@ FLOORS = {
     "predict": 3,
     "probe": 3,
     "export": 3,
+    "exclude": 3,
 }
 FENCES = {
     "nibabel": ("data/sources/", "predict.py"),

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from morphojax import anatomy
 from morphojax.data.dataset import encode_native
-from morphojax.data.geometry import Grid, normalise, place, to_grid, to_native
+from morphojax.data.geometry import Grid, Placement, normalise, place, to_grid, to_native
 from morphojax.data.records import decode, encode, write_atomically
 from morphojax.data.sources.base import CohortError, Frame, Source, View
 
@@ -107,10 +107,8 @@ class Job:
                 label = np.zeros_like(image)
             else:
                 label = to_grid(frame.label, placement, order=0)
-                flat = dataclasses.replace(placement, shape=(*placement.shape[:2], 1))
-                covered = to_native(np.ones((1, *image.shape[1:]), np.uint8), flat, order=0)[..., 0]
-                drawn = np.count_nonzero(frame.label, axis=2)
-                stack |= {"voxels": int(drawn.sum()), "cut": int(drawn[covered == 0].sum())}
+                voxels, cut = measure_cut(frame.label, placement, self.grid.size)
+                stack |= {"voxels": voxels, "cut": cut}
             slices += [encode({"image": i, "label": la}) for i, la in zip(image, label, strict=True)]
             native.append(encode(encode_native(frame.label, placement)))
             stacks.append(stack)
@@ -123,6 +121,14 @@ def check_shown(plane: str, frame: Frame) -> None:
     if frame.label is not None and (foreign := np.setdiff1d(frame.label, shown)).size:
         names = ", ".join(anatomy.STRUCTURES[i - 1] for i in foreign)
         raise CohortError(f"{plane} {frame.phase}: the label holds {names}, which this plane does not show")
+
+
+def measure_cut(label: np.ndarray, placement: Placement, size: int) -> tuple[int, int]:
+    """How many voxels of a native label [X, Y, Z] are drawn, and how many of them lie outside the crop of `size` pixels."""
+    flat = dataclasses.replace(placement, shape=(*placement.shape[:2], 1))
+    covered = to_native(np.ones((1, size, size), np.uint8), flat, order=0)[..., 0]
+    drawn = np.count_nonzero(label, axis=2)
+    return int(drawn.sum()), int(drawn[covered == 0].sum())
 
 
 def run_all(job: Job, ids: Sequence[str], workers: int | None, strict: bool, progress: bool) -> dict[str, str]:

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,14 @@ def prepare(
     workers: int | None = None,
     strict: bool = False,
     progress: bool = True,
+    hidden: Collection[str] = (),
 ) -> Summary:
     """Prepares a cohort into `output`, which must be empty, absent or what a killed run with the same settings left.
 
     name: of the source, for the manifest. split_file: CSV of subject, split (train, val, test, or none to leave out) that
     lists every subject with images, or "official": as the cohort's makers published it; without it, by hash of the id.
     workers: processes (default: one per CPU).
+    hidden: ids that the report must not name, whoever else does (`exclusion.Without` keeps them out of all else).
     A subject that cannot be read is reported and left out; with `strict` it raises. Raises PrepareError and CohortError.
     """
     output = Path(output)
@@ -85,6 +87,7 @@ def prepare(
     job = _job(source, output, planes, grid, percentiles)
     ids = tuple(source.subjects())
     by_subject, report = _split(source, ids, split_file, split_fractions or SPLIT_FRACTIONS, split_seed)
+    report = [line for line in report if line[0] not in hidden]
     ids = tuple(i for i in ids if by_subject[i] != LEFT_OUT)
     found = source.table()  # before the images: a bad table is a matter of seconds
     try:
@@ -111,8 +114,8 @@ def prepare(
         pd.DataFrame({"subject": kept, "split": split}).to_csv(output / "subjects.csv", index=False)
         _write_report(output, report)
 
-        per_plane = {plane: _count(written.stacks[plane]) for plane in planes}
-        labelled = {plane: _annotated(plane, written.stacks[plane], warnings) for plane in planes}
+        per_plane = {plane: count(written.stacks[plane]) for plane in planes}
+        labelled = {plane: annotated(plane, written.stacks[plane], warnings) for plane in planes}
         statuses = Counter(status for _, status, _ in report)
         manifest = Manifest(
             source=name,
@@ -303,7 +306,7 @@ def _assemble(job: Job, ids: Sequence[str], output: Path) -> _Written:
     return written
 
 
-def _count(stacks: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def count(stacks: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """What a plane holds."""
     labelled = [s for s in stacks if s["structures"]]
     return {
@@ -317,7 +320,7 @@ def _count(stacks: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     }
 
 
-def _annotated(plane: str, stacks: Sequence[Mapping[str, Any]], warnings: Counter[str]) -> tuple[str, ...]:
+def annotated(plane: str, stacks: Sequence[Mapping[str, Any]], warnings: Counter[str]) -> tuple[str, ...]:
     """The structures that somebody has annotated in a plane; subjects that lack some of them are counted."""
     schemes = {s["subject"]: set(s["structures"].split()) for s in stacks if s["structures"]}
     everything = set().union(*schemes.values())

@@ -9,9 +9,11 @@ import csv
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -291,15 +293,13 @@ def _read(path: Path, key: str, headers: Sequence[str], texts: Sequence[str]) ->
             return frame
         separator = _separator(path)
         _check_lines(path, separator)
-        return pd.read_csv(
-            path,
-            sep=separator,
-            usecols=columns,
-            index_col=False,
-            dtype=dict.fromkeys([key, *texts], str),
-            encoding="utf-8-sig",
-            low_memory=False,
-        )[columns]
+        types: dict[Hashable, Any] = dict.fromkeys([key, *texts], str)
+        with warnings.catch_warnings():
+            # Read in chunks, which keeps memory small, a column may come out as numbers here and texts there: both are looked at.
+            warnings.simplefilter("ignore", pd.errors.DtypeWarning)
+            return pd.read_csv(
+                path, sep=separator, usecols=columns, index_col=False, dtype=types, encoding="utf-8-sig"
+            )[columns]
     except TableError:
         raise
     except (OSError, ValueError, KeyError, TypeError, OverflowError, pa.ArrowException) as error:

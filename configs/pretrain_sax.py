@@ -52,6 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
             "without_leaks_for": "",  # also drop the columns that leak this task's label
             "label": "",  # a categorical column, for the objectives that need one; it may be among `groups` too
             "control": "none",  # shuffled: another subject's row; noise: random numbers
+            "imputation": "mean",  # of missing numbers; iterative: told from the row's other numbers
             "corruption": 0.3,  # share of a row's fields replaced by draws from the training rows (SCARF)
             "hidden": 0.5,  # share of a row's fields withheld, for the objectives that ask for them
         }

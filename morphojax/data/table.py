@@ -16,8 +16,10 @@ import pandas as pd
 from absl import logging
 
 from morphojax.anatomy import MYOCARDIUM_DENSITY_G_PER_ML, PHASES, STRUCTURES
+from morphojax.data.imputation import Imputer
 
 KINDS = ("continuous", "binary", "categorical")
+IMPUTATIONS = ("mean", "iterative")
 GROUPS = (
     "cardiac_morphometric",
     "body_morphometric",
@@ -353,13 +355,17 @@ class TableEncoder:
     schema: Schema
     fitted: tuple[_Fitted, ...]
     dropped: tuple[str, ...] = ()
+    imputer: Imputer | None = None  # of the continuous columns; None: their means
 
     @classmethod
-    def fit(cls, frame: pd.DataFrame, schema: Schema) -> Self:
+    def fit(cls, frame: pd.DataFrame, schema: Schema, imputation: str = "mean") -> Self:
         """Learns from `frame`, which holds training rows only. A column that is all missing or constant there is
-        dropped, with a warning. Raises TableError as `check` does, for a class outside a column's categories, and where
+        dropped, with a warning. `imputation`: missing numbers become the mean, or (`iterative`) what the row's other numbers tell.
+        Raises TableError for another one, as `check` does, for a class outside a column's categories, and where
         no column is left.
         """
+        if imputation not in IMPUTATIONS:
+            raise TableError(f"imputation {imputation!r} is unknown: choose one of {', '.join(IMPUTATIONS)}")
         columns, fitted, dropped = [], [], []
         for column in schema.columns:
             learned = _fit(frame, column)
@@ -371,7 +377,13 @@ class TableEncoder:
                 fitted.append(learned)
         if not columns:
             raise TableError(f"every column is missing or constant in the {len(frame)} training rows: {dropped}")
-        return cls(Schema(tuple(columns)), tuple(fitted), tuple(dropped))
+        encoder = cls(Schema(tuple(columns)), tuple(fitted), tuple(dropped))
+        numbers = [i for i, k in enumerate(encoder.cardinalities) if k == 1]
+        if imputation == "mean" or len(numbers) < 2:
+            return encoder
+        values, missing = encoder.encode(frame)
+        known = np.where(missing, np.nan, values.astype(np.float64))[:, numbers]
+        return dataclasses.replace(encoder, imputer=Imputer.fit(known))
 
     @property
     def cardinalities(self) -> tuple[int, ...]:
@@ -388,7 +400,7 @@ class TableEncoder:
 
     def encode(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """values float32 [N, F] (continuous standardised, classes as codes 0..k-1, the missing imputed by the training
-        mean or most frequent class) and missing bool [N, F]. A class unknown to the column is missing here, with
+        mean, or as the imputer tells, or most frequent class) and missing bool [N, F]. A class unknown to the column is missing here, with
         a warning that counts it. Raises TableError as `check` does, and for a value too far off to be a float32."""
         values = np.zeros((len(frame), len(self.fitted)), np.float32)
         missing = np.zeros(values.shape, bool)
@@ -413,16 +425,21 @@ class TableEncoder:
                     "column %r: %d values of %d classes unknown in training (e.g. %r) taken as missing",
                     *(column.name, len(unseen), len(set(unseen)), unseen[0]),
                 )
+        if self.imputer is not None:
+            numbers = [i for i, k in enumerate(self.cardinalities) if k == 1]
+            values[:, numbers] = self.imputer.fill(np.where(missing, np.nan, values.astype(np.float64))[:, numbers])
         return values, missing
 
     def to_json(self) -> dict[str, Any]:
         fitted = [dataclasses.asdict(f) | {"classes": list(f.classes)} for f in self.fitted]
-        return {"schema": self.schema.to_json(), "fitted": fitted, "dropped": list(self.dropped)}
+        state = {"schema": self.schema.to_json(), "fitted": fitted, "dropped": list(self.dropped)}
+        return state | ({"imputer": self.imputer.to_json()} if self.imputer else {})
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
         fitted = tuple(_Fitted(**f | {"classes": tuple(f["classes"])}) for f in state["fitted"])
-        return cls(Schema.from_json(state["schema"]), fitted, tuple(state["dropped"]))
+        imputer = Imputer.from_json(state["imputer"]) if "imputer" in state else None
+        return cls(Schema.from_json(state["schema"]), fitted, tuple(state["dropped"]), imputer)
 
 
 def _fit(frame: pd.DataFrame, column: Column) -> _Fitted | str:

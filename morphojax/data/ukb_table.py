@@ -327,11 +327,10 @@ def _count_cells(lines: Iterator[bytes], separator: bytes) -> Iterator[tuple[int
         quoted = b'"' in row
         if quoted and row.count(b'"') % 2:
             continue
-        body = row.rstrip(b"\r\n")
-        if b"\0" in body or (not quoted and b"\r" in body):
+        if b"\0" in row or (not quoted and row.find(b"\r", 0, max(len(row) - 2, 0)) >= 0):
             raise TableError(f"line {start} holds a byte that no table has; export it again")
-        if body.strip():
-            bytes_ = np.frombuffer(body, np.uint8)
+        if len(row) > 2 or row.strip():  # more than a line end
+            bytes_ = np.frombuffer(row, np.uint8)
             here = bytes_ == ord(separator)
             if quoted:
                 here &= ~np.logical_xor.accumulate(bytes_ == ord('"'))
@@ -372,6 +371,8 @@ def _participants(ids: pd.Series, key: str) -> pd.Series:
 
 def _numbers(values: pd.Series) -> pd.Series:
     """Float64, NaN where missing."""
+    if pd.api.types.is_float_dtype(values) and np.isfinite(values.max()) and np.isfinite(values.min()):
+        return values.astype(float)  # as most are, and quickly seen to be
     numbers = pd.to_numeric(values, errors="coerce")
     wrong = values.notna() & numbers.isna()
     if values.dtype == object:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from morphojax.data.dataset import Dataset
-from morphojax.data.table import Schema, TableEncoder
+from morphojax.data.table import IMPUTATIONS, Schema, TableEncoder
 from morphojax.train import devices
 
 CONTROLS = ("none", "shuffled", "noise")
@@ -50,6 +50,7 @@ def read(
     without_leaks_for: str,
     label: str,
     control: str,
+    imputation: str = "mean",
     **drawn: float,
 ) -> Table:
     """The table of a config.
@@ -60,17 +61,20 @@ def read(
         label: the categorical column that serves as label; empty: none.
         control: `shuffled` gives every subject the row of another of its split; `noise` a row of random numbers of its own, of the
             same columns. The label goes the same way. What a pretraining gains with these, it did not gain from what the table knows.
+        imputation: of missing numbers: `mean`, or `iterative`, told from the row's other numbers.
         drawn: shares of a row that are corrupted or hidden in training, checked here.
 
     Raises:
         TableError: a selection of nothing; a column that cannot be read.
-        ValueError: an unknown control, a label that is absent, continuous or has one class only.
+        ValueError: an unknown control or imputation, a label that is absent, continuous or has one class only.
     """
     for name, share in drawn.items():
         if not 0 <= share <= 1:
             raise ValueError(f"config.table.{name}={share}: give a share, from 0 to 1")
     if control not in CONTROLS:
         raise ValueError(f"config.table.control={control!r} is unknown: choose one of {', '.join(CONTROLS)}")
+    if imputation not in IMPUTATIONS:
+        raise ValueError(f"config.table.imputation={imputation!r} is unknown: choose one of {', '.join(IMPUTATIONS)}")
     codes, classes = _label(dataset, subjects, label)
     if groups == "none":
         nothing = np.zeros((len(dataset.subjects), 0))
@@ -78,7 +82,7 @@ def read(
     schema = dataset.schema.select(groups)
     if without_leaks_for:
         schema = schema.without_leaks(without_leaks_for)
-    encoder = TableEncoder.fit(dataset.table.iloc[subjects], schema)
+    encoder = TableEncoder.fit(dataset.table.iloc[subjects], schema, imputation)
     values, missing = encoder.encode(dataset.table)
     random = np.random.default_rng((seed, CONTROLS.index(control)))
     if control == "shuffled":

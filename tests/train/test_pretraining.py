@@ -305,6 +305,17 @@ def test_noise_is_of_the_same_size_and_says_nothing(data: Path) -> None:
     assert abs(np.corrcoef(own.values[:, continuous].ravel(), noise.values[:, continuous].ravel())[0, 1]) < 0.5
 
 
+def test_missing_numbers_may_be_told_from_the_row(data: Path) -> None:
+    dataset = Dataset.open(data)
+    train = np.flatnonzero(dataset.splits == "train")
+    mean, told = (tables.read(dataset, train, **(TABLE | {"imputation": i})) for i in ("mean", "iterative"))
+    assert (mean.missing == told.missing).all() and "imputer" in told.to_json() and "imputer" not in mean.to_json()
+    np.testing.assert_array_equal(mean.values[~mean.missing], told.values[~mean.missing])
+    assert (mean.values[mean.missing] != told.values[mean.missing]).any()
+    with pytest.raises(ValueError, match="imputation='median' is unknown: choose one of mean, iterative"):
+        tables.read(dataset, train, **(TABLE | {"imputation": "median"}))
+
+
 def test_without_a_table_there_are_no_columns(data: Path) -> None:
     none = tables.read(Dataset.open(data), np.arange(3), **(TABLE | {"groups": "none"}))
     assert none.values.shape == (16, 0) and none.cardinalities == () and none.to_json() == {}

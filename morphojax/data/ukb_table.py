@@ -187,7 +187,7 @@ def _header(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
         raise TableError(f"cannot be read as a table ({error}); export it as UTF-8 CSV, TSV or Parquet") from error
     if not any(h.strip() for h in header):
-        raise TableError("it is empty, or its first line is; export it again")
+        raise TableError("cannot be read as a table: it is empty, or its first line is; export it again")
     if len(set(header)) < len(header):
         repeated = sorted({h for h in header if header.count(h) > 1})
         raise TableError(f"the header {repeated[0]!r} stands there twice; keep one column")
@@ -310,7 +310,7 @@ def _read(path: Path, key: str, headers: Sequence[str], texts: Sequence[str]) ->
 def _check_lines(path: Path, separator: str) -> None:
     """Raises TableError for a row longer or shorter than the header: told which columns to read, pandas takes both, shifted as they are."""
     expected = None
-    with path.open("rb") as file:
+    with path.open("rb", buffering=1 << 22) as file:
         for line, cells in _count_cells(file, separator.encode()):
             expected = expected or cells
             if cells != expected:
@@ -388,12 +388,11 @@ def _numbers(values: pd.Series) -> pd.Series:
     return numbers
 
 
-def _classes(values: pd.Series) -> pd.Series:
-    """Codes as texts: 1, 1.0 and "1" are "1"; a text that is no number stays."""
+def _texts(values: pd.Series) -> dict[Any, str]:
+    """The different codes of a column, as texts: 1, 1.0 and "1" are "1"; a text that is no number stays."""
     unique = values.dropna().unique()
     numbers = pd.to_numeric(pd.Series(unique, dtype=object), errors="coerce")
-    texts = [f"{n:.0f}" if n == np.round(n) else str(v).strip() for v, n in zip(unique, numbers, strict=True)]
-    return values.map(dict(zip(unique, texts, strict=True))).astype(object)
+    return {v: f"{n:.0f}" if n == np.round(n) else str(v).strip() for v, n in zip(unique, numbers, strict=True)}
 
 
 def _combine(readings: Sequence[pd.Series], field: Field) -> pd.Series:
@@ -409,16 +408,14 @@ def _combine(readings: Sequence[pd.Series], field: Field) -> pd.Series:
 
 
 def _answers(values: pd.Series, field: Field) -> pd.Series:
-    """The classes of one reading, None where there is no answer."""
-    if field.own:
-        texts = values.str.strip().replace("", None) if values.dtype == object else _classes(values)
-        return texts.mask(texts.isin(field.missing)).astype(object)
-    texts = _classes(values)
-    texts = texts.mask(texts.isin(field.missing))
-    wrong = texts.notna() & pd.to_numeric(texts, errors="coerce").isna() & ~texts.isin(field.column.classes)
-    if wrong.any():
+    """The classes of one reading, as texts, NaN where there is no answer. What the user's dictionary alone knows stays as it is written."""
+    texts = {v: str(v).strip() for v in values.dropna().unique()} if field.own else _texts(values)
+    known = {*field.missing, *field.column.classes, ""}
+    wrong = [v for v, text in texts.items() if not (field.own or text in known or re.fullmatch(r"-?[0-9]+", text))]
+    if wrong:
+        rows = values.isin(wrong).to_numpy()
         raise TableError(
-            f"{values.name!r}: {wrong.sum()} entries are no codes, the first in row {int(np.argmax(wrong.to_numpy(bool)))}; export codes "
-            "(raw values), not their meanings"
+            f"{values.name!r}: {rows.sum()} entries are no codes, the first in row {int(np.argmax(rows))}; export codes (raw values), "
+            "not their meanings"
         )
-    return texts
+    return values.map({v: t for v, t in texts.items() if t and t not in field.missing}).astype(object)

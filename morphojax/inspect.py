@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from morphojax import anatomy
+from morphojax import anatomy, cohort_flags
 from morphojax.data import inspection, suspicions
 from morphojax.data.dataset import MANIFEST, Dataset, DatasetError
 from morphojax.data.inspection import STACK_COLUMNS, Findings
@@ -38,17 +38,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("dir", type=Path, metavar="DIR", help="a raw cohort, or a dataset that prepare made")
     p.add_argument("--source", choices=sorted(SOURCES), help="layout of a raw cohort; default: what it looks like")
     p.add_argument("--planes", help=f"among {','.join(anatomy.PLANES)}; default: all")
-    p.add_argument(
-        "--table", type=Path, help="a row per subject, or an export of UK Biobank; default: the cohort's own"
-    )
-    p.add_argument("--dictionary", type=Path, help="CSV that gives kind, group and unit of the table's columns")
-    p.add_argument(
-        "--table_fields", default="", metavar="FIELDS",
-        help="of a UK Biobank export: published_118, cardiac_morphometric, ids separated by commas, or a file of ids; default: all known",
-    )  # fmt: skip
-    p.add_argument(
-        "--table_visit", type=int, default=2, help="of a UK Biobank export: 2 (default) is the first visit with imaging"
-    )
+    cohort_flags.add_table(p)
     p.add_argument(
         "--output", type=Path, metavar="DIR", help="folder for the report; an older report there is replaced"
     )
@@ -152,14 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             findings = inspection.of_dataset(dataset, planes)
         else:
             name = flags.source or inspection.recognise(flags.dir)
-            source = SOURCES[name](
-                flags.dir,
-                table=flags.table,
-                dictionary=flags.dictionary,
-                frames="all",
-                fields=flags.table_fields,
-                visit=flags.table_visit,
-            )
+            source = cohort_flags.source(name, flags.dir, "all", flags)
             findings = inspection.of_source(source, name, planes or anatomy.PLANES, flags.workers)
         found = suspicions.find(findings)
         print(describe(findings, found))

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from morphojax import anatomy
+from morphojax import anatomy, cohort_flags
 from morphojax.data import exclusion, inspection, preparation
 from morphojax.data.conversion import Converted, convert
 from morphojax.data.dataset import Dataset
@@ -64,17 +64,7 @@ def parser() -> argparse.ArgumentParser:
         help="shares of the split by hash of the subject's id; default 0.7,0.15,0.15",
     )  # fmt: skip
     p.add_argument("--split_seed", type=int, default=0, help="of the split by hash; default 0")
-    p.add_argument(
-        "--table", type=Path, help="a row per subject, or an export of UK Biobank; default: the cohort's own"
-    )
-    p.add_argument("--dictionary", type=Path, help="CSV that gives kind, group and unit of the table's columns")
-    p.add_argument(
-        "--table_fields", default="", metavar="FIELDS",
-        help="of a UK Biobank export: published_118, cardiac_morphometric, ids separated by commas, or a file of ids; default: all known",
-    )  # fmt: skip
-    p.add_argument(
-        "--table_visit", type=int, default=2, help="of a UK Biobank export: 2 (default) is the first visit with imaging"
-    )
+    cohort_flags.add_table(p)
     p.add_argument(
         "--exclude",
         type=Path,
@@ -166,14 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise PrepareError("--split_fractions takes three numbers, such as 0.7,0.15,0.15")
         if flags.source == "synthetic" and not flags.dry_run:
             _make_if_absent(flags.input, flags.subjects, flags.seed, flags.workers)
-        source = SOURCES[flags.source](
-            flags.input,
-            table=flags.table,
-            dictionary=flags.dictionary,
-            frames=flags.frames,
-            fields=flags.table_fields,
-            visit=flags.table_visit,
-        )
+        source = cohort_flags.source(flags.source, flags.input, flags.frames, flags)
         listed = exclusion.read_list(flags.exclude) if flags.exclude else frozenset()
         if flags.convert_only and listed:
             raise PrepareError("--convert-only knows no --exclude: remove the zips of those who withdrew")

@@ -14,6 +14,7 @@ FLOORS = {
     "augment": 1,
     "evaluation": 1,
     "train": 2,
+    "cohort_flags": 2,
     "main": 3,
     "prepare": 3,
     "inspect": 3,

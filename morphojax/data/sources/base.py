@@ -51,8 +51,13 @@ class Subject:
 class Source(Protocol):
     """A cohort on disk. Cheap to build and to pickle: it reads nothing until asked."""
 
-    root: Path
-    frames: str  # those kept of a cine, as in `cine_frames`
+    @property
+    def root(self) -> Path: ...
+
+    @property
+    def frames(self) -> str:
+        """Those kept of a cine, as in `cine_frames`."""
+        ...
 
     def subjects(self) -> Sequence[str]:
         """Ids, sorted. Raises CohortError for an empty folder or a subject found twice."""

@@ -158,8 +158,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             _make_if_absent(flags.input, flags.subjects, flags.seed, flags.workers)
         source = cohort_flags.source(flags.source, flags.input, flags.frames, flags)
         listed = exclusion.read_list(flags.exclude) if flags.exclude else frozenset()
-        if flags.convert_only and listed:
-            raise PrepareError("--convert-only knows no --exclude: remove the zips of those who withdrew")
+        if flags.convert_only and (listed or flags.dry_run):
+            raise PrepareError(
+                "--convert-only knows no --dry-run, nor --exclude: remove the zips of those who withdrew"
+            )
         if flags.convert_only:
             if not isinstance(source, UkbDicom):
                 raise PrepareError(f"--convert-only: the source {flags.source} is NIfTI already; it is for ukb_dicom")

@@ -207,6 +207,10 @@ def test_every_layout_is_recognised(synthetic, tmp_path):
     assert inspection.recognise(root) == inspection.recognise(root / "training") == "acdc"
     cohorts.save(tmp_path / "ukb/1/la_2ch.nii.gz", cohorts.image((8, 8, 1, 2)))
     assert inspection.recognise(tmp_path / "ukb") == "ukb_nifti"
+    for name in ("zips/1000017_20209_2_0.zip", "folders/1000017/1000017_20208_3_0.zip"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"")
+        assert inspection.recognise(tmp_path / name.split("/")[0]) == "ukb_dicom"
     (tmp_path / "ukb/participants.csv").write_text("")
     assert inspection.recognise(tmp_path / "ukb") == "sunnybrook"
     with pytest.raises(CohortError, match="looks like no cohort"):

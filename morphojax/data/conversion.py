@@ -1,6 +1,7 @@
 """A cohort as it was downloaded -> the UK Biobank NIfTI layout: a folder per subject, a 4-D file per plane."""
 
 import dataclasses
+import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,9 @@ from morphojax.data.records import write_atomically
 from morphojax.data.sources import nifti, ukb_nifti
 from morphojax.data.sources.base import CohortError
 from morphojax.data.sources.ukb_dicom import UkbDicom
+
+_MARK = "conversion.json"
+_REPORT = "report.csv"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +64,15 @@ def convert(
 ) -> Converted:
     """Writes `<output>/<subject>/{sa,la_2ch,la_4ch}.nii.gz` for every subject, and report.csv (subject, status, message).
 
-    A subject whose folder is there is taken as done, so that an interrupted run continues. One that cannot be read is reported and left
-    out; with `strict` it raises PrepareError. Raises CohortError for a source without subjects.
+    A subject whose folder is there is taken as done, so that an interrupted run continues; the report keeps what it said of them. One that
+    cannot be read is reported and left out; with `strict` it raises PrepareError. Raises PrepareError too for planes that are unknown, or
+    others than the output folder was begun with; CohortError for a source without subjects.
     """
+    partials.check_planes(planes)
     ids, output = source.subjects(), Path(output)
+    _claim(output, planes)
     todo = [i for i in ids if not (output / i).is_dir()]
-    job, report = _Job(source, tuple(planes), output), []
-    output.mkdir(parents=True, exist_ok=True)
+    job, report = _Job(source, tuple(planes), output), _earlier(output, todo)
     with tqdm(
         total=len(ids), initial=len(ids) - len(todo), desc="convert", unit="subject", disable=not progress
     ) as bar:
@@ -76,7 +82,32 @@ def convert(
             if strict and any(status == "failed" for status, _ in found):
                 raise partials.PrepareError(f"subject {subject}: {found[0][1]}")
     frame = pd.DataFrame(sorted(report), columns=["subject", "status", "message"])
-    write_atomically(output / "report.csv", frame.to_csv(index=False).encode())
+    write_atomically(output / _REPORT, frame.to_csv(index=False).encode())
     failed = int((frame["status"] == "failed").sum())
     warnings = Counter(frame.loc[frame["status"] == "warning", "message"])
     return Converted(len(todo) - failed, len(ids) - len(todo), failed, dict(sorted(warnings.items())))
+
+
+def _claim(output: Path, planes: Sequence[str]) -> None:
+    """Remembers the planes in the output folder: a subject that is there has these, and would not be given others."""
+    path = output / _MARK
+    wanted = json.dumps({"planes": sorted(planes)})
+    if path.is_file():
+        if (there := path.read_text()) != wanted:
+            raise partials.PrepareError(
+                f"{output} was begun with {there}, not {wanted}; choose these or another folder"
+            )
+        return
+    if output.is_dir() and any(output.iterdir()):
+        raise partials.PrepareError(f"{output} is not empty, and no conversion; choose another folder")
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, wanted.encode())
+
+
+def _earlier(output: Path, todo: Sequence[str]) -> list[tuple[str, str, str]]:
+    """What an earlier run reported of the subjects that are done."""
+    path = output / _REPORT
+    if not path.is_file():
+        return []
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return list(frame[~frame["subject"].isin(list(todo))].itertuples(index=False, name=None))

@@ -32,6 +32,7 @@ _MARKS = {
     "mnms": ("*M&Ms*nformation*.csv",),
     "acdc": ("*/Info.cfg", "training/*/Info.cfg", "testing/*/Info.cfg"),
     "sunnybrook": ("participants.csv",),
+    "ukb_dicom": ("*_2020[89]_*.zip", "*/*_2020[89]_*.zip"),
     "ukb_nifti": ("*/sa*.nii*", "*/la_[24]ch*.nii*"),
 }
 _SEEN_IN_COUNTS = (": no images", ": no cine", ": no ES image")  # of warnings: the counts of planes and phases say it

@@ -115,6 +115,13 @@ class Job:
         return {"stacks": stacks, "slices": slices, "native": native}
 
 
+def check_planes(planes: Sequence[str]) -> None:
+    """Raises PrepareError unless each of one or more planes is known and named once."""
+    unknown = [p for p in planes if p not in anatomy.PLANES]
+    if unknown or not planes or len(set(planes)) != len(planes):
+        raise PrepareError(f"planes {list(planes)}: name each once among {', '.join(anatomy.PLANES)}")
+
+
 def check_shown(plane: str, frame: Frame) -> None:
     """Raises CohortError where the label of a frame holds a structure that its plane does not show."""
     shown = [anatomy.BACKGROUND, *(anatomy.LABEL_ID[s] for s in anatomy.PLANE_STRUCTURES[plane])]

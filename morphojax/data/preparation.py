@@ -23,7 +23,7 @@ from morphojax.data import splits as splitting
 from morphojax.data import table as tables
 from morphojax.data.dataset import FORMAT_VERSION, MANIFEST, Manifest
 from morphojax.data.geometry import Grid
-from morphojax.data.partials import Job, PrepareError, results, run_all
+from morphojax.data.partials import Job, PrepareError, check_planes, results, run_all
 from morphojax.data.records import SHARD_OVERHEAD, SHARD_RECORDS, ShardWriter, decode, describe, write_atomically
 from morphojax.data.sources.base import Source
 from morphojax.data.sources.synthetic import Synthetic, generate
@@ -191,9 +191,7 @@ def plan(
 
 
 def _job(source: Source, output: Path, planes: Sequence[str], grid: Grid, percentiles: tuple[float, float]) -> Job:
-    unknown = [p for p in planes if p not in anatomy.PLANES]
-    if unknown or not planes or len(set(planes)) != len(planes):
-        raise PrepareError(f"planes {list(planes)}: name each once among {', '.join(anatomy.PLANES)}")
+    check_planes(planes)
     low, high = percentiles
     if not 0 <= low < high <= 100:
         raise PrepareError(f"percentiles {low}, {high}: must satisfy 0 <= low < high <= 100")

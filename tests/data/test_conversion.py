@@ -95,8 +95,46 @@ def test_who_cannot_be_read_is_reported_and_left_out(cohort, tmp_path: Path, cap
     report = pd.read_csv(out / "report.csv", dtype=str)
     failed = report[report["status"] == "failed"]
     assert failed["subject"].tolist() == [IDS[1]] and "truncated or corrupt zip" in failed["message"].item()
-    assert sorted(p.name for p in out.iterdir()) == sorted([IDS[0], *IDS[2:], "report.csv"])
+    assert sorted(p.name for p in out.iterdir()) == sorted([IDS[0], *IDS[2:], "conversion.json", "report.csv"])
     assert command(*flags, "--strict") == 1 and "truncated" in capsys.readouterr().err
+
+
+def test_planes_are_those_that_the_folder_was_begun_with(cohort, tmp_path: Path, capsys) -> None:
+    """A subject that is there would silently go without the others."""
+    flags = (
+        "--source=ukb_dicom",
+        f"--input={cohort[0]}",
+        f"--output={tmp_path / 'o'}",
+        "--convert-only",
+        "--workers=1",
+    )
+    assert prepare.main(list(flags)) == 0  # sax alone, by default
+    assert sorted(p.name for p in (tmp_path / "o" / IDS[0]).iterdir()) == ["sa.nii.gz"]
+    assert command(*flags) == 1 and "was begun with" in capsys.readouterr().err
+    assert prepare.main([*flags, "--planes=sax,la_3ch"]) == 1 and "name each once among" in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("not to be touched")
+    assert command(*flags, f"--output={tmp_path / 'other'}") == 1 and "is not empty" in capsys.readouterr().err
+
+
+def test_nothing_is_written_where_nothing_should_be(cohort, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "o"
+    flags = ("--source=ukb_dicom", f"--input={cohort[0]}", f"--output={out}", "--convert-only", "--dry-run")
+    assert command(*flags) == 1 and "knows no --dry-run" in capsys.readouterr().err and not out.exists()
+
+
+def test_the_report_keeps_what_an_earlier_run_said(cohort, tmp_path: Path) -> None:
+    """Of two subjects, one first with a repeat visit's images alone, the other added later."""
+    zips, out = tmp_path / "zips", tmp_path / "o"
+    zips.mkdir()
+    flags = ("--source=ukb_dicom", f"--input={zips}", f"--output={out}", "--convert-only")
+    for i, visit in ((0, 3), (1, 2)):
+        for field in (20208, 20209):
+            whole = (cohort[0] / f"{IDS[i]}_{field}_2_0.zip").read_bytes()
+            (zips / f"{IDS[i]}_{field}_{visit}_0.zip").write_bytes(whole)
+        assert command(*flags) == 0
+    report = pd.read_csv(out / "report.csv", dtype=str)
+    assert report.to_numpy().tolist() == [[IDS[0], "warning", "images of the repeat visit"]]
 
 
 def test_other_sources_have_nothing_to_convert(tmp_path: Path, capsys) -> None:

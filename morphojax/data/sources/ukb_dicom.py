@@ -21,7 +21,7 @@ from morphojax.data.sources import dicom, nifti, tables, ukb_nifti
 from morphojax.data.sources.base import CohortError, Folder, Subject
 from morphojax.data.table import Schema
 
-_NAME = re.compile(r"(?P<eid>[^_/]+)_(?P<field>20208|20209)_(?P<visit>\d+)_(?P<array>\d+)\.zip")
+_NAME = re.compile(r"(?P<eid>[0-9A-Za-z-]+)_(?P<field>20208|20209)_(?P<visit>\d+)_(?P<array>\d+)\.zip")
 _FIELD = {"sax": 20209, "la_2ch": 20208, "la_4ch": 20208}
 _VISITS = (2, 3)  # the first imaging visit, and the repeat
 _ARRAYS = (0, 1)
@@ -71,15 +71,10 @@ class UkbDicom(Folder):
         found: dict[str, Cine] = {}
         for field in sorted({_FIELD[plane] for plane in planes} & set(zips)):
             path = zips[field]
-            images = [
-                i
-                for i in dicom.read_zip(path)
-                if _SHORT.fullmatch(i.text("SeriesDescription")) or _LONG.fullmatch(i.text("SeriesDescription"))
-            ]
             if field == 20209:
-                series = {"sax": _short_axis(path, images, warnings)}
+                series = {"sax": _short_axis(path, _named(path, _SHORT), warnings)}
             else:
-                series = {f"la_{n}ch": [s] for n, s in _long_axis(path, images, warnings).items()}
+                series = {f"la_{n}ch": [s] for n, s in _long_axis(path, _named(path, _LONG), warnings).items()}
             found |= {plane: _cine(path, plane, series[plane], warnings) for plane in planes if series.get(plane)}
         warnings.extend(f"{plane}: no images" for plane in planes if plane not in found)
         return {plane: found[plane] for plane in planes if plane in found}
@@ -108,18 +103,19 @@ class UkbDicom(Folder):
 Slices = list[dicom.Image]  # the frames of one slice
 
 
-def _short_axis(path: Path, images: list[dicom.Image], warnings: list[str]) -> list[Slices]:
+def _named(path: Path, pattern: re.Pattern[str]) -> dict[str, Slices]:
+    """The images of a zip by what `pattern` finds in the description of their series: a number, or "" where it has none."""
+    found: dict[str, Slices] = defaultdict(list)
+    for image in dicom.read_zip(path):
+        if match := pattern.fullmatch(image.text("SeriesDescription")):
+            found[match[1] or ""].append(image)
+    return found
+
+
+def _short_axis(path: Path, images: dict[str, Slices], warnings: list[str]) -> list[Slices]:
     """The slices in the order of their numbers (`_b1`, `_b2`, ...); of a series that holds them all, in the order of their frames."""
-    numbered: dict[int, Slices] = defaultdict(list)
-    together: Slices = []
-    for image in images:
-        number = _SHORT.fullmatch(image.text("SeriesDescription"))
-        if number is None:
-            continue
-        if number[1]:
-            numbered[int(number[1])].append(image)
-        else:
-            together.append(image)
+    together = images.pop("", [])
+    numbered = {int(number): found for number, found in images.items()}
     if numbered:
         expected = range(min(numbered), max(numbered) + 1)
         if absent := [n for n in expected if n not in numbered]:
@@ -130,18 +126,9 @@ def _short_axis(path: Path, images: list[dicom.Image], warnings: list[str]) -> l
     return _by_place(_last_series("sax", together, warnings)) if together else []
 
 
-def _long_axis(path: Path, images: list[dicom.Image], warnings: list[str]) -> dict[str, Slices]:
-    """ "2", "3", "4" -> the frames of that view."""
-    views: dict[str, Slices] = defaultdict(list)
-    together: Slices = []
-    for image in images:
-        view = _LONG.fullmatch(image.text("SeriesDescription"))
-        if view is None:
-            continue
-        if view[1]:
-            views[view[1]].append(image)
-        else:
-            together.append(image)
+def _long_axis(path: Path, views: dict[str, Slices], warnings: list[str]) -> dict[str, Slices]:
+    """The frames of each view, by its number of chambers."""
+    together = views.pop("", [])
     if views or not together:
         return {n: _last_series(f"la_{n}ch", found, warnings) for n, found in views.items()}
     places = _by_place(_last_series("long axis", together, warnings))

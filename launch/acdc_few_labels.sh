@@ -35,7 +35,7 @@ prepare() {
       [[ $tested == *" $case "* ]] && split=test
       echo "$case,$split"
     done; } >"$DATA.lists/splits.csv"
-  program prepare --source=acdc --input="$1" --output="$DATA" --spacing=1.5 --size=128 --splits="$DATA.lists/splits.csv"
+  program prepare --source=acdc --input="$1" --output="$DATA" --spacing=1.5 --size=128 --splits="$DATA.lists/splits.csv" --key=none
 }
 
 pretrain() {  # seed

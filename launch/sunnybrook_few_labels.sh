@@ -11,7 +11,7 @@ RUNS=${RUNS:-runs/sunnybrook}
 
 case ${1:-} in
   prepare)
-    program prepare --source=sunnybrook --input="$2" --output="$DATA" --spacing=1.5 --size=128 --split_fractions=0.6,0.1,0.3 ;;
+    program prepare --source=sunnybrook --input="$2" --output="$DATA" --spacing=1.5 --size=128 --split_fractions=0.6,0.1,0.3 --key=none ;;
   run)
     pinned "${2:-}"
     for seed in ${SEEDS:-0 1 2}; do

@@ -1,9 +1,10 @@
 """Takes subjects who withdrew out of a prepared dataset, without the raw cohort.
 
-    python -m morphojax.exclude --dataset=DIR --list=FILE
+    python -m morphojax.exclude --dataset=DIR --list=FILE --key=COHORT/morphojax.key
 
-The list holds one id a line, or is a CSV whose first column is the id. The dataset is written anew and takes the place of the old one, with
-a fingerprint of its own: what was trained on the old one is to be trained again. It prints counts, never an id.
+The list holds one id a line, or is a CSV whose first column is the id; a dataset that was prepared with a key needs it. The dataset is
+written anew and takes the place of the old one, with a fingerprint of its own: what was trained on the old one is to be trained again. It
+prints counts, never an id.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 from morphojax.data import exclusion, inspection
 from morphojax.data.dataset import Dataset, DatasetError
 from morphojax.data.exclusion import Excluded
+from morphojax.data.pseudonyms import Pseudonyms
 from morphojax.data.sources import CohortError
 from morphojax.evaluation import figures
 
@@ -24,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--dataset", required=True, type=Path, metavar="DIR", help="a dataset that prepare made")
     p.add_argument("--list", required=True, type=Path, metavar="FILE", help="ids of those who withdrew, one a line")
+    p.add_argument("--key", type=Path, metavar="FILE", help="the key of the dataset's pseudonyms")
     return p
 
 
@@ -42,7 +45,8 @@ def _draw(folder: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(argv)
     try:
-        found = exclusion.exclude(flags.dataset, exclusion.read_list(flags.list), _draw)
+        pseudonym = Pseudonyms.read(flags.key) if flags.key else None
+        found = exclusion.exclude(flags.dataset, exclusion.read_list(flags.list), _draw, pseudonym)
     except (DatasetError, CohortError, ValueError, OSError) as error:
         print(f"exclude: {error}", file=sys.stderr)
         return 1

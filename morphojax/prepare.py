@@ -7,6 +7,9 @@
 
 Interrupted, it continues when run again with the same flags. It ends with a summary, `report.csv` (what was assumed or left
 out, by subject) and `contact_sheet.png` (look at it: are the hearts inside the frame, and the labels on the hearts?).
+
+Subjects are named by pseudonyms, which tell nobody without the key who they are: `morphojax.key` in the input folder, made there if absent,
+or --key. `python -m morphojax.pseudonyms` translates. The synthetic cohort keeps its ids.
 """
 
 import argparse
@@ -21,6 +24,7 @@ from morphojax.data.conversion import Converted, convert
 from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
 from morphojax.data.preparation import Plan, PrepareError, Summary
+from morphojax.data.pseudonyms import KEY_FILE, Pseudonyms
 from morphojax.data.sources import SOURCES, CohortError
 from morphojax.data.sources.synthetic import Synthetic, generate
 from morphojax.data.sources.ukb_dicom import UkbDicom
@@ -34,6 +38,9 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _numbers(text: str) -> tuple[float, ...]:
     return tuple(float(w) for w in text.split(","))
+
+
+KEEP = "none"  # in place of a key
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,6 +78,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="ids of those who withdrew, one a line: they are left out of everything",
     )
+    p.add_argument(
+        "--key", metavar="FILE|none",
+        help=f"key of the pseudonyms, made if absent; none: keep the ids (of a public cohort); default {KEY_FILE} in the input folder",
+    )  # fmt: skip
     p.add_argument("--workers", type=int, help="processes; default one per CPU")
     p.add_argument(
         "--convert-only", action="store_true",
@@ -147,6 +158,22 @@ def _make_if_absent(root: Path, subjects: int, seed: int, workers: int | None) -
         generate(root, subjects=subjects, seed=seed, workers=workers)
 
 
+def _pseudonym(key: str | None, root: Path, output: Path, source: str, make: bool) -> Pseudonyms | None:
+    """What --key asks for; without `make`, of a key that is not there yet, None."""
+    if key == KEEP or (key is None and source == "synthetic"):
+        return None
+    path = Path(key) if key else root / KEY_FILE
+    if key and path.resolve().is_relative_to(output.resolve()):
+        raise PrepareError(f"--key={path}: lies in the output, which would give it away with the dataset")
+    if path.exists():
+        return Pseudonyms.read(path)
+    if not make:
+        return None
+    pseudonym = Pseudonyms.make(path)
+    print(f"new key of the pseudonyms: {path}; keep it with the raw data, and a copy safe")
+    return pseudonym
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(argv)
     try:
@@ -171,6 +198,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
             )
             return 0
+        source.subjects()  # no key for a folder that holds no cohort
+        pseudonym = _pseudonym(flags.key, flags.input, flags.output, flags.source, make=not flags.dry_run)
         if listed:
             source = exclusion.Without(source, listed)
             present = source.present()
@@ -184,6 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "split_fractions": dict(zip(SPLITS, flags.split_fractions, strict=True)),
             "split_seed": flags.split_seed,
             "workers": flags.workers,
+            "pseudonym": pseudonym,
         }
         if flags.dry_run:
             found = preparation.plan(source, flags.output, **options)

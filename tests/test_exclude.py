@@ -12,7 +12,7 @@ GONE = "patient002"
 
 
 def _prepare(root, output, *more) -> int:
-    flags = [f"--input={root}", f"--output={output}", "--size=16", "--workers=1", "--source=acdc"]
+    flags = [f"--input={root}", f"--output={output}", "--size=16", "--workers=1", "--source=acdc", "--key=none"]
     return prepare.main([*flags, *more])
 
 

@@ -23,6 +23,7 @@ FLOORS = {
     "probe": 3,
     "export": 3,
     "exclude": 3,
+    "pseudonyms": 3,
 }
 FENCES = {
     "nibabel": ("data/sources/", "predict.py"),

@@ -15,6 +15,7 @@ import pytest
 
 from morphojax.data.geometry import Grid
 from morphojax.data.preparation import prepare
+from morphojax.data.pseudonyms import Pseudonyms
 from morphojax.data.sources.acdc import Acdc
 from morphojax.train import checkpoint
 from tests.data import cohorts
@@ -58,7 +59,10 @@ def dataset(tmp_path_factory) -> Path:
     rows = [f"patient{n:03d},{'train' if n <= 5 else 'val' if n == 6 else 'test'}" for n in range(1, 9)]
     splits.write_text("subject,split\n" + "\n".join(rows) + "\n")
     out = tmp_path_factory.mktemp("prepared") / "dataset"
-    prepare(Acdc(root), out, name="acdc", grid=Grid(1.5, 32), split_file=splits, workers=1, progress=False)
+    key = Pseudonyms(b"k" * 32)
+    prepare(
+        Acdc(root), out, name="acdc", grid=Grid(1.5, 32), split_file=splits, workers=1, progress=False, pseudonym=key
+    )
     return out
 
 
@@ -153,10 +157,14 @@ def test_segment_from_the_pretrained_encoder_and_score_it(dataset: Path, pretrai
     )  # fmt: skip
     assert scored.returncode == 0, scored.stderr[-3000:]
     assert (run / "evaluation" / "summary_test.json").is_file()
-    # Nothing that a run writes names a subject; per-subject scores, which do, are the evaluation's.
-    for path in run.iterdir():
-        if path.is_file():
-            assert b"patient0" not in path.read_bytes(), path.name
+    # Nothing that a run says or writes holds an id, and nothing but the evaluation's scores of subjects a pseudonym.
+    key, said = Pseudonyms(b"k" * 32), done.stdout + done.stderr + scored.stdout + scored.stderr
+    names = [key(f"patient{n:03d}").encode() for n in range(1, 9)]
+    assert "patient0" not in said and not any(name.decode() in said for name in names)
+    for path in (p for folder in (run, pretrained) for p in folder.rglob("*") if p.is_file()):
+        data, by_subject = path.read_bytes(), path.name in ("scores_test.csv", "measures_test.csv")
+        assert b"patient0" not in data, path.name
+        assert any(name in data for name in names) == by_subject, path.name
 
 
 WRONG = {

@@ -1,7 +1,7 @@
 """The prepared dataset, as everything above `prepare` sees it.
 
     dataset.json           the manifest, written last: a folder without it is no dataset
-    subjects.csv           subject, split; the row number is the subject's index everywhere else
+    subjects.csv           subject (id or pseudonym), split; the row number is the subject's index everywhere else
     table.csv              raw table values by subject index
     <plane>/stacks.csv     one row per stack: subject, phase, first, slices, structures (those annotated, with spaces between)
     <plane>/slices-*       one record per slice: image, label on the grid
@@ -51,6 +51,7 @@ class Manifest:
     slices: Mapping[str, tuple[Shard, ...]]  # plane -> shards
     native: Mapping[str, tuple[Shard, ...]]
     format_version: int = FORMAT_VERSION
+    pseudonyms: str = ""  # of which key the subjects' names are (`Pseudonyms.check`); empty: they are the cohort's ids
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -66,7 +67,7 @@ class Manifest:
             "files": [f.to_json() for f in self.files],
             "slices": {plane: [s.to_json() for s in shards] for plane, shards in self.slices.items()},
             "native": {plane: [s.to_json() for s in shards] for plane, shards in self.native.items()},
-        }
+        } | ({"pseudonyms": self.pseudonyms} if self.pseudonyms else {})
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
@@ -87,6 +88,7 @@ class Manifest:
             slices=shards("slices"),
             native=shards("native"),
             format_version=state["format_version"],
+            pseudonyms=state.get("pseudonyms", ""),
         )
 
     @property

@@ -17,6 +17,7 @@ from morphojax.data import table as tables
 from morphojax.data.dataset import MANIFEST, Dataset, DatasetError
 from morphojax.data.partials import measure_cut
 from morphojax.data.preparation import annotated, count
+from morphojax.data.pseudonyms import Pseudonyms
 from morphojax.data.records import Records, Shard, ShardWriter, describe, encode
 from morphojax.data.sources.base import CohortError, Source, Subject
 from morphojax.data.splits import SPLITS
@@ -104,12 +105,18 @@ class Excluded:
     fingerprint: str
 
 
-def exclude(root: str | Path, listed: frozenset[str], finish: Callable[[Path], None] = lambda folder: None) -> Excluded:
+def exclude(
+    root: str | Path,
+    listed: frozenset[str],
+    finish: Callable[[Path], None] = lambda folder: None,
+    pseudonym: Pseudonyms | None = None,
+) -> Excluded:
     """Takes the subjects of a list out of a prepared dataset: records, stacks, table, splits, report, as if never prepared.
 
     The dataset is written anew beside the old one, `finish(folder)` may add to it, and then takes its place; the old one is removed. A run
     that was killed leaves one of them whole, and is completed by the next. Raises DatasetError, where the dataset is damaged, where nobody
-    would remain, and where the folder holds files that are no part of it (they may hold what is to go).
+    would remain, where the folder holds files that are no part of it (they may hold what is to go), and where `pseudonym` is not of the key
+    with which the dataset was prepared.
     """
     root = Path(root).resolve()
     fresh, old = root.with_name(f"{root.name}.excluding"), root.with_name(f"{root.name}.before_exclusion")
@@ -117,6 +124,7 @@ def exclude(root: str | Path, listed: frozenset[str], finish: Callable[[Path], N
         if not root.exists() and old.is_dir():  # killed between the two renames below
             (fresh if (fresh / MANIFEST).is_file() else old).rename(root)
         dataset = Dataset.open(root, verify=True)
+        listed = _names(dataset, listed, pseudonym)
         for stale in (fresh, old):
             if stale.exists():
                 shutil.rmtree(stale)
@@ -140,6 +148,19 @@ def exclude(root: str | Path, listed: frozenset[str], finish: Callable[[Path], N
         return Excluded(removed, len(kept), len(listed - known), Dataset.open(root).fingerprint)
     except OSError as error:
         raise DatasetError(f"{error.filename or root}: cannot be written ({error.strerror or error})") from error
+
+
+def _names(dataset: Dataset, listed: frozenset[str], pseudonym: Pseudonyms | None) -> frozenset[str]:
+    """The ids of a list as the dataset names them. A list that found nobody for want of the key would pass for one that is done."""
+    made = dataset.manifest.pseudonyms
+    if made and pseudonym is None:
+        raise DatasetError(
+            f"{dataset.root} names its subjects by pseudonyms: add --key=FILE, the morphojax.key beside its raw data"
+        )
+    if pseudonym is not None and made != pseudonym.check:
+        how = "with another key; name that one" if made else "without a key; leave out --key"
+        raise DatasetError(f"{dataset.root} was prepared {how}")
+    return frozenset(map(pseudonym, listed)) if pseudonym else listed
 
 
 def _refuse_strangers(dataset: Dataset) -> None:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from morphojax import anatomy
 from morphojax.data.dataset import encode_native
 from morphojax.data.geometry import Grid, Placement, normalise, place, to_grid, to_native
+from morphojax.data.pseudonyms import Pseudonyms
 from morphojax.data.records import decode, encode, write_atomically
 from morphojax.data.sources.base import CohortError, Frame, Source, View
 
@@ -35,13 +36,17 @@ class PrepareError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a worker process needs to know to prepare any one subject."""
+    """What a worker process needs to know to prepare any one subject. What it writes and says names a subject by `name` alone."""
 
     source: Source
     planes: tuple[str, ...]
     grid: Grid
     percentiles: tuple[float, float]
     folder: Path
+    pseudonym: Pseudonyms | None = None
+
+    def name(self, subject: str) -> str:
+        return self.pseudonym(subject) if self.pseudonym else subject
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -49,11 +54,11 @@ class Job:
             "frames": self.source.frames,
             "grid": self.grid.to_json(),
             "percentiles": list(self.percentiles),
-        }
+        } | ({"pseudonyms": self.pseudonym.check} if self.pseudonym else {})
 
     def path(self, subject: str) -> Path:
         """Ids may hold characters that no file name can."""
-        return self.folder / f"{hashlib.sha256(subject.encode()).hexdigest()[:32]}.msgpack"
+        return self.folder / f"{hashlib.sha256(self.name(subject).encode()).hexdigest()[:32]}.msgpack"
 
     def run(self, subject: str) -> str | None:
         """Writes the subject's partial result; returns why not where its files are unusable. Disk errors are raised."""
@@ -86,9 +91,10 @@ class Job:
             # A label is looked at to warn of the crop, never to place it.
             cut = [p for p, v in views.items() if any(s["cut"] > CUT_WARNING * s["voxels"] for s in v["stacks"])]
         except (ValueError, OSError, MemoryError) as error:
-            return str(error) or repr(error)
+            message = str(error) or repr(error)
+            return self.pseudonym.hide(subject, message) if self.pseudonym else message
         warnings = [*found.warnings, *(f"{p}: the crop cuts off more than {CUT_WARNING:.0%} of a label" for p in cut)]
-        return {"subject": subject, "warnings": warnings, "views": views}
+        return {"subject": self.name(subject), "warnings": warnings, "views": views}
 
     def _view(self, view: View) -> dict[str, Any]:
         slices, native, stacks = [], [], []
@@ -152,7 +158,7 @@ def run_all(job: Job, ids: Sequence[str], workers: int | None, strict: bool, pro
                 failures[subject] = failure
                 bar.set_postfix(failed=len(failures))
                 if strict:
-                    raise PrepareError(f"subject {subject}: {failure}")
+                    raise PrepareError(f"subject {job.name(subject)}: {failure}")
     return failures
 
 

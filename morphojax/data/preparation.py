@@ -24,6 +24,7 @@ from morphojax.data import table as tables
 from morphojax.data.dataset import FORMAT_VERSION, MANIFEST, Manifest
 from morphojax.data.geometry import Grid
 from morphojax.data.partials import Job, PrepareError, check_planes, results, run_all
+from morphojax.data.pseudonyms import Pseudonyms
 from morphojax.data.records import SHARD_OVERHEAD, SHARD_RECORDS, ShardWriter, decode, describe, write_atomically
 from morphojax.data.sources.base import Source
 from morphojax.data.sources.synthetic import Synthetic, generate
@@ -73,6 +74,7 @@ def prepare(
     strict: bool = False,
     progress: bool = True,
     hidden: Collection[str] = (),
+    pseudonym: Pseudonyms | None = None,
 ) -> Summary:
     """Prepares a cohort into `output`, which must be empty, absent or what a killed run with the same settings left.
 
@@ -80,23 +82,29 @@ def prepare(
     lists every subject with images, or "official": as the cohort's makers published it; without it, by hash of the id.
     workers: processes (default: one per CPU).
     hidden: ids that the report must not name, whoever else does (`exclusion.Without` keeps them out of all else).
-    A subject that cannot be read is reported and left out; with `strict` it raises. Raises PrepareError and CohortError.
+    pseudonym: names the subjects in all that is written and raised, in the order of these names, which tells nothing either. A split by
+    hash is that of the ids, whatever the key; a split file may name either.
+    A subject that cannot be read is reported and left out; with `strict` it raises. Raises PrepareError, CohortError and KeyFileError.
     """
     output = Path(output)
     low, high = percentiles
-    job = _job(source, output, planes, grid, percentiles)
+    job = _job(source, output, planes, grid, percentiles, pseudonym)
     ids = tuple(source.subjects())
-    by_subject, report = _split(source, ids, split_file, split_fractions or SPLIT_FRACTIONS, split_seed)
+    by_subject, report = _split(job, ids, split_file, split_fractions or SPLIT_FRACTIONS, split_seed)
+    hidden = {*hidden, *map(job.name, hidden)}
     report = [line for line in report if line[0] not in hidden]
-    ids = tuple(i for i in ids if by_subject[i] != LEFT_OUT)
     found = source.table()  # before the images: a bad table is a matter of seconds
+    if pseudonym:
+        pseudonym.distinct((*ids, *(i for i, _, _ in report), *(found[0].index if found else ())))
+        ids = tuple(sorted(ids, key=pseudonym))
+    ids = tuple(i for i in ids if by_subject[i] != LEFT_OUT)
     try:
         _claim(output, _settings(job, name))
         failures = run_all(job, ids, workers, strict, progress)
         report += [(i, "failed", failures[i]) for i in ids if i in failures]
         kept = tuple(i for i in ids if i not in failures)
         if not kept:
-            _write_report(output, report)
+            _write_report(output, _named(job, report))
             raise PrepareError(f"none of the {len(ids)} subjects could be prepared; see {output / 'report.csv'}")
         written = _assemble(job, kept, output)
         warnings = Counter(w for found_here in written.warnings for w in dict.fromkeys(found_here))
@@ -111,7 +119,10 @@ def prepare(
         warnings |= Counter(dict.fromkeys(tables.check(raw, schema), 1))
         raw.reindex(kept).reset_index(drop=True).to_csv(output / "table.csv")
         split = [by_subject[i] for i in kept]
-        pd.DataFrame({"subject": kept, "split": split}).to_csv(output / "subjects.csv", index=False)
+        report = _named(job, report)
+        pd.DataFrame({"subject": [job.name(i) for i in kept], "split": split}).to_csv(
+            output / "subjects.csv", index=False
+        )
         _write_report(output, report)
 
         per_plane = {plane: count(written.stacks[plane]) for plane in planes}
@@ -138,6 +149,7 @@ def prepare(
             ),
             slices={p: written.slices[p].close() for p in planes},
             native={p: written.native[p].close() for p in planes},
+            pseudonyms=pseudonym.check if pseudonym else "",
         )
         manifest.write(output)
     except OSError as error:
@@ -159,12 +171,13 @@ def plan(
     split_seed: int = 0,
     workers: int | None = None,
     progress: bool = True,
+    pseudonym: Pseudonyms | None = None,
 ) -> Plan:
     """What `prepare` would do with the same arguments, and raise; writes nothing. It reads every image: what a reader keeps of a cine, and
     whether a label is one, are matters of voxels."""
-    job = _job(source, Path(output), planes, grid, percentiles)
+    job = _job(source, Path(output), planes, grid, percentiles, pseudonym)
     ids = tuple(source.subjects())
-    by_subject, _ = _split(source, ids, split_file, split_fractions or SPLIT_FRACTIONS, split_seed)
+    by_subject, _ = _split(job, ids, split_file, split_fractions or SPLIT_FRACTIONS, split_seed)
     found = source.table()
     _is_begun(Path(output), _settings(job, name))
     index, failures, warnings = {i: n for n, i in enumerate(ids)}, {}, Counter[str]()
@@ -190,12 +203,19 @@ def plan(
     return Plan(splits, counts, columns, size, failures, len(ids) - len(todo), dict(sorted(warnings.items())))
 
 
-def _job(source: Source, output: Path, planes: Sequence[str], grid: Grid, percentiles: tuple[float, float]) -> Job:
+def _job(
+    source: Source,
+    output: Path,
+    planes: Sequence[str],
+    grid: Grid,
+    percentiles: tuple[float, float],
+    pseudonym: Pseudonyms | None,
+) -> Job:
     check_planes(planes)
     low, high = percentiles
     if not 0 <= low < high <= 100:
         raise PrepareError(f"percentiles {low}, {high}: must satisfy 0 <= low < high <= 100")
-    return Job(source, tuple(planes), grid, (low, high), output / _PARTIAL)
+    return Job(source, tuple(planes), grid, (low, high), output / _PARTIAL, pseudonym)
 
 
 def _settings(job: Job, name: str) -> dict[str, Any]:
@@ -205,15 +225,15 @@ def _settings(job: Job, name: str) -> dict[str, Any]:
 
 
 def _split(
-    source: Source, ids: Sequence[str], path: str | Path | None, fractions: Mapping[str, float], seed: int
+    job: Job, ids: Sequence[str], path: str | Path | None, fractions: Mapping[str, float], seed: int
 ) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
     """The split of every subject, and what there is to report about the split file."""
     if path is None:
         return dict(zip(ids, splitting.assign(ids, fractions, seed).tolist(), strict=True)), []
     if str(path) == OFFICIAL:
-        official = source.splits()
+        official = job.source.splits()
         if official is None:
-            raise PrepareError(f"{source.root}: this source knows no official split; name a CSV of subject,split")
+            raise PrepareError(f"{job.source.root}: this source knows no official split; name a CSV of subject,split")
         return {i: official[i] for i in ids}, []
     try:
         listed = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -225,20 +245,29 @@ def _split(
     wrong = listed["split"][~listed["split"].isin(allowed)].tolist()
     if wrong:
         raise PrepareError(f"{path}: split {wrong[0]!r} is not one of {', '.join(allowed)}")
-    twice = listed["subject"][listed["subject"].duplicated()].tolist()
-    if twice:
-        raise PrepareError(f"{path}: subject {twice[0]} is listed twice")
-    chosen = dict(zip(listed["subject"], listed["split"], strict=True))
+    by_name = {job.name(i): i for i in ids}
+    subjects = [by_name.get(i, i) for i in listed["subject"]]
+    chosen: dict[str, str] = {}
+    for line, (subject, split) in enumerate(zip(subjects, listed["split"], strict=True), start=2):
+        if subject in chosen:
+            raise PrepareError(f"{path}, line {line}: the subject is listed twice")
+        chosen[subject] = split
     absent = [i for i in ids if i not in chosen]
     if absent:
         raise PrepareError(
-            f"{path}: {len(absent)} subjects with images are not listed, e.g. {absent[0]}; list them, with the split "
+            f"{path}: {len(absent)} subjects with images are not listed, e.g. {job.name(absent[0])}; list them, with the split "
             f"'{LEFT_OUT}' to leave them out"
         )
     present = set(ids)
     report = [(i, "left out", f"split {LEFT_OUT}") for i in ids if chosen[i] == LEFT_OUT]
     report += [(i, "no images", "in the split file but no images") for i in chosen if i not in present]
     return {i: chosen[i] for i in ids}, report
+
+
+def _named(job: Job, report: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """The report with the subjects' names. By pseudonym, its order is theirs: that of the files that it comes from would tell ids."""
+    named = [(job.name(i), status, message) for i, status, message in report]
+    return sorted(named) if job.pseudonym else named
 
 
 def _claim(output: Path, settings: dict[str, Any]) -> None:

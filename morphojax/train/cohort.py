@@ -79,9 +79,10 @@ def select_subjects(
         subjects = Path(subjects[0]).read_text().split()
     if subjects:
         position = {name: i for i, name in enumerate(dataset.subjects)}
+        hint = ", which names them by pseudonyms: see morphojax.pseudonyms" if dataset.manifest.pseudonyms else ""
         for number, name in enumerate(subjects, start=1):
             if name not in position:
-                raise ValueError(f"{key}: entry {number} is no subject of this dataset")
+                raise ValueError(f"{key}: entry {number} is no subject of this dataset{hint}")
             if position[name] not in allowed:
                 raise ValueError(
                     f"{key}: entry {number} is in the {dataset.splits[position[name]]} split, "

@@ -37,7 +37,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Pa
 
 
 def command(*flags: str) -> int:
-    return prepare.main([*flags, PLANES, "--workers=1", "--spacing=3", "--size=48"])
+    return prepare.main([*flags, PLANES, "--key=none", "--workers=1", "--spacing=3", "--size=48"])
 
 
 def test_converted_files_are_those_that_the_zips_were_made_from(cohort, tmp_path: Path, capsys) -> None:

@@ -36,10 +36,12 @@ def read_table(path: Path, key: str, schema: Schema | Path) -> tuple[pd.DataFram
     if frame[key].isna().any():
         row = int(frame[key].isna().to_numpy().argmax())
         raise CohortError(f"{path}: row {row} (counting from 0) has no {key}; fill it or remove the row")
-    repeated = frame[key][frame[key].duplicated()].tolist()
-    if repeated:
+    repeated = frame[key].duplicated().to_numpy()
+    if repeated.any():
+        second = int(repeated.argmax())
+        first = int((frame[key] == frame[key].iloc[second]).to_numpy().argmax())
         raise CohortError(
-            f"{path}: {key} {repeated[0]} has several rows ({len(repeated)} repeated in all); keep one each"
+            f"{path}: rows {first} and {second} (counting from 0) are of one {key} ({repeated.sum()} repeated in all); keep one each"
         )
     frame = frame.set_index(key)
     frame.index.name = None
@@ -107,7 +109,7 @@ def keyed(path: Path, rows: Sequence[tuple[int, Mapping[str, str]]], key: str) -
         if not row[key]:
             raise CohortError(f"{path}, line {line}: no {key}; fill it or remove the row")
         if row[key] in found:
-            raise CohortError(f"{path}, line {line}: {key} {row[key]} has a row already; keep one")
+            raise CohortError(f"{path}, line {line}: the {key} has a row already; keep one")
         found[row[key]] = row
     return found
 

@@ -159,7 +159,7 @@ def _rows(*rows, header=HEADER):
         (_rows(f"0,A1,,A,1,{'9' * 5000},3,,,,,"), "ED of subject A1 is '999"),
         (_rows("0,A1,,A,1,0,2.5,,,,,"), "ES of subject A1 is '2.5'"),
         (_rows("0,B7,,A,1,0,3,,,,,"), "no row of subject A1"),
-        (_rows("0,A1,,A,1,0,3,,,,,", "1,A1,,A,1,0,3,,,,,"), "line 3: external code A1 has a row already"),
+        (_rows("0,A1,,A,1,0,3,,,,,", "1,A1,,A,1,0,3,,,,,"), "line 3: the external code has a row already"),
         (_rows("0,,,A,1,0,3,,,,,"), "line 2: no external code"),
         (_rows("0,A1,A,1,0,3,,,,,"), "line 2: 11 cells under a header of 12"),
         (_rows("0;A1", header="x;External code;ED;ES\n"), "save it with commas"),
@@ -296,7 +296,7 @@ def test_mnms2_rows_of_one_subject(tmp_path):
     _mnms2(tmp_path)
     with (tmp_path / "dataset_information.csv").open("a") as file:
         file.write("7,ARR,GE,X,3\n")
-    with pytest.raises(CohortError, match="line 3: subject_code 007 has a row already"):
+    with pytest.raises(CohortError, match="line 3: the subject_code has a row already"):
         Mnms2(tmp_path).table()
 
 

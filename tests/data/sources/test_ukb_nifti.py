@@ -175,7 +175,7 @@ def test_table(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("subject,age,code\n1,5,a\n1,6,b\n", "subject 1 has several rows"),
+        ("subject,age,code\n1,5,a\n1,6,b\n", r"rows 0 and 1 \(counting from 0\) are of one subject"),
         ("person,age,code\n1,5,a\n", "no key column 'subject'"),
         ("subject,age,code\n1,old,a\n", "not a number"),
         ("subject,age\n1,5\n", "no column 'code'"),

@@ -1,0 +1,43 @@
+"""Subject ids -> the pseudonyms that `prepare` gave them, one a line, in the same order.
+
+    python -m morphojax.pseudonyms --key=COHORT/morphojax.key ids.txt > pseudonyms.txt
+    ls COHORT | python -m morphojax.pseudonyms --key=COHORT/morphojax.key --pairs -
+
+The first makes a list for config.data.subjects of a list of ids. The second says who is who: keep what it prints as you keep the raw data.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from morphojax.data.pseudonyms import Pseudonyms
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m morphojax.pseudonyms", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--key", required=True, type=Path, metavar="FILE", help="the key that prepare made or was given")
+    p.add_argument("--pairs", action="store_true", help="print subject,pseudonym")
+    p.add_argument("ids", metavar="FILE", help="ids, one a line; - reads standard input")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    flags = parser().parse_args(argv)
+    try:
+        pseudonyms = Pseudonyms.read(flags.key)
+        text = sys.stdin.read() if flags.ids == "-" else Path(flags.ids).read_text(encoding="utf-8-sig")
+    except (ValueError, OSError) as error:
+        print(f"pseudonyms: {error}", file=sys.stderr)
+        return 1
+    if flags.pairs:
+        print("subject,pseudonym")
+    for subject in text.split():
+        print(f"{subject},{pseudonyms(subject)}" if flags.pairs else pseudonyms(subject))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,8 +1,12 @@
 """Settings of the whole suite."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
+
+import numpy as np
+import pytest
 
 # The suite spends most of its time in the compiler, on programs that run once: the cheapest code will do, and a program that several
 # tests (or a second run of the suite) need is compiled once. Set before JAX starts; the commands that tests run inherit it.
@@ -10,3 +14,12 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"morphojax-tests-{os.getuid()}"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+
+@pytest.fixture(autouse=True)
+def _same_draws_in_any_order(request):
+    """Every test draws from a module's `RNG`, and from PyTorch, as if it ran alone."""
+    if hasattr(request.module, "RNG"):
+        request.module.RNG = np.random.default_rng(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)

@@ -1,4 +1,4 @@
-"""A cohort as it was downloaded -> the UK Biobank NIfTI layout: a folder per subject, a 4-D file per plane."""
+"""A cohort as it was downloaded -> the UK Biobank NIfTI layout: a folder per subject, a 4-D file per plane, and one of its labels."""
 
 import dataclasses
 import json
@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from morphojax import anatomy
 from morphojax.data import partials
 from morphojax.data.records import write_atomically
 from morphojax.data.sources import nifti, ukb_nifti
@@ -50,6 +52,8 @@ class _Job:
         folder.mkdir(parents=True)
         for plane, cine in cines.items():
             nifti.save(folder / f"{ukb_nifti.PREFIX[plane]}.nii.gz", cine.volume, cine.seconds)
+            if cine.labels:
+                _save_labels(folder, plane, *cine.labels, cine.seconds, warnings)
         folder.rename(self.output / subject)
         return [("warning", w) for w in warnings]
 
@@ -62,7 +66,8 @@ def convert(
     strict: bool = False,
     progress: bool = True,
 ) -> Converted:
-    """Writes `<output>/<subject>/{sa,la_2ch,la_4ch}.nii.gz` for every subject, and report.csv (subject, status, message).
+    """Writes `<output>/<subject>/{sa,la_2ch,la_4ch}.nii.gz` for every subject, `label_*.nii.gz` where contours are, and report.csv
+    (subject, status, message).
 
     A subject whose folder is there is taken as done, so that an interrupted run continues; the report keeps what it said of them. One that
     cannot be read is reported and left out; with `strict` it raises PrepareError. Raises PrepareError too for planes that are unknown, or
@@ -86,6 +91,21 @@ def convert(
     failed = int((frame["status"] == "failed").sum())
     warnings = Counter(frame.loc[frame["status"] == "warning", "message"])
     return Converted(len(todo) - failed, len(ids) - len(todo), failed, dict(sorted(warnings.items())))
+
+
+def _save_labels(
+    folder: Path, plane: str, volume: nifti.Volume, meaning: anatomy.Convention, seconds: float, warnings: list[str]
+) -> None:
+    """The layout cannot say that a structure was not annotated: labels that lack one of the plane's are left out."""
+    convention = anatomy.CONVENTIONS[f"ukb_{plane}"]
+    if meaning.labelled != convention.labelled:
+        warnings.append(f"{plane}: contours of some structures only, which this layout cannot tell: no labels written")
+        return
+    raw = np.zeros_like(volume.raw)
+    for canonical, number in convention.from_canonical().items():
+        raw[volume.raw == canonical] = number
+    path = folder / f"label_{ukb_nifti.PREFIX[plane]}.nii.gz"
+    nifti.save(path, dataclasses.replace(volume, raw=raw), seconds)
 
 
 def _claim(output: Path, planes: Sequence[str]) -> None:

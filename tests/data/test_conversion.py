@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from morphojax import prepare
+from morphojax import anatomy, prepare
 from morphojax.data.dataset import Dataset
 from morphojax.data.sources.synthetic import generate
-from tests.data import ukb_zips
+from morphojax.data.sources.ukb_dicom import UkbDicom
+from tests.data import cvi42_files, ukb_zips
 from tests.data.test_ukb_table import export
 
 FILES = {"sax": "sa", "la_2ch": "la_2ch", "la_4ch": "la_4ch"}
@@ -25,15 +26,37 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Pa
     generate(root / "nifti", subjects=4, seed=0, workers=1, progress=False)
     folders = sorted(p for p in (root / "nifti").iterdir() if p.is_dir())
     for eid, folder in zip(IDS, folders, strict=True):
+        # ED and ES: a zip has hundreds of files as it is.
         cines = {plane: nib.load(folder / f"{stem}.nii.gz") for plane, stem in FILES.items()}
-        # Every fifth frame: a zip has hundreds of files as it is.
-        arrays = {plane: np.asarray(c.dataobj)[..., ::5] for plane, c in cines.items()}
+        arrays = {plane: phases(folder, stem) for plane, stem in FILES.items()}
         short = ukb_zips.short_axis(arrays["sax"], cines["sax"].affine)
         long = [f for n in (2, 4) for f in ukb_zips.long_axis(arrays[f"la_{n}ch"], cines[f"la_{n}ch"].affine, n)]
         ukb_zips.write(root / "zips" / f"{eid}_20209_2_0.zip", short)
         ukb_zips.write(root / "zips" / f"{eid}_20208_2_0.zip", long, manifest=None)
+        drawn = cvi42_files.drawings(labels(folder, "sax"), lambda z, t: ukb_zips.uid(ukb_zips.sax_series(z), z, t))
+        for n in (2, 4):
+            drawn |= cvi42_files.drawings(
+                labels(folder, f"la_{n}ch"), lambda z, t, n=n: ukb_zips.uid(ukb_zips.lax_series(n), z, t)
+            )
+        cvi42_files.save(root / "zips" / f"{eid}.cvi42wsx", drawn)
     export(root / "zips" / "table.csv")
     return root / "zips", dict(zip(IDS, folders, strict=True))
+
+
+def phases(folder: Path, stem: str) -> np.ndarray:
+    return np.stack(
+        [np.asarray(nib.load(folder / f"{stem}_{phase}.nii.gz").dataobj) for phase in ("ED", "ES")], axis=-1
+    )
+
+
+def labels(folder: Path, plane: str) -> np.ndarray:
+    """[X, Y, Z, T] of canonical ids, of the structures that the workspace holds in that plane."""
+    known = anatomy.CONVENTIONS[f"ukb_{plane}"]
+    if plane == "la_4ch":
+        found = phases(folder, "seg4_la_4ch")
+        return np.where(np.isin(found, [anatomy.LABEL_ID[s] for s in known.labelled]), found, 0)
+    found = phases(folder, f"label_{FILES[plane]}")
+    return np.vectorize(known.to_canonical().get)(found).astype(np.uint8)
 
 
 def command(*flags: str) -> int:
@@ -47,7 +70,7 @@ def test_converted_files_are_those_that_the_zips_were_made_from(cohort, tmp_path
     for eid, folder in folders.items():
         for stem in FILES.values():
             made, origin = nib.load(tmp_path / eid / f"{stem}.nii.gz"), nib.load(folder / f"{stem}.nii.gz")
-            np.testing.assert_array_equal(np.asarray(made.dataobj), np.asarray(origin.dataobj)[..., ::5])
+            np.testing.assert_array_equal(np.asarray(made.dataobj), phases(folder, stem))
             expected = origin.affine.copy()
             if made.shape[2] == 1 and np.linalg.det(expected[:3, :3]) < 0:
                 expected[:3, 2] *= -1  # of a single slice the headers do not tell which side is up
@@ -74,11 +97,44 @@ def test_zips_and_the_layout_made_of_them_give_the_same_records(cohort, tmp_path
     assert "lv_ejection_fraction_24103" in a.table
     for plane in FILES:
         pd.testing.assert_frame_equal(a.stacks(plane), b.stacks(plane))
+        assert a.stacks(plane)["labelled"].any()
         for one, two in zip(a.slices(plane), b.slices(plane), strict=True):
             np.testing.assert_array_equal(one["image"], two["image"])
+            np.testing.assert_array_equal(one["label"], two["label"])
         for row in range(len(a.stacks(plane))):
             assert a.native(plane, row)[1].shape == b.native(plane, row)[1].shape
             np.testing.assert_allclose(a.native(plane, row)[1].affine, b.native(plane, row)[1].affine, atol=1e-4)
+
+
+def test_contours_become_the_labels_that_they_were_drawn_from(cohort) -> None:
+    zips, folders = cohort
+    sums = np.zeros((3, 1 + len(anatomy.STRUCTURES)), int)
+    for eid, folder in folders.items():
+        found = UkbDicom(zips).read(eid, tuple(FILES))
+        assert not any("contours" in w for w in found.warnings)
+        for plane, view in found.views.items():
+            assert view.labelled == anatomy.CONVENTIONS[f"ukb_{plane}"].labelled
+            truth = labels(folder, plane)
+            for t, frame in enumerate(f for f in view.frames if f.phase != "mid"):
+                for i in range(1, len(sums[0])):
+                    a, b = truth[..., t] == i, frame.label == i
+                    sums[:, i] += np.count_nonzero(a & b), np.count_nonzero(a), np.count_nonzero(b)
+    both, drawn, found = sums[:, 1:]
+    assert (drawn > 1000).all() and (2 * both / (drawn + found) > 0.99).all() and (abs(found / drawn - 1) < 0.01).all()
+
+
+def test_labels_that_the_layout_cannot_tell_are_not_written(cohort, tmp_path: Path) -> None:
+    """A workspace without the right ventricle: as background it would be wrong. One without ED: the frame is not labelled."""
+    zips, out = tmp_path / "zips", tmp_path / "o"
+    zips.mkdir()
+    (zips / f"{IDS[0]}_20209_2_0.zip").write_bytes((cohort[0] / f"{IDS[0]}_20209_2_0.zip").read_bytes())
+    workspace = (cohort[0] / f"{IDS[0]}.cvi42wsx").read_text()
+    (zips / f"{IDS[0]}.cvi42wsx").write_text(workspace.replace("sarvendocardialContour", "aNameThatIsNotRead"))
+    assert command("--source=ukb_dicom", f"--input={zips}", f"--output={out}", "--convert-only") == 0
+    assert [p.name for p in (out / IDS[0]).iterdir()] == ["sa.nii.gz"]
+    assert "cannot tell: no labels written" in (out / "report.csv").read_text()
+    view = UkbDicom(zips).read(IDS[0], ["sax"]).views["sax"]
+    assert view.labelled == ("lv_cavity", "lv_myocardium") and view.frames[0].label.max() == 2
 
 
 def test_who_cannot_be_read_is_reported_and_left_out(cohort, tmp_path: Path, capsys) -> None:
@@ -109,7 +165,7 @@ def test_planes_are_those_that_the_folder_was_begun_with(cohort, tmp_path: Path,
         "--workers=1",
     )
     assert prepare.main(list(flags)) == 0  # sax alone, by default
-    assert sorted(p.name for p in (tmp_path / "o" / IDS[0]).iterdir()) == ["sa.nii.gz"]
+    assert sorted(p.name for p in (tmp_path / "o" / IDS[0]).iterdir()) == ["label_sa.nii.gz", "sa.nii.gz"]
     assert command(*flags) == 1 and "was begun with" in capsys.readouterr().err
     assert prepare.main([*flags, "--planes=sax,la_3ch"]) == 1 and "name each once among" in capsys.readouterr().err
     (tmp_path / "other").mkdir()

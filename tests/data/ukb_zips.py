@@ -24,6 +24,11 @@ def oblique(spacing: float = 1.5, gap: float = 10.0) -> np.ndarray:
     return affine
 
 
+def uid(series: str, z: int, t: int) -> str:
+    """Of the image at slice z and frame t of a series. Other subjects have the same: nobody compares them."""
+    return generate_uid(entropy_srcs=[series, str(z), str(t)])
+
+
 def header(affine: np.ndarray, z: int, shape: tuple[int, ...], series: str, **fields: Any) -> Dataset:
     """What UK Biobank's files tell of one image of slice z."""
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
@@ -55,6 +60,7 @@ def images(
         for t in range(cine.shape[3]):
             image = header(affine, z, cine.shape, series(z), **fields)
             image.TriggerTime, image.InstanceNumber = f"{3.5 + t * milliseconds}", t + 1
+            image.SOPInstanceUID = uid(series(z), z, t)
             pixels = np.ascontiguousarray(cine[:, :, z, t].T.astype(np.uint16))
             image.PixelData, image.BitsAllocated, image.BitsStored, image.HighBit = pixels.tobytes(), 16, 16, 15
             image.SamplesPerPixel, image.PixelRepresentation, image.PhotometricInterpretation = 1, 0, "MONOCHROME2"
@@ -65,7 +71,7 @@ def images(
 def encode(image: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
     meta = FileMetaDataset()
     meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = syntax, "1.2.840.10008.5.1.4.1.1.4"
-    meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = generate_uid()
+    meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
     image.SOPClassUID = meta.MediaStorageSOPClassUID
     file = io.BytesIO()
     whole = FileDataset(file, image, file_meta=meta, preamble=b"\0" * 128)
@@ -83,9 +89,17 @@ def write(path: Path, files: Iterable[Dataset | bytes], manifest: str | None = "
     return path
 
 
+def sax_series(z: int) -> str:
+    return f"CINE_segmented_SAX_b{z + 1}"
+
+
+def lax_series(view: int) -> str:
+    return f"CINE_segmented_LAX_{view}Ch"
+
+
 def short_axis(cine: np.ndarray, affine: np.ndarray, **fields: Any) -> list[Dataset]:
-    return images(cine, affine, lambda z: f"CINE_segmented_SAX_b{z + 1}", **fields)
+    return images(cine, affine, sax_series, **fields)
 
 
 def long_axis(cine: np.ndarray, affine: np.ndarray, view: int, **fields: Any) -> list[Dataset]:
-    return images(cine, affine, lambda _: f"CINE_segmented_LAX_{view}Ch", **fields)
+    return images(cine, affine, lambda _: lax_series(view), **fields)

@@ -13,7 +13,7 @@ import numpy as np
 
 from morphojax import anatomy
 from morphojax.data.sources.base import CohortError
-from morphojax.data.sources.cvi42 import Contour, read_contours
+from morphojax.data.sources.cvi42 import Contour
 
 # Where the centre of the first pixel lies in the coordinates of the points. That whole numbers are centres is an assumption, which the
 # public pipeline of Bai et al. shares; for files that count from the corner of the first pixel it would be 0.5.
@@ -22,13 +22,8 @@ SAMPLES = 5  # along each side of a pixel
 OUTSIDE = 1.0  # pixels by which a contour may leave its image
 # A loop of the pen is as good as no loop; a contour that crosses itself over more than this is not to be guessed at.
 CROSSING_PIXELS, CROSSING_SHARE = 1.0, 0.01
-ORDER = (
-    "rv_cavity",
-    "lv_myocardium",
-    "lv_cavity",
-    "la_cavity",
-    "ra_cavity",
-)  # later ones are painted over earlier ones
+# Later ones are painted over earlier ones.
+ORDER = ("rv_cavity", "lv_myocardium", "lv_cavity", "la_cavity", "ra_cavity")
 
 
 def fill(contour: Contour, shape: tuple[int, int]) -> tuple[np.ndarray, float]:
@@ -148,15 +143,9 @@ def labels_for(
     return Labels(tuple(frames), labelled, tuple(warnings))
 
 
-def unplaced(contours: Mapping[str, Sequence[Contour]], uids: Iterable[str]) -> tuple[str, ...]:
-    """The warning that there are contours of images that are not there, if there are. uids: of all of a subject's images."""
-    missing = [u for u in set(contours).difference(uids) if any(c.structure for c in contours[u])]
-    return ("contours of images that are not there: not used",) if missing else ()
-
-
-def unread(contours: Mapping[str, Sequence[Contour]]) -> Counter[str]:
-    """How many contours there are of each name that is not read."""
-    return Counter(c.name for found in contours.values() for c in found if c.structure is None)
-
-
-__all__ = ["Contour", "Labels", "fill", "labels_for", "rasterise", "read_contours", "unplaced", "unread"]
+def unplaced(contours: Mapping[str, Sequence[Contour]], uids: Iterable[str], kinds: Sequence[str]) -> tuple[str, ...]:
+    """The warning that there are contours of images that were not read, if there are. uids: of all of a subject's images that were; kinds:
+    how the names of those contours begin of which all images should be ("sa", "la")."""
+    missing = set(contours).difference(uids)
+    lost = any(c.structure and c.name.startswith(tuple(kinds)) for u in missing for c in contours[u])
+    return ("contours of images that are not there: not used",) if lost else ()

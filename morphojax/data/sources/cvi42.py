@@ -63,12 +63,7 @@ def read_contours(path: str | Path) -> dict[str, tuple[Contour, ...]]:
             reading.parser.Parse(b"", True)
     except CohortError:
         raise
-    except (
-        OSError,
-        expat.ExpatError,
-        ValueError,
-        LookupError,
-    ) as error:  # the last two: of an encoding that is unknown
+    except (OSError, expat.ExpatError, ValueError, LookupError) as error:  # the last two: of an unknown encoding
         raise CohortError(f"{path}: cannot be read as XML ({error}); {_ADVICE}") from error
     if not reading.found_states:
         raise CohortError(f"{path}: holds no ImageStates; is it a cvi42 workspace?")

@@ -2,6 +2,7 @@
 
 <root>/<eid>_20209_<visit>_<array>.zip   short axis; or in a folder <root>/<eid>/
 <root>/<eid>_20208_<visit>_<array>.zip   long axis
+<root>/<eid>.cvi42wsx                     contours, where somebody drew any; or any one such file in <root>/<eid>/
 <root>/table.csv                          an export of the table, or one with rows by `subject` beside a dictionary.csv
 
 A series is told by its description in the DICOM headers. A manifest says the same, but a comma in a date shifts its columns, and
@@ -17,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from morphojax.data.sources import dicom, nifti, tables, ukb_nifti
+from morphojax import anatomy
+from morphojax.data.sources import contours, cvi42, dicom, nifti, tables, ukb_nifti
 from morphojax.data.sources.base import CohortError, Folder, Subject
 from morphojax.data.table import Schema
 
@@ -30,19 +32,23 @@ _LONG = re.compile(r"CINE_segmented_LAX(?:_([234])ch)?", re.IGNORECASE)
 _LONG_ORDER = ("3", "4", "2")  # of the views in a series that holds all three
 _APART_MM = 0.2  # slices and spacings that differ by less are taken as equal
 _ORIENTATION = 1e-3
+Labels = tuple[nifti.Volume, anatomy.Convention]  # [X, Y, Z, T], and what the numbers mean
 
 
 @dataclasses.dataclass(frozen=True)
 class Cine:
-    """One plane of one subject: `volume.raw` [X, Y, Z, T], and the time from frame to frame in seconds (0: not told)."""
+    """One plane of one subject: `volume.raw` [X, Y, Z, T], the time from frame to frame in seconds (0: not told), and the SOP instance
+    UIDs [Z][T] of the images. `labels`: of what was drawn in them."""
 
     volume: nifti.Volume
     seconds: float
+    uids: tuple[tuple[str, ...], ...]
+    labels: Labels | None = None
 
 
 class UkbDicom(Folder):
-    """Source for folders of UK Biobank's DICOM zips, of the first imaging visit where both were downloaded. No frame is labelled; ED is
-    frame 0, and ES the frame that differs most from it."""
+    """Source for folders of UK Biobank's DICOM zips, of the first imaging visit where both were downloaded. Labels are the contours of a
+    cvi42 workspace. ED is frame 0; ES as `ukb_nifti` finds it."""
 
     name = "ukb_dicom"
     reads_exports = True
@@ -62,7 +68,7 @@ class UkbDicom(Folder):
     def read(self, subject: str, planes: Sequence[str]) -> Subject:
         views, warnings = {}, []
         for plane, cine in self.cines(subject, planes, warnings).items():
-            views[plane] = ukb_nifti.assemble(plane, cine.volume, self.frames, warnings)
+            views[plane] = ukb_nifti.assemble(plane, cine.volume, self.frames, warnings, cine.labels)
         return Subject(subject, views, tuple(warnings))
 
     def cines(self, subject: str, planes: Sequence[str], warnings: list[str]) -> dict[str, Cine]:
@@ -77,10 +83,19 @@ class UkbDicom(Folder):
                 series = {f"la_{n}ch": [s] for n, s in _long_axis(path, _named(path, _LONG), warnings).items()}
             found |= {plane: _cine(path, plane, series[plane], warnings) for plane in planes if series.get(plane)}
         warnings.extend(f"{plane}: no images" for plane in planes if plane not in found)
-        return {plane: found[plane] for plane in planes if plane in found}
+        found = {plane: found[plane] for plane in planes if plane in found}
+        workspace = self._workspace(subject)
+        return _labelled(workspace, found, planes, warnings) if workspace else found
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
         return tables.beside(self)
+
+    def _workspace(self, subject: str) -> Path | None:
+        beside = self.root / f"{subject}.cvi42wsx"
+        found = [*([beside] if beside.is_file() else []), *sorted((self.root / subject).glob("*.cvi42wsx"))]
+        if len(found) > 1:
+            raise CohortError(f"{found[0]}: {len(found)} cvi42 workspaces of one subject; keep the one that counts")
+        return found[0] if found else None
 
     def _zips(self, subject: str, warnings: list[str]) -> dict[int, Path]:
         """Field -> zip, of the earliest visit that has any."""
@@ -98,6 +113,28 @@ class UkbDicom(Folder):
                     warnings.append("images of the repeat visit")
                 return found
         raise CohortError(f"{self.root}: no zip of the fields 20208 and 20209 for a subject that was listed")
+
+
+def _labelled(path: Path, cines: dict[str, Cine], planes: Sequence[str], warnings: list[str]) -> dict[str, Cine]:
+    """The cines, with what was drawn in them in a workspace."""
+    drawn, found = cvi42.read_contours(path), {}
+    for plane, cine in cines.items():
+        columns, rows = cine.volume.raw.shape[:2]
+        labels = contours.labels_for(path, cine.uids, drawn, (rows, columns), anatomy.PLANE_STRUCTURES[plane])
+        warnings.extend(f"{plane}: {w}" for w in labels.warnings)
+        found[plane] = cine
+        if any(f is not None for f in labels.frames):
+            if labels.frames[0] is None:
+                warnings.append(f"{plane}: contours, but none in frame 0, which is ED")
+            nothing = np.zeros(cine.volume.raw.shape[:3], np.uint8)
+            raw = np.stack([nothing if f is None else f for f in labels.frames], axis=-1)
+            volume = nifti.Volume(path, raw, 1.0, 0.0, cine.volume.affine)
+            meaning = anatomy.Convention("contours", {anatomy.LABEL_ID[s]: s for s in labels.labelled})
+            found[plane] = dataclasses.replace(cine, labels=(volume, meaning))
+    # Long-axis contours belong to either view, so only those of nobody's images are noticed where both are read.
+    kinds = [kind for kind, its in (("sa", {"sax"}), ("la", set(anatomy.LONG_AXIS))) if its <= set(planes)]
+    warnings.extend(contours.unplaced(drawn, (u for c in cines.values() for s in c.uids for u in s), kinds))
+    return found
 
 
 Slices = list[dicom.Image]  # the frames of one slice
@@ -201,7 +238,8 @@ def _cine(path: Path, plane: str, slices: list[Slices], warnings: list[str]) -> 
     if stored.dtype == np.uint16 and stored.max(initial=0) <= np.iinfo(np.int16).max:
         stored = stored.view(np.int16)
     raw = stored.T  # [X, Y, Z, T], X the fastest, as NIfTI has it
-    return Cine(nifti.Volume(path, raw, 1.0, 0.0, affine), float(np.median(intervals)) / 1000)
+    uids = tuple(tuple(image.text("SOPInstanceUID") for image in s) for s in ordered)
+    return Cine(nifti.Volume(path, raw, 1.0, 0.0, affine), float(np.median(intervals)) / 1000, uids)
 
 
 def _in_time(path: Path, plane: str, images: Slices, frames: int, warnings: list[str]) -> tuple[Slices, float]:

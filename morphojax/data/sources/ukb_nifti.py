@@ -95,9 +95,17 @@ def _read_view(folder: Path, plane: str, choice: str, warnings: list[str]) -> Vi
     return _view(plane, images, cine, labels, choice, warnings)
 
 
-def assemble(plane: str, cine: nifti.Volume, choice: str, warnings: list[str]) -> View:
-    """The view of a cine that nobody has labelled, as this layout reads it. `choice`: `Folder.frames`."""
-    return _view(plane, {}, cine, _Labels(cine.path, None, _CONVENTION[plane], None), choice, warnings)
+def assemble(
+    plane: str,
+    cine: nifti.Volume,
+    choice: str,
+    warnings: list[str],
+    labels: tuple[nifti.Volume, anatomy.Convention] | None = None,
+) -> View:
+    """The view of a cine, as this layout reads it. labels: [X, Y, Z, T] on its grid, all zero in frames that nobody labelled, and what the
+    numbers mean. choice: `Folder.frames`."""
+    volume, convention = labels or (None, _CONVENTION[plane])
+    return _view(plane, {}, cine, _Labels(cine.path, None, convention, volume), choice, warnings)
 
 
 def _view(
@@ -155,9 +163,9 @@ def _end_systole(
         found = cine.closest(image)
     elif labels.cine is not None:
         structure, best = ("lv_cavity", np.argmin) if plane == "sax" else ("la_cavity", np.argmax)
-        disk = next(n for n, s in labels.convention.structures.items() if s == structure)
+        disk = {s: n for n, s in labels.convention.structures.items()}.get(structure)
         drawn = [t for t in range(cine.frames) if labels.cine.raw[..., t].any()]  # a frame left empty was not annotated
-        if len(drawn) > 1:
+        if disk is not None and len(drawn) > 1:
             sizes = [np.count_nonzero(labels.cine.raw[..., t] == disk) for t in drawn]
             found = drawn[int(best(sizes))]
     if found is None:

@@ -13,7 +13,7 @@ from pydicom.uid import JPEG2000Lossless
 
 from morphojax.data.sources.base import CohortError
 from morphojax.data.sources.ukb_dicom import UkbDicom
-from tests.data import ukb_zips
+from tests.data import cvi42_files, ukb_zips
 
 SHAPE = (20, 14, 4, 6)  # X, Y, Z, T
 AFFINE = ukb_zips.oblique()
@@ -57,6 +57,52 @@ def test_frames_and_what_is_assumed_of_them(tmp_path: Path) -> None:
     )
     cines = UkbDicom(tmp_path, frames="3").read("1000017", ["sax"]).views["sax"].cine
     np.testing.assert_array_equal(cines[1].image, still[..., 2])
+
+
+def drawings(
+    frames=(0, 4), names=("lv_cavity", "lv_myocardium", "rv_cavity"), series=ukb_zips.sax_series
+) -> dict[str, str]:
+    box = {"lv_myocardium": (4, 3, 12, 11), "lv_cavity": (6, 5, 9, 8), "rv_cavity": (13, 4, 17, 9)}
+
+    def inside(t: int) -> str:
+        """The boxes of these structures; that of the LV cavity is smaller in later frames."""
+        smaller = {n: (x0, y0, x1 - (n == "lv_cavity" and t > 2), y1) for n, (x0, y0, x1, y1) in box.items()}
+        around = {n: [(x0, y0), (x1, y0), (x1, y1), (x0, y1)] for n, (x0, y0, x1, y1) in smaller.items()}
+        return "".join(cvi42_files.drawn(cvi42_files.NAME[n], around[n]) for n in names)
+
+    return {ukb_zips.uid(series(z), z, t): inside(t) for z in range(SHAPE[2]) for t in frames}
+
+
+def test_contours_are_the_labels_of_the_frames_that_they_were_drawn_in(tmp_path: Path) -> None:
+    source = sax(tmp_path, ukb_zips.short_axis(cine(), AFFINE))
+    cvi42_files.save(tmp_path / "1000017.cvi42wsx", drawings())
+    found = source.read("1000017", ["sax"])
+    view = found.views["sax"]
+    assert [f.phase for f in view.frames if f.label is not None] == ["ED", "ES"] and found.warnings == ()
+    np.testing.assert_array_equal(view.frames[2].image, cine()[..., 4])  # drawn in; another has moved more
+    assert view.frames[0].label[:, :, 0].T[6].tolist() == [0] * 4 + [2, 2, 1, 1, 1, 2, 2, 2, 0, 3, 3, 3, 3, 0, 0, 0]
+
+
+def test_contours_that_cannot_be_used_are_told(tmp_path: Path) -> None:
+    source = sax(tmp_path, ukb_zips.short_axis(cine(), AFFINE))
+    path = tmp_path / "1000017.cvi42wsx"
+
+    def warnings(**settings) -> tuple[str, ...]:
+        cvi42_files.save(path, drawings(**settings))
+        return source.read("1000017", ["sax"]).warnings
+
+    assert "sax: contours, but none in frame 0, which is ED" in warnings(frames=(1, 4))
+    assert "contours of images that are not there: not used" in warnings(series=lambda z: f"another_b{z}")
+    only_right = warnings(names=("rv_cavity",))  # says nothing of ES
+    assert only_right == ("sax: ES assumed to be the frame that differs most from frame 0",)
+    (tmp_path / "1000017").mkdir()
+    cvi42_files.save(tmp_path / "1000017" / "second.cvi42wsx", drawings())
+    with pytest.raises(CohortError, match="2 cvi42 workspaces of one subject"):
+        source.read("1000017", ["sax"])
+    path.write_text("<a/>")
+    (tmp_path / "1000017" / "second.cvi42wsx").unlink()
+    with pytest.raises(CohortError, match="holds no ImageStates"):
+        source.read("1000017", ["sax"])
 
 
 def test_long_axis_views_by_name_and_by_order(tmp_path: Path) -> None:

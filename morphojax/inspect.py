@@ -66,7 +66,7 @@ def describe(findings: Findings, found: Sequence[Suspicion]) -> str:
 def _plane(plane: str, stacks: pd.DataFrame) -> list[str]:
     first = stacks.drop_duplicates("subject")
     phases = ", ".join(f"{n} {phase}" for phase, n in stacks["phase"].value_counts(sort=False).items())
-    oriented = ", ".join(f"{name} {n}" for name, n in first["orientation"].value_counts().items())
+    oriented = _counts(first["orientation"])
     cine = f"; further frames of a cine {_range(first['cine_frames'])}" if first["cine_frames"].any() else ""
     lines = [
         f"{plane:<10}{len(first)} subjects: {phases}{cine}",
@@ -74,6 +74,9 @@ def _plane(plane: str, stacks: pd.DataFrame) -> list[str]:
         f"          in plane {_range(pd.concat([first['spacing_x_mm'], first['spacing_y_mm']]))} mm, "
         f"between slices {_range(first['slice_gap_mm'])} mm",
     ]
+    by_phase = stacks.groupby("phase", sort=False)["phase_from"]
+    known = [f"{phase} {_counts(by_phase.get_group(phase))}" for phase in stacks["phase"].unique()]
+    lines += [f"          phases known from: {'; '.join(known)}"] if stacks["phase_from"].any() else []
     labelled = stacks[stacks["structures"] != ""]
     if labelled.empty:
         return [*lines, "          no labels"]
@@ -90,6 +93,10 @@ def _plane(plane: str, stacks: pd.DataFrame) -> list[str]:
         ]
         lines += [f"          {structure:<14}{', '.join(by_phase)}"] if by_phase else []
     return lines
+
+
+def _counts(values: pd.Series) -> str:
+    return ", ".join(f"{name} {n}" for name, n in values.value_counts().items())
 
 
 def _columns(columns: pd.DataFrame | None) -> list[str]:

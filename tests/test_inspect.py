@@ -235,6 +235,7 @@ def test_a_dataset_and_its_cohort_are_told_alike(synthetic, tmp_path, capsys):
     assert inspect.main([str(tmp_path / "out"), f"--output={tmp_path / 'report'}", "--planes=la_4ch"]) == 0
     text = capsys.readouterr().out
     assert "syn00" not in text and "la_4ch    3 subjects: 3 ED, 3 mid, 3 ES" in text
+    assert "phases known from: ED file 3; mid halfway 3; ES file 3" in text
     assert (tmp_path / "report/contact_sheet.png").read_bytes().startswith(b"\x89PNG")
     assert inspect.main([str(tmp_path / "out"), "--planes=la_2ch"]) == 1
     assert "no plane 'la_2ch'" in capsys.readouterr().err

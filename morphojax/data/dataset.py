@@ -3,7 +3,7 @@
     dataset.json           the manifest, written last: a folder without it is no dataset
     subjects.csv           subject (id or pseudonym), split; the row number is the subject's index everywhere else
     table.csv              raw table values by subject index
-    <plane>/stacks.csv     one row per stack: subject, phase, first, slices, structures (those annotated, with spaces between)
+    <plane>/stacks.csv     one row per stack: subject, phase, how that is known, first, slices, structures (those annotated, with spaces)
     <plane>/slices-*       one record per slice: image, label on the grid
     <plane>/native-*       one record per stack: label on the native grid (or none), placement
 
@@ -28,6 +28,7 @@ from morphojax.data.table import Schema
 
 FORMAT_VERSION = 2
 MANIFEST = "dataset.json"
+STACK_COLUMNS = ("subject", "phase", "phase_from", "first", "slices", "structures")  # of stacks.csv
 
 
 class DatasetError(ValueError):
@@ -137,8 +138,8 @@ class Dataset:
         return self.manifest.schema
 
     def stacks(self, plane: str) -> pd.DataFrame:
-        """A row per stack: `subject` (index), `phase`, `first` (record of its first slice), `slices`, `structures` (names of
-        those annotated, with spaces between), `labelled` (whether any is)."""
+        """A row per stack: `subject` (index), `phase`, `phase_from` (`Frame.phase_from`), `first` (record of its first slice), `slices`,
+        `structures` (names of those annotated, with spaces between), `labelled` (whether any is)."""
         self._check_plane(plane)
         return self._stacks[plane].copy()
 
@@ -200,6 +201,9 @@ def read_csv(path: Path, schema: Schema) -> pd.DataFrame:
 
 def _read_stacks(path: Path) -> pd.DataFrame:
     stacks = pd.read_csv(path, keep_default_na=False, dtype={"structures": str})
+    stacks = (
+        stacks if "phase_from" in stacks else stacks.assign(phase_from="")
+    )  # of datasets from before it was recorded
     return stacks.assign(labelled=stacks["structures"] != "")
 
 

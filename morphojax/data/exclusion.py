@@ -16,7 +16,7 @@ import pandas as pd
 from morphojax.data import table as tables
 from morphojax.data.dataset import MANIFEST, Dataset, DatasetError
 from morphojax.data.partials import measure_cut
-from morphojax.data.preparation import annotated, count
+from morphojax.data.preparation import annotated, count, write_stacks
 from morphojax.data.pseudonyms import Pseudonyms
 from morphojax.data.records import Records, Shard, ShardWriter, describe, encode
 from morphojax.data.sources.base import CohortError, Source, Subject
@@ -243,10 +243,8 @@ def _copy(
         native.write(encode(labels[row]))
         label, placement = dataset.native(plane, row)
         voxels, cut = measure_cut(label, placement, size) if label is not None else (0, 0)
-        about = {key: stack[key] for key in ("phase", "slices", "structures")}
+        about = {key: stack[key] for key in ("phase", "phase_from", "slices", "structures")}
         stacks.append({"subject": position[stack["subject"]], "first": first, **about, "voxels": voxels, "cut": cut})
         first += stack["slices"]
-    (output / plane).mkdir(exist_ok=True)
-    columns = ["subject", "phase", "first", "slices", "structures"]
-    pd.DataFrame(stacks, columns=columns).to_csv(output / plane / "stacks.csv", index=False)
+    write_stacks(output, plane, stacks)
     return stacks, slices.close(), native.close()

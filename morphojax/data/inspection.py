@@ -42,6 +42,7 @@ STACK_COLUMNS = (
         "subject",
         "plane",
         "phase",
+        "phase_from",
         "failed",
         "x",
         "y",
@@ -103,7 +104,8 @@ class _Look:
                 for frame in view.frames:
                     check_shown(plane, frame)
                     placement = place(frame.image, frame.affine, _ANY_GRID)
-                    about = {"plane": plane, "phase": frame.phase, "cine_frames": len(view.cine)}
+                    about = {"plane": plane, "phase": frame.phase, "phase_from": frame.phase_from}
+                    about |= {"cine_frames": len(view.cine)}
                     rows.append(about | _image(frame.image) | _measure(frame.label, view.labelled, placement))
         except (ValueError, OSError, MemoryError) as error:
             return str(error) or repr(error)
@@ -157,7 +159,10 @@ def of_dataset(dataset: Dataset, planes: Sequence[str] | None = None, progress: 
                     continue
                 label, placement = decode_native(native[row])
                 images = [slices[stack["first"] + z]["image"] for z in range(stack["slices"])]
-                about = {key: stack[key] for key in ("subject", "phase")} | {"plane": plane, "failed": False}
+                about = {key: stack[key] for key in ("subject", "phase", "phase_from")} | {
+                    "plane": plane,
+                    "failed": False,
+                }
                 about["cine_frames"] = int(cines.get(stack["subject"], 0))
                 rows.append(about | _image(np.stack(images)) | _measure(label, stack["structures"].split(), placement))
     warnings = Counter(manifest.warnings)

@@ -104,6 +104,7 @@ class Job:
             image = to_grid(normalise(frame.image, *self.percentiles), placement, order=1)
             stack = {
                 "phase": frame.phase,
+                "phase_from": frame.phase_from,
                 "slices": len(image),
                 "structures": " ".join(view.labelled) if frame.label is not None else "",
                 "voxels": 0,

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from morphojax import anatomy
 from morphojax.data import splits as splitting
 from morphojax.data import table as tables
-from morphojax.data.dataset import FORMAT_VERSION, MANIFEST, Manifest
+from morphojax.data.dataset import FORMAT_VERSION, MANIFEST, STACK_COLUMNS, Manifest
 from morphojax.data.geometry import Grid
 from morphojax.data.partials import Job, PrepareError, check_planes, results, run_all
 from morphojax.data.pseudonyms import Pseudonyms
@@ -327,10 +327,13 @@ def _assemble(job: Job, ids: Sequence[str], output: Path) -> _Written:
                 written.stacks[plane].append({"subject": index, "first": first[plane], **stack})
                 first[plane] += stack["slices"]
     for plane, stacks in written.stacks.items():
-        (output / plane).mkdir(exist_ok=True)
-        columns = ["subject", "phase", "first", "slices", "structures"]
-        pd.DataFrame(stacks, columns=columns).to_csv(output / plane / "stacks.csv", index=False)
+        write_stacks(output, plane, stacks)
     return written
+
+
+def write_stacks(output: Path, plane: str, stacks: Sequence[Mapping[str, Any]]) -> None:
+    (output / plane).mkdir(exist_ok=True)
+    pd.DataFrame(list(stacks), columns=list(STACK_COLUMNS)).to_csv(output / plane / "stacks.csv", index=False)
 
 
 def count(stacks: Sequence[Mapping[str, Any]]) -> dict[str, int]:

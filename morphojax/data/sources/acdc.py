@@ -65,10 +65,10 @@ class Acdc(Folder):
                 )
             at = 0 if path else number - 1
             label = nifti.canonical_label(nifti.load(label_path, 3), _CONVENTION, image) if label_path else None
-            frames.append(Frame(phase, image.values(at), label, image.affine))
+            frames.append(Frame(phase, image.values(at), label, image.affine, "metadata"))
         if cine is not None and abs(numbers["ES"] - numbers["ED"]) > 1:
             middle = (numbers["ED"] + numbers["ES"]) // 2
-            frames.insert(1, Frame("mid", cine.values(middle - 1), None, cine.affine))
+            frames.insert(1, Frame("mid", cine.values(middle - 1), None, cine.affine, "halfway"))
         if cine is None:
             warnings = () if self.frames == "phases" else ("sax: no cine",)
             return Subject(subject, {"sax": View("sax", tuple(frames), _CONVENTION.labelled)}, warnings)

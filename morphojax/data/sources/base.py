@@ -10,6 +10,10 @@ import pandas as pd
 
 from morphojax.data.table import Schema
 
+# A file of its own says so by its name; the cohort's metadata give the frame of a cine; the largest or smallest chamber of a
+# segmentation; the frame that differs most from the first; a cine starts at ED; halfway from ED to ES; the number is the name.
+PHASE_FROM = ("file", "metadata", "segmentation", "motion", "first frame", "halfway", "number")
+
 
 class CohortError(ValueError):
     """A subject, file or table that cannot be used. The message names it and says what to do."""
@@ -22,12 +26,14 @@ class Frame:
     image:   [X, Y, Z] float32, the scanner's intensities; Z is the slice axis (Z = 1 in long-axis planes).
     label:   [X, Y, Z] uint8 of canonical ids (`anatomy.LABEL_ID`), or None where nobody drew one.
     affine:  [4, 4] float64, voxel index -> mm, RAS+.
+    phase_from: how it is known which phase this is: one of PHASE_FROM.
     """
 
     phase: str  # one of anatomy.PHASES, or anatomy.cine_phase
     image: np.ndarray
     label: np.ndarray | None
     affine: np.ndarray
+    phase_from: str = "file"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -183,7 +183,8 @@ class Cine(Sequence[Frame]):
 
     def __getitem__(self, i: Any) -> Any:
         number = self.numbers[i]
-        return Frame(anatomy.cine_phase(number), self.volume.values(number), self.label(number), self.volume.affine)
+        name, image = anatomy.cine_phase(number), self.volume.values(number)
+        return Frame(name, image, self.label(number), self.volume.affine, "number")
 
 
 def _bytes(path: Path) -> bytes:

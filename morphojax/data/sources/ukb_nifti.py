@@ -117,8 +117,9 @@ def _view(
     warnings: list[str],
 ) -> View:
     numbers: dict[str, int | None] = {"ED": 0 if cine is not None else None, "ES": None}
+    known = {"ED": "first frame", "ES": "motion", "mid": "halfway"}
     if cine is not None:
-        numbers["ES"] = _end_systole(plane, cine, labels, images.get("ES"), warnings)
+        numbers["ES"], known["ES"] = _end_systole(plane, cine, labels, images.get("ES"), warnings)
         numbers["mid"] = numbers["ES"] // 2 if numbers["ES"] is not None and numbers["ES"] > 1 else None
     elif "ES" not in images:
         warnings.append(f"{plane}: no ES image")
@@ -127,12 +128,12 @@ def _view(
     for phase in anatomy.PHASES:
         number = numbers.get(phase)
         if phase in images:
-            image, at = images[phase], 0
+            image, at, known[phase] = images[phase], 0, "file"
         elif cine is not None and number is not None:
             image, at = cine, number
         else:
             continue
-        frames.append(Frame(phase, image.values(at), labels.of(phase, number, image), image.affine))
+        frames.append(Frame(phase, image.values(at), labels.of(phase, number, image), image.affine, known[phase]))
     if cine is None:
         if choice != "phases":
             warnings.append(f"{plane}: no cine")
@@ -152,15 +153,15 @@ def _find_labels(folder: Path, plane: str) -> _Labels:
 
 def _end_systole(
     plane: str, cine: nifti.Volume, labels: _Labels, image: nifti.Volume | None, warnings: list[str]
-) -> int | None:
-    """The frame of ES in a cine, or None (with a warning) where there is none but frame 0."""
+) -> tuple[int | None, str]:
+    """The frame of ES in a cine, or None (with a warning) where there is none but frame 0; and how it is known."""
     if cine.frames == 1:
         if image is None:
             warnings.append(f"{plane}: a cine of one frame, so no ES")
-        return None
-    found = None
+        return None, ""
+    found, known = None, "segmentation"
     if image is not None:
-        found = cine.closest(image)
+        found, known = cine.closest(image), "file"
     elif labels.cine is not None:
         structure, best = ("lv_cavity", np.argmin) if plane == "sax" else ("la_cavity", np.argmax)
         disk = {s: n for n, s in labels.convention.structures.items()}.get(structure)
@@ -169,13 +170,13 @@ def _end_systole(
             sizes = [np.count_nonzero(labels.cine.raw[..., t] == disk) for t in drawn]
             found = drawn[int(best(sizes))]
     if found is None:
-        found = _assumed_end_systole(cine)
+        found, known = _assumed_end_systole(cine), "motion"
         warnings.append(f"{plane}: ES assumed to be the frame that differs most from frame 0")
     if found == 0:
         if image is None:
             warnings.append(f"{plane}: no frame but ED looks like ES, so no ES")
-        return None
-    return found
+        return None, ""
+    return found, known
 
 
 def _assumed_end_systole(cine: nifti.Volume) -> int:

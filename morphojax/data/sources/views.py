@@ -18,12 +18,12 @@ class Images:
     image: nifti.Volume
     label: nifti.Volume | None = None
 
-    def frame(self, phase: str, number: int, convention: anatomy.Convention | None) -> Frame:
+    def frame(self, phase: str, number: int, convention: anatomy.Convention | None, phase_from: str) -> Frame:
         """One frame; of a cine, a frame in which nothing is drawn has no label."""
         label = None
         if self.label is not None and convention is not None and (self.label.raw.ndim == 3 or self.label.drawn(number)):
             label = nifti.canonical_label(self.label, convention, self.image, number)
-        return Frame(phase, self.image.values(number), label, self.image.affine)
+        return Frame(phase, self.image.values(number), label, self.image.affine, phase_from)
 
 
 def read(plane: str, image: Path, label: Path | None, ndim: int, warnings: list[str]) -> Images:
@@ -64,9 +64,10 @@ def build(
     frames = []
     for phase in anatomy.PHASES:
         if phase in phases:
-            frames.append(phases[phase].frame(phase, 0, convention))
+            frames.append(phases[phase].frame(phase, 0, convention, "file"))
         elif cine is not None and phase in numbers:
-            frames.append(cine.frame(phase, numbers[phase], convention))
+            known = "halfway" if phase == "mid" else "metadata"
+            frames.append(cine.frame(phase, numbers[phase], convention, known))
     have = {frame.phase for frame in frames}
     if "ED" not in have:
         raise CohortError(f"{told_by}: no ED of the plane {plane}; ED is needed")
@@ -79,6 +80,6 @@ def build(
         return View(plane, tuple(frames), labelled)
 
     def label(number: int) -> np.ndarray | None:
-        return cine.frame(anatomy.cine_phase(number), number, convention).label
+        return cine.frame(anatomy.cine_phase(number), number, convention, "number").label
 
     return View(plane, tuple(frames), labelled, nifti.Cine(cine.image, choice, label))

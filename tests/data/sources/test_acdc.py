@@ -43,6 +43,7 @@ def test_a_cine_gives_the_mid_frame_and_missing_phases(root):
     (folder / "patient001_frame09.nii.gz").unlink()
     frames = Acdc(root).read("patient001", ("sax",)).views["sax"].frames
     assert [f.phase for f in frames] == ["ED", "mid", "ES"]
+    assert [f.phase_from for f in frames] == ["metadata", "halfway", "metadata"]
     np.testing.assert_array_equal(frames[1].image, cine[..., 4])  # frame 5, counting from 1: halfway from 1 to 9
     np.testing.assert_array_equal(frames[2].image, cine[..., 8])
     assert frames[1].label is None and frames[2].label is not None

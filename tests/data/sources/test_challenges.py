@@ -82,6 +82,7 @@ def test_mnms_frames_table_and_splits(tmp_path):
     subject = Mnms(tmp_path, frames="all").read("A1", ("sax",))
     view = subject.views["sax"]
     assert [(f.phase, f.label is not None) for f in view.frames] == [("ED", True), ("mid", False), ("ES", True)]
+    assert [f.phase_from for f in view.frames] == ["metadata", "halfway", "metadata"]
     for frame, t in zip(view.frames, (0, 1, 3), strict=True):
         np.testing.assert_array_equal(frame.image, cohorts.image(SHAPE)[..., t])
     np.testing.assert_array_equal(view.frames[2].label, cohorts.label(SHAPE)[..., 3])  # 1 LV, 2 myocardium, 3 RV

@@ -42,6 +42,7 @@ def test_end_systole_is_the_smallest_cavity_of_labelled_frames(tmp_path):
     subject = _read(tmp_path)
     frames = {f.phase: f for f in subject.views["sax"].frames}
     assert list(frames) == ["ED", "mid", "ES"] and subject.warnings == ()
+    assert [f.phase_from for f in frames.values()] == ["first frame", "halfway", "segmentation"]
     cine = _cine(_beating(smallest=6))
     for phase, t in (("ED", 0), ("mid", 3), ("ES", 6)):
         np.testing.assert_array_equal(frames[phase].image, cine[..., t])
@@ -64,6 +65,7 @@ def test_end_systole_from_images_alone_is_said_to_be_assumed(tmp_path):
     subject = _read(tmp_path)
     np.testing.assert_array_equal(subject.views["sax"].frames[2].image, cine[..., 4])
     assert subject.warnings == ("sax: ES assumed to be the frame that differs most from frame 0",)
+    assert subject.views["sax"].frames[2].phase_from == "motion"
     assert all(f.label is None for f in subject.views["sax"].frames)
 
 
@@ -74,6 +76,7 @@ def test_phase_files_beside_a_cine_win_and_place_the_mid_frame(tmp_path):
     frames = _read(tmp_path).views["sax"].frames
     np.testing.assert_array_equal(frames[1].image, cine[..., 3])
     np.testing.assert_array_equal(frames[2].image, cine[..., 6])
+    assert [f.phase_from for f in frames] == ["first frame", "halfway", "file"]
 
 
 def test_other_frames_of_the_cine_are_kept_beside_the_phases(tmp_path):

@@ -36,7 +36,7 @@ from morphojax.train.checkpoint import CheckpointError
 from morphojax.train.inference import Run, load_run
 from morphojax.train.run import RunError
 
-POOLED, MEAN, BIPLANE = "pooled", "mean", "biplane"
+POOLED, MEAN = "pooled", "mean"
 NAN = float("nan")
 METRICS = ("dice", "hd95_mm", "hd95_directed_mm", "assd_mm")
 CONVENTIONS = {
@@ -207,20 +207,12 @@ def _rate(dataset: Dataset, subject: int, column: str | None) -> float:
 
 
 def _measures(views: Mapping[str, Heart], heart_rate: float) -> list[tuple[str, str, float, float]]:
-    """Plane, measure, reference and prediction of one subject; a measure of two planes has the plane `biplane`."""
-    rows = []
-    for plane, heart in views.items():
-        reference, predicted = (
-            clinical.measures(plane, heart.at("ED", i), heart.at("ES", i), heart.structures, heart_rate) for i in (0, 1)
-        )
-        rows += [(plane, name, reference[name], predicted[name]) for name in reference]
-    if all(plane in views and "la_cavity" in views[plane].structures for plane in anatomy.LONG_AXIS):
-        two, four = (views[plane] for plane in anatomy.LONG_AXIS)
-        for phase in ("ED", "ES"):
-            stacks = [(two.at(phase, i), four.at(phase, i)) for i in (0, 1)]
-            volumes = [NAN if a is None or b is None else clinical.la_volume_ml(*a, *b) for a, b in stacks]
-            rows.append((BIPLANE, f"la_volume_{phase.lower()}_ml", *volumes))
-    return rows
+    """Plane, measure, reference and prediction of one subject; a measure of two planes has the plane BIPLANE."""
+    reference, predicted = (
+        clinical.of_heart({p: (h.at("ED", i), h.at("ES", i), h.structures) for p, h in views.items()}, heart_rate)
+        for i in (0, 1)
+    )
+    return [(plane, name, value, predicted[plane, name]) for (plane, name), value in reference.items()]
 
 
 def summarise(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

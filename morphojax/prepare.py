@@ -30,6 +30,7 @@ from morphojax.data.sources.synthetic import Synthetic, generate
 from morphojax.data.sources.ukb_dicom import UkbDicom
 from morphojax.data.splits import SPLITS
 from morphojax.evaluation import figures
+from morphojax.measuring import MORPHOMETRICS
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -81,6 +82,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--key", metavar="FILE|none",
         help=f"key of the pseudonyms, made if absent; none: keep the ids (of a public cohort); default {KEY_FILE} in the input folder",
+    )  # fmt: skip
+    p.add_argument(
+        "--measure", action="store_true",
+        help="measure volumes, ejection fractions, mass and wall thickness on the subjects' own labels, as columns of the table",
     )  # fmt: skip
     p.add_argument("--workers", type=int, help="processes; default one per CPU")
     p.add_argument(
@@ -185,9 +190,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             _make_if_absent(flags.input, flags.subjects, flags.seed, flags.workers)
         source = cohort_flags.source(flags.source, flags.input, flags.frames, flags)
         listed = exclusion.read_list(flags.exclude) if flags.exclude else frozenset()
-        if flags.convert_only and (listed or flags.dry_run):
+        if flags.convert_only and (listed or flags.dry_run or flags.measure):
             raise PrepareError(
-                "--convert-only knows no --dry-run, nor --exclude: remove the zips of those who withdrew"
+                "--convert-only knows no --dry-run or --measure, nor --exclude: remove the zips of those who withdrew"
             )
         if flags.convert_only:
             if not isinstance(source, UkbDicom):
@@ -214,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "split_seed": flags.split_seed,
             "workers": flags.workers,
             "pseudonym": pseudonym,
+            "measured": MORPHOMETRICS if flags.measure else None,
         }
         if flags.dry_run:
             found = preparation.plan(source, flags.output, **options)

@@ -15,6 +15,7 @@ FLOORS = {
     "evaluation": 1,
     "train": 2,
     "cohort_flags": 2,
+    "measuring": 2,
     "main": 3,
     "prepare": 3,
     "inspect": 3,

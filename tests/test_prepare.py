@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 
 from morphojax import prepare
 from morphojax.data.dataset import Dataset
+from morphojax.data.sources.synthetic import generate
 from morphojax.evaluation import figures
 from tests.data import cohorts
 
@@ -108,3 +110,57 @@ def test_a_dry_run_makes_no_synthetic_cohort(tmp_path, capsys):
     flags = ["--source=synthetic", f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--dry-run"]
     assert prepare.main(flags) == 1
     assert "holds no synthetic cohort" in capsys.readouterr().err and not (tmp_path / "in").exists()
+
+
+def test_measured_columns_are_those_of_the_labels(tmp_path, capsys):
+    """Of the synthetic cohort, whose table has them with the noise of a reader; one subject has no label of the atria."""
+    root = generate(tmp_path / "cohort", subjects=2, seed=3, workers=1, progress=False)
+    first = next(p for p in sorted(root.iterdir()) if p.is_dir())
+    for path in first.glob("*la_4ch_E*"):
+        if path.name.startswith("seg4"):
+            path.unlink()
+    flags = [
+        "--source=synthetic",
+        f"--input={root}",
+        "--planes=sax,la_2ch,la_4ch",
+        "--size=64",
+        "--spacing=3",
+        "--workers=1",
+        "--measure",
+    ]
+    assert prepare.main([*flags, f"--output={tmp_path / 'out'}", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert prepare.main([*flags, f"--output={tmp_path / 'out'}"]) == 0
+    assert "56 columns" in said and "56 columns" in capsys.readouterr().out
+    dataset = Dataset.open(tmp_path / "out")
+    table, columns = dataset.table, {c.name: c for c in dataset.schema.columns}
+    stacks = dataset.stacks("sax")
+    for phase, name in (("ED", "lv_edv"), ("ES", "lv_esv")):
+        for row in stacks.index[stacks["phase"] == phase]:
+            label, placement = dataset.native("sax", row)
+            millilitres = (label == 1).sum() * np.prod(placement.native_spacing) / 1000
+            assert table.loc[stacks.at[row, "subject"], f"measured_{name}_ml"] == pytest.approx(millilitres)
+    assert (abs(table["measured_lv_ef_percent"] - table["lv_ef"]) < 5).all()
+    assert table["measured_la_volume_es_ml"].isna().tolist() == [s == first.name for s in dataset.subjects]
+    about = columns["measured_lv_ef_percent"]
+    assert (about.group, about.unit, about.leak, about.measures) == (
+        "cardiac_morphometric",
+        "%",
+        ("segmentation",),
+        "lv_cavity:EF:%",
+    )
+    assert not any(n.startswith("measured") for n in dataset.schema.without_leaks("segmentation").names)
+
+
+def test_what_nobody_has_annotated_is_no_column_and_names_do_not_clash(tmp_path, capsys):
+    root = cohorts.acdc(tmp_path / "cohort", subjects=3)
+    flags = ["--source=acdc", f"--input={root}", "--size=16", "--workers=1", "--measure", "--key=none"]
+    assert prepare.main([*flags, f"--output={tmp_path / 'sax'}"]) == 0
+    names = Dataset.open(tmp_path / "sax").schema.names
+    assert "measured_rv_edv_ml" in names and "measured_la_volume_es_ml" not in names
+    table = tmp_path / "t.csv"
+    table.write_text("patient,measured_rv_edv_ml\npatient001,3\n")
+    (tmp_path / "d.csv").write_text("name,kind,group\nmeasured_rv_edv_ml,continuous,cardiac_morphometric\n")
+    more = [f"--output={tmp_path / 'twice'}", f"--table={table}", f"--dictionary={tmp_path / 'd.csv'}"]
+    assert prepare.main([*flags, *more]) == 1
+    assert "has the columns measured_rv_edv_ml already" in capsys.readouterr().err and not (tmp_path / "twice").exists()

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from morphojax import anatomy
 from morphojax.data.dataset import encode_native
 from morphojax.data.geometry import Grid, Placement, normalise, place, to_grid, to_native
+from morphojax.data.measured import Measured
 from morphojax.data.pseudonyms import Pseudonyms
 from morphojax.data.records import decode, encode, write_atomically
 from morphojax.data.sources.base import CohortError, Frame, Source, View
@@ -44,6 +45,7 @@ class Job:
     percentiles: tuple[float, float]
     folder: Path
     pseudonym: Pseudonyms | None = None
+    measured: Measured | None = None
 
     def name(self, subject: str) -> str:
         return self.pseudonym(subject) if self.pseudonym else subject
@@ -54,7 +56,9 @@ class Job:
             "frames": self.source.frames,
             "grid": self.grid.to_json(),
             "percentiles": list(self.percentiles),
-        } | ({"pseudonyms": self.pseudonym.check} if self.pseudonym else {})
+            **({"pseudonyms": self.pseudonym.check} if self.pseudonym else {}),
+            **({"measured": [c.name for c in self.measured.columns]} if self.measured else {}),
+        }
 
     def path(self, subject: str) -> Path:
         """Ids may hold characters that no file name can."""
@@ -70,7 +74,7 @@ class Job:
 
     def measure(self, subject: str) -> dict[str, Any] | str:
         """What `run` would add to the dataset, or why nothing; writes nothing. `planes`: [stacks, slices, labelled stacks] of each,
-        `bytes`: about those on disk, `warnings`."""
+        `bytes`: about those on disk, `warnings`, `measured`: the columns."""
         record = self._record(subject)
         if isinstance(record, str):
             return record
@@ -80,7 +84,7 @@ class Job:
             planes[plane] = [len(stacks), sum(s["slices"] for s in stacks), sum(bool(s["structures"]) for s in stacks)]
             # The level-1 zstd of the shards comes to much the same.
             size += sum(len(zlib.compress(data, 1)) for data in (*view["slices"], *view["native"]))
-        return {"planes": planes, "bytes": size, "warnings": record["warnings"]}
+        return {"planes": planes, "bytes": size, "warnings": record["warnings"], "measured": list(record["measured"])}
 
     def _record(self, subject: str) -> dict[str, Any] | str:
         try:
@@ -88,13 +92,14 @@ class Job:
             if not found.views:
                 raise CohortError(f"no images of {', '.join(self.planes)}")
             views = {plane: self._view(view) for plane, view in found.views.items()}
+            values = dict(self.measured.of(found.views)) if self.measured else {}
             # A label is looked at to warn of the crop, never to place it.
             cut = [p for p, v in views.items() if any(s["cut"] > CUT_WARNING * s["voxels"] for s in v["stacks"])]
         except (ValueError, OSError, MemoryError) as error:
             message = str(error) or repr(error)
             return self.pseudonym.hide(subject, message) if self.pseudonym else message
         warnings = [*found.warnings, *(f"{p}: the crop cuts off more than {CUT_WARNING:.0%} of a label" for p in cut)]
-        return {"subject": self.name(subject), "warnings": warnings, "views": views}
+        return {"subject": self.name(subject), "warnings": warnings, "views": views, "measured": values}
 
     def _view(self, view: View) -> dict[str, Any]:
         slices, native, stacks = [], [], []

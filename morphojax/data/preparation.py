@@ -23,6 +23,7 @@ from morphojax.data import splits as splitting
 from morphojax.data import table as tables
 from morphojax.data.dataset import FORMAT_VERSION, MANIFEST, STACK_COLUMNS, Manifest
 from morphojax.data.geometry import Grid
+from morphojax.data.measured import Measured
 from morphojax.data.partials import Job, PrepareError, check_planes, results, run_all
 from morphojax.data.pseudonyms import Pseudonyms
 from morphojax.data.records import SHARD_OVERHEAD, SHARD_RECORDS, ShardWriter, decode, describe, write_atomically
@@ -75,6 +76,7 @@ def prepare(
     progress: bool = True,
     hidden: Collection[str] = (),
     pseudonym: Pseudonyms | None = None,
+    measured: Measured | None = None,
 ) -> Summary:
     """Prepares a cohort into `output`, which must be empty, absent or what a killed run with the same settings left.
 
@@ -84,16 +86,17 @@ def prepare(
     hidden: ids that the report must not name, whoever else does (`exclusion.Without` keeps them out of all else).
     pseudonym: names the subjects in all that is written and raised, in the order of these names, which tells nothing either. A split by
     hash is that of the ids, whatever the key; a split file may name either.
+    measured: columns for the table, from the subjects' own files.
     A subject that cannot be read is reported and left out; with `strict` it raises. Raises PrepareError, CohortError and KeyFileError.
     """
     output = Path(output)
     low, high = percentiles
-    job = _job(source, output, planes, grid, percentiles, pseudonym)
+    job = _job(source, output, planes, grid, percentiles, pseudonym, measured)
     ids = tuple(source.subjects())
     by_subject, report = _split(job, ids, split_file, split_fractions or SPLIT_FRACTIONS, split_seed)
     hidden = {*hidden, *map(job.name, hidden)}
     report = [line for line in report if line[0] not in hidden]
-    found = source.table()  # before the images: a bad table is a matter of seconds
+    found = _table(source, measured)  # before the images: a bad table is a matter of seconds
     if pseudonym:
         pseudonym.distinct((*ids, *(i for i, _, _ in report), *(found[0].index if found else ())))
         ids = tuple(sorted(ids, key=pseudonym))
@@ -117,7 +120,10 @@ def prepare(
         ]
         report += [(i, "no images", "a table row but no images: not used") for i in raw.index if i not in by_subject]
         warnings |= Counter(dict.fromkeys(tables.check(raw, schema), 1))
-        raw.reindex(kept).reset_index(drop=True).to_csv(output / "table.csv")
+        rows = raw.reindex(kept).reset_index(drop=True)
+        if measured:
+            rows, schema = measured.join(rows, schema, written.measured)
+        rows.to_csv(output / "table.csv")
         split = [by_subject[i] for i in kept]
         report = _named(job, report)
         pd.DataFrame({"subject": [job.name(i) for i in kept], "split": split}).to_csv(
@@ -172,35 +178,44 @@ def plan(
     workers: int | None = None,
     progress: bool = True,
     pseudonym: Pseudonyms | None = None,
+    measured: Measured | None = None,
 ) -> Plan:
     """What `prepare` would do with the same arguments, and raise; writes nothing. It reads every image: what a reader keeps of a cine, and
     whether a label is one, are matters of voxels."""
-    job = _job(source, Path(output), planes, grid, percentiles, pseudonym)
+    job = _job(source, Path(output), planes, grid, percentiles, pseudonym, measured)
     ids = tuple(source.subjects())
     by_subject, _ = _split(job, ids, split_file, split_fractions or SPLIT_FRACTIONS, split_seed)
-    found = source.table()
+    found = _table(source, measured)
     _is_begun(Path(output), _settings(job, name))
     index, failures, warnings = {i: n for n, i in enumerate(ids)}, {}, Counter[str]()
-    kept, size = Counter[str](), 0
+    kept, size, columns = Counter[str](), 0, set[str]()
     counts = {plane: Counter(subjects=0, stacks=0, slices=0, labelled_stacks=0) for plane in planes}
     todo = [i for i in ids if by_subject[i] != LEFT_OUT]
     with tqdm(total=len(todo), desc="dry run", unit="subject", disable=not progress) as bar:
-        for subject, measured in results(job.measure, todo, workers):
+        for subject, measures in results(job.measure, todo, workers):
             bar.update()
-            if isinstance(measured, str):
-                failures[index[subject]] = measured
+            if isinstance(measures, str):
+                failures[index[subject]] = measures
                 continue
             kept[by_subject[subject]] += 1
-            size += measured["bytes"]
-            warnings.update(set(measured["warnings"]))
-            for plane, (stacks, slices, labelled) in measured["planes"].items():
+            size += measures["bytes"]
+            warnings.update(set(measures["warnings"]))
+            columns.update(measures["measured"])
+            for plane, (stacks, slices, labelled) in measures["planes"].items():
                 counts[plane].update(subjects=1, stacks=stacks, slices=slices, labelled_stacks=labelled)
     for count in counts.values():
         size += SHARD_OVERHEAD * sum(-(-count[records] // SHARD_RECORDS) for records in ("slices", "stacks"))
     splits = {s: kept[s] for s in splitting.SPLITS}
-    columns = len(found[1].columns) if found else 0
+    columns = (len(found[1].columns) if found else 0) + len(columns)
     failures = dict(sorted(failures.items()))
     return Plan(splits, counts, columns, size, failures, len(ids) - len(todo), dict(sorted(warnings.items())))
+
+
+def _table(source: Source, measured: Measured | None) -> tuple[pd.DataFrame, tables.Schema] | None:
+    found = source.table()
+    if found and measured:
+        measured.check(found[1])
+    return found
 
 
 def _job(
@@ -210,12 +225,13 @@ def _job(
     grid: Grid,
     percentiles: tuple[float, float],
     pseudonym: Pseudonyms | None,
+    measured: Measured | None,
 ) -> Job:
     check_planes(planes)
     low, high = percentiles
     if not 0 <= low < high <= 100:
         raise PrepareError(f"percentiles {low}, {high}: must satisfy 0 <= low < high <= 100")
-    return Job(source, tuple(planes), grid, (low, high), output / _PARTIAL, pseudonym)
+    return Job(source, tuple(planes), grid, (low, high), output / _PARTIAL, pseudonym, measured)
 
 
 def _settings(job: Job, name: str) -> dict[str, Any]:
@@ -303,7 +319,8 @@ class _Written:
     slices: dict[str, ShardWriter]
     native: dict[str, ShardWriter]
     stacks: dict[str, list[dict[str, Any]]]
-    warnings: list[list[str]]  # per subject
+    warnings: list[list[str]]  # per subject, as are the values of measured columns
+    measured: list[Mapping[str, float]]
 
 
 def _assemble(job: Job, ids: Sequence[str], output: Path) -> _Written:
@@ -313,11 +330,13 @@ def _assemble(job: Job, ids: Sequence[str], output: Path) -> _Written:
         {p: ShardWriter(output, f"{p}/native") for p in job.planes},
         {p: [] for p in job.planes},
         [],
+        [],
     )
     first = dict.fromkeys(job.planes, 0)
     for index, subject in enumerate(ids):
         record = decode(job.path(subject).read_bytes())
         written.warnings.append(list(record["warnings"]))
+        written.measured.append(record["measured"])
         for plane, view in record["views"].items():
             for data in view["slices"]:
                 written.slices[plane].write(data)

@@ -30,6 +30,7 @@ TITLE: Mapping[str, str] = {
     "ra_volume_ed_ml": "RA volume, ED (mL)",
     "ra_volume_es_ml": "RA volume, ES (mL)",
 }
+BIPLANE = "biplane"  # in place of a plane: of both long-axis planes
 Stack = tuple[np.ndarray, Sequence[float]]  # label [X, Y, Z] of canonical ids, and spacing [3] in mm
 
 
@@ -166,3 +167,23 @@ def measures(
 ) -> dict[str, float]:
     """What one plane can measure: `ventricular` of a short-axis stack, `atrial` of a long-axis plane."""
     return ventricular(ed, es, structures, heart_rate) if plane == "sax" else atrial(ed, es, structures)
+
+
+def of_heart(
+    views: Mapping[str, tuple[Stack | None, Stack | None, Sequence[str]]], heart_rate: float = NAN
+) -> dict[tuple[str, str], float]:
+    """What a subject's planes can measure, by plane (or BIPLANE) and name of the measure.
+
+    views: plane -> ED, ES, and the structures that were annotated or predicted, as in `ventricular`.
+    """
+    found = {
+        (plane, name): value
+        for plane, view in views.items()
+        for name, value in measures(plane, *view, heart_rate).items()
+    }
+    if all(plane in views and "la_cavity" in views[plane][2] for plane in anatomy.LONG_AXIS):
+        (two_ed, two_es, _), (four_ed, four_es, _) = (views[plane] for plane in anatomy.LONG_AXIS)
+        for phase, two, four in (("ed", two_ed, four_ed), ("es", two_es, four_es)):
+            volume = NAN if two is None or four is None else la_volume_ml(*two, *four)
+            found[BIPLANE, f"la_volume_{phase}_ml"] = volume
+    return found

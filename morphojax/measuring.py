@@ -1,0 +1,58 @@
+"""Morphometrics of a cohort's subjects from their own segmentations, as columns of the table (`prepare --measure`).
+
+Each leaks the label of a segmentation of that same subject, as what was measured on masks does.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from morphojax.data.measured import Measured
+from morphojax.data.sources.base import Frame, View
+from morphojax.data.table import Column
+from morphojax.evaluation import clinical
+
+# Measure -> the plane that it is taken from, and what it is to the term of volumes (`Column.measures`).
+_OF: Mapping[str, tuple[str, str]] = {
+    "lv_edv_ml": ("sax", "lv_cavity:ED:ml"),
+    "lv_esv_ml": ("sax", "lv_cavity:ES:ml"),
+    "lv_sv_ml": ("sax", ""),
+    "lv_ef_percent": ("sax", "lv_cavity:EF:%"),
+    "lv_mass_g": ("sax", "lv_myocardium:ED:g"),
+    "lv_wall_thickness_max_mm": ("sax", ""),
+    "rv_edv_ml": ("sax", "rv_cavity:ED:ml"),
+    "rv_esv_ml": ("sax", "rv_cavity:ES:ml"),
+    "rv_sv_ml": ("sax", ""),
+    "rv_ef_percent": ("sax", "rv_cavity:EF:%"),
+    "la_volume_ed_ml": (clinical.BIPLANE, "la_cavity:ED:ml"),
+    "la_volume_es_ml": (clinical.BIPLANE, "la_cavity:ES:ml"),
+    "ra_volume_ed_ml": ("la_4ch", "ra_cavity:ED:ml"),
+    "ra_volume_es_ml": ("la_4ch", "ra_cavity:ES:ml"),
+}
+
+
+def _column(name: str, measures: str) -> Column:
+    title, _, unit = clinical.TITLE[name].rpartition(" (")
+    leak, about = ("segmentation",), f"{title}, measured on the segmentation"
+    return Column(f"measured_{name}", "continuous", "cardiac_morphometric", unit.rstrip(")"), (), leak, about, measures)
+
+
+def of_views(views: Mapping[str, View]) -> dict[str, float]:
+    """Column -> value, of what is annotated in a subject's native labels; what cannot be measured is left out."""
+    stacks = {plane: (*_ed_and_es(view), view.labelled) for plane, view in views.items()}
+    found = clinical.of_heart({plane: s for plane, s in stacks.items() if s[0] or s[1]})
+    values = {f"measured_{name}": found.get((plane, name), np.nan) for name, (plane, _) in _OF.items()}
+    return {name: float(value) for name, value in values.items() if np.isfinite(value)}
+
+
+def _ed_and_es(view: View) -> tuple[clinical.Stack | None, clinical.Stack | None]:
+    by_phase = {frame.phase: _stack(frame) for frame in view.frames}
+    return by_phase.get("ED"), by_phase.get("ES")
+
+
+def _stack(frame: Frame) -> clinical.Stack | None:
+    spacing = np.sqrt((frame.affine[:3, :3] ** 2).sum(axis=0)).tolist()
+    return None if frame.label is None else (frame.label, spacing)
+
+
+MORPHOMETRICS = Measured(tuple(_column(name, measures) for name, (_, measures) in _OF.items()), of_views)

@@ -8,7 +8,6 @@ from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
 from morphojax.data.preparation import PrepareError, prepare
 from morphojax.data.sources import SOURCES
-from morphojax.data.sources.acdc import Acdc
 from morphojax.data.sources.base import CohortError
 from morphojax.data.sources.mnms import Mnms
 from morphojax.data.sources.mnms2 import Mnms2
@@ -413,7 +412,7 @@ def test_a_mapping_that_is_absent_changed_or_of_other_columns(tmp_path):
         source.subjects()
 
 
-# Splits, and files that nobody foresaw
+# Splits
 
 
 def test_the_official_split(source, tmp_path):
@@ -422,80 +421,3 @@ def test_the_official_split(source, tmp_path):
     assert found.splits.tolist() == ["train", "train", "val", "test"]
     with pytest.raises(PrepareError, match="knows no official split"):
         _prepared(source, tmp_path / "other", ("sax",), "synthetic", split_file="official")
-
-
-def _mangled(rng, text):
-    """A text with some characters, cells or lines changed, repeated or lost."""
-    pieces = [
-        "",
-        ",",
-        '"',
-        "\n",
-        "0",
-        "-1",
-        "9" * 5000,
-        "1e3",
-        "٣",
-        "\x00",
-        "\r",
-        "é",
-        ": ",
-        "nan",
-        "A1",
-        " ",
-        "²",
-        "=",
-        ";",
-    ]
-    out = list(text)
-    for _ in range(rng.integers(1, 6)):
-        at = int(rng.integers(len(out) + 1))
-        out[at : at + int(rng.integers(3))] = pieces[rng.integers(len(pieces))]
-    data = "".join(out).encode()
-    return data[: rng.integers(len(data) + 1)] + bytes(rng.integers(256, size=2)) if rng.random() < 0.2 else data
-
-
-def test_any_information_csv_is_read_or_refused(tmp_path):
-    _mnms(tmp_path)
-    (tmp_path / "dataset").mkdir()
-    rng, refused = np.random.default_rng(0), 0
-    text = (tmp_path / CSV).read_text() + "1,B2,Philips,B,2,1,4,60,DCM,F,,70\n"
-    for _ in range(60):
-        (tmp_path / CSV).write_bytes(_mangled(rng, text))
-        (tmp_path / "dataset_information.csv").write_bytes(
-            _mangled(rng, "SUBJECT_CODE,DISEASE,FIELD\n1,NOR,1.5\n2,,3\n,,\n")
-        )
-        for read in (Mnms(tmp_path).table, Mnms2(tmp_path).table, lambda: Mnms(tmp_path)._phases("A1")):
-            try:
-                read()
-            except CohortError:
-                refused += 1
-    assert 20 < refused < 160
-
-
-def test_any_mapping_is_read_or_refused(tmp_path):
-    _mapped(tmp_path, "")
-    rng, refused = np.random.default_rng(2), 0
-    text = COLUMNS + ED + "\n" + ES + "\nq,sax,,cine.nii.gz,,,0,3\n"
-    for _ in range(60):
-        (tmp_path / "mapping.csv").write_bytes(_mangled(rng, text))
-        try:
-            source = NiftiTable(tmp_path)
-            for subject in source.subjects():
-                source.read(subject, ("sax",))
-        except CohortError:
-            refused += 1
-    assert refused > 6
-
-
-def test_any_info_cfg_is_read_or_refused(tmp_path):
-    root = cohorts.acdc(tmp_path, subjects=1, table=False)
-    rng, refused = np.random.default_rng(1), 0
-    for _ in range(60):
-        (root / "training/patient001/Info.cfg").write_bytes(_mangled(rng, "ED: 1\nES: 9\nNbFrame: 30\nGroup: NOR\n"))
-        try:
-            Acdc(root).read("patient001", ())
-            Acdc(root).read("patient001", ("sax",))
-        except CohortError:
-            refused += 1
-    assert 6 < refused < 58

@@ -270,20 +270,3 @@ def test_what_is_no_workspace_is_refused(case, tmp_path):
 def test_an_absent_file_is_named(tmp_path):
     with pytest.raises(CohortError, match=r"nothing.cvi42wsx: cannot be read"):
         read_contours(tmp_path / "nothing.cvi42wsx")
-
-
-def test_nothing_but_a_cohort_error_comes_of_damage(tmp_path):
-    rng, whole, refused = np.random.default_rng(2), GOOD.encode(), 0
-    for _ in range(400):
-        data = bytearray(whole)
-        for _ in range(rng.integers(1, 6)):
-            at, size = int(rng.integers(len(data))), int(rng.integers(1, 12))
-            kind = rng.integers(3)
-            piece = bytes(rng.choice(np.frombuffer(b'<>/&;:="0123456789.eE- aPx\xff\x00', np.uint8), size))
-            data[at : at + (0 if kind == 0 else size)] = b"" if kind == 1 else piece
-        try:
-            found = read_contours(write(tmp_path, bytes(data)))
-            labels_for(Path("w"), [list(found)], found, (40, 40))
-        except CohortError:
-            refused += 1
-    assert refused > 200

@@ -8,22 +8,26 @@
 Interrupted, it continues when run again with the same flags. It ends with a summary, `report.csv` (what was assumed or left
 out, by subject) and `contact_sheet.png` (look at it: are the hearts inside the frame, and the labels on the hearts?).
 
+Many machines share the work of a large cohort: each runs the command with --shard=I/N, in any order and at once, and then the plain command
+does what is left and assembles, to the same bytes. --launcher=submitit --shards=N does all of that on SLURM.
+
 Subjects are named by pseudonyms, which tell nobody without the key who they are: `morphojax.key` in the input folder, made there if absent,
 or --key. `python -m morphojax.pseudonyms` translates. The synthetic cohort keeps its ids.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from morphojax import anatomy, cohort_flags
+from morphojax import anatomy, cohort_flags, jobs
 from morphojax.data import exclusion, inspection, preparation
 from morphojax.data.conversion import Converted, convert
 from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
-from morphojax.data.preparation import Plan, PrepareError, Summary
+from morphojax.data.preparation import Plan, PrepareError, Share, Summary
 from morphojax.data.pseudonyms import KEY_FILE, Pseudonyms
 from morphojax.data.sources import SOURCES, CohortError
 from morphojax.data.sources.synthetic import Synthetic, generate
@@ -41,7 +45,16 @@ def _numbers(text: str) -> tuple[float, ...]:
     return tuple(float(w) for w in text.split(","))
 
 
+def _share(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    share = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= share[0] <= share[1]:
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N, such as 3/100")
+    return share
+
+
 KEEP = "none"  # in place of a key
+COMMAND = "morphojax.prepare"  # for jobs: this module may be __main__
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,6 +107,11 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--strict", action="store_true", help="stop at the first subject that cannot be read")
     p.add_argument("--dry-run", action="store_true", help="read everything, say what would be written, write nothing")
+    p.add_argument(
+        "--shard", type=_share, metavar="I/N",
+        help="prepare every N-th subject from the I-th on, and assemble nothing; run again without --shard when all N are done",
+    )  # fmt: skip
+    jobs.add_flags(p)
     p.add_argument("--subjects", type=int, default=64, help="synthetic: how many to make; default 64")
     p.add_argument("--seed", type=int, default=0, help="synthetic: seed of the cohort; default 0")
     return p
@@ -155,6 +173,11 @@ def describe_conversion(found: Converted, output: Path) -> str:
     return "\n".join([*lines, *(f"{n:>9} x warning: {message}" for message, n in found.warnings.items())])
 
 
+def describe_share(share: tuple[int, int], found: Share) -> str:
+    again = ", which are tried again without --shard" if found.failed else ""
+    return f"shard {share[0]}/{share[1]}: {found.done} subjects done, {found.failed} failed{again}"
+
+
 def _make_if_absent(root: Path, subjects: int, seed: int, workers: int | None) -> None:
     """A whole cohort is taken as it is; one that is absent or unfinished is made."""
     try:
@@ -170,23 +193,46 @@ def _pseudonym(key: str | None, root: Path, output: Path, source: str, make: boo
     path = Path(key) if key else root / KEY_FILE
     if key and path.resolve().is_relative_to(output.resolve()):
         raise PrepareError(f"--key={path}: lies in the output, which would give it away with the dataset")
-    if path.exists():
-        return Pseudonyms.read(path)
-    if not make:
+    if not make and not path.exists():
         return None
-    pseudonym = Pseudonyms.make(path)
-    print(f"new key of the pseudonyms: {path}; keep it with the raw data, and a copy safe")
+    pseudonym, made = Pseudonyms.read_or_make(path)
+    if made:
+        print(f"new key of the pseudonyms: {path}; keep it with the raw data, and a copy safe")
     return pseudonym
+
+
+def _refuse_together(flags: argparse.Namespace) -> None:
+    """Raises PrepareError for flags that say nothing together, or nothing alone."""
+    if (flags.shard or flags.launcher) and (flags.dry_run or flags.convert_only):
+        raise PrepareError("--shard and --launcher know no --dry-run and no --convert-only")
+    if flags.shard and flags.launcher:
+        raise PrepareError("--shard is one job, --launcher starts them all: leave out one")
+    if bool(flags.launcher) != bool(flags.shards) or (flags.slurm and not flags.launcher):
+        raise PrepareError("--launcher=submitit and --shards=N go together, and --slurm with them")
+    if flags.shards is not None and flags.shards < 1:
+        raise PrepareError(f"--shards={flags.shards}: at least 1")
+
+
+def _launch(flags: argparse.Namespace, argv: Sequence[str]) -> None:
+    """Runs the shards as jobs; a failed one is left to the run that assembles, or with --strict raises PrepareError."""
+    n, output = flags.shards, flags.output.resolve()
+    argvs = [[*jobs.without_flags(argv), f"--shard={i}/{n}"] for i in range(1, n + 1)]
+    failed = jobs.run(COMMAND, argvs, output.with_name(f"{output.name}.jobs"), jobs.options(flags.slurm))
+    for number, log in failed.items():
+        print(f"shard {number}/{n} failed; its log is {log}")
+    if failed and flags.strict:
+        raise PrepareError(f"{len(failed)} of {n} shards failed: {', '.join(map(str, failed))}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(argv)
     try:
+        _refuse_together(flags)
         if len(flags.percentiles) != 2:
             raise PrepareError("--percentiles takes two numbers, such as 0.5,99.5")
         if len(flags.split_fractions) != 3:
             raise PrepareError("--split_fractions takes three numbers, such as 0.7,0.15,0.15")
-        if flags.source == "synthetic" and not flags.dry_run:
+        if flags.source == "synthetic" and not flags.dry_run and not flags.shard:
             _make_if_absent(flags.input, flags.subjects, flags.seed, flags.workers)
         source = cohort_flags.source(flags.source, flags.input, flags.frames, flags)
         listed = exclusion.read_list(flags.exclude) if flags.exclude else frozenset()
@@ -217,15 +263,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             "split_file": flags.splits,
             "split_fractions": dict(zip(SPLITS, flags.split_fractions, strict=True)),
             "split_seed": flags.split_seed,
-            "workers": flags.workers,
             "pseudonym": pseudonym,
             "measured": MORPHOMETRICS if flags.measure else None,
         }
+        how: dict[str, Any] = {"workers": flags.workers, "strict": flags.strict}
         if flags.dry_run:
-            found = preparation.plan(source, flags.output, **options)
+            found = preparation.plan(source, flags.output, **options, workers=flags.workers)
             print(describe_plan(found, flags.output))
             return int(not any(found.splits.values()) or (flags.strict and bool(found.failures)))
-        summary = preparation.prepare(source, flags.output, **options, strict=flags.strict, hidden=listed)
+        if flags.shard:
+            share = preparation.prepare_share(source, flags.output, flags.shard, **options, **how)
+            print(describe_share(flags.shard, share))
+            return 0
+        if flags.launcher:
+            source.table()  # nothing is submitted that the end would refuse
+            preparation.claim(source, flags.output, **options)
+            _launch(flags, sys.argv[1:] if argv is None else argv)
+        summary = preparation.prepare(source, flags.output, **options, **how, hidden=listed)
         tiles = inspection.tiles(Dataset.open(flags.output))
         figures.contact_sheet(flags.output / "contact_sheet.png", tiles, columns=inspection.SHEET_COLUMNS)
     except (PrepareError, CohortError, ValueError, OSError) as error:

@@ -16,6 +16,7 @@ FLOORS = {
     "train": 2,
     "cohort_flags": 2,
     "measuring": 2,
+    "jobs": 2,
     "main": 3,
     "prepare": 3,
     "inspect": 3,
@@ -34,6 +35,7 @@ FENCES = {
     "orbax": ("train/checkpoint.py",),
     "pickle": ("train/weights.py",),
     "safetensors": ("train/weights.py",),
+    "submitit": ("jobs.py",),
     "matplotlib": ("evaluation/figures.py",),
 }
 

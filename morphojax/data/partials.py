@@ -46,6 +46,7 @@ class Job:
     folder: Path
     pseudonym: Pseudonyms | None = None
     measured: Measured | None = None
+    stamp: bytes = b""  # digest of all settings that partial results must share to be assembled
 
     def name(self, subject: str) -> str:
         return self.pseudonym(subject) if self.pseudonym else subject
@@ -69,8 +70,25 @@ class Job:
         record = self._record(subject)
         if isinstance(record, str):
             return record
-        write_atomically(self.path(subject), encode(record), durable=False)
+        body = self.stamp + encode(record)
+        write_atomically(self.path(subject), hashlib.sha256(body).digest() + body, durable=False)
         return None
+
+    def read(self, subject: str) -> dict[str, Any] | None:
+        """What `run` wrote; None where there is nothing, or what is no longer that, which is removed: partial results are not forced to
+        disk, and are copied between machines. Raises PrepareError for one that was made with other settings."""
+        path = self.path(subject)
+        try:
+            data = memoryview(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        digest, body = data[:32], data[32:]
+        if hashlib.sha256(body).digest() != digest:
+            path.unlink(missing_ok=True)
+            return None
+        if body[: len(self.stamp)] != self.stamp:
+            raise PrepareError(f"{path} was made with other settings; remove it, or {self.folder}, or repeat them")
+        return decode(bytes(body[len(self.stamp) :]))
 
     def measure(self, subject: str) -> dict[str, Any] | str:
         """What `run` would add to the dataset, or why nothing; writes nothing. `planes`: [stacks, slices, labelled stacks] of each,
@@ -154,7 +172,7 @@ def run_all(job: Job, ids: Sequence[str], workers: int | None, strict: bool, pro
     """Prepares the subjects that have no partial result yet; returns the failures by subject, or with `strict` raises
     the first as PrepareError."""
     failures: dict[str, str] = {}
-    todo = [i for i in ids if not _is_whole(job.path(i))]
+    todo = [i for i in ids if job.read(i) is None]
     with tqdm(
         total=len(ids), initial=len(ids) - len(todo), desc="prepare", unit="subject", disable=not progress
     ) as bar:
@@ -199,14 +217,3 @@ def _die_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-def _is_whole(path: Path) -> bool:
-    """Partial results are not forced to disk, so a power failure may leave one cut off."""
-    try:
-        return "views" in decode(path.read_bytes())
-    except FileNotFoundError:
-        return False
-    except ValueError:
-        path.unlink()
-        return False

@@ -26,7 +26,7 @@ from morphojax.data.geometry import Grid
 from morphojax.data.measured import Measured
 from morphojax.data.partials import Job, PrepareError, check_planes, results, run_all
 from morphojax.data.pseudonyms import Pseudonyms
-from morphojax.data.records import SHARD_OVERHEAD, SHARD_RECORDS, ShardWriter, decode, describe, write_atomically
+from morphojax.data.records import SHARD_OVERHEAD, SHARD_RECORDS, ShardWriter, describe, write_atomically, write_once
 from morphojax.data.sources.base import Source
 from morphojax.data.sources.synthetic import Synthetic, generate
 from morphojax.data.sources.synthetic import cohort as synthetic_cohort
@@ -60,6 +60,14 @@ class Summary:
     report: pd.DataFrame
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What `prepare_share` did, in subjects."""
+
+    done: int
+    failed: int
+
+
 def prepare(
     source: Source,
     output: str | Path,
@@ -91,12 +99,12 @@ def prepare(
     """
     output = Path(output)
     low, high = percentiles
-    job = _job(source, output, planes, grid, percentiles, pseudonym, measured)
+    job = _job(source, output, name, planes, grid, percentiles, pseudonym, measured)
     ids = tuple(source.subjects())
     by_subject, report = _split(job, ids, split_file, split_fractions or SPLIT_FRACTIONS, split_seed)
     hidden = {*hidden, *map(job.name, hidden)}
     report = [line for line in report if line[0] not in hidden]
-    found = _table(source, measured)  # before the images: a bad table is a matter of seconds
+    found = read_table(source, measured)  # before the images: a bad table is a matter of seconds
     if pseudonym:
         pseudonym.distinct((*ids, *(i for i, _, _ in report), *(found[0].index if found else ())))
         ids = tuple(sorted(ids, key=pseudonym))
@@ -159,9 +167,70 @@ def prepare(
         )
         manifest.write(output)
     except OSError as error:
-        raise PrepareError(f"{error.filename or output}: cannot be written ({error.strerror or error})") from error
+        raise _unwritable(error, output) from error
     shutil.rmtree(output / _PARTIAL, ignore_errors=True)
     return Summary(output, manifest, pd.DataFrame(report, columns=["subject", "status", "message"]))
+
+
+def claim(
+    source: Source,
+    output: str | Path,
+    *,
+    name: str,
+    planes: Sequence[str] = ("sax",),
+    grid: Grid,
+    percentiles: tuple[float, float] = PERCENTILES,
+    split_file: str | Path | None = None,
+    split_fractions: Mapping[str, float] | None = None,
+    split_seed: int = 0,
+    pseudonym: Pseudonyms | None = None,
+    measured: Measured | None = None,
+) -> tuple[Job, list[str]]:
+    """Begins a `prepare` with these arguments, or takes one up: by which job which subjects are prepared, in the order of the ids.
+
+    Looks at neither images nor the table. Any number of processes may do so at once; other settings are refused. Raises as `prepare`.
+    """
+    job = _job(source, Path(output), name, planes, grid, percentiles, pseudonym, measured)
+    ids = source.subjects()
+    by_subject, _ = _split(job, ids, split_file, split_fractions or SPLIT_FRACTIONS, split_seed)
+    if pseudonym:
+        pseudonym.distinct(ids)
+    try:
+        _claim(Path(output), _settings(job, name))
+    except OSError as error:
+        raise _unwritable(error, output) from error
+    return job, [i for i in ids if by_subject[i] != LEFT_OUT]
+
+
+def prepare_share(
+    source: Source,
+    output: str | Path,
+    share: tuple[int, int],
+    *,
+    workers: int | None = None,
+    strict: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> Share:
+    """The partial results of every N-th subject from the I-th on, for `share` (I, N) with I from 1. `options` are those of `claim`.
+
+    `prepare` with the same options makes what is missing and assembles. Shares may be prepared in any order, at once on several machines,
+    and more than once. Raises as `prepare`.
+    """
+    first, step = share
+    if not 1 <= first <= step:
+        raise PrepareError(f"share {first}/{step}: must satisfy 1 <= I <= N")
+    job, ids = claim(source, output, **options)
+    ids = ids[first - 1 :: step]
+    try:
+        failures = run_all(job, ids, workers, strict, progress)
+    except OSError as error:
+        raise _unwritable(error, output) from error
+    return Share(len(ids) - len(failures), len(failures))
+
+
+def _unwritable(error: OSError, output: str | Path) -> PrepareError:
+    return PrepareError(f"{error.filename or output}: cannot be written ({error.strerror or error})")
 
 
 def plan(
@@ -182,10 +251,10 @@ def plan(
 ) -> Plan:
     """What `prepare` would do with the same arguments, and raise; writes nothing. It reads every image: what a reader keeps of a cine, and
     whether a label is one, are matters of voxels."""
-    job = _job(source, Path(output), planes, grid, percentiles, pseudonym, measured)
+    job = _job(source, Path(output), name, planes, grid, percentiles, pseudonym, measured)
     ids = tuple(source.subjects())
     by_subject, _ = _split(job, ids, split_file, split_fractions or SPLIT_FRACTIONS, split_seed)
-    found = _table(source, measured)
+    found = read_table(source, measured)
     _is_begun(Path(output), _settings(job, name))
     index, failures, warnings = {i: n for n, i in enumerate(ids)}, {}, Counter[str]()
     kept, size, columns = Counter[str](), 0, set[str]()
@@ -211,7 +280,8 @@ def plan(
     return Plan(splits, counts, columns, size, failures, len(ids) - len(todo), dict(sorted(warnings.items())))
 
 
-def _table(source: Source, measured: Measured | None) -> tuple[pd.DataFrame, tables.Schema] | None:
+def read_table(source: Source, measured: Measured | None) -> tuple[pd.DataFrame, tables.Schema] | None:
+    """The cohort's own table, found fit to be joined by the columns that are measured. Raises as `prepare`."""
     found = source.table()
     if found and measured:
         measured.check(found[1])
@@ -221,6 +291,7 @@ def _table(source: Source, measured: Measured | None) -> tuple[pd.DataFrame, tab
 def _job(
     source: Source,
     output: Path,
+    name: str,
     planes: Sequence[str],
     grid: Grid,
     percentiles: tuple[float, float],
@@ -231,7 +302,8 @@ def _job(
     low, high = percentiles
     if not 0 <= low < high <= 100:
         raise PrepareError(f"percentiles {low}, {high}: must satisfy 0 <= low < high <= 100")
-    return Job(source, tuple(planes), grid, (low, high), output / _PARTIAL, pseudonym, measured)
+    job = Job(source, tuple(planes), grid, (low, high), output / _PARTIAL, pseudonym, measured)
+    return dataclasses.replace(job, stamp=hashlib.sha256(_text(_settings(job, name)).encode()).digest())
 
 
 def _settings(job: Job, name: str) -> dict[str, Any]:
@@ -291,7 +363,8 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
     if not _is_begun(output, settings):
         path = output / _PARTIAL / "settings.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, _text(settings).encode())
+        if not write_once(path, _text(settings).encode()):
+            _is_begun(output, settings)  # another process was first, perhaps with other settings
 
 
 def _text(settings: dict[str, Any]) -> str:
@@ -334,7 +407,9 @@ def _assemble(job: Job, ids: Sequence[str], output: Path) -> _Written:
     )
     first = dict.fromkeys(job.planes, 0)
     for index, subject in enumerate(ids):
-        record = decode(job.path(subject).read_bytes())
+        record = job.read(subject)
+        if record is None:
+            raise PrepareError(f"{job.path(subject)} was damaged or removed in the meantime; run again")
         written.warnings.append(list(record["warnings"]))
         written.measured.append(record["measured"])
         for plane, view in record["views"].items():

@@ -5,6 +5,7 @@ random bytes, in hex in a file that stays with the raw data. Without it nobody c
 """
 
 import dataclasses
+import errno
 import hashlib
 import hmac
 import os
@@ -13,6 +14,8 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
+
+from morphojax.data.records import write_once
 
 KEY_FILE = "morphojax.key"
 KEY_BYTES = 32
@@ -67,17 +70,22 @@ class Pseudonyms:
         """A new key in a file that only its owner may read; an existing one is never replaced. Raises KeyFileError."""
         key = secrets.token_bytes(KEY_BYTES)
         try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            try:
-                with os.fdopen(handle, "w") as file:
-                    file.write(key.hex() + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-            except BaseException:
-                path.unlink(missing_ok=True)
-                raise
+            if not write_once(path, f"{key.hex()}\n".encode(), mode=0o600):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         except OSError as error:
             raise KeyFileError(
                 f"{path}: the key cannot be written ({error.strerror or error}); name a file that can be with --key=FILE"
             ) from error
         return cls(key)
+
+    @classmethod
+    def read_or_make(cls, path: Path) -> tuple[Self, bool]:
+        """The key of a file, and whether it was made for want of one; of processes that ask at the same time, one makes it. Raises
+        KeyFileError."""
+        if not path.exists():
+            try:
+                return cls.make(path), True
+            except KeyFileError:
+                if not path.exists():
+                    raise
+        return cls.read(path), False

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import operator
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, SupportsIndex
@@ -71,7 +72,7 @@ def decode(data: bytes) -> dict[str, Any]:
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Either the whole file is there under its name, or nothing is; `durable`: even if the power fails."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = _beside(path)
     try:
         with partial.open("wb") as file:
             file.write(data)
@@ -82,6 +83,44 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_once(path: Path, data: bytes, mode: int = 0o666) -> bool:
+    """Whether it was written: a file that is there is never replaced. Of processes that try at the same time, on any machines of a shared
+    disk, one writes it, and the others see it whole. Raises OSError."""
+    partial = _beside(path)
+    try:
+        _create(partial, data, mode)
+        os.link(partial, path)
+    except FileExistsError:
+        return False
+    except OSError:
+        if not partial.exists():
+            raise
+        try:  # a disk without hard links, where another process may see it half written, but never another's in its place
+            _create(path, data, mode)
+        except FileExistsError:
+            return False
+    finally:
+        partial.unlink(missing_ok=True)
+    return True
+
+
+def _create(path: Path, data: bytes, mode: int) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _beside(path: Path) -> Path:
+    """Processes of two machines may have one number."""
+    return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
 
 
 class ShardWriter:

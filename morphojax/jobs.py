@@ -1,0 +1,142 @@
+"""One command as many jobs, by submitit: a job array of SLURM where there is one, else processes of this machine, all at once."""
+
+import argparse
+import dataclasses
+import importlib
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+POLL_SECONDS = 1.0
+# Key of --slurm -> submitit's name of it, and its kind.
+OPTIONS = {
+    "time": ("timeout_min", int),
+    "timeout_min": ("timeout_min", int),
+    "cpus_per_task": ("cpus_per_task", int),
+    "mem_gb": ("mem_gb", float),
+    "array_parallelism": ("slurm_array_parallelism", int),
+} | {
+    key: (f"slurm_{key}", str)
+    for key in (
+        "partition", "account", "qos", "mem", "mem_per_cpu", "constraint", "exclude", "nodelist", "dependency", "mail_type", "mail_user",
+        "comment",
+    )
+}  # fmt: skip
+# submitit's own limits of time are 5 minutes, and 2 without SLURM.
+DEFAULTS = {"name": "morphojax", "timeout_min": 240, "stderr_to_stdout": True}
+
+
+class LaunchError(ValueError):
+    """Jobs that cannot be launched as asked. The message says what to do."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--launcher", choices=("submitit",), help="prepare --shards=N parts as jobs, then assemble")
+    parser.add_argument("--shards", type=int, metavar="N", help="with --launcher: how many jobs")
+    parser.add_argument(
+        "--slurm", metavar="KEY=VALUE,...",
+        help=f"with --launcher: of each job, among {', '.join(OPTIONS)}; time is in minutes, 240 by default",
+    )  # fmt: skip
+
+
+def without_flags(argv: Sequence[str]) -> list[str]:
+    """A command line without the flags of `add_flags`, as a job gets it."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_flags(parser)
+    return parser.parse_known_args(argv)[1]
+
+
+def options(text: str | None) -> dict[str, Any]:
+    """What --slurm says, in submitit's names. Raises LaunchError."""
+    found: dict[str, Any] = {}
+    for pair in text.split(",") if text else ():
+        key, _, value = (part.strip() for part in pair.partition("="))
+        if key not in OPTIONS or not value:
+            raise LaunchError(f"--slurm: {pair!r} is not KEY=VALUE with KEY among {', '.join(OPTIONS)}")
+        name, kind = OPTIONS[key]
+        if name in found:
+            raise LaunchError(f"--slurm: {key} is given twice")
+        try:
+            found[name] = kind(value)
+        except ValueError:
+            raise LaunchError(f"--slurm: {key}={value} is no number; time is in minutes") from None
+        if kind is not str and not 0 < found[name] < 1e6:
+            raise LaunchError(f"--slurm: {key}={value} must be above 0 and below a million")
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Command:
+    """A module's main with arguments, which is all that is pickled of a job."""
+
+    module: str
+    argv: tuple[str, ...]
+
+    def __call__(self) -> int:
+        try:
+            return importlib.import_module(self.module).main(list(self.argv))
+        except Exception as error:
+            # The message of an unforeseen error may name a subject, and this goes to a log.
+            traceback.print_tb(error.__traceback__)
+            print(f"{type(error).__name__}, its message withheld", file=sys.stderr)
+            return 1
+
+    def checkpoint(self) -> Any:
+        """For a job that ran out of time or was preempted: it goes on where it was, up to three times."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def run(module: str, argvs: Sequence[Sequence[str]], folder: Path, chosen: Mapping[str, Any]) -> dict[int, Path]:
+    """Runs `module.main(argv)` for each of the command lines, a job each, and waits; the logs of those that failed, by number from 1.
+
+    chosen: of `options`. Logs and what submitit keeps go to a new folder below `folder`. Interrupted, it cancels the jobs.
+    Raises LaunchError.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise LaunchError("--launcher=submitit needs submitit: pip install 'morphojax[slurm]'") from error
+    folder = folder.resolve() / time.strftime("%Y%m%d-%H%M%S")
+    if "%" in str(folder):
+        raise LaunchError(f"{folder}: submitit and SLURM take % for a placeholder; name another folder")
+    try:
+        executor = submitit.AutoExecutor(folder)
+        executor.update_parameters(**DEFAULTS | dict(chosen))
+        jobs = executor.submit_array([_Command(module, tuple(argv)) for argv in argvs])
+    except (RuntimeError, OSError) as error:
+        raise LaunchError(f"the jobs cannot be submitted: {error}") from error
+    print(f"{len(jobs)} jobs submitted; logs in {folder}")
+    return _wait(jobs)
+
+
+def _wait(jobs: Sequence[Any]) -> dict[int, Path]:
+    waiting, failed = dict(enumerate(jobs, 1)), {}
+    try:
+        with tqdm(total=len(jobs), desc="jobs", unit="job") as bar:
+            while waiting:
+                for number in [n for n, job in waiting.items() if job.done()]:
+                    job = waiting.pop(number)
+                    if not _succeeded(job):
+                        failed[number] = job.paths.stdout
+                        bar.set_postfix(failed=len(failed))
+                    bar.update()
+                time.sleep(POLL_SECONDS if waiting else 0)
+    except BaseException:
+        for job in waiting.values():
+            job.cancel(check=False)
+        raise
+    return dict(sorted(failed.items()))
+
+
+def _succeeded(job: Any) -> bool:
+    try:
+        return job.result() == 0
+    except Exception:  # whatever became of the job; its log says more than submitit does
+        return False

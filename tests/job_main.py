@@ -1,0 +1,13 @@
+"""What a job of the tests runs: does as its one argument says."""
+
+import os
+import signal
+
+
+def main(argv: list[str]) -> int:
+    print("running")
+    if argv == ["raise"]:
+        raise KeyError("patient" + "001")  # a traceback shows this line
+    if argv == ["die"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return int(argv == ["fail"])

@@ -3,9 +3,11 @@
 import argparse
 import dataclasses
 import importlib
+import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,10 +80,12 @@ class _Command:
     argv: tuple[str, ...]
 
     def __call__(self) -> int:
+        # What a library warns of, or the message of an unforeseen error, may name a subject, and this goes to a log.
+        os.environ["PYTHONWARNINGS"] = "ignore"  # of worker processes
+        warnings.simplefilter("ignore")
         try:
             return importlib.import_module(self.module).main(list(self.argv))
         except Exception as error:
-            # The message of an unforeseen error may name a subject, and this goes to a log.
             traceback.print_tb(error.__traceback__)
             print(f"{type(error).__name__}, its message withheld", file=sys.stderr)
             return 1

@@ -211,6 +211,7 @@ def _refuse_together(flags: argparse.Namespace) -> None:
         raise PrepareError("--launcher=submitit and --shards=N go together, and --slurm with them")
     if flags.shards is not None and flags.shards < 1:
         raise PrepareError(f"--shards={flags.shards}: at least 1")
+    jobs.options(flags.slurm)
 
 
 def _launch(flags: argparse.Namespace, argv: Sequence[str]) -> None:

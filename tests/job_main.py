@@ -2,10 +2,12 @@
 
 import os
 import signal
+import warnings
 
 
 def main(argv: list[str]) -> int:
-    print("running")
+    print("running", os.environ["PYTHONWARNINGS"])
+    warnings.warn("patient" + "001", stacklevel=1)
     if argv == ["raise"]:
         raise KeyError("patient" + "001")  # a traceback shows this line
     if argv == ["die"]:

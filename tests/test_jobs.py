@@ -36,7 +36,7 @@ def local(monkeypatch):
 def test_jobs_that_fail_are_told_by_number_and_log(tmp_path, capsys):
     failed = jobs.run(MODULE, [["ok"], ["fail"], ["raise"], ["die"]], tmp_path / "out.jobs", {})
     assert list(failed) == [2, 3, 4] and "4 jobs submitted; logs in" in capsys.readouterr().out
-    assert all("running" in log.read_text() for log in failed.values())
+    assert all("running ignore" in log.read_text() for log in failed.values())
     assert "KeyError, its message withheld" in failed[3].read_text()
     everything = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
     assert b"patient001" not in everything

@@ -277,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(describe_share(flags.shard, share))
             return 0
         if flags.launcher:
-            source.table()  # nothing is submitted that the end would refuse
+            preparation.read_table(source, options["measured"])  # nothing is submitted that the end would refuse
             preparation.claim(source, flags.output, **options)
             _launch(flags, sys.argv[1:] if argv is None else argv)
         summary = preparation.prepare(source, flags.output, **options, **how, hidden=listed)

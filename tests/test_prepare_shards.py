@@ -59,9 +59,8 @@ def partials(output):
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2), (2, 2, 1), (3,)])
-@pytest.mark.parametrize("key", [None, "none"])
-def test_shards_in_any_order_give_the_same_bytes(root, tmp_path, capsys, order, key):
-    more = [f"--key={key}"] if key else []
+@pytest.mark.parametrize("more", [[], ["--key=none"], ["--measure"]], ids=str)
+def test_shards_in_any_order_give_the_same_bytes(root, tmp_path, capsys, order, more):
     assert run(root, tmp_path / "whole", *more) == 0
     for i in order:
         assert run(root, tmp_path / "out", *more, f"--shard={i}/3") == 0
@@ -166,7 +165,7 @@ def test_who_loses_the_race_for_the_folder_with_other_settings_is_refused(root, 
         preparation.prepare_share(Acdc(root), tmp_path / "out", (2, 2), **options, grid=Grid(1.5, 8))
 
 
-@pytest.mark.parametrize("flag", ["--size=8", "--key=none", "--percentiles=1,99", "--frames=3"])
+@pytest.mark.parametrize("flag", ["--size=8", "--key=none", "--percentiles=1,99", "--frames=3", "--measure"])
 def test_shards_with_other_flags_are_refused(root, tmp_path, capsys, flag):
     assert run(root, tmp_path / "out", "--shard=1/2") == 0
     for more in ([flag, "--shard=2/2"], [flag]):

@@ -172,7 +172,9 @@ def encode_native(label: np.ndarray | None, placement: Placement) -> dict[str, A
     """The record of a stack: the label's bounding box suffices, the rest is background."""
     record: dict[str, Any] = {"placement": json.dumps(placement.to_json())}
     if label is not None:
-        filled = [np.flatnonzero(label.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
+        drawn = label != anatomy.BACKGROUND
+        in_plane = drawn.any(axis=2)
+        filled = [np.flatnonzero(along) for along in (in_plane.any(axis=1), in_plane.any(axis=0), drawn.any(axis=(0, 1)))]
         box = [(int(f[0]), int(f[-1]) + 1) if f.size else (0, 0) for f in filled]
         record["origin"] = np.array([first for first, _ in box], np.int32)
         record["box"] = np.ascontiguousarray(label[tuple(slice(*b) for b in box)])

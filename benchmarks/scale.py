@@ -1,0 +1,192 @@
+"""prepare at scale: time, memory and disk of many subjects, what kills cost, and what that comes to for 100,000.
+
+    python -m benchmarks.scale --scratch=DIR                         # 2,000 synthetic subjects, two workers
+    python -m benchmarks.scale --subjects=40 --kills=2               # a minute, in a temporary folder
+
+The cohort is generated once; one that is in --scratch is used again, or grown. `python -m morphojax.prepare` runs on a quarter of it, on
+all of it, and once more on all of it with SIGKILL to its whole process group at random points (of a seed): all but the last when a drawn
+number of subjects is done, the last while the shards are assembled. Each time it is started again, and the dataset must come out byte for
+byte as that of the run without interruption, all files of it.
+
+Memory and processor time are read from /proc every 0.2 s: the sum of the resident sizes of all processes of the run's session (pages that
+they share count for each), and for each process what it had used when last seen. The parent's peak is that of the kernel (VmHWM); how much
+it grows from the smaller cohort to the larger tells what each subject costs it. Projections are proportions of the larger run.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from morphojax.data.sources.synthetic import generate
+
+TARGET_SUBJECTS = 100_000
+PERIOD = 0.2  # seconds between samples
+PAGE, TICKS = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Usage:
+    """What a run used. `cpu` is by process id, in seconds; sizes are in bytes."""
+
+    wall: float = 0.0
+    cpu: dict[int, float] = field(default_factory=dict)
+    tree: int = 0
+    parent: int = 0
+
+    def sample(self, session: int) -> None:
+        resident = 0
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdigit():
+                continue
+            try:
+                after_name = (folder / "stat").read_text().rpartition(")")[2].split()
+            except OSError:  # it ended meanwhile
+                continue
+            if int(after_name[3]) == session:
+                self.cpu[int(folder.name)] = (int(after_name[11]) + int(after_name[12])) / TICKS
+                resident += int(after_name[21]) * PAGE
+        self.tree = max(self.tree, resident)
+        for line in _read(Path(f"/proc/{session}/status")).splitlines():
+            if line.startswith("VmHWM:"):
+                self.parent = max(self.parent, int(line.split()[1]) * 1024)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def run(cohort: Path, output: Path, workers: int, stop: Callable[[], bool] = lambda: False) -> tuple[Usage, bool]:
+    """One prepare, killed once `stop` says so; what it used, and whether it finished."""
+    command = [sys.executable, "-m", "morphojax.prepare", "--source=synthetic", f"--workers={workers}"]
+    start, used, sampled = time.perf_counter(), Usage(), 0.0
+    with tempfile.TemporaryFile() as messages:
+        child = subprocess.Popen(
+            [*command, f"--input={cohort}", f"--output={output}"],
+            stdout=messages, stderr=messages, start_new_session=True,
+        )  # fmt: skip
+        try:
+            while child.poll() is None:
+                if time.perf_counter() - sampled >= PERIOD:
+                    used.sample(child.pid)
+                    sampled = time.perf_counter()
+                if stop():
+                    break
+                time.sleep(0.01)
+            finished = child.poll() is not None
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+        code = child.wait()
+        used.wall = time.perf_counter() - start
+        if finished and code:
+            messages.seek(0)
+            raise RuntimeError(f"prepare ended with {code}: {messages.read().decode()[-2000:]}")
+    return used, finished
+
+
+def killed(cohort: Path, output: Path, workers: int, subjects: int, kills: int, seed: int) -> tuple[float, int]:
+    """prepare with as many kills and starts; seconds of all of them together, and how often one did not come too late."""
+    random = np.random.default_rng(seed)
+    partial, shards = output / ".partial", output / "sax"
+
+    def done(count: int) -> Callable[[], bool]:
+        return lambda: partial.is_dir() and sum(1 for _ in partial.iterdir()) > count
+
+    def assembling() -> bool:
+        return shards.is_dir() and any(shards.iterdir())
+
+    counts = np.sort(random.integers(1, subjects, max(kills - 1, 0))).tolist()
+    stops = [*(done(c) for c in counts), assembling][:kills]
+    seconds, hits = 0.0, 0
+    for stop in [*stops, lambda: False]:
+        used, finished = run(cohort, output, workers, stop)
+        seconds, hits = seconds + used.wall, hits + (not finished)
+        if finished:
+            break
+    return seconds, hits
+
+
+def digests(root: Path) -> dict[str, str]:
+    files = (p for p in root.rglob("*") if p.is_file())
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def size(root: Path) -> int:
+    return sum(p.stat().st_size for p in root.rglob("*") if p.is_file())
+
+
+def first_of(cohort: Path, root: Path, subjects: int) -> Path:
+    """A cohort of the first subjects of another, by links; `generate` writes its table."""
+    shutil.rmtree(root, ignore_errors=True)
+    generate(root, 1)
+    for number in range(2, subjects + 1):
+        (root / f"syn{number:06d}").symlink_to(cohort.resolve() / f"syn{number:06d}")
+    return generate(root, subjects)
+
+
+def measure(scratch: Path, subjects: int, workers: int, kills: int, seed: int) -> None:
+    cohort = generate(scratch / "cohort", subjects, workers=workers)
+    sizes = {max(subjects // 4, 1): scratch / "quarter", subjects: scratch / "cohort-links"}
+    outputs, runs = {}, {}
+    for n, links in sizes.items():
+        outputs[n] = scratch / f"dataset-{n}"
+        shutil.rmtree(outputs[n], ignore_errors=True)
+        runs[n], _ = run(first_of(cohort, links, n), outputs[n], workers)
+    print(f"{workers} workers on {len(os.sched_getaffinity(0))} cores\n")
+    head = ["subjects", "wall s", "subjects/s", "CPU s a subject", "tree peak MB", "parent peak MB", "on disk MB"]
+    print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}")
+    for n, used in runs.items():
+        cells = [f"{n}", f"{used.wall:.1f}", f"{n / used.wall:.1f}", f"{sum(used.cpu.values()) / n:.4f}"]
+        cells += [f"{b / 1e6:.0f}" for b in (used.tree, used.parent)] + [f"{size(outputs[n]) / 1e6:.1f}"]
+        print(f"| {' | '.join(cells)} |")
+
+    again = scratch / "dataset-killed"
+    shutil.rmtree(again, ignore_errors=True)
+    seconds, hits = killed(sizes[subjects], again, workers, subjects, kills, seed)
+    same = digests(again) == digests(outputs[subjects])
+    print(
+        f"\nkilled {hits} times and taken up: {seconds:.1f} s in all, {seconds / runs[subjects].wall:.2f} of the run without; "
+        f"the dataset is {'byte-identical' if same else 'NOT the same'}"
+    )
+    (small, less), (_, more) = runs.items()
+    growth = (more.parent - less.parent) / max(subjects - small, 1)
+    times = TARGET_SUBJECTS / subjects
+    print(
+        f"{TARGET_SUBJECTS:,} subjects: {more.wall * times / 3600:.1f} hours with {workers} workers, "
+        f"{size(outputs[subjects]) * times / 1e9:.0f} GB; the parent grows by {growth / 1e3:.1f} kB a subject, to "
+        f"{(more.parent + growth * (TARGET_SUBJECTS - subjects)) / 1e6:.0f} MB"
+    )
+    if not same:
+        sys.exit("the interrupted run gave another dataset")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--subjects", type=int, default=2000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--kills", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0, help="of the points of the kills")
+    parser.add_argument("--scratch", type=Path, help="where cohort and datasets are kept; default a temporary folder")
+    flags = parser.parse_args()
+    if flags.subjects < 4:
+        parser.error("--subjects: at least 4")
+    with tempfile.TemporaryDirectory() as folder:
+        measure(flags.scratch or Path(folder), flags.subjects, flags.workers, flags.kills, flags.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,12 +2,20 @@
 
     python -m benchmarks.pipeline                     # segmentation, 16 slices of 128x128, ResNet-18
     python -m benchmarks.pipeline --task=pretrain     # 24 subjects x 6 slices
+    python -m benchmarks.pipeline --task=pretrain --subjects=400 --rounds=0     # reading alone
 
-Writes a dataset of smooth images with noise to a temporary folder, reads it alone (examples/s, CPU time per batch),
-then times the real train step. Each round times both in turn, the order swapped every round, so that what else the
+Writes a dataset of smooth images with noise to a temporary folder and reads it alone, for some epochs: slices per second by the clock, and
+per second of processor time of this process and its reading processes, which is what a core gives. Epochs alternate between files in the
+page cache and files dropped from it (how much then came from the disk is printed, as it is nothing where the folder lies in memory); each
+starts with files to open and nothing prefetched, and reading processes are counted from their first batch on. Target: at least 5,000
+slices/s per core, warm and cold.
+
+Then it times the real train step. Each round times both in turn, the order swapped every round, so that what else the
 machine does falls on both; the epoch starts cold, with files to open and nothing prefetched. Target: at most 1.05.
 """
 
+import os
+import statistics
 import tempfile
 import time
 from collections.abc import Iterable
@@ -20,6 +28,7 @@ import pandas as pd
 from absl import app, flags
 from scipy import ndimage
 
+from benchmarks.processes import tree
 from configs import pretrain_sax, segment_sax
 from morphojax.data.dataset import Dataset, Manifest
 from morphojax.data.geometry import Grid
@@ -30,7 +39,8 @@ from morphojax.train import devices, pretrain, segment
 TASK = flags.DEFINE_enum("task", "segment", ["segment", "pretrain"], "whose train step to feed")
 SUBJECTS = flags.DEFINE_integer("subjects", 24, "subjects, of 2 frames of 10 slices each")
 SIZE = flags.DEFINE_integer("size", 128, "pixels per side")
-ROUNDS = flags.DEFINE_integer("rounds", 3, "paired timings")
+ROUNDS = flags.DEFINE_integer("rounds", 3, "paired timings of the train step")
+EPOCHS = flags.DEFINE_integer("epochs", 5, "of reading alone, warm and cold each")
 WORKERS = flags.DEFINE_integer("workers", 0, "reading processes (0: a thread)")
 SLICES = 10
 
@@ -43,7 +53,7 @@ def make_dataset(root: Path, subjects: int, size: int) -> Dataset:
     writer = ShardWriter(root, "sax/slices")
     for subject in range(subjects):
         for phase in ("ED", "ES"):
-            stacks.append((subject, phase, SLICES * len(stacks), SLICES, True))
+            stacks.append((subject, phase, SLICES * len(stacks), SLICES, "lv_cavity lv_myocardium rv_cavity", True))
             for _ in range(SLICES):
                 image = 90 + 400 * ndimage.gaussian_filter(random.normal(size=(size, size)), 3)
                 image = np.clip(image + random.normal(size=image.shape) * 8, 0, 255).astype(np.uint8)
@@ -54,7 +64,7 @@ def make_dataset(root: Path, subjects: int, size: int) -> Dataset:
     manifest = Manifest("benchmark", Grid(1.5, size), (1.0, 99.0), ("sax",), structures, schema, {}, {}, (), shards, {})
     names = tuple(f"subject{i}" for i in range(subjects))
     table = pd.DataFrame(random.normal(size=(subjects, 30)), columns=list(schema.names))
-    listed = pd.DataFrame(stacks, columns=["subject", "phase", "first", "slices", "labelled"])
+    listed = pd.DataFrame(stacks, columns=["subject", "phase", "first", "slices", "structures", "labelled"])
     return Dataset(root, manifest, names, np.full(subjects, "train"), table, {"sax": listed})
 
 
@@ -71,6 +81,41 @@ def build(dataset: Dataset) -> Any:
     return pretrain.build(config, dataset)[0]
 
 
+def set_cache(dataset: Dataset, warm: bool) -> None:
+    """Brings the dataset's shards into the page cache, or drops them from it."""
+    for shard in dataset.manifest.slices["sax"]:
+        with (dataset.root / shard.path).open("rb") as file:
+            if warm:
+                file.read()
+            else:
+                os.fsync(file.fileno())  # pages yet to be written cannot be dropped
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_epoch(stream: Any, steps: int) -> tuple[float, float, float]:
+    """Slices per second by the clock and of processor time, and bytes that came from the disk. Batches read ahead at the end
+    count as time only."""
+
+    def used() -> np.ndarray:
+        others = [process for process in tree(os.getpid()) if process != os.getpid()]
+        seconds = time.process_time() + sum(tree(process)[process][0] for process in others)
+        disk = sum(
+            int(Path(f"/proc/{p}/io").read_text().split("read_bytes:")[1].split()[0]) for p in (os.getpid(), *others)
+        )
+        return np.array([time.perf_counter(), seconds, disk])
+
+    stream.close()
+    begun, slices = used(), 0
+    for step in range(steps + bool(WORKERS.value)):
+        batch = next(stream)
+        if WORKERS.value and not step:
+            begun = used()  # starting the processes is no reading
+        else:
+            slices += int(batch.get("slice_mask", batch["valid"]).sum())
+    clock, seconds, disk = used() - begun
+    return slices / clock, slices / seconds, disk
+
+
 def main(argv: list[str]) -> None:
     del argv
     with tempfile.TemporaryDirectory() as folder:
@@ -80,14 +125,21 @@ def main(argv: list[str]) -> None:
         steps = max(stream.steps_per_epoch, 2)
         print(f"{jax.devices()[0].device_kind}, {TASK.value}: batches of {stream.batch_size}, epochs of {steps} steps")
 
-        next(stream)
-        clock, cpu, n = time.perf_counter(), time.process_time(), max(steps, 50)
-        for _ in range(n):
-            next(stream)
-        clock, cpu = time.perf_counter() - clock, time.process_time() - cpu
-        print(
-            f"reading alone: {n * stream.batch_size / clock:.0f} examples/s, {1000 * cpu / n:.1f} ms of CPU per batch"
-        )
+        speeds = {"warm": [], "cold": []}
+        for epoch in range(2 * EPOCHS.value + 1):
+            name = ("cold", "warm")[epoch % 2]
+            set_cache(dataset, name == "warm")
+            found = read_epoch(stream, steps)
+            if epoch:  # the first imports what it needs
+                speeds[name].append(found)
+        for name, found in speeds.items():
+            clock, core, disk = (statistics.median(values) for values in zip(*found, strict=True))
+            least = min(values[1] for values in found)
+            print(
+                f"reading alone, {name}: {clock:.0f} slices/s, {core:.0f} per core (least {least:.0f}), {disk / 1e6:.1f} MB from the disk"
+            )
+        if not ROUNDS.value:
+            return
 
         mesh = devices.make_mesh()
         replicated = devices.replicated(mesh)

@@ -8,9 +8,10 @@ all of it, and once more on all of it with SIGKILL to its whole process group at
 number of subjects is done, the last while the shards are assembled. Each time it is started again, and the dataset must come out byte for
 byte as that of the run without interruption, all files of it.
 
-Memory and processor time are read from /proc every 0.2 s: the sum of the resident sizes of all processes of the run's session (pages that
-they share count for each), and for each process what it had used when last seen. The parent's peak is that of the kernel (VmHWM); how much
-it grows from the smaller cohort to the larger tells what each subject costs it. Projections are proportions of the larger run.
+Memory and processor time are read from /proc every 0.2 s: the sum of the resident sizes of the run's process and all that it started
+(pages that they share count for each), and for each process what it had used when last seen. The parent's peak is that of the kernel
+(VmHWM); how much it grows from the smaller cohort to the larger tells what each subject costs it. Projections are proportions of the
+larger run.
 """
 
 import argparse
@@ -28,11 +29,11 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.processes import tree
 from morphojax.data.sources.synthetic import generate
 
 TARGET_SUBJECTS = 100_000
 PERIOD = 0.2  # seconds between samples
-PAGE, TICKS = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
@@ -44,20 +45,11 @@ class Usage:
     tree: int = 0
     parent: int = 0
 
-    def sample(self, session: int) -> None:
-        resident = 0
-        for folder in Path("/proc").iterdir():
-            if not folder.name.isdigit():
-                continue
-            try:
-                after_name = (folder / "stat").read_text().rpartition(")")[2].split()
-            except OSError:  # it ended meanwhile
-                continue
-            if int(after_name[3]) == session:
-                self.cpu[int(folder.name)] = (int(after_name[11]) + int(after_name[12])) / TICKS
-                resident += int(after_name[21]) * PAGE
-        self.tree = max(self.tree, resident)
-        for line in _read(Path(f"/proc/{session}/status")).splitlines():
+    def sample(self, process: int) -> None:
+        now = tree(process)
+        self.cpu |= {each: seconds for each, (seconds, _) in now.items()}
+        self.tree = max(self.tree, sum(resident for _, resident in now.values()))
+        for line in _read(Path(f"/proc/{process}/status")).splitlines():
             if line.startswith("VmHWM:"):
                 self.parent = max(self.parent, int(line.split()[1]) * 1024)
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.pipeline                     # segmentation, 16 slices of 128x128, ResNet-18
     python -m benchmarks.pipeline --task=pretrain     # 24 subjects x 6 slices
-    python -m benchmarks.pipeline --task=pretrain --subjects=400 --rounds=0     # reading alone
+    python -m benchmarks.pipeline --task=pretrain --subjects=300 --rounds=0     # reading alone
 
 Writes a dataset of smooth images with noise to a temporary folder and reads it alone, for some epochs: slices per second by the clock, and
 per second of processor time of this process and its reading processes, which is what a core gives. Epochs alternate between files in the

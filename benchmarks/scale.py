@@ -10,8 +10,8 @@ byte as that of the run without interruption, all files of it.
 
 Memory and processor time are read from /proc every 0.2 s: the sum of the resident sizes of the run's process and all that it started
 (pages that they share count for each), and for each process what it had used when last seen. The parent's peak is that of the kernel
-(VmHWM); how much it grows from the smaller cohort to the larger tells what each subject costs it. Projections are proportions of the
-larger run.
+(VmHWM); how much it grows from the smaller cohort to the larger tells what each subject costs it at most, as that holds what first use
+brings. Projections are proportions of the larger run.
 """
 
 import argparse
@@ -159,7 +159,7 @@ def measure(scratch: Path, subjects: int, workers: int, kills: int, seed: int) -
     times = TARGET_SUBJECTS / subjects
     print(
         f"{TARGET_SUBJECTS:,} subjects: {more.wall * times / 3600:.1f} hours with {workers} workers, "
-        f"{size(outputs[subjects]) * times / 1e9:.0f} GB; the parent grows by {growth / 1e3:.1f} kB a subject, to "
+        f"{size(outputs[subjects]) * times / 1e9:.0f} GB; the parent grows by {growth / 1e3:.1f} kB a subject, to at most "
         f"{(more.parent + growth * (TARGET_SUBJECTS - subjects)) / 1e6:.0f} MB"
     )
     if not same:

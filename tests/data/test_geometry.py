@@ -167,6 +167,35 @@ def test_percentiles_counted_or_sorted_agree_with_numpy(scale, offset):
         assert np.abs(normalise(stack, low, high) - expected).max() <= (1 if scale != 1 else 0)
 
 
+@pytest.mark.parametrize("last", [0.0, -1000.5, 2000.25])
+@pytest.mark.parametrize("order", ["F", "C", "K"])
+def test_a_stack_worked_on_in_parts_is_as_one_worked_on_whole(last, order):
+    # More voxels than a part holds; one that is no whole number, in the last part alone, must be found there.
+    stack = np.random.default_rng(0).integers(-300, 1500, (190, 180, 5)).astype(np.float32)
+    stack[-1, -1, -1] = last
+    stack = stack.transpose(0, 2, 1)[::-1] if order == "K" else stack.copy(order=order)
+    bottom, top = np.percentile(stack.astype(np.float64), (0.5, 99.5))
+    scaled = (stack - np.float32(bottom)) * np.float32(255 / (top - bottom)) + np.float32(0.5)
+    np.testing.assert_array_equal(normalise(stack, 0.5, 99.5), np.clip(scaled, 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("signs", [(-1, -1), (1, 1)])
+def test_what_lies_outside_the_crop_changes_nothing(order, signs):
+    volume, affine = _volume((60, 50, 2)), np.diag([1.3 * signs[0], 1.1 * signs[1], 8, 1])
+    placement = place(volume, affine, Grid(1.5, 16))
+    seen = to_native(np.ones((2, 16, 16), np.float32), placement, 1) > 0
+    # A margin of a voxel, as linear interpolation reads the neighbour of the outermost.
+    near = np.pad(seen, ((1, 1), (1, 1), (0, 0)))
+    near = near[2:, 1:-1] | near[:-2, 1:-1] | seen
+    near = np.pad(near, ((0, 0), (1, 1), (0, 0)))
+    near = near[:, 2:] | near[:, :-2] | near[:, 1:-1]
+    other = np.where(near, volume, 1e6).astype(np.float32)
+    np.testing.assert_array_equal(to_grid(other, placement, order), to_grid(volume, placement, order))
+    wide = to_grid(volume, place(volume, affine, Grid(1.5, 128)), order)[:, 56:72, 56:72]
+    np.testing.assert_array_equal(to_grid(volume, placement, order), wide)
+
+
 def test_normalise_maps_the_percentiles_to_black_and_white():
     stack = np.arange(101, dtype=np.float32).reshape(101, 1, 1)
     out = normalise(stack, 10, 60)[:, 0, 0]

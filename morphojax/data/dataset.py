@@ -174,7 +174,8 @@ def encode_native(label: np.ndarray | None, placement: Placement) -> dict[str, A
     if label is not None:
         drawn = label != anatomy.BACKGROUND
         in_plane = drawn.any(axis=2)
-        filled = [np.flatnonzero(along) for along in (in_plane.any(axis=1), in_plane.any(axis=0), drawn.any(axis=(0, 1)))]
+        along = in_plane.any(axis=1), in_plane.any(axis=0), drawn.any(axis=(0, 1))
+        filled = [np.flatnonzero(axis) for axis in along]
         box = [(int(f[0]), int(f[-1]) + 1) if f.size else (0, 0) for f in filled]
         record["origin"] = np.array([first for first, _ in box], np.int32)
         record["box"] = np.ascontiguousarray(label[tuple(slice(*b) for b in box)])

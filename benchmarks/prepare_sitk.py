@@ -23,7 +23,8 @@ import SimpleITK as sitk
 
 from morphojax.anatomy import CONVENTIONS
 from morphojax.data.geometry import Grid, normalise, place, to_grid
-from morphojax.data.preparation import PERCENTILES, prepare
+from morphojax.data.orders import PERCENTILES, Order
+from morphojax.data.preparation import prepare
 from morphojax.data.records import ShardWriter, encode
 from morphojax.data.sources import SOURCES
 from morphojax.data.sources.base import Source
@@ -130,7 +131,7 @@ def main() -> None:
         slices = check(ours(source), theirs(pairs, convention))
 
         def prepared(output: Path) -> None:
-            prepare(source, output, name="bench", grid=GRID, workers=1, progress=False)
+            prepare(Order(source, output, "bench", GRID), workers=1, progress=False)
 
         turns = {
             "to arrays": (lambda _: exhaust(ours(source)), lambda _: exhaust(theirs(pairs, convention))),

@@ -20,16 +20,18 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from morphojax import anatomy, cohort_flags, jobs
-from morphojax.data import exclusion, inspection, preparation
+from morphojax.data import exclusion, inspection, orders, preparation
 from morphojax.data.conversion import Converted, convert
 from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
-from morphojax.data.preparation import Plan, PrepareError, Share, Summary
+from morphojax.data.orders import Order
+from morphojax.data.partials import PrepareError
+from morphojax.data.planning import Plan, plan
+from morphojax.data.preparation import Share, Summary
 from morphojax.data.pseudonyms import KEY_FILE, Pseudonyms
-from morphojax.data.sources import SOURCES, CohortError
+from morphojax.data.sources import SOURCES, CohortError, Source
 from morphojax.data.sources.synthetic import Synthetic, generate
 from morphojax.data.sources.ukb_dicom import UkbDicom
 from morphojax.data.splits import SPLITS
@@ -72,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--spacing", type=float, default=1.5, help="in-plane pixel in mm; default 1.5")
     p.add_argument("--size", type=int, default=128, help="pixels along each side of the crop; default 128")
     p.add_argument(
-        "--percentiles", type=_numbers, default=preparation.PERCENTILES, metavar="LOW,HIGH",
+        "--percentiles", type=_numbers, default=orders.PERCENTILES, metavar="LOW,HIGH",
         help="of the whole stack, which become black and white; default 0.5,99.5",
     )  # fmt: skip
     p.add_argument(
@@ -81,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
         "published it (mnms, mnms2); default: by hash",
     )  # fmt: skip
     p.add_argument(
-        "--split_fractions", type=_numbers, default=tuple(preparation.SPLIT_FRACTIONS.values()), metavar="TRAIN,VAL,TEST",
+        "--split_fractions", type=_numbers, default=tuple(orders.SPLIT_FRACTIONS.values()), metavar="TRAIN,VAL,TEST",
         help="shares of the split by hash of the subject's id; default 0.7,0.15,0.15",
     )  # fmt: skip
     p.add_argument("--split_seed", type=int, default=0, help="of the split by hash; default 0")
@@ -214,9 +216,29 @@ def _refuse_together(flags: argparse.Namespace) -> None:
     jobs.options(flags.slurm)
 
 
-def _launch(flags: argparse.Namespace, argv: Sequence[str]) -> None:
-    """Runs the shards as jobs; a failed one is left to the run that assembles, or with --strict raises PrepareError."""
-    n, output = flags.shards, flags.output.resolve()
+def _order(flags: argparse.Namespace, source: Source, pseudonym: Pseudonyms | None) -> Order:
+    return Order(
+        source,
+        flags.output,
+        flags.source,
+        Grid(flags.spacing, flags.size),
+        flags.planes,
+        flags.percentiles,
+        split_file=flags.splits,
+        split_fractions=dict(zip(SPLITS, flags.split_fractions, strict=True)),
+        split_seed=flags.split_seed,
+        pseudonym=pseudonym,
+        measured=MORPHOMETRICS if flags.measure else None,
+    )
+
+
+def _launch(order: Order, flags: argparse.Namespace, argv: Sequence[str]) -> None:
+    """Runs the shards as jobs; a failed one is left to the run that assembles, or with --strict raises PrepareError. Nothing is submitted
+    that the end would refuse."""
+    order.table()
+    order.subject_splits()
+    order.claim()
+    n, output = flags.shards, order.output.resolve()
     argvs = [[*jobs.without_flags(argv), f"--shard={i}/{n}"] for i in range(1, n + 1)]
     failed = jobs.run(COMMAND, argvs, output.with_name(f"{output.name}.jobs"), jobs.options(flags.slurm))
     for number, log in failed.items():
@@ -256,31 +278,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             source = exclusion.Without(source, listed)
             present = source.present()
             print(f"{present} subjects excluded, {len(listed) - present} ids of the list are not in the cohort")
-        options: dict[str, Any] = {
-            "name": flags.source,
-            "planes": flags.planes,
-            "grid": Grid(flags.spacing, flags.size),
-            "percentiles": flags.percentiles,
-            "split_file": flags.splits,
-            "split_fractions": dict(zip(SPLITS, flags.split_fractions, strict=True)),
-            "split_seed": flags.split_seed,
-            "pseudonym": pseudonym,
-            "measured": MORPHOMETRICS if flags.measure else None,
-        }
-        how: dict[str, Any] = {"workers": flags.workers, "strict": flags.strict}
+        order = _order(flags, source, pseudonym)
         if flags.dry_run:
-            found = preparation.plan(source, flags.output, **options, workers=flags.workers)
+            found = plan(order, flags.workers)
             print(describe_plan(found, flags.output))
             return int(not any(found.splits.values()) or (flags.strict and bool(found.failures)))
         if flags.shard:
-            share = preparation.prepare_share(source, flags.output, flags.shard, **options, **how)
+            share = preparation.prepare_share(order, flags.shard, flags.workers, flags.strict)
             print(describe_share(flags.shard, share))
             return 0
         if flags.launcher:
-            preparation.read_table(source, options["measured"])  # nothing is submitted that the end would refuse
-            preparation.claim(source, flags.output, **options)
-            _launch(flags, sys.argv[1:] if argv is None else argv)
-        summary = preparation.prepare(source, flags.output, **options, **how, hidden=listed)
+            _launch(order, flags, sys.argv[1:] if argv is None else argv)
+        summary = preparation.prepare(order, flags.workers, flags.strict, hidden=listed)
         tiles = inspection.tiles(Dataset.open(flags.output))
         figures.contact_sheet(flags.output / "contact_sheet.png", tiles, columns=inspection.SHEET_COLUMNS)
     except (PrepareError, CohortError, ValueError, OSError) as error:

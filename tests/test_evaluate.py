@@ -12,11 +12,11 @@ import pytest
 from morphojax import anatomy, evaluate
 from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
-from morphojax.data.preparation import prepare
 from morphojax.data.sources.base import Frame, Subject, View
 from morphojax.data.table import Column, Schema
 from morphojax.evaluation import overlap
 from morphojax.train.run import RunError
+from tests.data.preparing import prepare
 from tests.toy_run import toy_image, toy_label, toy_run
 
 AFFINE = np.diag([-2.0, -2.0, 8.0, 1.0])

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from morphojax.data.geometry import Grid
-from morphojax.data.preparation import prepare
 from morphojax.data.pseudonyms import Pseudonyms
 from morphojax.data.sources.acdc import Acdc
 from morphojax.train import checkpoint
 from tests.data import cohorts
+from tests.data.preparing import prepare
 
 ROOT = Path(__file__).parents[1]
 TINY = {

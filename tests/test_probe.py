@@ -17,7 +17,6 @@ from configs import segment_sax
 from morphojax import probe
 from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
-from morphojax.data.preparation import prepare
 from morphojax.data.sources.base import Frame, Subject, View
 from morphojax.data.table import Column, Schema
 from morphojax.evaluation import prediction
@@ -25,6 +24,7 @@ from morphojax.train import checkpoint, embed, experiment
 from morphojax.train.probe import Label, caveats, class_weights, loss_per_subject
 from morphojax.train.run import RunError
 from tests.data.cohorts import AFFINE, label
+from tests.data.preparing import prepare
 
 N = 24
 IDS = [f"secret{n:02d}" for n in range(N)]

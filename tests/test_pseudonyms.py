@@ -11,15 +11,15 @@ import pandas as pd
 import pytest
 
 from morphojax import evaluate, exclude, prepare, pseudonyms
-from morphojax.data import preparation
 from morphojax.data import pseudonyms as keyed
 from morphojax.data.dataset import Dataset, Manifest
 from morphojax.data.geometry import Grid
+from morphojax.data.partials import PrepareError
 from morphojax.data.pseudonyms import KeyFileError, Pseudonyms
 from morphojax.data.sources.acdc import Acdc
 from morphojax.evaluation import figures
 from morphojax.train import cohort
-from tests.data import cohorts
+from tests.data import cohorts, preparing
 from tests.toy_run import toy_run
 
 IDS = [f"patient{n:03d}" for n in range(1, 8)]
@@ -195,16 +195,16 @@ def test_an_unfinished_run_names_nobody_and_goes_on_with_its_key_alone(root, tmp
     with monkeypatch.context() as patch:
         patch.setattr(Manifest, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
-            preparation.prepare(Acdc(root), tmp_path / "out", pseudonym=KEY, **options)
+            preparing.prepare(Acdc(root), tmp_path / "out", pseudonym=KEY, **options)
     partials = {p.stem for p in (tmp_path / "out/.partial").glob("*.msgpack")}
     assert "patient0" not in texts(tmp_path / "out") and len(partials) == 6
     # A hash without the key would be as good as the id, to anyone who can try all ids.
     assert not partials & {hashlib.sha256(i.encode()).hexdigest()[:32] for i in IDS}
     for other in (None, Pseudonyms(b"k" * 32)):
-        with pytest.raises(preparation.PrepareError, match="other settings"):
-            preparation.prepare(Acdc(root), tmp_path / "out", pseudonym=other, **options)
-    preparation.prepare(Acdc(root), tmp_path / "out", pseudonym=KEY, **options)
-    preparation.prepare(Acdc(root), tmp_path / "whole", pseudonym=KEY, **options)
+        with pytest.raises(PrepareError, match="other settings"):
+            preparing.prepare(Acdc(root), tmp_path / "out", pseudonym=other, **options)
+    preparing.prepare(Acdc(root), tmp_path / "out", pseudonym=KEY, **options)
+    preparing.prepare(Acdc(root), tmp_path / "whole", pseudonym=KEY, **options)
     assert Dataset.open(tmp_path / "out").fingerprint == Dataset.open(tmp_path / "whole").fingerprint
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from absl import logging
 
 from morphojax import anatomy
-from morphojax.data import preparation, splits
+from morphojax.data import embedded, splits
 from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
 
@@ -32,8 +32,8 @@ def open_dataset(
         raise ValueError(f"config.data.plane: {error}") from error
     if dataset == "synthetic":
         grid = Grid(spacing_mm=synthetic_spacing_mm, size=synthetic_size)
-        path = preparation.ensure_synthetic(
-            preparation.default_cache(), subjects=synthetic_subjects, seed=synthetic_seed, grid=grid, planes=planes
+        path = embedded.ensure_synthetic(
+            embedded.default_cache(), subjects=synthetic_subjects, seed=synthetic_seed, grid=grid, planes=planes
         )
     else:
         path = Path(dataset)

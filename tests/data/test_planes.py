@@ -10,10 +10,10 @@ from morphojax import anatomy
 from morphojax.data import pipeline
 from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
-from morphojax.data.preparation import prepare
 from morphojax.data.sources.base import CohortError, Frame, Subject, View
 from morphojax.data.sources.synthetic import generate
 from morphojax.data.sources.ukb_nifti import UkbNifti
+from tests.data.preparing import prepare
 
 SUBJECTS = 5
 ATRIA = ("la_cavity", "ra_cavity")

@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 
 from morphojax.data.dataset import Dataset, DatasetError, Manifest
+from morphojax.data.embedded import default_cache, ensure_synthetic
 from morphojax.data.geometry import Grid, normalise, place, to_grid
-from morphojax.data.preparation import PrepareError, default_cache, ensure_synthetic, prepare
+from morphojax.data.partials import PrepareError
 from morphojax.data.sources.acdc import Acdc
 from tests.data import cohorts
+from tests.data.preparing import prepare
 
 GRID = Grid(1.5, 16)
 

@@ -8,9 +8,9 @@ import pytest
 
 from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
-from morphojax.data.preparation import prepare
 from morphojax.data.sources.synthetic import Synthetic
 from morphojax.train import checkpoint, embed, experiment, probe, segment
+from tests.data.preparing import prepare
 from tests.train import synthetic
 from tests.train.test_tasks import config, train
 

@@ -12,8 +12,8 @@ import pytest
 
 from configs import pretrain_sax, segment_sax
 from morphojax.data.dataset import Dataset
+from morphojax.data.embedded import ensure_synthetic
 from morphojax.data.geometry import Grid
-from morphojax.data.preparation import ensure_synthetic
 from morphojax.models.encoders import ENCODERS
 from morphojax.train import experiment, loop
 from tests.train.test_tasks import PRETRAIN, SEGMENT

@@ -14,12 +14,12 @@ from morphojax import export
 from morphojax.anatomy import PLANES
 from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
-from morphojax.data.preparation import prepare
 from morphojax.data.sources.acdc import Acdc
 from morphojax.train import checkpoint, experiment, segment
 from morphojax.train.run import RunError
 from morphojax.train.transfer import flatten
 from tests.data import cohorts
+from tests.data.preparing import prepare
 from tests.train import synthetic
 
 TINY = {"batch_size": 2, "log_every": 1, "images_every": 100, "save_every": 100, "model.width": 4}

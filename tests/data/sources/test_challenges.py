@@ -6,7 +6,7 @@ import pytest
 
 from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
-from morphojax.data.preparation import PrepareError, prepare
+from morphojax.data.partials import PrepareError
 from morphojax.data.sources import SOURCES
 from morphojax.data.sources.base import CohortError
 from morphojax.data.sources.mnms import Mnms
@@ -14,6 +14,7 @@ from morphojax.data.sources.mnms2 import Mnms2
 from morphojax.data.sources.nifti_table import NiftiTable
 from morphojax.data.sources.synthetic import Synthetic, generate
 from tests.data import cohorts
+from tests.data.preparing import prepare
 
 GRID = Grid(2.5, 48)
 CSV = "211230_M&Ms_Dataset_information_diagnosis_opendataset.csv"

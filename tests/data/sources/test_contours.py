@@ -5,8 +5,8 @@ import pytest
 
 from morphojax import anatomy
 from morphojax.data.dataset import Dataset
+from morphojax.data.embedded import ensure_synthetic
 from morphojax.data.geometry import Grid
-from morphojax.data.preparation import ensure_synthetic
 from morphojax.data.sources import CohortError
 from morphojax.data.sources.contours import fill, labels_for, rasterise, unplaced
 from morphojax.data.sources.cvi42 import STRUCTURES, Contour, read_contours

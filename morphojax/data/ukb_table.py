@@ -11,6 +11,7 @@ import functools
 import re
 import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -292,14 +293,17 @@ def _read(path: Path, key: str, headers: Sequence[str], texts: Sequence[str]) ->
                 raise ValueError("its columns are not those of its header")
             return frame
         separator = _separator(path)
-        _check_lines(path, separator)
         types: dict[Hashable, Any] = dict.fromkeys([key, *texts], str)
-        with warnings.catch_warnings():
+        with ThreadPoolExecutor(1) as beside, warnings.catch_warnings():
             # Read in chunks, which keeps memory small, a column may come out as numbers here and texts there: both are looked at.
             warnings.simplefilter("ignore", pd.errors.DtypeWarning)
-            return pd.read_csv(
-                path, sep=separator, usecols=columns, index_col=False, dtype=types, encoding="utf-8-sig"
-            )[columns]
+            lines = beside.submit(_check_lines, path, separator)
+            try:
+                return pd.read_csv(
+                    path, sep=separator, usecols=columns, index_col=False, dtype=types, encoding="utf-8-sig"
+                )[columns]
+            finally:
+                lines.result()  # what it raises says more than the parser does
     except TableError:
         raise
     except (OSError, ValueError, KeyError, TypeError, OverflowError, pa.ArrowException) as error:

@@ -117,6 +117,7 @@ def test_norms_of_gradients_by_depth_add_up_to_that_of_the_module(whole: Path) -
             assert np.sqrt(np.sum(np.square(parts))) == pytest.approx(line[f"train/grad_norm/{module}"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_remembers_its_start_bit_for_bit(data: Path, whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:

@@ -36,7 +36,7 @@ segment_flags() {  # arm
     volume|*_volume) echo "${stacks[@]}" ;;
     volume_shuffled) echo "${stacks[@]}" --config.unlabelled.shuffled=True ;;
     pseudo) echo "${stacks[@]}" --config.unlabelled.pseudo=0.5 ;;
-    condition) echo "${stacks[@]}" --config.model.condition=cardiac_morphometric \
+    condition) echo "${stacks[@]}" --config.model.condition=cardiac_morphometric --config.objective.measures_weight=0.1 \
       --config.unlabelled.consistency=0.0 --config.unlabelled.entropy=0.0001 ;;
     scratch_vit|masked_patches) echo --config.model.encoder=vit_tiny ;;
   esac

@@ -64,6 +64,7 @@ def jax_step(name: str, image: np.ndarray, dtype: str) -> tuple[Step, float]:
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     compiled = step.lower(variables["params"], others, image).compile()
     planned = compiled.memory_analysis()
+    assert planned is not None, "this backend plans no memory"
     held = planned.argument_size_in_bytes + planned.output_size_in_bytes + planned.temp_size_in_bytes
     return lambda: jax.block_until_ready(compiled(variables["params"], others, image)) and None, float(held)
 

@@ -44,6 +44,7 @@ def context() -> terms.Context:
         table_tokens=False,
         patch=0,
         channels=3,
+        columns=("sax",),
         dtype=jnp.float32,
     )
 

@@ -18,7 +18,6 @@ POLL_SECONDS = 1.0
 # Key of --slurm -> submitit's name of it, and its kind.
 OPTIONS = {
     "time": ("timeout_min", int),
-    "timeout_min": ("timeout_min", int),
     "cpus_per_task": ("cpus_per_task", int),
     "mem_gb": ("mem_gb", float),
     "array_parallelism": ("slurm_array_parallelism", int),

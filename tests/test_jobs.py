@@ -69,13 +69,13 @@ def test_options(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("gpus=1", "'gpus=1' is not KEY=VALUE with KEY among time, timeout_min, cpus_per_task"),
+        ("gpus=1", "'gpus=1' is not KEY=VALUE with KEY among time, cpus_per_task"),
         ("partition", "'partition' is not KEY=VALUE"),
         ("partition=", "'partition=' is not KEY=VALUE"),
         ("time=2:00:00", "time=2:00:00 is no number; time is in minutes"),
         ("cpus_per_task=0", "must be above 0"),
         ("mem_gb=nan", "must be above 0"),
-        ("time=5,timeout_min=6", "timeout_min is given twice"),
+        ("time=5,time=6", "time is given twice"),
     ],
 )
 def test_bad_options(text, message):

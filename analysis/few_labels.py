@@ -19,11 +19,12 @@ from matplotlib.figure import Figure
 from morphojax import anatomy
 
 ARMS = ("scratch", "pretrained")
+METRICS = ("dice", "hd95_mm", "volume_error_ml")  # the last: absolute, of a structure at one phase
 RESAMPLES = 5000
 
 
 def read_scores(runs: Path, arms: str = "|".join(ARMS)) -> pd.DataFrame:
-    """A row per run, subject and structure: arm, labels (`2`, `8`, `all`), set, seed, subject (index), structure, dice, hd95_mm.
+    """A row per run, subject and structure: arm, labels (`2`, `8`, `all`), set, seed, subject (index), structure and METRICS.
 
     Both phases of a subject are averaged. `arms` is a regular expression. Raises SystemExit where no run is scored.
     """
@@ -33,7 +34,9 @@ def read_scores(runs: Path, arms: str = "|".join(ARMS)) -> pd.DataFrame:
         if not match:
             continue
         arm, labels, letter, seed = match.groups()
-        scores = pd.read_csv(path).groupby(["index", "structure"], as_index=False)[["dice", "hd95_mm"]].mean()
+        scores = pd.read_csv(path)
+        scores["volume_error_ml"] = (scores["predicted_ml"] - scores["reference_ml"]).abs()
+        scores = scores.groupby(["index", "structure"], as_index=False)[list(METRICS)].mean()
         frames.append(scores.assign(arm=arm, labels=labels, set=labels + letter, seed=int(seed)))
     if not frames:
         raise SystemExit(f"error: no scored run under {runs}; run morphojax.evaluate on the runs first")
@@ -46,9 +49,10 @@ def matrix(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def by_run(scores: pd.DataFrame) -> pd.DataFrame:
-    """Mean Dice of every run, per structure and over all: nothing of a single subject."""
-    structures = scores.groupby(["arm", "set", "seed", "structure"])["dice"].mean().unstack("structure")
-    return structures.assign(dice=structures.mean(axis=1)).reset_index()
+    """Mean Dice of every run, per structure and over all, and its error of volumes: nothing of a single subject."""
+    means = scores.groupby(["arm", "set", "seed", "structure"])[["dice", "volume_error_ml"]].mean()
+    over_all = means.groupby(["arm", "set", "seed"]).mean()
+    return means["dice"].unstack("structure").join(over_all).reset_index()
 
 
 def crossed_interval(values: np.ndarray, seed: int = 0, confidence: float = 0.95) -> tuple[float, float]:

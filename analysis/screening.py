@@ -3,7 +3,8 @@
     python -m analysis.screening --runs=runs/screening --output=results
 
 Reads `<runs>/<arm>_<labelled set>_s<seed>/evaluation/scores_test.csv`, as launch/acdc_screening.sh writes them. Writes screening.md,
-screening.csv, runs.csv (the mean of every run: no subject appears) and screening.png.
+screening.csv (Dice), screening_volumes.csv (absolute error of a structure's volume at one phase), runs.csv (the mean of every run: no
+subject appears) and screening.png.
 """
 
 import argparse
@@ -18,39 +19,50 @@ from analysis.few_labels import by_run, crossed_interval, matrix, read_scores
 BASELINE = "scratch"
 
 
-def summarise(scores: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
-    """A row per arm, best first: mean Dice, and the paired difference (same set, seed and subjects) to the baseline with its interval.
+def summarise(scores: pd.DataFrame, metric: str = "dice", baseline: str = BASELINE) -> pd.DataFrame:
+    """A row per arm, best first: mean of the metric, and its paired difference (same set, seed and subjects) to the baseline with interval.
 
-    Raises SystemExit where the baseline has not been run.
+    The least Dice is the worst, of anything else the most. Raises SystemExit where the baseline has not been run.
     """
-    by_arm = {arm: matrix(found, "dice") for arm, found in scores.groupby("arm")}
+    by_arm = {arm: matrix(found, metric) for arm, found in scores.groupby("arm")}
     if baseline not in by_arm:
         raise SystemExit(f"error: no run of {baseline!r}, which the arms are compared with")
     rows = []
     for arm, found in by_arm.items():
         paired = found.index.intersection(by_arm[baseline].index)
         difference = (found.loc[paired] - by_arm[baseline].loc[paired]).to_numpy()
-        row = {"arm": arm, "runs": len(found), "dice": found.to_numpy().mean(), "paired": len(paired)}
+        row = {"arm": arm, "runs": len(found), metric: found.to_numpy().mean(), "paired": len(paired)}
         if arm != baseline and len(paired):
             low, high = crossed_interval(difference)
             row |= {"difference": difference.mean(), "low": low, "high": high}
         rows.append(row)
-    return pd.DataFrame(rows).sort_values("dice", ascending=False, ignore_index=True)
+    return pd.DataFrame(rows).sort_values(metric, ascending=metric != "dice", ignore_index=True)
 
 
-def markdown(summary: pd.DataFrame, runs: pd.DataFrame, baseline: str = BASELINE) -> str:
+def _apart(row: pd.Series, digits: int) -> str:
+    """A paired difference and its interval, or nothing where there is none."""
+    if pd.isna(row["difference"]):
+        return ""
+    return f"{row['difference']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]"
+
+
+def markdown(dice: pd.DataFrame, volumes: pd.DataFrame, runs: pd.DataFrame, baseline: str = BASELINE) -> str:
+    """The arms in the order of their Dice, with what `summarise` says of Dice and of the error of volumes."""
     sets = sorted(runs["set"].unique())
+    apart = f"minus {baseline} [95 % interval]"
     lines = [
-        "| arm | runs | " + " | ".join(f"set {s}" for s in sets) + f" | mean Dice | minus {baseline} [95 % interval] |",
-        "| --- | --- |" + " --- |" * (len(sets) + 2),
+        "| arm | runs | "
+        + " | ".join(f"set {s}" for s in sets)
+        + f" | mean Dice | {apart} | volume error, ml | {apart} |",
+        "| --- | --- |" + " --- |" * (len(sets) + 4),
     ]
     means = runs.groupby(["arm", "set"])["dice"].mean()
-    for row in summary.to_dict("records"):
-        cells = [f"{means[row['arm'], s]:.3f}" if (row["arm"], s) in means else "" for s in sets]
-        apart = (
-            "" if pd.isna(row["difference"]) else f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
-        )
-        lines.append(f"| {row['arm']} | {row['runs']} | {' | '.join(cells)} | {row['dice']:.3f} | {apart} |")
+    volumes = volumes.set_index("arm")
+    for _, row in dice.iterrows():
+        arm, errors = row["arm"], volumes.loc[row["arm"]]
+        cells = [f"{means[arm, s]:.3f}" if (arm, s) in means else "" for s in sets]
+        cells += [f"{row['dice']:.3f}", _apart(row, 3), f"{errors['volume_error_ml']:.1f}", _apart(errors, 1)]
+        lines.append(f"| {arm} | {row['runs']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -78,11 +90,13 @@ def main() -> None:
     parser.add_argument("--baseline", default=BASELINE, help="arm that the others are compared with (default: scratch)")
     options = parser.parse_args()
     scores = read_scores(options.runs, arms=r"\w+")
-    summary, runs = summarise(scores, options.baseline), by_run(scores)
+    summary, runs = summarise(scores, baseline=options.baseline), by_run(scores)
+    volumes = summarise(scores, "volume_error_ml", options.baseline)
     options.output.mkdir(parents=True, exist_ok=True)
-    text = markdown(summary, runs, options.baseline)
+    text = markdown(summary, volumes, runs, options.baseline)
     (options.output / "screening.md").write_text(text)
     summary.to_csv(options.output / "screening.csv", index=False, float_format="%.4f")
+    volumes.to_csv(options.output / "screening_volumes.csv", index=False, float_format="%.4f")
     runs.to_csv(options.output / "runs.csv", index=False, float_format="%.4f")
     figure(options.output / "screening.png", summary, runs, options.baseline)
     print(text)

@@ -8,14 +8,17 @@ from analysis import few_labels
 
 
 def write(runs: Path, name: str, dice: dict[int, float]) -> None:
-    """One structure, two phases 0.1 apart around the given Dice."""
+    """One structure, two phases 0.1 apart around the given Dice; of 100 ml, 100 times the Dice are predicted."""
     folder = runs / name / "evaluation"
     folder.mkdir(parents=True)
     rows = [
-        {"subject": f"s{i}", "index": i, "phase": phase, "structure": "lv_cavity", "dice": d + shift, "hd95_mm": 5.0}
+        {
+            "subject": f"s{i}", "index": i, "phase": phase, "structure": "lv_cavity", "dice": d + shift, "hd95_mm": 5.0,
+            "reference_ml": 100.0, "predicted_ml": 100.0 * (d + shift),
+        }
         for i, d in dice.items()
         for phase, shift in (("ED", 0.05), ("ES", -0.05))
-    ]
+    ]  # fmt: skip
     pd.DataFrame(rows).to_csv(folder / "scores_test.csv", index=False)
 
 

@@ -24,15 +24,20 @@ def test_arms_are_ranked_and_compared_pair_by_pair(tmp_path: Path) -> None:
     assert table.loc["volume", "low"] >= 0.1 - 1e-9 and table.loc["volume", "high"] <= 0.2 + 1e-9
 
 
+def test_the_least_error_of_volumes_ranks_first(tmp_path: Path) -> None:
+    table = screening.summarise(scored(tmp_path), "volume_error_ml").set_index("arm")
+    assert table.index.tolist() == ["volume", "scratch", "info_nce_shuffled"]
+    assert table.loc["volume", "volume_error_ml"] == pytest.approx((40 + 10 + 30 + 20) / 4)
+    assert table.loc["info_nce_shuffled", "difference"] == pytest.approx(10)
+
+
 def test_what_is_written_names_runs_and_no_subject(tmp_path: Path) -> None:
     scores = scored(tmp_path)
-    runs = by_run(scores)
-    assert set(runs.columns) == {"arm", "set", "seed", "lv_cavity", "dice"} and len(runs) == 5
-    text = screening.markdown(screening.summarise(scores), runs)
-    assert (
-        "| volume | 2 | 0.750 | 0.750 | 0.750 | +0.150 [" in text
-        and "| scratch | 2 | 0.600 | 0.600 | 0.600 |  |" in text
-    )
+    runs, volumes = by_run(scores), screening.summarise(scores, "volume_error_ml")
+    assert set(runs.columns) == {"arm", "set", "seed", "lv_cavity", "dice", "volume_error_ml"} and len(runs) == 5
+    text = screening.markdown(screening.summarise(scores), volumes, runs)
+    assert "| volume | 2 | 0.750 | 0.750 | 0.750 | +0.150 [+0.1" in text and "] | 25.0 | -15.0 [-20.0, -10.0] |" in text
+    assert "| scratch | 2 | 0.600 | 0.600 | 0.600 |  | 40.0 |  |" in text
     screening.figure(tmp_path / "f.png", screening.summarise(scores), runs)
     assert (tmp_path / "f.png").stat().st_size > 1000
 

@@ -8,7 +8,6 @@ every run, in which no subject appears.
 """
 
 import argparse
-import re
 from pathlib import Path
 
 import numpy as np
@@ -16,55 +15,10 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from analysis.scores import by_run, crossed_interval, matrix, read_scores
 from morphojax import anatomy
 
 ARMS = ("scratch", "pretrained")
-METRICS = ("dice", "hd95_mm", "volume_error_ml")  # the last: absolute, of a structure at one phase
-RESAMPLES = 5000
-
-
-def read_scores(runs: Path, arms: str = "|".join(ARMS)) -> pd.DataFrame:
-    """A row per run, subject and structure: arm, labels (`2`, `8`, `all`), set, seed, subject (index), structure and METRICS.
-
-    Both phases of a subject are averaged. `arms` is a regular expression. Raises SystemExit where no run is scored.
-    """
-    frames = []
-    for path in sorted(runs.glob("*_s*/evaluation/scores_test.csv")):
-        match = re.fullmatch(rf"({arms})_(all|\d+)([a-z0-9]*)_s(\d+)", path.parent.parent.name)
-        if not match:
-            continue
-        arm, labels, letter, seed = match.groups()
-        scores = pd.read_csv(path)
-        scores["volume_error_ml"] = (scores["predicted_ml"] - scores["reference_ml"]).abs()
-        scores = scores.groupby(["index", "structure"], as_index=False)[list(METRICS)].mean()
-        frames.append(scores.assign(arm=arm, labels=labels, set=labels + letter, seed=int(seed)))
-    if not frames:
-        raise SystemExit(f"error: no scored run under {runs}; run morphojax.evaluate on the runs first")
-    return pd.concat(frames, ignore_index=True).rename(columns={"index": "subject"})
-
-
-def matrix(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Runs (set, seed) x subjects: the metric, averaged over structures."""
-    return scores.groupby(["set", "seed", "subject"])[metric].mean().unstack("subject")
-
-
-def by_run(scores: pd.DataFrame) -> pd.DataFrame:
-    """Mean Dice of every run, per structure and over all, and its error of volumes: nothing of a single subject."""
-    means = scores.groupby(["arm", "set", "seed", "structure"])[["dice", "volume_error_ml"]].mean()
-    over_all = means.groupby(["arm", "set", "seed"]).mean()
-    return means["dice"].unstack("structure").join(over_all).reset_index()
-
-
-def crossed_interval(values: np.ndarray, seed: int = 0, confidence: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of the mean of [runs, subjects], resampling both: a result must hold for other labelled sets and seeds,
-    and for other test subjects (the pigeonhole bootstrap, Owen 2007). With one run only subjects vary, and the interval says less."""
-    random = np.random.default_rng(seed)
-    rows, columns = values.shape
-    r = random.integers(rows, size=(RESAMPLES, rows))
-    c = random.integers(columns, size=(RESAMPLES, columns))
-    means = np.array([np.nanmean(values[np.ix_(i, j)]) for i, j in zip(r, c, strict=True)])
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
 
 
 def summarise(scores: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
@@ -78,13 +32,13 @@ def summarise(scores: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
             if found.empty:
                 continue
             low, high = crossed_interval(found.to_numpy())
-            by_run = found.mean(axis=1)
+            run_means = found.mean(axis=1)
             rows.append(
                 {
                     "labels": labels, "arm": name, "runs": len(found), "sets": found.index.get_level_values("set").nunique(),
-                    "seeds": found.index.get_level_values("seed").nunique(), "subjects": found.shape[1], metric: by_run.mean(),
-                    "low": low, "high": high, "sd_over_runs": by_run.std(ddof=1) if len(found) > 1 else np.nan,
-                    "runs_above_0": int((by_run > 0).sum()) if name == "difference" else np.nan,
+                    "seeds": found.index.get_level_values("seed").nunique(), "subjects": found.shape[1], metric: run_means.mean(),
+                    "low": low, "high": high, "sd_over_runs": run_means.std(ddof=1) if len(found) > 1 else np.nan,
+                    "runs_above_0": int((run_means > 0).sum()) if name == "difference" else np.nan,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
@@ -156,7 +110,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="folder of the scored runs")
     parser.add_argument("--output", type=Path, required=True, help="folder for the tables and the figure")
     options = parser.parse_args()
-    scores = read_scores(options.runs)
+    scores = read_scores(options.runs, arms="|".join(ARMS))
     summary = summarise(scores)
     options.output.mkdir(parents=True, exist_ok=True)
     text = markdown(summary, scores)

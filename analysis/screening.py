@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis.few_labels import by_run, crossed_interval, matrix, read_scores
+from analysis.scores import by_run, crossed_interval, matrix, read_scores
 
 BASELINE = "scratch"
 

@@ -1,25 +1,10 @@
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 
 from analysis import few_labels
-
-
-def write(runs: Path, name: str, dice: dict[int, float]) -> None:
-    """One structure, two phases 0.1 apart around the given Dice; of 100 ml, 100 times the Dice are predicted."""
-    folder = runs / name / "evaluation"
-    folder.mkdir(parents=True)
-    rows = [
-        {
-            "subject": f"s{i}", "index": i, "phase": phase, "structure": "lv_cavity", "dice": d + shift, "hd95_mm": 5.0,
-            "reference_ml": 100.0, "predicted_ml": 100.0 * (d + shift),
-        }
-        for i, d in dice.items()
-        for phase, shift in (("ED", 0.05), ("ES", -0.05))
-    ]  # fmt: skip
-    pd.DataFrame(rows).to_csv(folder / "scores_test.csv", index=False)
+from analysis.scores import read_scores
+from tests.analysis.test_scores import write
 
 
 @pytest.fixture
@@ -34,7 +19,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_the_difference_is_paired_by_set_and_seed(runs: Path) -> None:
-    table = few_labels.summarise(few_labels.read_scores(runs)).set_index(["labels", "arm"])
+    table = few_labels.summarise(read_scores(runs, "scratch|pretrained")).set_index(["labels", "arm"])
     assert table.loc[("2", "scratch"), "dice"] == pytest.approx((0.6 + 0.8 + 0.5 + 0.7) / 4)
     assert table.loc[("2", "scratch"), "sets"] == 2
     difference = table.loc[("2", "difference")]
@@ -46,23 +31,9 @@ def test_the_difference_is_paired_by_set_and_seed(runs: Path) -> None:
     )
 
 
-def test_the_interval_widens_with_what_varies() -> None:
-    subjects_vary = np.tile(np.linspace(0, 1, 20), (6, 1))
-    both_vary = subjects_vary + np.linspace(-1, 1, 6)[:, None]
-    assert few_labels.crossed_interval(np.full((3, 4), 0.5)) == (0.5, 0.5)
-    narrow, wide = (np.ptp(few_labels.crossed_interval(v)) for v in (subjects_vary, both_vary))
-    assert 0.2 < narrow < 0.3  # 2 * 1.96 * sd / sqrt(20), sd = 0.3
-    assert wide > 2 * narrow
-
-
 def test_tables_and_figure_are_written(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["few_labels", f"--runs={runs}", f"--output={tmp_path / 'out'}"])
     few_labels.main()
     text = (tmp_path / "out" / "few_labels.md").read_text()
     assert "| 2 | pretrained - scratch | 1 (1 x 1) | +0.050 [+0.000, +0.100]; above 0 in 1 of 1 |" in text
     assert (tmp_path / "out" / "few_labels.png").stat().st_size > 1000
-
-
-def test_no_scored_run_is_told(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="no scored run"):
-        few_labels.read_scores(tmp_path)

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from analysis import screening
-from analysis.few_labels import by_run, read_scores
-from tests.analysis.test_few_labels import write
+from analysis.scores import by_run, read_scores
+from tests.analysis.test_scores import write
 
 
 def scored(runs: Path):

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from morphojax.data.table import Column, Schema
+from morphojax.data.schema import Column, Schema
 from morphojax.models.encoders import ENCODERS
 from morphojax.models.features import TableFeatures
 from morphojax.models.pretrainer import Seen

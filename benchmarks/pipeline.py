@@ -33,7 +33,7 @@ from configs import pretrain_sax, segment_sax
 from morphojax.data.dataset import Dataset, Manifest
 from morphojax.data.geometry import Grid
 from morphojax.data.records import ShardWriter, encode
-from morphojax.data.table import Column, Schema
+from morphojax.data.schema import Column, Schema
 from morphojax.train import devices, pretrain, segment
 
 TASK = flags.DEFINE_enum("task", "segment", ["segment", "pretrain"], "whose train step to feed")

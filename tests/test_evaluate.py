@@ -12,8 +12,8 @@ import pytest
 from morphojax import anatomy, evaluate
 from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
+from morphojax.data.schema import Column, Schema
 from morphojax.data.sources.base import Frame, Subject, View
-from morphojax.data.table import Column, Schema
 from morphojax.evaluation import overlap
 from morphojax.train.run import RunError
 from tests.data.preparing import prepare

@@ -9,10 +9,11 @@ import pytest
 from morphojax import inspect, prepare
 from morphojax.data import inspection, suspicions
 from morphojax.data.dataset import Dataset
+from morphojax.data.schema import Column, Schema
 from morphojax.data.sources import SOURCES
 from morphojax.data.sources.base import CohortError
 from morphojax.data.sources.synthetic import Synthetic, generate
-from morphojax.data.table import Column, Schema, describe
+from morphojax.data.table import describe
 from tests.data import cohorts
 
 

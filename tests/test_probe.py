@@ -17,8 +17,8 @@ from configs import segment_sax
 from morphojax import probe
 from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
+from morphojax.data.schema import Column, Schema
 from morphojax.data.sources.base import Frame, Subject, View
-from morphojax.data.table import Column, Schema
 from morphojax.evaluation import prediction
 from morphojax.train import checkpoint, embed, experiment
 from morphojax.train.probe import Label, caveats, class_weights, loss_per_subject

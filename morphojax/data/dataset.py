@@ -23,8 +23,8 @@ import pandas as pd
 from morphojax import anatomy
 from morphojax.data.geometry import Grid, Placement
 from morphojax.data.records import RecordError, Records, Shard, write_atomically
+from morphojax.data.schema import Schema
 from morphojax.data.splits import SPLITS
-from morphojax.data.table import Schema
 
 FORMAT_VERSION = 2
 MANIFEST = "dataset.json"

@@ -19,6 +19,7 @@ from morphojax.data.partials import measure_cut
 from morphojax.data.preparation import annotated, count, write_stacks
 from morphojax.data.pseudonyms import Pseudonyms
 from morphojax.data.records import Records, Shard, ShardWriter, describe, encode
+from morphojax.data.schema import Schema
 from morphojax.data.sources.base import CohortError, Source, Subject
 from morphojax.data.splits import SPLITS
 from morphojax.data.ukb_table import IDS
@@ -81,7 +82,7 @@ class Without:
     def read(self, subject: str, planes: Sequence[str]) -> Subject:
         return self.source.read(subject, planes)
 
-    def table(self) -> tuple[pd.DataFrame, tables.Schema] | None:
+    def table(self) -> tuple[pd.DataFrame, Schema] | None:
         found = self.source.table()
         return (found[0][~found[0].index.isin(list(self.listed))], found[1]) if found else None
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
+from morphojax.data.schema import Column, Schema
 from morphojax.data.sources.base import CohortError, View
-from morphojax.data.table import Column, Schema
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,8 @@ from morphojax.data.measured import Measured
 from morphojax.data.partials import Job, PrepareError, check_planes
 from morphojax.data.pseudonyms import Pseudonyms
 from morphojax.data.records import write_once
+from morphojax.data.schema import Schema
 from morphojax.data.sources.base import Source
-from morphojax.data.table import Schema
 
 PERCENTILES = (0.5, 99.5)
 SPLIT_FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}

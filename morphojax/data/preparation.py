@@ -20,6 +20,7 @@ from morphojax.data.dataset import STACK_COLUMNS, Manifest
 from morphojax.data.orders import LEFT_OUT, PARTIAL, Order, unwritable
 from morphojax.data.partials import Job, PrepareError, run_all
 from morphojax.data.records import ShardWriter, describe, write_atomically
+from morphojax.data.schema import Schema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,7 @@ def prepare(
         warnings = Counter(w for found_here in written.warnings for w in dict.fromkeys(found_here))
         report += [(i, "warning", w) for i, found_here in zip(kept, written.warnings, strict=True) for w in found_here]
 
-        raw, schema = found if found else (pd.DataFrame(index=pd.Index([], dtype=object)), tables.Schema(()))
+        raw, schema = found if found else (pd.DataFrame(index=pd.Index([], dtype=object)), Schema(()))
         known = set(raw.index)
         report += [
             (i, "no row", "images but no table row: all values missing") for i in kept if i not in known and found

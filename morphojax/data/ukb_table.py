@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from morphojax.data.table import Column, Schema, TableError, read_described
+from morphojax.data.schema import Column, Schema, TableError, read_described
 
 IDS = ("eid", "f.eid", "participant.eid", "n_eid", "participant id", "participant.participant id")
 # Fields by id, in the dialects of ukbconv (CSV, R, Stata) and of the research platform.

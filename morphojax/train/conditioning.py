@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from morphojax.data.dataset import Dataset
-from morphojax.data.table import Schema, TableEncoder
+from morphojax.data.schema import Schema
+from morphojax.data.table_encoder import TableEncoder
 from morphojax.objectives import tabular
 
 

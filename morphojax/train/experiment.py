@@ -8,9 +8,9 @@ import ml_collections
 
 from morphojax.data.dataset import DatasetError
 from morphojax.data.records import RecordError
+from morphojax.data.schema import TableError
 from morphojax.data.sources.base import CohortError
 from morphojax.data.stream import StreamError
-from morphojax.data.table import TableError
 from morphojax.train import cohort, devices, loop, pretrain, probe, segment
 from morphojax.train.checkpoint import CheckpointError
 from morphojax.train.run import RunError, create

@@ -15,7 +15,8 @@ import pandas as pd
 from morphojax import anatomy, augment
 from morphojax.data import pipeline
 from morphojax.data.dataset import Dataset
-from morphojax.data.table import Column, Schema, TableEncoder, TableError
+from morphojax.data.schema import Column, Schema, TableError
+from morphojax.data.table_encoder import TableEncoder
 from morphojax.evaluation import prediction
 from morphojax.models.towers import fill_masked
 from morphojax.train import checkpoint, cohort, devices, embed, optimizer, registry, rng, transfer, weights

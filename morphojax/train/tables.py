@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from morphojax.data.dataset import Dataset
-from morphojax.data.table import IMPUTATIONS, Schema, TableEncoder
+from morphojax.data.schema import Schema
+from morphojax.data.table_encoder import IMPUTATIONS, TableEncoder
 from morphojax.train import devices
 
 CONTROLS = ("none", "shuffled", "noise")

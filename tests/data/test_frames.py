@@ -9,8 +9,8 @@ from morphojax.data.dataset import Dataset, Manifest
 from morphojax.data.geometry import Grid
 from morphojax.data.pipeline import count_channels, pretraining, segmentation, stacks
 from morphojax.data.records import ShardWriter, encode
+from morphojax.data.schema import Schema
 from morphojax.data.stream import StreamError
-from morphojax.data.table import Schema
 from tests.data.test_pipeline import dataset as without_cine  # noqa: F401
 
 SIZE = 4

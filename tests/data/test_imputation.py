@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from morphojax.data.imputation import Imputer
-from morphojax.data.table import Column, Schema, TableEncoder, TableError
+from morphojax.data.schema import Column, Schema, TableError
+from morphojax.data.table_encoder import TableEncoder
 
 NAMES = ("a", "b", "c")
 SCHEMA = Schema((*(Column(n, "continuous", "demographic") for n in NAMES), Column("k", "binary", "demographic")))

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from morphojax.data import ukb_table
-from morphojax.data.table import GROUPS, TableEncoder, TableError
+from morphojax.data.schema import GROUPS, TableError
+from morphojax.data.table_encoder import TableEncoder
 from morphojax.data.ukb_table import read_export, registry
 
 IDS = ["1000017", "1000028", "1000039", "1000040"]

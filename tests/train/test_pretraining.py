@@ -12,7 +12,7 @@ import pytest
 from configs import pretrain_arm, segment_sax
 from morphojax import augment
 from morphojax.data.dataset import Dataset
-from morphojax.data.table import Column, Schema
+from morphojax.data.schema import Column, Schema
 from morphojax.train import checkpoint, dynamics, experiment, pretrain, segment, tables, terms
 from morphojax.train.inputs import Inputs
 from morphojax.train.terms.pairs import Pairs

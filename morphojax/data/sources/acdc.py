@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from morphojax import anatomy
+from morphojax.data.schema import Column, Schema
 from morphojax.data.sources import nifti, tables
 from morphojax.data.sources.base import CohortError, Folder, Frame, Subject, View
-from morphojax.data.table import Column, Schema
 
 _CONVENTION = anatomy.CONVENTIONS["acdc"]
 _VALUES = (

@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from morphojax import anatomy
+from morphojax.data.schema import Column, Schema
 from morphojax.data.sources import nifti, tables, views
 from morphojax.data.sources.base import CohortError, Folder, Subject, View
-from morphojax.data.table import Column, Schema
 
 _CONVENTION = anatomy.CONVENTIONS["mnms2"]
 _PREFIX = {"sax": "SA", "la_4ch": "LA"}

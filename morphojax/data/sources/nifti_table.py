@@ -18,9 +18,9 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from morphojax import anatomy
+from morphojax.data.schema import Schema
 from morphojax.data.sources import tables, views
 from morphojax.data.sources.base import CohortError, Folder, Subject, View
-from morphojax.data.table import Schema
 
 MAPPING = "mapping.csv"
 _NEEDED = ("subject", "plane", "phase", "image")

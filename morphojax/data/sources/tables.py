@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from morphojax.data import ukb_table
+from morphojax.data.schema import Column, Schema, TableError, read_dictionary
 from morphojax.data.sources.base import CohortError, Folder
-from morphojax.data.table import Column, Schema, TableError, check, read_dictionary
+from morphojax.data.table import check
 
 
 def read_table(path: Path, key: str, schema: Schema | Path) -> tuple[pd.DataFrame, Schema]:

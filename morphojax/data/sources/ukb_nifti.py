@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from morphojax import anatomy
+from morphojax.data.schema import Schema
 from morphojax.data.sources import nifti, tables
 from morphojax.data.sources.base import CohortError, Folder, Frame, Subject, View
-from morphojax.data.table import Schema
 
 PREFIX = {"sax": "sa", "la_2ch": "la_2ch", "la_4ch": "la_4ch"}
 _CONVENTION = {plane: anatomy.CONVENTIONS[f"ukb_{plane}"] for plane in PREFIX}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from morphojax.data.table import Schema
+from morphojax.data.schema import Schema
 
 
 def need(name: str, key: str, value: float, low: float = 0.0, high: float = math.inf, above: bool = False) -> None:

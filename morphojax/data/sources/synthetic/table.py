@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from morphojax.data.schema import Column, Schema
 from morphojax.data.sources.synthetic.person import Person
-from morphojax.data.table import Column, Schema
 
 NO_ROW = 0.02  # share of subjects with images and no row at all
 

@@ -1,0 +1,189 @@
+"""What the columns of a cohort's table mean: its schema, and the data dictionary it is read from.
+
+A column is continuous, binary or categorical, belongs to one group, and may leak the label of a task. Groups are what
+an ablation selects or drops: "no cardiac morphometry" is `schema.select("-cardiac_morphometric")`.
+"""
+
+import csv
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from morphojax.anatomy import PHASES, STRUCTURES
+
+KINDS = ("continuous", "binary", "categorical")
+GROUPS = (
+    "cardiac_morphometric",
+    "body_morphometric",
+    "haemodynamic",
+    "demographic",
+    "lifestyle",
+    "medical_history",
+    "acquisition",
+)
+DICTIONARY_FIELDS = ("name", "kind", "group", "unit", "categories", "leak", "description", "measures")
+# What a column can measure of the heart: a volume in ml or a mass in g of a structure at a phase, or an ejection fraction.
+MEASURES = (
+    *(f"{structure}:{phase}:ml" for structure in STRUCTURES for phase in PHASES),
+    *(f"lv_myocardium:{phase}:g" for phase in PHASES),
+    *(f"{structure}:EF:%" for structure in STRUCTURES if structure != "lv_myocardium"),
+)
+
+
+class TableError(ValueError):
+    """A table or data dictionary that cannot be used. The message names the column, never the subject."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column. `categories` are the texts of its classes, in the order of their codes; a binary column without any
+    holds 0 and 1, a categorical one without any learns them from the training rows. `leak` names the tasks whose label
+    this column is, or is derived from. `measures`, one of MEASURES as in lv_cavity:ED:ml, says what a continuous column
+    measures of the heart, for `volumes`."""
+
+    name: str
+    kind: str
+    group: str
+    unit: str = ""
+    categories: tuple[str, ...] = ()
+    leak: tuple[str, ...] = ()
+    description: str = ""
+    measures: str = ""
+
+    def __post_init__(self):
+        reserved = self.name in ("all", *GROUPS) or self.name.startswith("-") or "," in self.name
+        if not self.name or self.name != self.name.strip() or reserved:
+            raise TableError(f"column {self.name!r}: a name is a word without comma or leading '-', no group nor 'all'")
+        if self.kind not in KINDS:
+            raise TableError(f"column {self.name!r}: kind {self.kind!r} is not one of {', '.join(KINDS)}")
+        if self.group not in GROUPS:
+            raise TableError(f"column {self.name!r}: group {self.group!r} is not one of {', '.join(GROUPS)}")
+        n = len(self.categories)
+        if n != len(set(self.categories)):
+            raise TableError(f"column {self.name!r}: a category is listed twice in {list(self.categories)}")
+        if n and (self.kind == "continuous" or n == 1 or (self.kind == "binary" and n != 2)):
+            raise TableError(f"column {self.name!r}: {n} categories do not fit a {self.kind} column")
+        if self.measures and self.measures not in MEASURES:
+            raise TableError(f"column {self.name!r}: measures {self.measures!r} is not one of {', '.join(MEASURES)}")
+        if self.measures and self.kind != "continuous":
+            raise TableError(f"column {self.name!r}: a {self.kind} column cannot measure {self.measures}")
+        if self.measures and self.unit and self.unit.lower() != self.measures.split(":")[-1]:
+            raise TableError(f"column {self.name!r}: in {self.unit}, it cannot measure {self.measures}")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The declared classes; () for a continuous column and for one that learns its classes."""
+        return self.categories or (("0", "1") if self.kind == "binary" else ())
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """The columns of a table, in the order in which they are encoded."""
+
+    columns: tuple[Column, ...]
+
+    def __post_init__(self):
+        repeated = sorted({n for n in self.names if self.names.count(n) > 1})
+        if repeated:
+            raise TableError(f"columns described twice: {', '.join(repeated)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.columns)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that have a column here, in the order of GROUPS."""
+        present = {c.group for c in self.columns}
+        return tuple(g for g in GROUPS if g in present)
+
+    def select(self, spec: str) -> "Schema":
+        """The columns that a comma-separated list of `all`, groups and column names asks for, in schema order.
+
+        A leading '-' drops; a spec of drops alone starts from all columns, and a drop wins over a pick. Raises
+        TableError for a name that is neither a group nor a column here (an ablation of nothing is no ablation), and
+        where no column is left.
+        """
+        picked, dropped, any_pick = set(), set(), False
+        for word in (w.strip() for w in spec.split(",")):
+            if not word:
+                continue
+            name = word.removeprefix("-").strip()
+            found = {c.name for c in self.columns if name in ("all", c.name, c.group)}
+            if not found:
+                raise TableError(
+                    f"{name!r} in the selection {spec!r} is neither a group nor a column of this table. "
+                    f"Groups: {', '.join(self.groups)}. Columns: {', '.join(self.names)}."
+                )
+            if word.startswith("-"):
+                dropped |= found
+            else:
+                picked |= found
+                any_pick = True
+        kept = tuple(c for c in self.columns if (c.name in picked or not any_pick) and c.name not in dropped)
+        if not spec.strip(" ,") or not kept:
+            raise TableError(f"the selection {spec!r} leaves no column. Groups: {', '.join(self.groups)}.")
+        return Schema(kept)
+
+    def without_leaks(self, task: str) -> "Schema":
+        """The columns that do not give away the label of `task`."""
+        return Schema(tuple(c for c in self.columns if task not in c.leak))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """A column that measures nothing is written without `measures`: a dataset from before there was that field keeps its
+        fingerprint."""
+        columns = [
+            dataclasses.asdict(c) | {"categories": list(c.categories), "leak": list(c.leak)} for c in self.columns
+        ]
+        return [{k: v for k, v in c.items() if k != "measures" or v} for c in columns]
+
+    @classmethod
+    def from_json(cls, state: Sequence[Mapping[str, Any]]) -> Self:
+        return cls(tuple(_column(dict(c)) for c in state))
+
+
+def _column(fields: dict[str, Any]) -> Column:
+    lists: dict[str, Any] = {k: tuple(fields.get(k, ())) for k in ("categories", "leak")}
+    return Column(**fields | lists)
+
+
+def read_dictionary(path: str | Path) -> Schema:
+    """Reads a data dictionary: a CSV with the header name,kind,group[,unit,categories,leak,description,measures].
+
+    Several categories or leaks are separated by semicolons. Raises TableError naming the file and line.
+    """
+    return Schema(tuple(column for column, _ in read_described(path)))
+
+
+def read_described(path: str | Path, more: Sequence[str] = ()) -> list[tuple[Column, dict[str, str]]]:
+    """The columns of a data dictionary, each with its cells under the headers `more`, which it may have besides; "" where it has none.
+    Raises TableError as `read_dictionary` does."""
+    path = Path(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            header = tuple(reader.fieldnames or ())
+            lines = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise TableError(f"{path}: cannot be read as a CSV data dictionary ({error})") from error
+    unknown, absent = set(header) - {*DICTIONARY_FIELDS, *more}, set(DICTIONARY_FIELDS[:3]) - set(header)
+    if unknown or absent:
+        raise TableError(f"{path}: the header is {list(header)}; expected {', '.join((*DICTIONARY_FIELDS, *more))}")
+    found: list[tuple[Column, dict[str, str]]] = []
+    for line, row in lines:
+        if None in row or None in row.values():
+            raise TableError(f"{path}, line {line}: {len(header)} fields expected; quote a text that holds a comma")
+        fields: dict[str, Any] = {k: v.strip() for k, v in row.items()}
+        cells = {key: fields.pop(key, "") for key in more}
+        for key in ("categories", "leak"):
+            fields[key] = [w.strip() for w in fields.get(key, "").split(";") if w.strip()]
+        try:
+            found.append((_column(fields), cells))
+        except TableError as error:
+            raise TableError(f"{path}, line {line}: {error}") from error
+    try:
+        Schema(tuple(column for column, _ in found))
+    except TableError as error:
+        raise TableError(f"{path}: {error}") from error
+    return found

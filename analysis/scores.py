@@ -10,7 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-METRICS = ("dice", "hd95_mm", "volume_error_ml")  # the last: absolute, of a structure at one phase
+METRICS = (
+    "dice",
+    "hd95_mm",
+    "volume_error_ml",
+)  # the last: absolute, of a structure at one phase; NaN of a long-axis plane
 RESAMPLES = 5000
 
 
@@ -26,7 +30,8 @@ def read_scores(runs: Path, arms: str) -> pd.DataFrame:
             continue
         arm, labels, letter, seed = match.groups()
         scores = pd.read_csv(path)
-        scores["volume_error_ml"] = (scores["predicted_ml"] - scores["reference_ml"]).abs()
+        sizes = scores.reindex(columns=["predicted_ml", "reference_ml"])  # a long-axis plane has areas
+        scores["volume_error_ml"] = (sizes["predicted_ml"] - sizes["reference_ml"]).abs()
         scores = scores.groupby(["index", "structure"], as_index=False)[list(METRICS)].mean()
         frames.append(scores.assign(arm=arm, labels=labels, set=labels + letter, seed=int(seed)))
     if not frames:
@@ -48,11 +53,13 @@ def by_run(scores: pd.DataFrame) -> pd.DataFrame:
 
 def crossed_interval(values: np.ndarray, seed: int = 0, confidence: float = 0.95) -> tuple[float, float]:
     """Percentile interval of the mean of [runs, subjects], resampling both: a result must hold for other labelled sets and seeds,
-    and for other test subjects (the pigeonhole bootstrap, Owen 2007). With one run only subjects vary, and the interval says less."""
+    and for other test subjects (the pigeonhole bootstrap, Owen 2007). With one run only subjects vary, and the interval says less. NaN: a
+    subject that a run has not."""
     random = np.random.default_rng(seed)
     rows, columns = values.shape
     r = random.integers(rows, size=(RESAMPLES, rows))
     c = random.integers(columns, size=(RESAMPLES, columns))
-    means = np.array([np.nanmean(values[np.ix_(i, j)]) for i, j in zip(r, c, strict=True)])
+    drawn = (values[np.ix_(i, j)] for i, j in zip(r, c, strict=True))
+    means = [np.nanmean(v) for v in drawn if not np.isnan(v).all()]
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)

@@ -3,13 +3,14 @@
     python -m analysis.screening --runs=runs/screening --output=results
 
 Reads `<runs>/<arm>_<labelled set>_s<seed>/evaluation/scores_test.csv`, as launch/acdc_screening.sh writes them. Writes screening.md,
-screening.csv (Dice), screening_volumes.csv (absolute error of a structure's volume at one phase), runs.csv (the mean of every run: no
-subject appears) and screening.png.
+screening.csv (Dice), screening_volumes.csv (absolute error of a structure's volume at one phase; of short-axis runs), runs.csv (the mean of
+every run: no subject appears) and screening.png.
 """
 
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -22,19 +23,20 @@ BASELINE = "scratch"
 def summarise(scores: pd.DataFrame, metric: str = "dice", baseline: str = BASELINE) -> pd.DataFrame:
     """A row per arm, best first: mean of the metric, and its paired difference (same set, seed and subjects) to the baseline with interval.
 
-    The least Dice is the worst, of anything else the most. Raises SystemExit where the baseline has not been run.
+    The least Dice is the worst, of anything else the most. Runs without the metric, and subjects that a run has not, are left out. Raises
+    SystemExit where the baseline has not been run.
     """
-    by_arm = {arm: matrix(found, metric) for arm, found in scores.groupby("arm")}
+    by_arm = {arm: matrix(found, metric) for arm, found in scores.dropna(subset=metric).groupby("arm")}
     if baseline not in by_arm:
         raise SystemExit(f"error: no run of {baseline!r}, which the arms are compared with")
     rows = []
     for arm, found in by_arm.items():
         paired = found.index.intersection(by_arm[baseline].index)
         difference = (found.loc[paired] - by_arm[baseline].loc[paired]).to_numpy()
-        row = {"arm": arm, "runs": len(found), metric: found.to_numpy().mean(), "paired": len(paired)}
+        row = {"arm": arm, "runs": len(found), metric: np.nanmean(found), "paired": len(paired)}
         if arm != baseline and len(paired):
             low, high = crossed_interval(difference)
-            row |= {"difference": difference.mean(), "low": low, "high": high}
+            row |= {"difference": np.nanmean(difference), "low": low, "high": high}
         rows.append(row)
     return pd.DataFrame(rows).sort_values(metric, ascending=metric != "dice", ignore_index=True)
 
@@ -46,23 +48,23 @@ def _apart(row: pd.Series, digits: int) -> str:
     return f"{row['difference']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]"
 
 
-def markdown(dice: pd.DataFrame, volumes: pd.DataFrame, runs: pd.DataFrame, baseline: str = BASELINE) -> str:
-    """The arms in the order of their Dice, with what `summarise` says of Dice and of the error of volumes."""
+def markdown(dice: pd.DataFrame, volumes: pd.DataFrame | None, runs: pd.DataFrame, baseline: str = BASELINE) -> str:
+    """The arms in the order of their Dice, with what `summarise` says of Dice and, if anything, of the error of volumes."""
     sets = sorted(runs["set"].unique())
     apart = f"minus {baseline} [95 % interval]"
-    lines = [
-        "| arm | runs | "
-        + " | ".join(f"set {s}" for s in sets)
-        + f" | mean Dice | {apart} | volume error, ml | {apart} |",
-        "| --- | --- |" + " --- |" * (len(sets) + 4),
-    ]
+    heads = ["arm", "runs", *(f"set {s}" for s in sets), "mean Dice", apart]
+    heads += [] if volumes is None else ["volume error, ml", apart]
+    lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     means = runs.groupby(["arm", "set"])["dice"].mean()
-    volumes = volumes.set_index("arm")
+    errors = None if volumes is None else volumes.set_index("arm")
     for _, row in dice.iterrows():
-        arm, errors = row["arm"], volumes.loc[row["arm"]]
-        cells = [f"{means[arm, s]:.3f}" if (arm, s) in means else "" for s in sets]
-        cells += [f"{row['dice']:.3f}", _apart(row, 3), f"{errors['volume_error_ml']:.1f}", _apart(errors, 1)]
-        lines.append(f"| {arm} | {row['runs']} | {' | '.join(cells)} |")
+        arm = row["arm"]
+        cells = [arm, str(row["runs"]), *(f"{means[arm, s]:.3f}" if (arm, s) in means else "" for s in sets)]
+        cells += [f"{row['dice']:.3f}", _apart(row, 3)]
+        if errors is not None:
+            told = arm in errors.index
+            cells += [f"{errors.loc[arm, 'volume_error_ml']:.1f}", _apart(errors.loc[arm], 1)] if told else ["", ""]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -91,12 +93,14 @@ def main() -> None:
     options = parser.parse_args()
     scores = read_scores(options.runs, arms=r"\w+")
     summary, runs = summarise(scores, baseline=options.baseline), by_run(scores)
-    volumes = summarise(scores, "volume_error_ml", options.baseline)
+    measured = scores["volume_error_ml"].notna().any()
+    volumes = summarise(scores, "volume_error_ml", options.baseline) if measured else None
     options.output.mkdir(parents=True, exist_ok=True)
     text = markdown(summary, volumes, runs, options.baseline)
     (options.output / "screening.md").write_text(text)
     summary.to_csv(options.output / "screening.csv", index=False, float_format="%.4f")
-    volumes.to_csv(options.output / "screening_volumes.csv", index=False, float_format="%.4f")
+    if volumes is not None:
+        volumes.to_csv(options.output / "screening_volumes.csv", index=False, float_format="%.4f")
     runs.to_csv(options.output / "runs.csv", index=False, float_format="%.4f")
     figure(options.output / "screening.png", summary, runs, options.baseline)
     print(text)

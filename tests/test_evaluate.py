@@ -14,7 +14,8 @@ from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
 from morphojax.data.schema import Column, Schema
 from morphojax.data.sources.base import Frame, Subject, View
-from morphojax.evaluation import overlap
+from morphojax.evaluation import overlap, summary
+from morphojax.train import scoring
 from morphojax.train.run import RunError
 from tests.data.preparing import prepare
 from tests.toy_run import toy_image, toy_label, toy_run
@@ -93,7 +94,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(dataset):
-    return evaluate.evaluate({"sax": toy_run()}, dataset, "test", heart_rate="pulse", progress=False)
+    return scoring.score({"sax": toy_run()}, dataset, "test", heart_rate="pulse", progress=False)
 
 
 def test_scores_are_those_of_the_native_masks(result):
@@ -126,50 +127,50 @@ def test_measures(result):
     assert math.isnan(table.loc[("secret_c", "lv_co_l_min"), "predicted"])  # no pulse
     assert math.isnan(table.loc[("secret_c", "lv_ef_percent"), "reference"])  # no cavity drawn at ES: missing, not 100
     assert table.loc[("secret_c", "lv_ef_percent"), "predicted"] > 0
-    agreed = evaluate.agree(result.measures).set_index("measure")
+    agreed = summary.agree(result.measures).set_index("measure")
     assert agreed.loc["lv_ef_percent", "n"] == 2 and agreed.loc["lv_mass_g", "n"] == 3
     assert agreed.loc["rv_ef_percent", "n"] == 2  # b's RV was not drawn
 
 
 def test_summary(result):
-    summary = evaluate.summarise(result.scores).set_index(["structure", "phase"])
-    assert {p for _, p in summary.index} == {"ED", "ES", "pooled"}
-    rv = summary.loc[("rv_cavity", "pooled")]
+    table = summary.summarise(result.scores).set_index(["structure", "phase"])
+    assert {p for _, p in table.index} == {"ED", "ES", "pooled"}
+    rv = table.loc[("rv_cavity", "pooled")]
     assert (rv["n_subjects"], rv["n_valid"], rv["n_missed"], rv["n_spurious"]) == (3, 6, 0, 2)
     assert rv["dice"] == pytest.approx((1 + 0 + 1) / 3)
     assert rv["dice_low"] <= rv["dice"] <= rv["dice_high"]
-    assert summary.loc[("lv_cavity", "ES"), "n_spurious"] == 1
+    assert table.loc[("lv_cavity", "ES"), "n_spurious"] == 1
     scores = result.scores
     by_subject = scores.groupby("index")["dice"].mean()
-    assert summary.loc[("mean", "pooled"), "dice"] == pytest.approx(by_subject.mean())
+    assert table.loc[("mean", "pooled"), "dice"] == pytest.approx(by_subject.mean())
 
 
 def test_other_frames_of_the_cine_are_not_scored_again(result, tmp_path):
     dataset = make(tmp_path, cine=True)
     assert dataset.stacks("sax")["labelled"].sum() == 2 * 2 * len(IDS)
-    found = evaluate.evaluate({"sax": toy_run()}, dataset, "test", heart_rate="pulse", progress=False)
+    found = scoring.score({"sax": toy_run()}, dataset, "test", heart_rate="pulse", progress=False)
     pd.testing.assert_frame_equal(found.scores, result.scores)
     pd.testing.assert_frame_equal(found.measures, result.measures)
 
 
 def test_a_missed_structure_and_a_pair_of_empty_ones_are_counted():
     row = {"index": 0, "plane": "sax", "phase": "ED", "structure": "rv_cavity", "missed": False, "spurious": False}
-    empty = row | dict.fromkeys(evaluate.METRICS, math.nan)
-    missed = row | dict.fromkeys(evaluate.METRICS, 90.0) | {"index": 1, "dice": 0.0, "missed": True}
-    summary = evaluate.summarise(pd.DataFrame([empty, missed])).iloc[0]
-    assert (summary["n_subjects"], summary["n_valid"], summary["n_missed"], summary["dice"]) == (2, 1, 1, 0.0)
-    assert summary["hd95_mm"] == 90 and math.isnan(summary["dice_low"])
+    empty = row | dict.fromkeys(summary.METRICS, math.nan)
+    missed = row | dict.fromkeys(summary.METRICS, 90.0) | {"index": 1, "dice": 0.0, "missed": True}
+    row = summary.summarise(pd.DataFrame([empty, missed])).iloc[0]
+    assert (row["n_subjects"], row["n_valid"], row["n_missed"], row["dice"]) == (2, 1, 1, 0.0)
+    assert row["hd95_mm"] == 90 and math.isnan(row["dice_low"])
 
 
 def test_only_structures_that_were_drawn_are_scored(tmp_path):
     dataset = make(tmp_path, labelled=("lv_cavity",))
-    result = evaluate.evaluate({"sax": toy_run()}, dataset, "test", progress=False)
+    result = scoring.score({"sax": toy_run()}, dataset, "test", progress=False)
     assert set(result.scores["structure"]) == {"lv_cavity"}
     assert set(result.measures["measure"]) == {"lv_edv_ml", "lv_esv_ml", "lv_sv_ml", "lv_ef_percent", "lv_co_l_min"}
     assert all(set(np.unique(x)) <= {0, LV} for tile in result.worst for x in tile[1:3])
     run = toy_run(structures=("rv_cavity",))
-    with pytest.raises(evaluate.EvaluationError, match="nothing to score"):
-        evaluate.check({"sax": run}, dataset, "test")
+    with pytest.raises(scoring.ScoringError, match="nothing to score"):
+        scoring.check({"sax": run}, dataset, "test")
 
 
 class TwoPlanes(Toy):
@@ -198,14 +199,14 @@ def test_every_stack_is_scored_by_what_was_drawn_in_it_and_an_unlabelled_plane_i
     prepare(TwoPlanes(), tmp_path / "d", name="toy", planes=anatomy.LONG_AXIS, progress=False, **settings)
     dataset = Dataset.open(tmp_path / "d")
     runs = {"la_2ch": toy_run("la_2ch", ("la_cavity",)), "la_4ch": toy_run("la_4ch", ("lv_cavity", *TwoPlanes.ATRIA))}
-    assert evaluate.check(runs, dataset, "test").keys() == {"la_4ch"}
-    result = evaluate.evaluate(runs, dataset, "test", progress=False)
+    assert scoring.check(runs, dataset, "test").keys() == {"la_4ch"}
+    result = scoring.score(runs, dataset, "test", progress=False)
     assert set(result.scores["structure"]) == set(TwoPlanes.ATRIA)  # his ventricle is there, predicted, and no error
     assert set(result.scores["dice"]) == {1.0} and "biplane" not in set(result.measures["plane"])
-    assert "biplane" in set(evaluate.evaluate(runs, dataset, "train", progress=False).measures["plane"])
+    assert "biplane" in set(scoring.score(runs, dataset, "train", progress=False).measures["plane"])
     ventricle = {"la_4ch": toy_run("la_4ch", ("lv_cavity",))}
-    with pytest.raises(evaluate.EvaluationError, match="no labelled la_4ch stack in --split=test"):
-        evaluate.evaluate(ventricle, dataset, "test", progress=False)
+    with pytest.raises(scoring.ScoringError, match="no labelled la_4ch stack in --split=test"):
+        scoring.score(ventricle, dataset, "test", progress=False)
 
     def load(folder, checkpoint):
         config = {"data": dict.fromkeys(SYNTHETIC) | {"dataset": str(dataset.root), "splits": ("train",)}}
@@ -217,17 +218,17 @@ def test_every_stack_is_scored_by_what_was_drawn_in_it_and_an_unlabelled_plane_i
 
 
 def test_a_dataset_that_does_not_fit_is_refused(dataset, tmp_path):
-    with pytest.raises(evaluate.EvaluationError, match=r"grid.*prepare the dataset anew"):
-        evaluate.check({"sax": toy_run(spacing=1.5)}, dataset, "test")
+    with pytest.raises(scoring.ScoringError, match=r"grid.*prepare the dataset anew"):
+        scoring.check({"sax": toy_run(spacing=1.5)}, dataset, "test")
     other = make(tmp_path, percentiles=(1.0, 99.0))
-    with pytest.raises(evaluate.EvaluationError, match="percentiles"):
-        evaluate.check({"sax": toy_run()}, other, "test")
-    with pytest.raises(evaluate.EvaluationError, match="no plane 'la_4ch'"):
-        evaluate.check({"la_4ch": toy_run("la_4ch", ("la_cavity",))}, dataset, "test")
-    with pytest.raises(evaluate.EvaluationError, match="no labelled sax stack in --split=val"):
-        evaluate.check({"sax": toy_run()}, dataset, "val")
-    with pytest.raises(evaluate.EvaluationError, match="no such column"):
-        evaluate.evaluate({"sax": toy_run()}, dataset, "test", heart_rate="puls", progress=False)
+    with pytest.raises(scoring.ScoringError, match="percentiles"):
+        scoring.check({"sax": toy_run()}, other, "test")
+    with pytest.raises(scoring.ScoringError, match="no plane 'la_4ch'"):
+        scoring.check({"la_4ch": toy_run("la_4ch", ("la_cavity",))}, dataset, "test")
+    with pytest.raises(scoring.ScoringError, match="no labelled sax stack in --split=val"):
+        scoring.check({"sax": toy_run()}, dataset, "val")
+    with pytest.raises(scoring.ScoringError, match="no such column"):
+        scoring.score({"sax": toy_run()}, dataset, "test", heart_rate="puls", progress=False)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from morphojax.data.partials import PrepareError
 from morphojax.data.pseudonyms import KeyFileError, Pseudonyms
 from morphojax.data.sources.acdc import Acdc
 from morphojax.evaluation import figures
-from morphojax.train import cohort
+from morphojax.train import cohort, scoring
 from tests.data import cohorts, preparing
 from tests.toy_run import toy_run
 
@@ -85,9 +85,9 @@ def test_nothing_that_a_run_writes_or_says_holds_an_id(root, splits, tmp_path, c
     monkeypatch.setattr(figures, "contact_sheet", lambda p, t, columns: [titles.extend(t), DRAW(p, t, columns=columns)])
     assert run(root, tmp_path / "out", f"--splits={splits}", "--size=8") == 0
     dataset = Dataset.open(tmp_path / "out")
-    monkeypatch.setattr(evaluate, "WORST", 3)
+    monkeypatch.setattr(scoring, "WORST", 3)
     toy = toy_run(size=8, spacing=1.5)
-    result = evaluate.evaluate({"sax": toy}, dataset=_fitting(dataset), split="test", progress=False)
+    result = scoring.score({"sax": toy}, dataset=_fitting(dataset), split="test", progress=False)
     evaluate.write(tmp_path / "out/evaluation", "test", result, {"run": "toy"})
     said = capsys.readouterr()
     everything = texts(tmp_path / "out") + said.out + said.err + repr([t for *_, t in titles])

@@ -7,14 +7,14 @@ import pytest
 from analysis import scores
 
 
-def write(runs: Path, name: str, dice: dict[int, float]) -> None:
-    """One structure, two phases 0.1 apart around the given Dice; of 100 ml, 100 times the Dice are predicted."""
+def write(runs: Path, name: str, dice: dict[int, float], unit: str = "ml") -> None:
+    """One structure, two phases 0.1 apart around the given Dice; of 100 ml (or cm2), 100 times the Dice are predicted."""
     folder = runs / name / "evaluation"
     folder.mkdir(parents=True)
     rows = [
         {
             "subject": f"s{i}", "index": i, "phase": phase, "structure": "lv_cavity", "dice": d + shift, "hd95_mm": 5.0,
-            "reference_ml": 100.0, "predicted_ml": 100.0 * (d + shift),
+            f"reference_{unit}": 100.0, f"predicted_{unit}": 100.0 * (d + shift),
         }
         for i, d in dice.items()
         for phase, shift in (("ED", 0.05), ("ES", -0.05))

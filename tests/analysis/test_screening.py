@@ -31,6 +31,20 @@ def test_the_least_error_of_volumes_ranks_first(tmp_path: Path) -> None:
     assert table.loc["info_nce_shuffled", "difference"] == pytest.approx(10)
 
 
+def test_a_plane_without_volumes_has_a_dice(tmp_path: Path) -> None:
+    """Runs of another plane, on other subjects."""
+    write(tmp_path, "scratch_10la4ch_s0", {1: 0.5, 2: 0.7}, "cm2")
+    write(tmp_path, "volume_10la4ch_s0", {1: 0.6, 2: 0.8}, "cm2")
+    areas = read_scores(tmp_path, arms=r"\w+")
+    text = screening.markdown(screening.summarise(areas), None, by_run(areas))
+    assert "| volume | 1 | 0.700 | 0.700 | +0.100 [" in text and "error" not in text
+    both = scored(tmp_path)
+    dice, volumes = screening.summarise(both), screening.summarise(both, "volume_error_ml")
+    assert dice.set_index("arm").loc["volume", ["runs", "dice"]].tolist() == [3, pytest.approx((0.75 * 2 + 0.7) / 3)]
+    assert volumes.set_index("arm").loc["volume", "runs"] == 2
+    assert "| volume | 3 | 0.700 | 0.750 | 0.750 | 0.733 |" in screening.markdown(dice, volumes, by_run(both))
+
+
 def test_what_is_written_names_runs_and_no_subject(tmp_path: Path) -> None:
     scores = scored(tmp_path)
     runs, volumes = by_run(scores), screening.summarise(scores, "volume_error_ml")

@@ -28,11 +28,11 @@ from morphojax.data.dataset import DatasetError
 from morphojax.data.records import RecordError, write_atomically
 from morphojax.data.splits import SPLITS
 from morphojax.evaluation import agreement, figures, summary
+from morphojax.inference.scoring import Result, ScoringError, by_plane, check, score
+from morphojax.inference.segmenter import Run, load_run
 from morphojax.train import cohort
 from morphojax.train.checkpoint import CheckpointError
-from morphojax.train.inference import Run, load_run
 from morphojax.train.run import RunError
-from morphojax.train.scoring import Result, ScoringError, by_plane, check, score
 
 
 def write(output: Path, split: str, result: Result, about: dict[str, Any]) -> str:

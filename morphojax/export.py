@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from morphojax.inference import embed
 from morphojax.models.published import PublishedError, to_hugging_face
-from morphojax.train import embed, weights
+from morphojax.train import weights
 from morphojax.train.transfer import flatten, of_plane
 
 

@@ -19,7 +19,6 @@ and with --export to <run>/embeddings:
 """
 
 import argparse
-import dataclasses
 import json
 import re
 import sys
@@ -33,112 +32,15 @@ import pandas as pd
 from morphojax import anatomy
 from morphojax.data.dataset import Dataset
 from morphojax.data.records import write_atomically
-from morphojax.evaluation import figures, prediction
+from morphojax.evaluation import figures
 from morphojax.evaluation.statistics import Interval
-from morphojax.train import cohort, embed
-from morphojax.train.embed import Embeddings, ImageEncoder
-from morphojax.train.probe import Label, caveats
-from morphojax.train.run import check_same_images, preprocessing, read_json
+from morphojax.inference.embed import ImageEncoder, embed_frames, export, load_encoder
+from morphojax.inference.probing import ProbeError, Result, probe, score_network, scores
+from morphojax.train import cohort
+from morphojax.train.lineage import caveats
+from morphojax.train.run import check_same_images, preprocessing
 
 NAME = {"auc": "AUC", "balanced_accuracy": "balanced accuracy", "mae": "MAE", "r": "r"}
-
-
-class ProbeError(ValueError):
-    """A probe that cannot be made. The message says what to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """subject, target: of the test subjects, codes or values in the unit of the column; predicted: by probe, see `prediction`.
-
-    details: by probe, how it came about; subjects: how many took part in what.
-    """
-
-    label: Label
-    subject: np.ndarray
-    target: np.ndarray
-    predicted: Mapping[str, np.ndarray]
-    details: Mapping[str, Mapping[str, Any]]
-    subjects: Mapping[str, int]
-
-
-def probe(dataset: Dataset, name: str, embeddings: Embeddings, fraction: float = 1.0, seed: int = 0) -> Result:
-    """Fits the probes of `prediction.SETTINGS` and predicts the test subjects.
-
-    fraction: of the training subjects, by hash of id and seed (`cohort.select_subjects`).
-
-    Raises ValueError as `Label.fit` does, and ProbeError where no test subject has the label and an embedding.
-    """
-    chosen = cohort.select_subjects(dataset, split_names=("train",), subjects=(), fraction=fraction, seed=seed)
-    # Fitted to those that have an embedding: the others teach nothing.
-    label = Label.fit(dataset, name, np.intersect1d(chosen, embeddings.subject))
-    known = _with_label(label, dataset, embeddings)
-    part = {split: known[dataset.splits[known] == split] for split in ("val", "test")}
-    part["train"] = np.intersect1d(known, chosen)
-    x = {split: embeddings.values[np.searchsorted(embeddings.subject, who)] for split, who in part.items()}
-    target = label.encode(dataset.table)
-    _check_test(label, part["test"])
-    predicted, details = {}, {}
-    for kind in prediction.SETTINGS:
-        fitted = prediction.fit_probe(
-            kind, x["train"], target[part["train"]], x["val"], target[part["val"]], len(label.classes)
-        )
-        answer = fitted.predict(x["test"])
-        predicted[kind] = answer if label.classes else label.in_unit(answer)
-        details[kind] = {"setting": fitted.setting, "chosen_on": fitted.chosen_on}
-    counts = {split: len(part[split]) for split in ("train", "val", "test")}
-    counts["left_out"] = int(len(chosen) + (dataset.splits != "train").sum()) - sum(counts.values())
-    wanted = label.of_target(target[part["test"]])
-    return Result(label, part["test"], wanted, predicted, details, counts)
-
-
-def score_network(encoder: ImageEncoder, dataset: Dataset) -> Result:
-    """What a run of configs/probe.py predicts of the test subjects, with the head that it trained.
-
-    Raises ProbeError where no test subject has the label, and RunError for a damaged run.
-    """
-    label = Label.from_json(read_json(encoder.run, "label.json"))
-    if label.column.name not in dataset.table.columns:
-        raise ProbeError(f"the table of {dataset.root} has no column {label.column.name!r}, which the run predicts")
-    inputs = encoder.config["input"]
-    test = np.flatnonzero(dataset.splits == "test")
-    if not len(test):
-        raise ProbeError(f"{dataset.root} has no test subjects")
-    found = embed.embed(encoder, dataset, subjects=test, frames=inputs["frames"], slices=inputs["slices"])
-    known = _with_label(label, dataset, found)
-    _check_test(label, known)
-    head = encoder.variables["params"]["head"]
-    x = found.values[np.searchsorted(found.subject, known)]
-    predicted = {"network": label.of_network(x @ np.asarray(head["kernel"]) + np.asarray(head["bias"]))}
-    details = {"network": {key: encoder.config[key] for key in ("freeze", "init_from")}}
-    counts = {"test": len(known), "left_out": len(test) - len(known)}
-    return Result(label, known, label.of_target(label.encode(dataset.table)[known]), predicted, details, counts)
-
-
-def _with_label(label: Label, dataset: Dataset, embeddings: Embeddings) -> np.ndarray:
-    return embeddings.subject[np.isfinite(label.encode(dataset.table)[embeddings.subject])]
-
-
-def _check_test(label: Label, test: np.ndarray) -> None:
-    if not len(test):
-        raise ProbeError(f"no test subject has {label.column.name!r} and an image: there is nothing to score")
-
-
-def scores(result: Result, seed: int = 0) -> dict[str, dict[str, Interval]]:
-    """Measures with their intervals by probe, and by `constant`, a predictor that knows no image: every class equally likely,
-    or the mean of the training subjects."""
-    n, label = len(result.target), result.label
-    guess = (
-        np.full((n, len(label.classes)), 1 / len(label.classes))
-        if label.classes
-        else np.full(n, label.in_unit(np.zeros(1)))
-    )
-    found = {kind: prediction.score(result.target, p, seed=seed) for kind, p in result.predicted.items()}
-    constant = prediction.score(result.target, guess, seed=seed)
-    if label.classes:
-        # Of equally likely classes the first would be taken: on average over draws, each is right equally often.
-        constant["balanced_accuracy"] = Interval(n, 1 / len(label.classes), float("nan"), float("nan"))
-    return found | {"constant": constant}
 
 
 def write(output: Path, result: Result, found: Mapping[str, Mapping[str, Interval]], about: Mapping[str, Any]) -> None:
@@ -237,12 +139,12 @@ def _main(args: argparse.Namespace) -> int:
         raise ProbeError(f"--frames={args.frames}: give different ones of {', '.join(anatomy.PHASES)}")
     result = score_network(encoder, dataset) if network else None
     if args.export or result is None:
-        embeddings = embed.embed_frames(encoder, dataset, frames, slices=args.slices)
+        embeddings = embed_frames(encoder, dataset, frames, slices=args.slices)
         if args.label and not network:
             result = probe(dataset, args.label, embeddings, args.fraction, args.seed)
         if args.export:
             columns = [result.label.column.name] if result else []
-            embed.export(encoder.run / "embeddings", embeddings, dataset, columns)
+            export(encoder.run / "embeddings", embeddings, dataset, columns)
             print(f"embeddings of {len(embeddings.subject)} subjects written to {encoder.run / 'embeddings'}")
     if result is not None:
         _report(args, encoder, dataset, frames, result)
@@ -250,9 +152,9 @@ def _main(args: argparse.Namespace) -> int:
 
 
 def _load(run: str, which: str | None) -> ImageEncoder:
-    encoder = embed.load_encoder(run, which or "last")
+    encoder = load_encoder(run, which or "last")
     # A fine-tuned run is judged by its best checkpoint; of pretraining, the lowest loss is not the best encoder.
-    return embed.load_encoder(run, "best") if which is None and encoder.config["task"] == "probe" else encoder
+    return load_encoder(run, "best") if which is None and encoder.config["task"] == "probe" else encoder
 
 
 def _open(encoder: ImageEncoder, path: str | None) -> Dataset:

@@ -15,7 +15,7 @@ from morphojax.data.geometry import Grid
 from morphojax.data.schema import Column, Schema
 from morphojax.data.sources.base import Frame, Subject, View
 from morphojax.evaluation import overlap, summary
-from morphojax.train import scoring
+from morphojax.inference import scoring
 from morphojax.train.run import RunError
 from tests.data.preparing import prepare
 from tests.toy_run import toy_image, toy_label, toy_run

@@ -9,8 +9,9 @@ import optax
 import pytest
 
 from morphojax import export
+from morphojax.inference import embed
 from morphojax.models.encoders import ENCODERS
-from morphojax.train import embed, weights
+from morphojax.train import weights
 from morphojax.train.checkpoint import Checkpoints
 from morphojax.train.state import TrainState
 from morphojax.train.transfer import flatten, transfer_published

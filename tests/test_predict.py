@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from morphojax import anatomy, predict
+from morphojax.inference import files
 from morphojax.train.run import RunError
 from tests.toy_run import toy_image, toy_label, toy_run
 
@@ -27,9 +28,9 @@ def write(path, data, affine=AFFINE, kind=nib.Nifti1Image, step=None):
 def go(tmp_path, source=None, run=None, **options):
     source = source or tmp_path / "in"
     run = run or toy_run()
-    plane = predict.choose_plane(run, None)
-    paths, _ = predict.find_inputs(source, plane)
-    return predict.predict_files(run, plane, paths, source, tmp_path / "out", **options)
+    plane = files.choose_plane(run, None)
+    paths, _ = files.find_inputs(source, plane)
+    return files.predict_files(run, plane, paths, source, tmp_path / "out", **options)
 
 
 def ml(label, structure="lv_cavity"):
@@ -95,8 +96,8 @@ def test_label_numbers_on_disk(tmp_path):
 
 
 def test_a_convention_without_the_structure_is_refused():
-    with pytest.raises(predict.PredictError, match="sunnybrook has no number for lv_myocardium, rv_cavity"):
-        predict.disk_numbers(toy_run(), "sunnybrook")
+    with pytest.raises(files.PredictError, match="sunnybrook has no number for lv_myocardium, rv_cavity"):
+        files.disk_numbers(toy_run(), "sunnybrook")
 
 
 def test_stack_volumes(tmp_path):
@@ -158,7 +159,7 @@ def test_long_axis_plane(tmp_path):
     frames = [toy_image(x, structures) for x in (larger, label)]
     write(tmp_path / "in" / "la_4ch.nii.gz", np.stack(frames, -1))
     write(tmp_path / "in" / "sa.nii.gz", toy_image(toy_label()))
-    paths, notes = predict.find_inputs(tmp_path / "in", "la_4ch")
+    paths, notes = files.find_inputs(tmp_path / "in", "la_4ch")
     assert [p.name for p in paths] == ["la_4ch.nii.gz"] and "planes other than la_4ch" in notes[0]
     assert go(tmp_path, run=run) == []
     area = (label == anatomy.LABEL_ID["la_cavity"]).sum() * 4 / 100
@@ -177,8 +178,8 @@ def test_largest_component():
     label[3, 3, 0] = 1  # touches by a corner only
     expected = label.copy()
     expected[6:, 6:, 0] = expected[3, 3, 0] = 0
-    np.testing.assert_array_equal(predict.largest_components(label), expected)
-    assert not predict.largest_components(np.zeros((2, 2, 2), np.uint8)).any()
+    np.testing.assert_array_equal(files.largest_components(label), expected)
+    assert not files.largest_components(np.zeros((2, 2, 2), np.uint8)).any()
 
 
 def test_largest_component_option_reaches_the_files(tmp_path):
@@ -219,27 +220,27 @@ def test_bad_files_are_reported_and_left_out(tmp_path):
 def test_labels_in_the_input_are_passed_over(tmp_path):
     for name in ("p_frame01", "p_frame01_gt", "label_sa_ED", "seg_sa_ED", "seg4_la_4ch_ED"):
         write(tmp_path / "in" / f"{name}.nii.gz", np.zeros((4, 4, 2)))
-    paths, notes = predict.find_inputs(tmp_path / "in", "sax")
+    paths, notes = files.find_inputs(tmp_path / "in", "sax")
     assert [p.name for p in paths] == ["p_frame01.nii.gz"] and notes == ["passed over: 4 files named as labels"]
 
 
 def test_inputs_that_are_not_there(tmp_path):
-    with pytest.raises(predict.PredictError, match="no such file"):
-        predict.find_inputs(tmp_path / "nowhere", "sax")
-    with pytest.raises(predict.PredictError, match="no image of sax"):
-        predict.find_inputs(tmp_path, "sax")
+    with pytest.raises(files.PredictError, match="no such file"):
+        files.find_inputs(tmp_path / "nowhere", "sax")
+    with pytest.raises(files.PredictError, match="no image of sax"):
+        files.find_inputs(tmp_path, "sax")
 
 
 def test_nothing_is_overwritten_unasked(tmp_path):
     path = write(tmp_path / "in" / "heart.nii.gz", toy_image(toy_label()))
-    with pytest.raises(predict.PredictError, match="overwrite the images"):
-        predict.predict_files(toy_run(), "sax", [path], tmp_path / "in", tmp_path / "in", overwrite=True)
+    with pytest.raises(files.PredictError, match="overwrite the images"):
+        files.predict_files(toy_run(), "sax", [path], tmp_path / "in", tmp_path / "in", overwrite=True)
     go(tmp_path)
-    with pytest.raises(predict.PredictError, match="already there"):
+    with pytest.raises(files.PredictError, match="already there"):
         go(tmp_path)
     assert go(tmp_path, overwrite=True) == []
     write(tmp_path / "in" / "heart.nii", toy_image(toy_label()))
-    with pytest.raises(predict.PredictError, match="are both there"):
+    with pytest.raises(files.PredictError, match="are both there"):
         go(tmp_path, overwrite=True)
 
 
@@ -250,7 +251,7 @@ def test_a_write_that_fails_leaves_nothing_under_the_name(tmp_path, monkeypatch)
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(predict.nib, "save", full)
+    monkeypatch.setattr(files.nib, "save", full)
     with pytest.raises(OSError, match="no space"):
         go(tmp_path)
     assert list((tmp_path / "out").iterdir()) == []
@@ -260,12 +261,12 @@ def test_heart_rate_needs_a_unit_and_a_sane_step():
     header = nib.Nifti1Header()
     header["pixdim"][4] = 0.02
     header.set_xyzt_units("mm", "sec")
-    assert predict.heart_rate(header, 50) == pytest.approx(60)
-    assert math.isnan(predict.heart_rate(header, 1)) and math.isnan(predict.heart_rate(header, 2))
+    assert files.heart_rate(header, 50) == pytest.approx(60)
+    assert math.isnan(files.heart_rate(header, 1)) and math.isnan(files.heart_rate(header, 2))
     header.set_xyzt_units("mm", "msec")
-    assert math.isnan(predict.heart_rate(header, 50))
+    assert math.isnan(files.heart_rate(header, 50))
     header.set_xyzt_units("mm", "unknown")
-    assert math.isnan(predict.heart_rate(header, 50))
+    assert math.isnan(files.heart_rate(header, 50))
 
 
 def test_exit_codes(tmp_path, monkeypatch, capsys):

@@ -20,8 +20,11 @@ from morphojax.data.geometry import Grid
 from morphojax.data.schema import Column, Schema
 from morphojax.data.sources.base import Frame, Subject, View
 from morphojax.evaluation import prediction
-from morphojax.train import checkpoint, embed, experiment
-from morphojax.train.probe import Label, caveats, class_weights, loss_per_subject
+from morphojax.inference import embed, probing
+from morphojax.models.towers import mean_of_slices
+from morphojax.train import checkpoint, experiment
+from morphojax.train.lineage import caveats, columns_given, trained_on
+from morphojax.train.probe import Label, class_weights, loss_per_subject
 from morphojax.train.run import RunError
 from tests.data.cohorts import AFFINE, label
 from tests.data.preparing import prepare
@@ -150,7 +153,7 @@ def test_embeddings_do_not_depend_on_the_batch(encoder, dataset, embeddings):
 
 def test_masked_slices_have_no_influence_and_none_gives_zero():
     pooled, mask = jnp.array([[[1.0], [3.0], [jnp.nan]], [[jnp.nan]] * 3]), jnp.array([[1, 1, 0], [0, 0, 0]], bool)
-    np.testing.assert_array_equal(embed.mean_of_slices(pooled, mask), [[2.0], [0.0]])
+    np.testing.assert_array_equal(mean_of_slices(pooled, mask), [[2.0], [0.0]])
 
 
 def test_frames_stand_side_by_side_for_those_who_have_them_all(encoder, dataset, embeddings):
@@ -267,13 +270,13 @@ def informative(n_dimensions=3):
 
 
 def test_a_probe_is_fitted_to_training_subjects_and_scores_test_subjects(dataset):
-    result = probe.probe(dataset, "share", informative())
+    result = probing.probe(dataset, "share", informative())
     test = np.flatnonzero(SPLITS == "test")
     np.testing.assert_array_equal(result.subject, test)
     np.testing.assert_allclose(result.target, 100 * SHARE[test], rtol=1e-6)
     assert dict(result.subjects) == {"train": 11, "val": 6, "test": 6, "left_out": 1}
     np.testing.assert_allclose(result.predicted["linear"], result.target, atol=3)
-    found = probe.scores(result)
+    found = probing.scores(result)
     assert found["linear"]["r"].mean > 0.95 and found["linear"]["mae"].mean < found["constant"]["mae"].mean
     train_mean = 100 * SHARE[TRAIN][1:].mean()  # the first has no embedding
     assert found["constant"]["mae"].mean == pytest.approx(np.abs(result.target - train_mean).mean(), rel=1e-5)
@@ -284,14 +287,14 @@ def test_test_values_never_reach_a_probe(dataset):
     spoilt = dataset.table.copy()
     spoilt.loc[SPLITS == "test", "share"] = 1e3
     other = Dataset(dataset.root, dataset.manifest, dataset.subjects, dataset.splits, spoilt, dataset._stacks)
-    a, b = (probe.probe(d, "share", informative()) for d in (dataset, other))
+    a, b = (probing.probe(d, "share", informative()) for d in (dataset, other))
     for kind in prediction.SETTINGS:
         np.testing.assert_array_equal(a.predicted[kind], b.predicted[kind])
     assert (b.target > 900).all()
 
 
 def test_missing_labels_are_left_out_and_counted(dataset):
-    result = probe.probe(dataset, "gappy", informative())
+    result = probing.probe(dataset, "gappy", informative())
     with_label = (np.arange(N) % 5 != 0) & (np.arange(N) > 0)
     expected = {split: int((with_label & (split == SPLITS)).sum()) for split in ("train", "val", "test")}
     assert dict(result.subjects) == {**expected, "left_out": N - sum(expected.values())}
@@ -299,17 +302,17 @@ def test_missing_labels_are_left_out_and_counted(dataset):
 
 
 def test_few_labels_are_a_share_of_the_training_subjects(dataset):
-    half = probe.probe(dataset, "share", informative(), fraction=0.5)
+    half = probing.probe(dataset, "share", informative(), fraction=0.5)
     assert 4 <= half.subjects["train"] <= 6 and half.subjects["test"] == 6
     with pytest.raises(ValueError, match="'share'"):
-        probe.probe(dataset, "share", informative(), fraction=0.01)
+        probing.probe(dataset, "share", informative(), fraction=0.01)
 
 
 def test_a_test_split_without_labels_is_told(dataset):
     kept = informative()
     rest = SPLITS[kept.subject] != "test"
-    with pytest.raises(probe.ProbeError, match="no test subject has 'share'"):
-        probe.probe(dataset, "share", embed.Embeddings(kept.subject[rest], kept.values[rest]))
+    with pytest.raises(probing.ProbeError, match="no test subject has 'share'"):
+        probing.probe(dataset, "share", embed.Embeddings(kept.subject[rest], kept.values[rest]))
 
 
 # the command
@@ -481,11 +484,11 @@ def test_what_the_encoder_was_given_is_found_along_its_history(tmp_path):
         probe={"config": {"label": "gappy"}},
         last={"config": {"label": "constant"}, "splits": ["train", "val"], "dataset": "other"},
     )
-    assert embed.columns_given(run) == ("gappy", "share", "group", "rare")
-    assert set(embed.trained_on(run, "this")) == {"train", "test"}
-    assert embed.trained_on(run, "other") == ("train", "val")
+    assert columns_given(run) == ("gappy", "share", "group", "rare")
+    assert set(trained_on(run, "this")) == {"train", "test"}
+    assert trained_on(run, "other") == ("train", "val")
     shutil.rmtree(tmp_path / "probe")  # the history ends there
-    assert embed.columns_given(run) == ()
+    assert columns_given(run) == ()
 
 
 def test_a_label_seen_in_pretraining_is_told(dataset, tmp_path):

@@ -18,7 +18,8 @@ from morphojax.data.partials import PrepareError
 from morphojax.data.pseudonyms import KeyFileError, Pseudonyms
 from morphojax.data.sources.acdc import Acdc
 from morphojax.evaluation import figures
-from morphojax.train import cohort, scoring
+from morphojax.inference import scoring
+from morphojax.train import cohort
 from tests.data import cohorts, preparing
 from tests.toy_run import toy_run
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from morphojax import anatomy
 from morphojax.data.geometry import Grid
-from morphojax.train.inference import Run
+from morphojax.inference.segmenter import Run
 
 GREY = (0, 60, 120, 180, 240)  # uint8, by class
 

@@ -48,6 +48,12 @@ class PlaneEncoders(nn.Module):
         return jax.tree.map(lambda *x: jnp.concatenate(x, 1).reshape(len(image), *x[0].shape[2:]), *found)
 
 
+def mean_of_slices(pooled: jax.Array, mask: jax.Array) -> jax.Array:
+    """[B,K,D], mask bool [B,K] -> float32 [B,D]: the mean over the slices that are there; zero where there is none."""
+    kept = jnp.where(mask[..., None], pooled.astype(jnp.float32), 0.0)
+    return kept.sum(1) / jnp.maximum(mask.sum(1, keepdims=True), 1)
+
+
 class SlicePool(nn.Module):
     """(features [B,K,D], mask bool [B,K]) -> [B,D]: the mean of the valid slices, or their attention-weighted mean.
 
@@ -61,11 +67,10 @@ class SlicePool(nn.Module):
     def __call__(self, features: jax.Array, mask: jax.Array) -> jax.Array:
         features = features.astype(jnp.float32)
         if self.pooling == "mean":
-            score = jnp.zeros(mask.shape, jnp.float32)
-        elif self.pooling == "attention":
-            score = nn.Dense(1, name="score")(jnp.tanh(nn.Dense(self.hidden, name="hidden")(features)))[..., 0]
-        else:
+            return mean_of_slices(features, mask)
+        if self.pooling != "attention":
             raise ValueError(f"pooling is 'mean' or 'attention', not {self.pooling!r}")
+        score = nn.Dense(1, name="score")(jnp.tanh(nn.Dense(self.hidden, name="hidden")(features)))[..., 0]
         weight = jax.nn.softmax(jnp.where(mask, score, jnp.finfo(jnp.float32).min), axis=1)
         return jnp.where(mask[..., None], weight[..., None] * features, 0.0).sum(1)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Self
 
 import jax
@@ -18,8 +17,8 @@ from morphojax.data.dataset import Dataset
 from morphojax.data.schema import Column, Schema, TableError
 from morphojax.data.table_encoder import TableEncoder
 from morphojax.evaluation import prediction
-from morphojax.models.towers import fill_masked
-from morphojax.train import checkpoint, cohort, devices, embed, optimizer, registry, rng, transfer, weights
+from morphojax.models.towers import fill_masked, mean_of_slices
+from morphojax.train import checkpoint, cohort, devices, lineage, optimizer, registry, rng, transfer, weights
 from morphojax.train.run import preprocessing
 from morphojax.train.state import TrainState
 from morphojax.train.step import make_train_step
@@ -194,7 +193,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
             mutable=["batch_stats"] if train else [],
             rngs={"draws": rng.key(seed, "draws", step)},
         )
-        pooled = embed.mean_of_slices(features.pooled.reshape(*mask.shape, -1), mask)
+        pooled = mean_of_slices(features.pooled.reshape(*mask.shape, -1), mask)
         pooled = pooled if train_encoder else jax.lax.stop_gradient(pooled)
         after = {"encoder": updated["batch_stats"]} if "batch_stats" in updated else batch_stats
         return pooled @ params["head"]["kernel"] + params["head"]["bias"], after
@@ -226,7 +225,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
 
     if config.init_from and not weights.is_weights(config.init_from):
         run = checkpoint.find(config.init_from, config.init_checkpoint).parent.parent
-        for line in caveats(run, label.column, dataset):
+        for line in lineage.caveats(run, label.column, dataset):
             devices.say(f"WARNING: {line}")
     described = preprocessing(dataset, planes, "cycle" if channels > 1 else "frame", ())
     task = Task(
@@ -247,25 +246,3 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         examples=config.batch_size,
     )
     return task, {"preprocessing.json": described, "label.json": label.to_json()}
-
-
-def caveats(run: Path, label: Column, dataset: Dataset) -> list[str]:
-    """What the encoder of a run has seen that makes a score on this label other than it looks: lines for people.
-
-    Looked up in the run and in those that its encoder started from: table.json, and label and splits in config.json.
-    """
-    lines, seen = [], embed.columns_given(run)
-    if label.name in seen:
-        lines.append(
-            f"the encoder's pretraining was given the table column {label.name!r} itself: the score is of a label that it has "
-            "seen (leave it out with config.table.groups of the pretraining for a score of one that it has not)"
-        )
-    schema = {column.name: column for column in dataset.schema.columns}
-    kin = [n for n in seen if n != label.name and n in schema and set(schema[n].leak) & set(label.leak)]
-    if kin:
-        lines.append(
-            f"the encoder's pretraining was given columns that are measured as {label.name!r} is: {', '.join(kin)}"
-        )
-    if "test" in embed.trained_on(run, dataset.fingerprint):
-        lines.append("the encoder was trained on test subjects: the score is not of unseen hearts")
-    return lines

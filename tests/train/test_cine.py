@@ -9,7 +9,8 @@ import pytest
 from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
 from morphojax.data.sources.synthetic import Synthetic
-from morphojax.train import checkpoint, embed, experiment, probe, segment
+from morphojax.inference import embed
+from morphojax.train import checkpoint, experiment, probe, segment
 from tests.data.preparing import prepare
 from tests.train import synthetic
 from tests.train.test_tasks import config, train

@@ -11,8 +11,9 @@ import pytest
 from morphojax import evaluate, export, predict
 from morphojax.anatomy import LABEL_ID, PLANE_STRUCTURES, PLANES
 from morphojax.data.dataset import Dataset
+from morphojax.inference import embed
 from morphojax.models.encoders import ENCODERS
-from morphojax.train import checkpoint, embed, experiment, pretrain
+from morphojax.train import checkpoint, experiment, pretrain
 from tests.train import synthetic
 from tests.train.test_tasks import config
 

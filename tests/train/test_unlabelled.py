@@ -13,7 +13,8 @@ import pytest
 from configs import segment_sax
 from morphojax import augment
 from morphojax.data.dataset import Dataset
-from morphojax.train import experiment, inference, segment, unlabelled
+from morphojax.inference.segmenter import load_run
+from morphojax.train import experiment, segment, unlabelled
 from tests.train import synthetic
 from tests.train.test_tasks import SEGMENT
 
@@ -193,7 +194,7 @@ def test_a_decoder_conditioned_on_predicted_columns(data: Path, tmp_path: Path) 
     losses = {name: measured(values) for name, values in moved.items()}
     assert losses["others"] == measured(own) and min(losses["labelled"], losses["unlabelled"]) > losses["others"] + 1
     assert experiment.run(made)
-    assert inference.load_run(tmp_path / "run").predict_grid(np.zeros((2, 32, 32), np.uint8)).shape == (2, 32, 32, 4)
+    assert load_run(tmp_path / "run").predict_grid(np.zeros((2, 32, 32), np.uint8)).shape == (2, 32, 32, 4)
 
 
 def test_conditioning_on_no_number_is_refused(data: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from morphojax import anatomy
 from morphojax.data.dataset import Dataset
 from morphojax.data.splits import SPLITS
 from morphojax.evaluation import clinical, overlap
-from morphojax.train.inference import Run
+from morphojax.inference.segmenter import Run
 
 WORST = 6  # tiles that are kept of the worst stacks
 

@@ -9,8 +9,8 @@ import pytest
 
 from configs import segment_sax
 from morphojax import anatomy
+from morphojax.inference.segmenter import load_run
 from morphojax.train.checkpoint import CheckpointError, Checkpoints
-from morphojax.train.inference import load_run
 from morphojax.train.run import RunError
 from morphojax.train.segment import build_model
 from morphojax.train.state import TrainState

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ import pandas as pd
 from morphojax.data import pipeline
 from morphojax.data.dataset import Dataset
 from morphojax.data.records import write_atomically
+from morphojax.models.towers import mean_of_slices
 from morphojax.train import checkpoint, registry
-from morphojax.train.checkpoint import CheckpointError
 from morphojax.train.run import RunError, read_json
 from morphojax.train.transfer import transfer_modules
 
@@ -58,12 +58,6 @@ class Embeddings:
 
     subject: np.ndarray
     values: np.ndarray
-
-
-def mean_of_slices(pooled: jax.Array, mask: jax.Array) -> jax.Array:
-    """[B,K,D], mask bool [B,K] -> float32 [B,D]: the mean over the slices that are there; zero where there is none."""
-    kept = jnp.where(mask[..., None], pooled.astype(jnp.float32), 0.0)
-    return kept.sum(1) / jnp.maximum(mask.sum(1, keepdims=True), 1)
 
 
 def load_encoder(path: str | Path, which: str = "last") -> ImageEncoder:
@@ -174,38 +168,3 @@ def export(folder: Path, embeddings: Embeddings, dataset: Dataset, columns: Sequ
     write_atomically(folder / "tensors.tsv", tensors.encode())
     write_atomically(folder / "metadata.tsv", about.to_csv(sep="\t", index=False, na_rep="missing").encode())
     write_atomically(folder / "projector_config.pbtxt", PROJECTOR.encode())
-
-
-def lineage(run: Path) -> Iterator[Path]:
-    """A run, the run that its encoder started from (`config.init_from`), and so on, as far as they are still there."""
-    while True:
-        yield run
-        before = read_json(run, "config.json").get("init_from")
-        if not before:
-            return
-        try:
-            run = checkpoint.find(before).parent.parent
-        except CheckpointError:  # moved or removed since
-            return
-
-
-def columns_given(run: Path) -> tuple[str, ...]:
-    """The table columns that the encoder of a run was given in training, here or in the runs that it started from.
-
-    The label of a probe counts for what started from it, not for itself. Rows that are not the subject's own (`config.table.control`) do
-    not count.
-    """
-    names: list[str] = []
-    for each in lineage(run):
-        config = read_json(each, "config.json")
-        settings = config.get("table", {})
-        if settings.get("control", "none") == "none" and (each / "table.json").is_file():
-            names += [column["name"] for column in read_json(each, "table.json").get("schema", [])]
-        names += [name for name in (settings.get("label"), config.get("label") if each != run else None) if name]
-    return tuple(dict.fromkeys(names))
-
-
-def trained_on(run: Path, fingerprint: str) -> tuple[str, ...]:
-    """The splits of a dataset (by its fingerprint) that the encoder of a run has been trained on, likewise."""
-    runs = [r for r in lineage(run) if read_json(r, "preprocessing.json")["dataset_fingerprint"] == fingerprint]
-    return tuple(dict.fromkeys(split for r in runs for split in read_json(r, "config.json")["data"]["splits"]))

@@ -1,0 +1,113 @@
+"""Probes of the embeddings of a dataset's subjects, and their scores on the test subjects."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from morphojax.data.dataset import Dataset
+from morphojax.evaluation import prediction
+from morphojax.evaluation.statistics import Interval
+from morphojax.inference.embed import Embeddings, ImageEncoder, embed
+from morphojax.train import cohort
+from morphojax.train.probe import Label
+from morphojax.train.run import read_json
+
+
+class ProbeError(ValueError):
+    """A probe that cannot be made. The message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """subject, target: of the test subjects, codes or values in the unit of the column; predicted: by probe, see `prediction`.
+
+    details: by probe, how it came about; subjects: how many took part in what.
+    """
+
+    label: Label
+    subject: np.ndarray
+    target: np.ndarray
+    predicted: Mapping[str, np.ndarray]
+    details: Mapping[str, Mapping[str, Any]]
+    subjects: Mapping[str, int]
+
+
+def probe(dataset: Dataset, name: str, embeddings: Embeddings, fraction: float = 1.0, seed: int = 0) -> Result:
+    """Fits the probes of `prediction.SETTINGS` and predicts the test subjects.
+
+    fraction: of the training subjects, by hash of id and seed (`cohort.select_subjects`).
+
+    Raises ValueError as `Label.fit` does, and ProbeError where no test subject has the label and an embedding.
+    """
+    chosen = cohort.select_subjects(dataset, split_names=("train",), subjects=(), fraction=fraction, seed=seed)
+    # Fitted to those that have an embedding: the others teach nothing.
+    label = Label.fit(dataset, name, np.intersect1d(chosen, embeddings.subject))
+    known = _with_label(label, dataset, embeddings)
+    part = {split: known[dataset.splits[known] == split] for split in ("val", "test")}
+    part["train"] = np.intersect1d(known, chosen)
+    x = {split: embeddings.values[np.searchsorted(embeddings.subject, who)] for split, who in part.items()}
+    target = label.encode(dataset.table)
+    _check_test(label, part["test"])
+    predicted, details = {}, {}
+    for kind in prediction.SETTINGS:
+        fitted = prediction.fit_probe(
+            kind, x["train"], target[part["train"]], x["val"], target[part["val"]], len(label.classes)
+        )
+        answer = fitted.predict(x["test"])
+        predicted[kind] = answer if label.classes else label.in_unit(answer)
+        details[kind] = {"setting": fitted.setting, "chosen_on": fitted.chosen_on}
+    counts = {split: len(part[split]) for split in ("train", "val", "test")}
+    counts["left_out"] = int(len(chosen) + (dataset.splits != "train").sum()) - sum(counts.values())
+    wanted = label.of_target(target[part["test"]])
+    return Result(label, part["test"], wanted, predicted, details, counts)
+
+
+def score_network(encoder: ImageEncoder, dataset: Dataset) -> Result:
+    """What a run of configs/probe.py predicts of the test subjects, with the head that it trained.
+
+    Raises ProbeError where no test subject has the label, and RunError for a damaged run.
+    """
+    label = Label.from_json(read_json(encoder.run, "label.json"))
+    if label.column.name not in dataset.table.columns:
+        raise ProbeError(f"the table of {dataset.root} has no column {label.column.name!r}, which the run predicts")
+    inputs = encoder.config["input"]
+    test = np.flatnonzero(dataset.splits == "test")
+    if not len(test):
+        raise ProbeError(f"{dataset.root} has no test subjects")
+    found = embed(encoder, dataset, subjects=test, frames=inputs["frames"], slices=inputs["slices"])
+    known = _with_label(label, dataset, found)
+    _check_test(label, known)
+    head = encoder.variables["params"]["head"]
+    x = found.values[np.searchsorted(found.subject, known)]
+    predicted = {"network": label.of_network(x @ np.asarray(head["kernel"]) + np.asarray(head["bias"]))}
+    details = {"network": {key: encoder.config[key] for key in ("freeze", "init_from")}}
+    counts = {"test": len(known), "left_out": len(test) - len(known)}
+    return Result(label, known, label.of_target(label.encode(dataset.table)[known]), predicted, details, counts)
+
+
+def _with_label(label: Label, dataset: Dataset, embeddings: Embeddings) -> np.ndarray:
+    return embeddings.subject[np.isfinite(label.encode(dataset.table)[embeddings.subject])]
+
+
+def _check_test(label: Label, test: np.ndarray) -> None:
+    if not len(test):
+        raise ProbeError(f"no test subject has {label.column.name!r} and an image: there is nothing to score")
+
+
+def scores(result: Result, seed: int = 0) -> dict[str, dict[str, Interval]]:
+    """Measures with their intervals by probe, and by `constant`, a predictor that knows no image: every class equally likely,
+    or the mean of the training subjects."""
+    n, label = len(result.target), result.label
+    guess = (
+        np.full((n, len(label.classes)), 1 / len(label.classes))
+        if label.classes
+        else np.full(n, label.in_unit(np.zeros(1)))
+    )
+    found = {kind: prediction.score(result.target, p, seed=seed) for kind, p in result.predicted.items()}
+    constant = prediction.score(result.target, guess, seed=seed)
+    if label.classes:
+        # Of equally likely classes the first would be taken: on average over draws, each is right equally often.
+        constant["balanced_accuracy"] = Interval(n, 1 / len(label.classes), float("nan"), float("nan"))
+    return found | {"constant": constant}

@@ -1,0 +1,67 @@
+"""What the encoder of a run has seen: in that run, and in those that it started from."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from morphojax.data.dataset import Dataset
+from morphojax.data.schema import Column
+from morphojax.train import checkpoint
+from morphojax.train.checkpoint import CheckpointError
+from morphojax.train.run import read_json
+
+
+def lineage(run: Path) -> Iterator[Path]:
+    """A run, the run that its encoder started from (`config.init_from`), and so on, as far as they are still there."""
+    while True:
+        yield run
+        before = read_json(run, "config.json").get("init_from")
+        if not before:
+            return
+        try:
+            run = checkpoint.find(before).parent.parent
+        except CheckpointError:  # moved or removed since
+            return
+
+
+def columns_given(run: Path) -> tuple[str, ...]:
+    """The table columns that the encoder of a run was given in training, here or in the runs that it started from.
+
+    The label of a probe counts for what started from it, not for itself. Rows that are not the subject's own (`config.table.control`) do
+    not count.
+    """
+    names: list[str] = []
+    for each in lineage(run):
+        config = read_json(each, "config.json")
+        settings = config.get("table", {})
+        if settings.get("control", "none") == "none" and (each / "table.json").is_file():
+            names += [column["name"] for column in read_json(each, "table.json").get("schema", [])]
+        names += [name for name in (settings.get("label"), config.get("label") if each != run else None) if name]
+    return tuple(dict.fromkeys(names))
+
+
+def trained_on(run: Path, fingerprint: str) -> tuple[str, ...]:
+    """The splits of a dataset (by its fingerprint) that the encoder of a run has been trained on, likewise."""
+    runs = [r for r in lineage(run) if read_json(r, "preprocessing.json")["dataset_fingerprint"] == fingerprint]
+    return tuple(dict.fromkeys(split for r in runs for split in read_json(r, "config.json")["data"]["splits"]))
+
+
+def caveats(run: Path, label: Column, dataset: Dataset) -> list[str]:
+    """What the encoder of a run has seen that makes a score on this label other than it looks: lines for people.
+
+    Looked up in the run and in those that its encoder started from: table.json, and label and splits in config.json.
+    """
+    lines, seen = [], columns_given(run)
+    if label.name in seen:
+        lines.append(
+            f"the encoder's pretraining was given the table column {label.name!r} itself: the score is of a label that it has "
+            "seen (leave it out with config.table.groups of the pretraining for a score of one that it has not)"
+        )
+    schema = {column.name: column for column in dataset.schema.columns}
+    kin = [n for n in seen if n != label.name and n in schema and set(schema[n].leak) & set(label.leak)]
+    if kin:
+        lines.append(
+            f"the encoder's pretraining was given columns that are measured as {label.name!r} is: {', '.join(kin)}"
+        )
+    if "test" in trained_on(run, dataset.fingerprint):
+        lines.append("the encoder was trained on test subjects: the score is not of unseen hearts")
+    return lines

@@ -38,8 +38,7 @@ segment_flags() {  # arm
     pseudo) echo "${stacks[@]}" --config.unlabelled.pseudo=0.5 ;;
     condition) echo "${stacks[@]}" --config.model.condition=cardiac_morphometric --config.objective.measures_weight=0.1 \
       --config.unlabelled.consistency=0.0 --config.unlabelled.entropy=0.0001 ;;
-    # Attention bears less than the 5e-3 of the others.
-    scratch_vit|masked_patches) echo --config.model.encoder=vit_tiny --config.optimizer.learning_rate=1e-3 ;;
+    scratch_vit|masked_patches) echo --config.model.encoder=vit_tiny ;;
   esac
 }
 

@@ -20,6 +20,15 @@ from analysis.scores import by_run, crossed_interval, matrix, read_scores
 BASELINE = "scratch"
 
 
+def of_sets(scores: pd.DataFrame, sets: str) -> pd.DataFrame:
+    """The runs on these labelled sets, separated by commas; "": on all. Raises SystemExit for a set that has none."""
+    wanted = [word.strip() for word in sets.split(",") if word.strip()]
+    if unknown := set(wanted) - set(scores["set"]):
+        found = ", ".join(sorted(scores["set"].unique()))
+        raise SystemExit(f"error: --sets={sets}: no scored run on {', '.join(sorted(unknown))}; there are {found}")
+    return scores[scores["set"].isin(wanted)] if wanted else scores
+
+
 def summarise(scores: pd.DataFrame, metric: str = "dice", baseline: str = BASELINE) -> pd.DataFrame:
     """A row per arm, best first: mean of the metric, and its paired difference (same set, seed and subjects) to the baseline with interval.
 
@@ -90,8 +99,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="folder of the scored runs")
     parser.add_argument("--output", type=Path, required=True, help="folder for the tables and the figure")
     parser.add_argument("--baseline", default=BASELINE, help="arm that the others are compared with (default: scratch)")
+    parser.add_argument("--sets", default="", help="labelled sets to compare on, as 2a,2d (default: all)")
     options = parser.parse_args()
-    scores = read_scores(options.runs, arms=r"\w+")
+    scores = of_sets(read_scores(options.runs, arms=r"\w+"), options.sets)
     summary, runs = summarise(scores, baseline=options.baseline), by_run(scores)
     measured = scores["volume_error_ml"].notna().any()
     volumes = summarise(scores, "volume_error_ml", options.baseline) if measured else None

@@ -2,9 +2,9 @@
 # Every plane of the synthetic cohort with few labels: from scratch, pretrained on that plane, or on all planes at once.
 #
 #   launch/synthetic_planes.sh run [CPU]
-#   python -m analysis.screening --runs=runs/planes --output=results
+#   python -m analysis.screening --runs=runs/planes --output=results --sets=5sax
 #
-# A labelled set is named by the percentage of the training subjects and the plane. Resumable; SEEDS and PLANES choose.
+# A labelled set is named by the percentage of the training subjects and the plane: 5sax, 10la2ch, 10la4ch. Resumable; SEEDS and PLANES choose.
 . "$(dirname "$0")/common.sh"
 RUNS=${RUNS:-runs/planes}
 SEEDS=${SEEDS:-0 1 2}

@@ -45,6 +45,13 @@ def test_a_plane_without_volumes_has_a_dice(tmp_path: Path) -> None:
     assert "| volume | 3 | 0.700 | 0.750 | 0.750 | 0.733 |" in screening.markdown(dice, volumes, by_run(both))
 
 
+def test_arms_are_compared_on_the_sets_asked_for(tmp_path: Path) -> None:
+    scores = scored(tmp_path)
+    assert set(screening.of_sets(scores, "2d")["set"]) == {"2d"} and len(screening.of_sets(scores, "")) == len(scores)
+    with pytest.raises(SystemExit, match="no scored run on 8b; there are 2a, 2d"):
+        screening.of_sets(scores, "2d, 8b")
+
+
 def test_what_is_written_names_runs_and_no_subject(tmp_path: Path) -> None:
     scores = scored(tmp_path)
     runs, volumes = by_run(scores), screening.summarise(scores, "volume_error_ml")

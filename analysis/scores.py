@@ -10,11 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-METRICS = (
-    "dice",
-    "hd95_mm",
-    "volume_error_ml",
-)  # the last: absolute, of a structure at one phase; NaN of a long-axis plane
+# volume_error_ml is absolute, of a structure at one phase; NaN in a long-axis plane, which has areas.
+METRICS = ("dice", "hd95_mm", "volume_error_ml")
 RESAMPLES = 5000
 
 
@@ -30,7 +27,7 @@ def read_scores(runs: Path, arms: str) -> pd.DataFrame:
             continue
         arm, labels, letter, seed = match.groups()
         scores = pd.read_csv(path)
-        sizes = scores.reindex(columns=["predicted_ml", "reference_ml"])  # a long-axis plane has areas
+        sizes = scores.reindex(columns=["predicted_ml", "reference_ml"])
         scores["volume_error_ml"] = (sizes["predicted_ml"] - sizes["reference_ml"]).abs()
         scores = scores.groupby(["index", "structure"], as_index=False)[list(METRICS)].mean()
         frames.append(scores.assign(arm=arm, labels=labels, set=labels + letter, seed=int(seed)))

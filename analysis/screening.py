@@ -47,7 +47,10 @@ def summarise(scores: pd.DataFrame, metric: str = "dice", baseline: str = BASELI
             low, high = crossed_interval(difference)
             row |= {"difference": np.nanmean(difference), "low": low, "high": high}
         rows.append(row)
-    return pd.DataFrame(rows).sort_values(metric, ascending=metric != "dice", ignore_index=True)
+    columns = ["arm", "runs", metric, "paired", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=pd.Index(columns)).sort_values(
+        metric, ascending=metric != "dice", ignore_index=True
+    )
 
 
 def _apart(row: pd.Series, digits: int) -> str:
@@ -103,7 +106,7 @@ def main() -> None:
     options = parser.parse_args()
     scores = of_sets(read_scores(options.runs, arms=r"\w+"), options.sets)
     summary, runs = summarise(scores, baseline=options.baseline), by_run(scores)
-    measured = scores["volume_error_ml"].notna().any()
+    measured = scores.loc[scores["arm"] == options.baseline, "volume_error_ml"].notna().any()
     volumes = summarise(scores, "volume_error_ml", options.baseline) if measured else None
     options.output.mkdir(parents=True, exist_ok=True)
     text = markdown(summary, volumes, runs, options.baseline)

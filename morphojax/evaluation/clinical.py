@@ -39,6 +39,13 @@ def volume_ml(label: np.ndarray, structure: str, spacing: Sequence[float]) -> fl
     return np.count_nonzero(label == anatomy.LABEL_ID[structure]) * math.prod(map(float, spacing)) / 1000
 
 
+def size(plane: str, label: np.ndarray, structure: str, spacing: Sequence[float]) -> tuple[float, str]:
+    """How large a structure is, and the unit: its volume in `ml`, or in a long-axis plane, which is one slice, its area in `cm2`."""
+    if plane == "sax":
+        return volume_ml(label, structure, spacing), "ml"
+    return volume_ml(label, structure, (spacing[0], spacing[1], 10.0)), "cm2"
+
+
 def myocardial_mass_g(label: np.ndarray, spacing: Sequence[float]) -> float:
     """Myocardial volume at ED x 1.05 g/mL."""
     return volume_ml(label, "lv_myocardium", spacing) * anatomy.MYOCARDIUM_DENSITY_G_PER_ML

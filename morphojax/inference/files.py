@@ -174,8 +174,8 @@ def save(path: Path, image: Any, frames: Sequence[np.ndarray], numbers: np.ndarr
 
 def sizes(run: Run, plane: str, label: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
     """Size of every structure of a frame: mL in short axis, cm2 in a long-axis plane."""
-    unit, scale = ("ml", spacing) if plane == "sax" else ("cm2", (spacing[0], spacing[1], 10.0))
-    return {f"{s}_{unit}": clinical.volume_ml(label, s, scale) for s in run.structures_of(plane)}
+    found = {s: clinical.size(plane, label, s, spacing) for s in run.structures_of(plane)}
+    return {f"{s}_{unit}": value for s, (value, unit) in found.items()}
 
 
 def volume_rows(run: Run, plane: str, files: Sequence[Segmented]) -> Iterator[dict[str, Any]]:

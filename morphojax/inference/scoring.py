@@ -146,9 +146,7 @@ def score(
 def _row(
     plane: str, structure: str, score: overlap.Score, label: np.ndarray, predicted: np.ndarray, spacing: Sequence[float]
 ) -> dict[str, Any]:
-    # A long-axis plane is one slice: it has an area.
-    unit, scale = ("ml", spacing) if plane == "sax" else ("cm2", (spacing[0], spacing[1], 10.0))
-    size = {who: clinical.volume_ml(x, structure, scale) for who, x in (("reference", label), ("predicted", predicted))}
+    reference, unit = clinical.size(plane, label, structure, spacing)
     return {
         "structure": structure,
         "dice": score.dice,
@@ -157,8 +155,8 @@ def _row(
         "assd_mm": score.assd,
         "missed": score.missed,
         "spurious": score.spurious,
-        f"reference_{unit}": size["reference"],
-        f"predicted_{unit}": size["predicted"],
+        f"reference_{unit}": reference,
+        f"predicted_{unit}": clinical.size(plane, predicted, structure, spacing)[0],
     }
 
 

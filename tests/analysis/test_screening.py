@@ -63,6 +63,18 @@ def test_what_is_written_names_runs_and_no_subject(tmp_path: Path) -> None:
     assert (tmp_path / "f.png").stat().st_size > 1000
 
 
+def test_the_command_with_the_baseline_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The baseline in the long axis alone, where there are no volumes to compare with, and before any other arm is scored."""
+    write(tmp_path / "runs", "scratch_10la4ch_s0", {1: 0.5, 2: 0.7}, "cm2")
+    monkeypatch.setattr("sys.argv", ["screening", f"--runs={tmp_path / 'runs'}", f"--output={tmp_path / 'out'}"])
+    screening.main()
+    assert "| scratch | 1 | 0.600 | 0.600 |  |" in (tmp_path / "out" / "screening.md").read_text()
+    write(tmp_path / "runs", "volume_5sax_s0", {1: 0.6, 2: 0.8})
+    screening.main()
+    assert "| volume | 1 |  | 0.700 | 0.700 |  |" in (tmp_path / "out" / "screening.md").read_text()
+    assert not (tmp_path / "out" / "screening_volumes.csv").exists()
+
+
 def test_without_the_baseline_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
     write(tmp_path, "volume_2a_s0", {0: 0.6})
     with pytest.raises(SystemExit, match="no run of 'scratch'"):

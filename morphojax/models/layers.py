@@ -1,8 +1,7 @@
-"""Linear maps, convolution, GELU, normalisation and max-pooling as PyTorch does them; parameters are float32."""
+"""Linear maps, GELU, normalisation and max-pooling as PyTorch does them; parameters are float32."""
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 Dtype = Any
-he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 @jax.custom_vjp
@@ -59,49 +57,6 @@ def gelu(x: jax.Array) -> jax.Array:
     By erf, as in PyTorch. flax has erfc, of which XLA computes both branches: value and gradient took four times as long on one CPU core.
     """
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
-
-
-class Conv(nn.Module):
-    """Square convolution without bias, padded by kernel // 2: [B,H,W,C] -> [B,ceil(H/stride),ceil(W/stride),features]."""
-
-    features: int
-    kernel: int
-    stride: int = 1
-    dtype: Dtype = jnp.float32
-    kernel_init: Callable = he_fan_out
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
-        x = x.astype(self.dtype)
-        if self.kernel == 1:
-            # On the CPU the gradients of a matrix product took a third of the strided convolution's time.
-            return linear(x[:, :: self.stride, :: self.stride], kernel[0, 0])
-        if jax.default_backend() == "cpu" and kernel.size > 4 * x.size:
-            return _convolve_wide(x, kernel, self.stride)
-        return _convolve(x, kernel, self.stride)
-
-
-def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    padding = [(k // 2, k // 2) for k in kernel.shape[:2]]
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=numbers)
-
-
-def _convolve_wide(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """The same convolution as one matrix product of the windows of x.
-
-    Where many channels meet few pixels, the kernel is far larger than the image, and XLA on the CPU transposes it for the gradient of
-    x. On one core, from 512 to 512 channels, gradients of x and kernel took 12.5 instead of 18.1 ms for [8,4,4,512], and 3 instead
-    of 250 ms for [4,2,2,512].
-    """
-    size, (height, width) = len(kernel), (-(-side // stride) for side in x.shape[1:3])
-    x = jnp.pad(x, ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)))
-    places = [(i, j) for i in range(size) for j in range(size)]
-    ends = (stride * (height - 1) + 1, stride * (width - 1) + 1)
-    windows = [x[:, i : i + ends[0] : stride, j : j + ends[1] : stride] for i, j in places]
-    return linear(jnp.concatenate(windows, axis=-1), kernel.reshape(-1, kernel.shape[-1]))
 
 
 @jax.custom_vjp

@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from morphojax.models.layers import Conv, Dense, Dtype, film, normalisation
+from morphojax.models.convolution import Conv
+from morphojax.models.layers import Dense, Dtype, film, normalisation
 
 
 class MLPDecoder(nn.Module):

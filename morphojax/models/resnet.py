@@ -4,8 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from morphojax.models.convolution import Conv
 from morphojax.models.features import Features
-from morphojax.models.layers import Conv, Dtype, max_pool, normalisation
+from morphojax.models.layers import Dtype, max_pool, normalisation
 
 
 class BasicBlock(nn.Module):

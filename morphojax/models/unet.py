@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from morphojax.models.layers import Conv, Dtype, film, normalisation
+from morphojax.models.convolution import Conv
+from morphojax.models.layers import Dtype, film, normalisation
 
 
 def fold(x: jax.Array, factor: int) -> jax.Array:

@@ -4,8 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from morphojax.models.convolution import Conv
 from morphojax.models.features import Features
-from morphojax.models.layers import Conv, Dtype, normalisation
+from morphojax.models.layers import Dtype, normalisation
 from morphojax.models.unet import fold
 
 

@@ -41,8 +41,13 @@ def measure(
 
     names: list[str] = []
     values, pull, features = jax.vjp(vector, encoder, gate, has_aux=True)
-    # One after the other: side by side they would hold the activations of as many backward passes.
-    gradients, gates = jax.lax.map(lambda unit: pull(unit), jnp.eye(len(values)))
+    pulled: list[Any] = []
+    for unit in jnp.eye(len(values)):
+        # One after the other: side by side they would hold the activations of as many backward passes. Not as a loop of XLA's, whose
+        # CPU takes twenty times as long for a convolution within one.
+        unit, pulled = jax.lax.optimization_barrier((unit, pulled))
+        pulled.append(pull(unit))
+    gradients, gates = jax.tree.map(lambda *pulls: jnp.stack(pulls), *pulled)
     flat = jnp.concatenate([g.reshape(len(values), -1) for g in jax.tree.leaves(gradients)], axis=1)
     norms = jnp.linalg.norm(flat, axis=1)
     unit = flat / jnp.maximum(norms, jnp.finfo(jnp.float32).tiny)[:, None]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from morphojax.models import layers
-from morphojax.models.layers import BatchNorm, Conv, max_pool
+from morphojax.models.layers import BatchNorm, max_pool
 
 RNG = np.random.default_rng(0)
 
@@ -73,37 +73,6 @@ def test_max_pool_passes_nan_on():
     x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1, 0].set(jnp.nan)
     assert np.isnan(max_pool(x)).sum() == np.isnan(plain_max_pool(x)).sum() == 4
     assert np.isnan(jax.vjp(max_pool, x)[0]).sum() == 4
-
-
-@pytest.mark.parametrize("kernel", [1, 3, 7])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [(8, 8), (7, 10)])
-def test_conv_equals_the_plain_convolution(kernel, stride, size):
-    x = jnp.asarray(RNG.standard_normal((2, *size, 3)), jnp.float32)
-    conv = Conv(4, kernel, stride)
-    params = conv.init(jax.random.key(0), x)
-    pad = kernel // 2
-    plain = nn.Conv(4, (kernel, kernel), (stride, stride), padding=((pad, pad), (pad, pad)), use_bias=False)
-    ours, pullback = jax.vjp(conv.apply, params, x)
-    theirs, plain_pullback = jax.vjp(plain.apply, params, x)
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    gradient = jnp.asarray(RNG.standard_normal(ours.shape), jnp.float32)
-    for a, b in zip(*map(jax.tree.leaves, (pullback(gradient), plain_pullback(gradient))), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("kernel", "stride", "size"), [(3, 1, (4, 5)), (3, 1, (1, 2)), (3, 2, (4, 4)), (3, 2, (5, 2)), (7, 2, (6, 5))]
-)
-def test_a_wide_convolution_and_its_gradients_equal_the_plain_ones(kernel, stride, size):
-    x = jnp.asarray(RNG.standard_normal((2, *size, 3)), jnp.float32)
-    weights = jnp.asarray(RNG.standard_normal((kernel, kernel, 3, 5)), jnp.float32)
-    ours, pullback = jax.vjp(lambda x, k: layers._convolve_wide(x, k, stride), x, weights)
-    plain, plain_pullback = jax.vjp(lambda x, k: layers._convolve(x, k, stride), x, weights)
-    np.testing.assert_allclose(ours, plain, atol=1e-4)
-    gradient = jnp.asarray(RNG.standard_normal(ours.shape), jnp.float32)
-    for a, b in zip(pullback(gradient), plain_pullback(gradient), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 def test_batch_norm_equals_pytorch():

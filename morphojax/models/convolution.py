@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from morphojax.models.layers import Dtype, linear
+from morphojax.models.layers import Dtype, gram, linear
 
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -108,7 +108,7 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int) 
         there = jax.lax.dynamic_slice_in_dim(gradient, band * i, band, axis=1)
         right = jnp.concatenate([there[:, :, j : j + width + shifts - 1] for j in reversed(range(shifts))], -1)
         left = [jnp.concatenate([row[:, :, j::stride] for row in rows], -1) for j in range(stride)]
-        return total + jnp.stack([_product(one, right) for one in left])
+        return total + jnp.stack([gram(_flat(one), _flat(right)) for one in left])
 
     total = jax.lax.fori_loop(0, height // band, add, jnp.zeros((stride, size * c, shifts * d)))
     total = total.reshape(stride, size, c, shifts, d).transpose(1, 3, 0, 2, 4)  # a column is stride * shift + remainder
@@ -121,7 +121,6 @@ def _padded(x: jax.Array, margin: int, sides: tuple[int, int]) -> jax.Array:
     return jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((margin, n, 0) for n in after), (0, 0, 0)])
 
 
-def _product(left: jax.Array, right: jax.Array) -> jax.Array:
-    """left [B,h,w,K], right [B,h,w,M] -> float32 [K,M], summed over all places."""
-    left, right = (x.reshape(-1, x.shape[-1]) for x in (left, right))
-    return jax.lax.dot_general(left, right, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+def _flat(x: jax.Array) -> jax.Array:
+    """[B,h,w,C] -> [B*h*w,C]."""
+    return x.reshape(-1, x.shape[-1])

@@ -11,6 +11,12 @@ import jax.numpy as jnp
 Dtype = Any
 
 
+def gram(left: jax.Array, right: jax.Array) -> jax.Array:
+    """left^T right of [N,K] and [N,M], float32 [K,M] or wider: as it stands, where `left.T @ right` transposes first on XLA's CPU."""
+    dtype = jnp.promote_types(left.dtype, jnp.float32)
+    return jax.lax.dot_general(left, right, (((0,), (0,)), ((), ())), preferred_element_type=dtype)
+
+
 @jax.custom_vjp
 def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return x @ kernel
@@ -18,7 +24,7 @@ def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _product_backward(residuals: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    return gradient @ kernel.T, jax.lax.dot_general(x, gradient, (((0,), (0,)), ((), ())))
+    return gradient @ kernel.T, gram(x, gradient).astype(kernel.dtype)
 
 
 _product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _product_backward)

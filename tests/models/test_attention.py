@@ -1,10 +1,11 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import erf
 
-from morphojax.models.attention import Block, sine_positions
+from morphojax.models.attention import Block, attend, sine_positions
 
 RNG = np.random.default_rng(0)
 WIDTH, HEADS = 8, 2
@@ -55,6 +56,32 @@ def arrays(context_width=WIDTH):
     x = RNG.standard_normal((3, 4, WIDTH)).astype(np.float32)
     context = RNG.standard_normal((3, 5, context_width)).astype(np.float32)
     return x, context, np.array([[1, 1, 1, 1, 1], [1, 0, 1, 0, 1], [0, 0, 0, 0, 0]], bool)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(300, 300), (200, 350)])
+@pytest.mark.parametrize("scale", [1, 30])  # the largest logits are then far beyond what exp can take
+def test_attention_over_many_places_equals_the_plain_one(queries, keys, scale):
+    q, k, v = (jnp.asarray(RNG.standard_normal((2, n, 3, 4)), jnp.float32) for n in (queries, keys, keys))
+    ours, pullback = jax.vjp(attend, scale * q, k, v)
+    plain, plain_pullback = jax.vjp(nn.dot_product_attention, scale * q, k, v)
+    np.testing.assert_allclose(ours, plain, atol=1e-5)
+    gradient = jnp.asarray(RNG.standard_normal(ours.shape), jnp.float32)
+    for a, b in zip(pullback(gradient), plain_pullback(gradient), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6 * scale * np.abs(b).max())
+
+
+def test_attention_over_many_places_keeps_its_dtype_and_computes_in_float32():
+    q, k, v = (jnp.asarray(RNG.standard_normal((1, 256, 2, 4)), jnp.bfloat16) for _ in range(3))
+    ours, pullback = jax.vjp(attend, q, k, v)
+    plain = nn.dot_product_attention(*(x.astype(jnp.float32) for x in (q, k, v)))
+    assert ours.dtype == jnp.bfloat16 and {g.dtype for g in pullback(ours)} == {jnp.dtype(jnp.bfloat16)}
+    np.testing.assert_array_equal(ours, plain.astype(jnp.bfloat16))
+
+
+def test_attention_over_many_places_keeps_no_weights_for_the_gradient():
+    q = jnp.zeros((1, 512, 1, 4))
+    _, pullback = jax.vjp(attend, q, q, q)
+    assert max(x.size for x in jax.tree.leaves(pullback)) == q.size
 
 
 @pytest.mark.parametrize("given", [0, 1, 2])

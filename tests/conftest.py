@@ -24,3 +24,11 @@ def _same_draws_in_any_order(request):
         request.module.RNG = np.random.default_rng(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """A module's compiled programs are let go with it: kept to the end they are gigabytes, and millions of objects to collect."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()

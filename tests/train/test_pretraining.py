@@ -97,7 +97,8 @@ def test_every_arm_trains(name: str, data: Path, tmp_path: Path) -> None:
 
 
 def test_dynamics_see_the_gradient_of_the_step(data: Path, tmp_path: Path) -> None:
-    task, state, batch = built(arm("info_nce", data, tmp_path))
+    # BatchNorm of so few values makes so steep a loss that rounding alone moves the gradient by half a percent.
+    task, state, batch = built(arm("info_nce", data, tmp_path, **{"model.norm": "group"}))
     found = jax.jit(task.diagnose)(state, task.constants, batch)
     _, metrics = jax.jit(task.phases[0][1])(state, task.constants, batch)
     task.train_batches.close()

@@ -260,7 +260,8 @@ def test_sharding_changes_nothing():
         for a, b in zip(corrupt(KEY, *table, 0.3), corrupt(KEY, put(table[0]), put(table[1]), *table[2:], 0.3)):
             np.testing.assert_array_equal(a, b)
     """
-    env = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)], env=env, cwd=root, capture_output=True, text=True

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -105,6 +106,25 @@ def test_dynamics_see_the_gradient_of_the_step(data: Path, tmp_path: Path) -> No
     np.testing.assert_allclose(found["grad_norm/info_nce"], metrics["grad_norm/encoder"], rtol=1e-4)
     shares = [v for name, v in found.items() if name.startswith("column/")]
     assert len(shares) > 20 and np.isclose(sum(shares), 1) and min(shares) >= 0
+
+
+def convolutions(jaxpr, looped: bool = False) -> Iterator[bool]:
+    """Of every convolution of a program, whether it is within a loop."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            yield looped
+        within = looped or equation.primitive.name in ("scan", "while")
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from convolutions(inner, within)
+
+
+def test_dynamics_of_several_objectives_loop_over_no_convolution(data: Path, tmp_path: Path) -> None:
+    """XLA's CPU computes one within a loop some twenty times slower."""
+    task, _ = pretrain.build(arm("info_nce_regression", data, tmp_path), Dataset.open(data))
+    state, batch = jax.eval_shape(task.init, task.pretrained), next(task.train_batches)
+    task.train_batches.close()
+    found = list(convolutions(jax.make_jaxpr(task.diagnose)(state, task.constants, batch).jaxpr))
+    assert found and not any(found)
 
 
 def test_dynamics_in_closed_form() -> None:

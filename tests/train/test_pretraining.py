@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from configs import pretrain_arm, segment_sax
 from morphojax import augment
@@ -114,7 +115,7 @@ def convolutions(jaxpr, looped: bool = False) -> Iterator[bool]:
         if equation.primitive.name == "conv_general_dilated":
             yield looped
         within = looped or equation.primitive.name in ("scan", "while")
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in jaxprs_in_params(equation.params):
             yield from convolutions(inner, within)
 
 

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from morphojax.data.schema import Column, Schema
+from morphojax.data.tables.schema import Column, Schema
 from morphojax.models.encoders import ENCODERS
 from morphojax.models.features import TableFeatures
 from morphojax.models.pretrainer import Seen
-from morphojax.train import terms
+from morphojax.tasks.pretrain import objectives
 
 _BATCHES = flags.DEFINE_list("batches", ["512", "4096"], "examples")
 _NAMES = flags.DEFINE_list(
@@ -35,16 +35,16 @@ _REPEATS = flags.DEFINE_integer("repeats", 5, "of every measurement")
 FEATURES, COLUMNS = 2048, 32
 
 
-def context() -> terms.Context:
+def context() -> objectives.Context:
     columns = tuple(Column(f"c{i}", "continuous", "cardiac_morphometric") for i in range(COLUMNS))
-    return terms.Context(
+    return objectives.Context(
         schema=Schema(columns),
         cardinalities=(1,) * COLUMNS,
         classes=(),
         table_tokens=False,
         patch=0,
         channels=3,
-        columns=("sax",),
+        image_planes=("sax",),
         dtype=jnp.float32,
     )
 
@@ -58,27 +58,27 @@ def seen(batch: int, first: jax.Array, second: jax.Array) -> Seen:
         slices=(first, second),
         subjects=(first, second),
         decoded=(),
-        masked=None,
+        masked_patches=None,
         rows={"augmented": row},
         mask=jnp.ones((batch, 1), bool),
-        rivals=~jnp.eye(batch, dtype=bool),
+        negatives=~jnp.eye(batch, dtype=bool),
     )
 
 
 def objective(name: str, batch: int) -> Callable[[], None]:
     """One forward and backward pass of head and loss."""
-    term = terms.build({name: {}}, context())[name]
+    term = objectives.build({name: {}}, context())[name]
     random = np.random.default_rng(0)
     first, second = (jnp.asarray(random.normal(size=(batch, FEATURES)), jnp.float32) for _ in range(2))
     flag = jnp.zeros((batch, COLUMNS), bool)
-    facts = terms.Facts(
+    info = objectives.BatchInfo(
         subject=jnp.arange(batch),
         valid=jnp.ones(batch, bool),
         slice_mask=jnp.ones((batch, 1), bool),
         position=jnp.zeros((batch, 1)),
         values=first[:, :COLUMNS],
         missing=flag,
-        hidden=flag,
+        masked=flag,
         label=jnp.full(batch, -1),
     )
     variables = jax.jit(lambda: term.head.init(jax.random.key(0), seen(batch, first, second), False))()
@@ -89,7 +89,7 @@ def objective(name: str, batch: int) -> Callable[[], None]:
         )
         if term.momentum is not None:
             out = out | {"target": jax.lax.stop_gradient(out)}
-        return term.loss(out, facts)[0]
+        return term.loss(out, info)[0]
 
     step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
     return lambda: jax.block_until_ready(step(variables["params"], first, second))

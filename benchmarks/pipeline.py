@@ -30,11 +30,13 @@ from scipy import ndimage
 
 from benchmarks.processes import tree
 from configs import pretrain_sax, segment_sax
-from morphojax.data.dataset import Dataset, Manifest
 from morphojax.data.geometry import Grid
-from morphojax.data.records import ShardWriter, encode
-from morphojax.data.schema import Column, Schema
-from morphojax.train import devices, pretrain, segment
+from morphojax.data.store.dataset import Dataset, Manifest
+from morphojax.data.store.records import ShardWriter, encode
+from morphojax.data.tables.schema import Column, Schema
+from morphojax.tasks.pretrain import task as pretrain
+from morphojax.tasks.segment import task as segment
+from morphojax.train import devices
 
 TASK = flags.DEFINE_enum("task", "segment", ["segment", "pretrain"], "whose train step to feed")
 SUBJECTS = flags.DEFINE_integer("subjects", 24, "subjects, of 2 frames of 10 slices each")

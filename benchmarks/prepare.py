@@ -17,8 +17,8 @@ import nibabel as nib
 import numpy as np
 
 from morphojax.data.geometry import Grid
-from morphojax.data.orders import Order
-from morphojax.data.preparation import prepare
+from morphojax.data.prepare.assemble import prepare
+from morphojax.data.prepare.spec import PrepareSpec
 from morphojax.data.sources import SOURCES
 from morphojax.data.sources.synthetic import generate
 
@@ -60,7 +60,7 @@ def main() -> None:
             reading = read(files)
             start = time.perf_counter()
             output = Path(scratch) / f"dataset-{repeat}"
-            prepare(Order(source, output, "bench", Grid(1.5, 128), planes), workers=1, progress=False)
+            prepare(PrepareSpec(source, output, "bench", Grid(1.5, 128), planes), workers=1, progress=False)
             seconds = time.perf_counter() - start
             if repeat:  # the first of each warms caches and imports
                 ratios.append(seconds / reading)

@@ -23,12 +23,12 @@ import SimpleITK as sitk
 
 from morphojax.anatomy import CONVENTIONS
 from morphojax.data.geometry import Grid, normalise, place, to_grid
-from morphojax.data.orders import PERCENTILES, Order
-from morphojax.data.preparation import prepare
-from morphojax.data.records import ShardWriter, encode
+from morphojax.data.prepare.assemble import prepare
+from morphojax.data.prepare.spec import PERCENTILES, PrepareSpec
 from morphojax.data.sources import SOURCES
 from morphojax.data.sources.base import Source
 from morphojax.data.sources.synthetic import generate
+from morphojax.data.store.records import ShardWriter, encode
 
 GRID, TARGET = Grid(1.5, 128), 2.0
 LABELS = {"synthetic": ("label_sa_*.nii.gz", "ukb_sax"), "acdc": ("*_gt.nii.gz", "acdc")}
@@ -131,7 +131,7 @@ def main() -> None:
         slices = check(ours(source), theirs(pairs, convention))
 
         def prepared(output: Path) -> None:
-            prepare(Order(source, output, "bench", GRID), workers=1, progress=False)
+            prepare(PrepareSpec(source, output, "bench", GRID), workers=1, progress=False)
 
         turns = {
             "to arrays": (lambda _: exhaust(ours(source)), lambda _: exhaust(theirs(pairs, convention))),

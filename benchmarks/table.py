@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from morphojax.data.ukb_table import read_export, registry
+from morphojax.data.tables.ukb_export import read_export, registry
 
 
 def export(path: Path, rows: int, columns: int) -> None:

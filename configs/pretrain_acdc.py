@@ -21,8 +21,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.dataset = "data/acdc"
     config.input.slices = 3
     config.table.groups = "cardiac_morphometric"
-    config.table.corruption = 0.3
-    config.model.table.mlp.hidden = 256
+    config.table.corruption_fraction = 0.3
+    config.model.table.mlp.hidden_units = 256
     config.eval_every = 0  # two validation patients say nothing about retrieval: the last checkpoint counts
     config.save_every = 200
     config.images_every = 200

@@ -21,8 +21,8 @@ OBJECTIVES = {
     "sigmoid": {"sigmoid": {}},
     "nt_xent": {"nt_xent": {}},
     "supcon": {"info_nce": {"positives": "same_label"}},
-    "remove_fn": {"info_nce": {"rivals": "other_labels"}},
-    "remove_similar": {"info_nce": {"rivals": "unlike", "threshold": 0.7}},
+    "remove_fn": {"info_nce": {"negatives": "other_labels"}},
+    "remove_similar": {"info_nce": {"negatives": "unlike", "threshold": 0.7}},
     "nearest": {"info_nce": {"positives": "nearest", "threshold": 0.7}},
     "soft": {"info_nce": {"positives": "soft"}},
     "match": {"match": {}},
@@ -30,14 +30,18 @@ OBJECTIVES = {
     "simclr": {"simclr": {}},
     "position": {"simclr": {"partitions": 4}},
     "byol": {
-        "byol": {"hidden": 512, "features": 128, "momentum": 0.99}
+        "byol": {"hidden_units": 512, "features": 128, "momentum": 0.99}
     },  # published: 4096, 256, 0.9996 (of a longer run)
-    "simsiam": {"simsiam": {"hidden": 512, "features": 512, "predictor_hidden": 128}},  # published: 2048, 2048, 512
-    "barlow_twins": {"barlow_twins": {"hidden": 512, "features": 512}},  # published: 8192
+    "simsiam": {
+        "simsiam": {"hidden_units": 512, "features": 512, "predictor_hidden_units": 128}
+    },  # published: 2048, 2048, 512
+    "barlow_twins": {"barlow_twins": {"hidden_units": 512, "features": 512}},  # published: 8192
     "vicreg": {
-        "vicreg": {"hidden": 512, "features": 512, "weight": 0.04}
+        "vicreg": {"hidden_units": 512, "features": 512, "weight": 0.04}
     },  # published: 8192; the weight makes it a loss of about 1
-    "swav": {"swav": {"hidden": 512, "prototypes": 64}},  # published: 2048, 3000 (ImageNet has more to tell apart)
+    "swav": {
+        "swav": {"hidden_units": 512, "prototypes": 64}
+    },  # published: 2048, 3000 (ImageNet has more to tell apart)
     "regional": {"regional": {}},  # the encoder too; in two stages: config.init_from and config.freeze=encoder
     "masked_patches": {"masked_patches": {}},
     # the table alone: its encoder learns, the image encoder does not

@@ -53,8 +53,8 @@ def get_config() -> ml_collections.ConfigDict:
             "label": "",  # a categorical column, for the objectives that need one; it may be among `groups` too
             "control": "none",  # shuffled: another subject's row; noise: random numbers
             "imputation": "mean",  # of missing numbers; iterative: told from the row's other numbers
-            "corruption": 0.3,  # share of a row's fields replaced by draws from the training rows (SCARF)
-            "hidden": 0.5,  # share of a row's fields withheld, for the objectives that ask for them
+            "corruption_fraction": 0.3,  # share of a row's fields replaced by draws from the training rows (SCARF)
+            "mask_fraction": 0.5,  # share of a row's fields withheld, for the objectives that ask for them
         }
     )
     config.augment = augmentation()
@@ -72,10 +72,10 @@ def get_config() -> ml_collections.ConfigDict:
             "pooling": "mean",  # of the slices; or attention
             "decoder": "unet",  # or mlp, light: of one width, the last of decoder_widths
             "decoder_widths": (16, 32, 64, 128),  # as in segmentation; for the objectives that need a decoder
-            "hidden_patches": 0.75,  # share; for the objectives that hide them
+            "patch_mask_fraction": 0.75,  # share; for the objectives that hide them
             "table": {
                 "encoder": "mlp",  # or transformer: a token for every column
-                "mlp": {"hidden": 512, "layers": 2, "missing_flags": True},
+                "mlp": {"hidden_units": 512, "layers": 2, "missing_flags": True},
                 "transformer": {"width": 64, "layers": 2, "heads": 4},
             },
         }
@@ -85,12 +85,12 @@ def get_config() -> ml_collections.ConfigDict:
         {
             "info_nce": {
                 "weight": 1.0,
-                "share": 0.5,  # of image -> table; the rest is table -> image
+                "image_to_table_weight": 0.5,  # of the loss image -> table; the rest is table -> image
                 "temperature": 0.1,
                 "learned_temperature": False,
                 "features": 128,
                 "positives": "own",  # or same_label, nearest, soft
-                "rivals": "all",  # or other_labels, unlike
+                "negatives": "all",  # or other_labels, unlike
             }
         }
     )

@@ -19,11 +19,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.input.channels = "cycle"
     config.model.encoder = "resnet50"
     config.model.width = 64
-    config.model.table.mlp.hidden = 2048
+    config.model.table.mlp.hidden_units = 2048
     config.model.table.mlp.layers = 2
     config.model.table.mlp.missing_flags = False  # the published rows are imputed, without a mark
-    config.objectives.info_nce.update(share=0.5, temperature=0.1, learned_temperature=False, features=128)
-    config.table.corruption = 0.3
+    config.objectives.info_nce.update(
+        image_to_table_weight=0.5, temperature=0.1, learned_temperature=False, features=128
+    )
+    config.table.corruption_fraction = 0.3
     config.optimizer.name = "adam"
     config.optimizer.learning_rate = 3e-3
     config.optimizer.weight_decay = 1e-4

@@ -36,7 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
             "slices": 0,  # a stack is padded to so many; 0: to the largest
             "shuffled": False,  # the control: another subject's volumes
             "consistency": 0.1,  # weight of the squared error of log volumes
-            "outlier": 0.3,  # error of a log volume from which it counts linearly, no longer squared
+            "huber_delta": 0.3,  # error of a log volume from which it counts linearly, no longer squared
             "entropy": 0.01,  # weight of the predictions' doubt
             "pseudo": 0.0,  # weight of cross-entropy to the network's own labels, where their volumes agree with the table
             "tolerance": 0.15,  # relative; agreement of such a volume

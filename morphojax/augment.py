@@ -302,8 +302,8 @@ def _choose(key: Array, shape: tuple[int, int], count: int) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "rate"))
-def hide(key: Array, shape: tuple[int, int], rate: float) -> Array:
-    """Which columns of each row to withhold: bool [B, F], True = hidden, drawn anew for each row.
+def mask_columns(key: Array, shape: tuple[int, int], rate: float) -> Array:
+    """Which columns of each row to mask: bool [B, F], True = masked, drawn anew for each row.
 
     Exactly max(1, round(rate * F)) of each row (Python's round: halves to even), and never all of them unless F = 1.
 
@@ -315,9 +315,9 @@ def hide(key: Array, shape: tuple[int, int], rate: float) -> Array:
     """
     fields = shape[1]
     if not 0 < rate < 1:
-        raise ValueError(f"hidden rate must lie within (0, 1), got {rate}")
+        raise ValueError(f"the mask rate must lie within (0, 1), got {rate}")
     if fields == 0:
-        raise ValueError("hide needs at least one column")
+        raise ValueError("mask_columns needs at least one column")
     return _choose(key, shape, max(1, min(round(rate * fields), fields - 1)))
 
 

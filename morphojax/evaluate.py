@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 
 from morphojax import anatomy
-from morphojax.data.dataset import DatasetError
-from morphojax.data.records import RecordError, write_atomically
-from morphojax.data.splits import SPLITS
+from morphojax.data.store.dataset import DatasetError
+from morphojax.data.store.records import RecordError, write_atomically
+from morphojax.data.store.splits import SPLITS
 from morphojax.evaluation import agreement, figures, summary
 from morphojax.inference.scoring import Result, ScoringError, by_plane, check, score
 from morphojax.inference.segmenter import Run, load_run
-from morphojax.train import cohort
+from morphojax.tasks import cohort
 from morphojax.train.checkpoint import CheckpointError
 from morphojax.train.run import RunError
 

@@ -12,11 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from morphojax.data import exclusion, inspection
-from morphojax.data.dataset import Dataset, DatasetError
-from morphojax.data.exclusion import Excluded
-from morphojax.data.pseudonyms import Pseudonyms
+from morphojax.data.inspection import survey
+from morphojax.data.prepare import exclusion
+from morphojax.data.prepare.exclusion import Excluded
+from morphojax.data.prepare.pseudonyms import Pseudonyms
 from morphojax.data.sources import CohortError
+from morphojax.data.store.dataset import Dataset, DatasetError
 from morphojax.evaluation import figures
 
 
@@ -38,8 +39,8 @@ def describe(found: Excluded, root: Path) -> str:
 
 
 def _draw(folder: Path) -> None:
-    tiles = inspection.tiles(Dataset.open(folder))
-    figures.contact_sheet(folder / "contact_sheet.png", tiles, columns=inspection.SHEET_COLUMNS)
+    tiles = survey.tiles(Dataset.open(folder))
+    figures.contact_sheet(folder / "contact_sheet.png", tiles, columns=survey.SHEET_COLUMNS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

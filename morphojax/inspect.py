@@ -19,13 +19,13 @@ from pathlib import Path
 import pandas as pd
 
 from morphojax import anatomy, cohort_flags
-from morphojax.data import inspection, suspicions
-from morphojax.data.dataset import MANIFEST, Dataset, DatasetError
-from morphojax.data.inspection import STACK_COLUMNS, Findings
-from morphojax.data.partials import PrepareError
-from morphojax.data.records import RecordError, write_atomically
+from morphojax.data.inspection import survey, suspicions
+from morphojax.data.inspection.survey import STACK_COLUMNS, Findings
+from morphojax.data.inspection.suspicions import Suspicion
+from morphojax.data.prepare.partials import PrepareError
 from morphojax.data.sources import SOURCES, CohortError
-from morphojax.data.suspicions import Suspicion
+from morphojax.data.store.dataset import MANIFEST, Dataset, DatasetError
+from morphojax.data.store.records import RecordError, write_atomically
 from morphojax.evaluation import figures
 
 _SHOWN = 12  # indices per line
@@ -146,11 +146,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"{flags.dir} is a prepared dataset and has its table; leave out --table and --dictionary"
                 )
             dataset = Dataset.open(flags.dir)
-            findings = inspection.of_dataset(dataset, planes)
+            findings = survey.of_dataset(dataset, planes)
         else:
-            name = flags.source or inspection.recognise(flags.dir)
+            name = flags.source or survey.recognise(flags.dir)
             source = cohort_flags.source(name, flags.dir, "all", flags)
-            findings = inspection.of_source(source, name, planes or anatomy.PLANES, flags.workers)
+            findings = survey.of_source(source, name, planes or anatomy.PLANES, flags.workers)
         found = suspicions.find(findings)
         print(describe(findings, found))
         if flags.ids:
@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write(findings, found, flags.output)
             if dataset is not None:
                 figures.contact_sheet(
-                    flags.output / "contact_sheet.png", inspection.tiles(dataset), columns=inspection.SHEET_COLUMNS
+                    flags.output / "contact_sheet.png", survey.tiles(dataset), columns=survey.SHEET_COLUMNS
                 )
     except CohortError as error:
         hidden = f"{flags.dir} cannot be read as a cohort; --ids says why (the reason may name a subject)"

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     # Imported once the processes have joined: anything that touches a device before that is an error in JAX.
-    from morphojax.train import describe, experiment
+    from morphojax.tasks import describe, experiment
 
     try:
         if DESCRIBE.value:

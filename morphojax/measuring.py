@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from morphojax.data.measured import Measured
-from morphojax.data.schema import Column
+from morphojax.data.prepare.measured import Measured
 from morphojax.data.sources.base import Frame, View
+from morphojax.data.tables.schema import Column
 from morphojax.evaluation import clinical
 
 # Measure -> the plane that it is taken from, and what it is to the term of volumes (`Column.measures`).

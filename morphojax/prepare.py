@@ -22,19 +22,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from morphojax import anatomy, cohort_flags, jobs
-from morphojax.data import exclusion, inspection, orders, preparation
-from morphojax.data.conversion import Converted, convert
-from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
-from morphojax.data.orders import Order
-from morphojax.data.partials import PrepareError
-from morphojax.data.planning import Plan, plan
-from morphojax.data.preparation import Share, Summary
-from morphojax.data.pseudonyms import KEY_FILE, Pseudonyms
+from morphojax.data.inspection import survey
+from morphojax.data.prepare import assemble, exclusion, spec
+from morphojax.data.prepare.assemble import Share, Summary
+from morphojax.data.prepare.conversion import Converted, convert
+from morphojax.data.prepare.dry_run import Plan, plan
+from morphojax.data.prepare.partials import PrepareError
+from morphojax.data.prepare.pseudonyms import KEY_FILE, Pseudonyms
+from morphojax.data.prepare.spec import PrepareSpec
 from morphojax.data.sources import SOURCES, CohortError, Source
 from morphojax.data.sources.synthetic import Synthetic, generate
 from morphojax.data.sources.ukb_dicom import UkbDicom
-from morphojax.data.splits import SPLITS
+from morphojax.data.store.dataset import Dataset
+from morphojax.data.store.splits import SPLITS
 from morphojax.evaluation import figures
 from morphojax.measuring import MORPHOMETRICS
 
@@ -74,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--spacing", type=float, default=1.5, help="in-plane pixel in mm; default 1.5")
     p.add_argument("--size", type=int, default=128, help="pixels along each side of the crop; default 128")
     p.add_argument(
-        "--percentiles", type=_numbers, default=orders.PERCENTILES, metavar="LOW,HIGH",
+        "--percentiles", type=_numbers, default=spec.PERCENTILES, metavar="LOW,HIGH",
         help="of the whole stack, which become black and white; default 0.5,99.5",
     )  # fmt: skip
     p.add_argument(
@@ -83,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
         "published it (mnms, mnms2); default: by hash",
     )  # fmt: skip
     p.add_argument(
-        "--split_fractions", type=_numbers, default=tuple(orders.SPLIT_FRACTIONS.values()), metavar="TRAIN,VAL,TEST",
+        "--split_fractions", type=_numbers, default=tuple(spec.SPLIT_FRACTIONS.values()), metavar="TRAIN,VAL,TEST",
         help="shares of the split by hash of the subject's id; default 0.7,0.15,0.15",
     )  # fmt: skip
     p.add_argument("--split_seed", type=int, default=0, help="of the split by hash; default 0")
@@ -216,8 +217,8 @@ def _refuse_together(flags: argparse.Namespace) -> None:
     jobs.options(flags.slurm)
 
 
-def _order(flags: argparse.Namespace, source: Source, pseudonym: Pseudonyms | None) -> Order:
-    return Order(
+def _order(flags: argparse.Namespace, source: Source, pseudonym: Pseudonyms | None) -> PrepareSpec:
+    return PrepareSpec(
         source,
         flags.output,
         flags.source,
@@ -232,7 +233,7 @@ def _order(flags: argparse.Namespace, source: Source, pseudonym: Pseudonyms | No
     )
 
 
-def _launch(order: Order, flags: argparse.Namespace, argv: Sequence[str]) -> None:
+def _launch(order: PrepareSpec, flags: argparse.Namespace, argv: Sequence[str]) -> None:
     """Runs the shards as jobs; a failed one is left to the run that assembles, or with --strict raises PrepareError. Nothing is submitted
     that the end would refuse."""
     order.table()
@@ -284,14 +285,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(describe_plan(found, flags.output))
             return int(not any(found.splits.values()) or (flags.strict and bool(found.failures)))
         if flags.shard:
-            share = preparation.prepare_share(order, flags.shard, flags.workers, flags.strict)
+            share = assemble.prepare_share(order, flags.shard, flags.workers, flags.strict)
             print(describe_share(flags.shard, share))
             return 0
         if flags.launcher:
             _launch(order, flags, sys.argv[1:] if argv is None else argv)
-        summary = preparation.prepare(order, flags.workers, flags.strict, hidden=listed)
-        tiles = inspection.tiles(Dataset.open(flags.output))
-        figures.contact_sheet(flags.output / "contact_sheet.png", tiles, columns=inspection.SHEET_COLUMNS)
+        summary = assemble.prepare(order, flags.workers, flags.strict, hidden=listed)
+        tiles = survey.tiles(Dataset.open(flags.output))
+        figures.contact_sheet(flags.output / "contact_sheet.png", tiles, columns=survey.SHEET_COLUMNS)
     except (PrepareError, CohortError, ValueError, OSError) as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 1

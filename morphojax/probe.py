@@ -30,13 +30,13 @@ import numpy as np
 import pandas as pd
 
 from morphojax import anatomy
-from morphojax.data.dataset import Dataset
-from morphojax.data.records import write_atomically
+from morphojax.data.store.dataset import Dataset
+from morphojax.data.store.records import write_atomically
 from morphojax.evaluation import figures
 from morphojax.evaluation.statistics import Interval
 from morphojax.inference.embed import ImageEncoder, embed_frames, export, load_encoder
 from morphojax.inference.probing import ProbeError, Result, probe, score_network, scores
-from morphojax.train import cohort
+from morphojax.tasks import cohort
 from morphojax.train.lineage import caveats
 from morphojax.train.run import check_same_images, preprocessing
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from morphojax.data.pseudonyms import Pseudonyms
+from morphojax.data.prepare.pseudonyms import Pseudonyms
 
 
 def parser() -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from morphojax.augment import (
     check,
     corrupt,
     draw,
-    hide,
+    mask_columns,
     warp_linear,
     warp_matrix,
     warp_nearest,
@@ -353,24 +353,24 @@ def test_corruption_is_deterministic_and_checks_its_input():
     ("fields", "rate", "count"),
     [(10, 0.3, 3), (10, 0.26, 3), (10, 0.01, 1), (10, 0.99, 9), (4, 0.9, 3), (2, 0.9, 1), (1, 0.3, 1), (5, 0.5, 2)],
 )
-def test_hidden_columns_are_exactly_their_share(fields, rate, count):
-    hidden = hide(KEY, (50, fields), rate)
-    assert hidden.shape == (50, fields) and hidden.dtype == bool
-    np.testing.assert_array_equal(hidden.sum(1), count)
+def test_masked_columns_are_exactly_their_share(fields, rate, count):
+    masked = mask_columns(KEY, (50, fields), rate)
+    assert masked.shape == (50, fields) and masked.dtype == bool
+    np.testing.assert_array_equal(masked.sum(1), count)
 
 
-def test_columns_are_hidden_alike_and_anew():
-    hidden = np.asarray(hide(KEY, (2000, 10), 0.3))
-    assert scipy.stats.chisquare(hidden.sum(0)).pvalue > 1e-3
-    together = hidden.T.astype(int) @ hidden / 2000  # of two columns: 3/10 * 2/9
+def test_columns_are_masked_alike_and_anew():
+    masked = np.asarray(mask_columns(KEY, (2000, 10), 0.3))
+    assert scipy.stats.chisquare(masked.sum(0)).pvalue > 1e-3
+    together = masked.T.astype(int) @ masked / 2000  # of two columns: 3/10 * 2/9
     np.testing.assert_allclose(together[~np.eye(10, dtype=bool)], 1 / 15, atol=0.025)
-    np.testing.assert_array_equal(hide(KEY, (2000, 10), 0.3), hidden)
-    assert np.any(np.asarray(hide(jax.random.key(1), (2000, 10), 0.3)) != hidden)
+    np.testing.assert_array_equal(mask_columns(KEY, (2000, 10), 0.3), masked)
+    assert np.any(np.asarray(mask_columns(jax.random.key(1), (2000, 10), 0.3)) != masked)
 
 
-def test_hide_checks_its_input():
+def test_mask_columns_checks_its_input():
     for rate in (0, 1, -0.1, 1.5, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="rate"):
-            hide(KEY, (4, 3), rate)
+            mask_columns(KEY, (4, 3), rate)
     with pytest.raises(ValueError, match="at least one column"):
-        hide(KEY, (4, 0), 0.5)
+        mask_columns(KEY, (4, 0), 0.5)

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from morphojax import anatomy, evaluate
-from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
-from morphojax.data.schema import Column, Schema
 from morphojax.data.sources.base import Frame, Subject, View
+from morphojax.data.store.dataset import Dataset
+from morphojax.data.tables.schema import Column, Schema
 from morphojax.evaluation import overlap, summary
 from morphojax.inference import scoring
 from morphojax.train.run import RunError

@@ -3,9 +3,9 @@ import hashlib
 import pytest
 
 from morphojax import exclude, prepare
-from morphojax.data import exclusion
-from morphojax.data.dataset import Dataset
+from morphojax.data.prepare import exclusion
 from morphojax.data.sources import CohortError
+from morphojax.data.store.dataset import Dataset
 from tests.data import cohorts
 
 GONE = "patient002"

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 
 from morphojax import inspect, prepare
-from morphojax.data import inspection, suspicions
-from morphojax.data.dataset import Dataset
-from morphojax.data.schema import Column, Schema
+from morphojax.data.inspection import survey, suspicions
 from morphojax.data.sources import SOURCES
 from morphojax.data.sources.base import CohortError
 from morphojax.data.sources.synthetic import Synthetic, generate
-from morphojax.data.table import describe
+from morphojax.data.store.dataset import Dataset
+from morphojax.data.tables.cells import describe
+from morphojax.data.tables.schema import Column, Schema
 from tests.data import cohorts
 
 
@@ -32,7 +32,7 @@ def _patient(root, n, frame="01", label=False):
 
 
 def _found(root, name="acdc", planes=("sax",)):
-    findings = inspection.of_source(SOURCES[name](root, frames="all"), name, planes, 1, False)
+    findings = survey.of_source(SOURCES[name](root, frames="all"), name, planes, 1, False)
     return findings, {s.what: s.subjects for s in suspicions.find(findings)}
 
 
@@ -201,21 +201,21 @@ def synthetic(tmp_path_factory):
 
 
 def test_every_layout_is_recognised(synthetic, tmp_path):
-    assert inspection.recognise(synthetic.root) == "synthetic"
+    assert survey.recognise(synthetic.root) == "synthetic"
     for name in ("mnms", "mnms2", "nifti_table"):
-        assert inspection.recognise(getattr(cohorts, name)(synthetic, tmp_path / name)) == name
+        assert survey.recognise(getattr(cohorts, name)(synthetic, tmp_path / name)) == name
     root = cohorts.acdc(tmp_path / "acdc", subjects=1)
-    assert inspection.recognise(root) == inspection.recognise(root / "training") == "acdc"
+    assert survey.recognise(root) == survey.recognise(root / "training") == "acdc"
     cohorts.save(tmp_path / "ukb/1/la_2ch.nii.gz", cohorts.image((8, 8, 1, 2)))
-    assert inspection.recognise(tmp_path / "ukb") == "ukb_nifti"
+    assert survey.recognise(tmp_path / "ukb") == "ukb_nifti"
     for name in ("zips/1000017_20209_2_0.zip", "folders/1000017/1000017_20208_3_0.zip"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(b"")
-        assert inspection.recognise(tmp_path / name.split("/")[0]) == "ukb_dicom"
+        assert survey.recognise(tmp_path / name.split("/")[0]) == "ukb_dicom"
     (tmp_path / "ukb/participants.csv").write_text("")
-    assert inspection.recognise(tmp_path / "ukb") == "sunnybrook"
+    assert survey.recognise(tmp_path / "ukb") == "sunnybrook"
     with pytest.raises(CohortError, match="looks like no cohort"):
-        inspection.recognise(root / "training/patient001")
+        survey.recognise(root / "training/patient001")
 
 
 def test_a_dataset_and_its_cohort_are_told_alike(synthetic, tmp_path, capsys):
@@ -223,7 +223,7 @@ def test_a_dataset_and_its_cohort_are_told_alike(synthetic, tmp_path, capsys):
     assert prepare.main(["--source=synthetic", *flags, "--planes=sax,la_4ch", "--frames=4"]) == 0
     planes = ("sax", "la_4ch")
     ours, theirs = (
-        inspection.of_dataset(Dataset.open(tmp_path / "out"), progress=False),
+        survey.of_dataset(Dataset.open(tmp_path / "out"), progress=False),
         _found(synthetic.root, "synthetic", planes),
     )
     left_out = ["digest", "cine_frames", "constant"]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from morphojax.data.geometry import Grid
-from morphojax.data.pseudonyms import Pseudonyms
+from morphojax.data.prepare.pseudonyms import Pseudonyms
 from morphojax.data.sources.acdc import Acdc
 from morphojax.train import checkpoint
 from tests.data import cohorts
@@ -37,7 +37,7 @@ PRETRAIN = (
         "steps": 6,
         "epochs": 0,
         "input.slices": 2,
-        "model.table.mlp.hidden": 16,
+        "model.table.mlp.hidden_units": 16,
         "eval_every": 3,
         "save_every": 1,
     }

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from morphojax import prepare
-from morphojax.data.dataset import Dataset
 from morphojax.data.sources.synthetic import generate
+from morphojax.data.store.dataset import Dataset
 from morphojax.evaluation import figures
 from tests.data import cohorts
 

@@ -12,14 +12,14 @@ import pytest
 import submitit
 
 from morphojax import jobs, prepare
-from morphojax.data import preparation
-from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
-from morphojax.data.orders import Order
-from morphojax.data.partials import PrepareError
-from morphojax.data.pseudonyms import KeyFileError, Pseudonyms
-from morphojax.data.records import write_once
+from morphojax.data.prepare import assemble
+from morphojax.data.prepare.partials import PrepareError
+from morphojax.data.prepare.pseudonyms import KeyFileError, Pseudonyms
+from morphojax.data.prepare.spec import PrepareSpec
 from morphojax.data.sources.acdc import Acdc
+from morphojax.data.store.dataset import Dataset
+from morphojax.data.store.records import write_once
 from morphojax.evaluation import figures
 from tests.data import cohorts
 from tests.data.test_preparation import _bytes
@@ -75,13 +75,13 @@ def test_shards_in_any_order_give_the_same_bytes(root, tmp_path, capsys, order, 
 
 
 def test_every_subject_is_of_one_shard_and_shards_are_even(root, tmp_path):
-    order = Order(Acdc(root), tmp_path / "o", "acdc", Grid(1.5, 16))
-    found = [preparation.prepare_share(order, (i, 4), workers=1) for i in (1, 2, 3, 4)]
+    order = PrepareSpec(Acdc(root), tmp_path / "o", "acdc", Grid(1.5, 16))
+    found = [assemble.prepare_share(order, (i, 4), workers=1) for i in (1, 2, 3, 4)]
     assert [(share.done, share.failed) for share in found] == [(2, 0), (1, 1), (1, 0), (1, 0)]
-    none = preparation.prepare_share(order, (9, 9), workers=1)
+    none = assemble.prepare_share(order, (9, 9), workers=1)
     assert (none.done, none.failed) == (0, 0)
     with pytest.raises(PrepareError, match="share 5/4"):
-        preparation.prepare_share(order, (5, 4))
+        assemble.prepare_share(order, (5, 4))
 
 
 def test_a_subject_left_out_or_excluded_takes_no_place(root, tmp_path):
@@ -100,7 +100,7 @@ def test_a_subject_left_out_or_excluded_takes_no_place(root, tmp_path):
 SLOW = """
 import sys, time
 from morphojax import prepare
-from morphojax.data import partials
+from morphojax.data.prepare import partials
 run = partials.Job.run
 partials.Job.run = lambda self, subject: [time.sleep(float(sys.argv[1])), run(self, subject)][1]
 sys.exit(prepare.main(sys.argv[2:]))
@@ -159,12 +159,12 @@ def test_who_loses_the_race_for_the_key_takes_the_winners(tmp_path, monkeypatch)
 
 
 def test_who_loses_the_race_for_the_folder_with_other_settings_is_refused(root, tmp_path, monkeypatch):
-    begun, answers = Order.is_begun, [False]
-    order = Order(Acdc(root), tmp_path / "out", "acdc", Grid(1.5, 16))
-    preparation.prepare_share(order, (1, 2), workers=1)
-    monkeypatch.setattr(Order, "is_begun", lambda self: answers.pop() if answers else begun(self))
+    begun, answers = PrepareSpec.is_begun, [False]
+    order = PrepareSpec(Acdc(root), tmp_path / "out", "acdc", Grid(1.5, 16))
+    assemble.prepare_share(order, (1, 2), workers=1)
+    monkeypatch.setattr(PrepareSpec, "is_begun", lambda self: answers.pop() if answers else begun(self))
     with pytest.raises(PrepareError, match="unfinished run with other settings"):
-        preparation.prepare_share(dataclasses.replace(order, grid=Grid(1.5, 8)), (2, 2), workers=1)
+        assemble.prepare_share(dataclasses.replace(order, grid=Grid(1.5, 8)), (2, 2), workers=1)
 
 
 @pytest.mark.parametrize("flag", ["--size=8", "--key=none", "--percentiles=1,99", "--frames=3", "--measure"])

@@ -15,16 +15,17 @@ from tensorboard.plugins.projector import projector_plugin as plugin
 from configs import probe as probe_config
 from configs import segment_sax
 from morphojax import probe
-from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
-from morphojax.data.schema import Column, Schema
 from morphojax.data.sources.base import Frame, Subject, View
+from morphojax.data.store.dataset import Dataset
+from morphojax.data.tables.schema import Column, Schema
 from morphojax.evaluation import prediction
 from morphojax.inference import embed, probing
 from morphojax.models.towers import mean_of_slices
-from morphojax.train import checkpoint, experiment
+from morphojax.tasks import experiment
+from morphojax.tasks.probe import Label, class_weights, loss_per_subject
+from morphojax.train import checkpoint
 from morphojax.train.lineage import caveats, columns_given, trained_on
-from morphojax.train.probe import Label, class_weights, loss_per_subject
 from morphojax.train.run import RunError
 from tests.data.cohorts import AFFINE, label
 from tests.data.preparing import prepare

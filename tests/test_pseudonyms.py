@@ -11,15 +11,15 @@ import pandas as pd
 import pytest
 
 from morphojax import evaluate, exclude, prepare, pseudonyms
-from morphojax.data import pseudonyms as keyed
-from morphojax.data.dataset import Dataset, Manifest
 from morphojax.data.geometry import Grid
-from morphojax.data.partials import PrepareError
-from morphojax.data.pseudonyms import KeyFileError, Pseudonyms
+from morphojax.data.prepare import pseudonyms as keyed
+from morphojax.data.prepare.partials import PrepareError
+from morphojax.data.prepare.pseudonyms import KeyFileError, Pseudonyms
 from morphojax.data.sources.acdc import Acdc
+from morphojax.data.store.dataset import Dataset, Manifest
 from morphojax.evaluation import figures
 from morphojax.inference import scoring
-from morphojax.train import cohort
+from morphojax.tasks import cohort
 from tests.data import cohorts, preparing
 from tests.toy_run import toy_run
 

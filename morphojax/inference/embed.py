@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from morphojax.data import pipeline
-from morphojax.data.dataset import Dataset
-from morphojax.data.records import write_atomically
+from morphojax.data.input import pipeline
+from morphojax.data.store.dataset import Dataset
+from morphojax.data.store.records import write_atomically
 from morphojax.models.towers import mean_of_slices
-from morphojax.train import checkpoint, registry
+from morphojax.tasks import from_config
+from morphojax.train import checkpoint
 from morphojax.train.run import RunError, read_json
 from morphojax.train.transfer import transfer_modules
 
@@ -32,8 +33,9 @@ PROJECTOR = """embeddings {
 class ImageEncoder:
     """The image encoder of a run of any task, ready to embed.
 
-    apply:     (image uint8 [B,K,H,W,C], slice_mask bool [B,K], columns) -> float32 [B,D]; nothing random. columns: the plane of each
-               of the K images, as of `pipeline.columns`.
+    apply:     (image uint8 [B,K,H,W,C], slice_mask bool [B,K], image_planes) -> float32 [B,D]; nothing random. image_planes:
+               the plane of each
+               of the K images, as of `pipeline.image_planes`.
     channels:  `slices` or `cycle`, and cycle_frames, as in `pipeline.pretraining`.
     variables: all that the checkpoint holds: {"params", "batch_stats"}.
     """
@@ -72,7 +74,7 @@ def load_encoder(path: str | Path, which: str = "last") -> ImageEncoder:
         channels = {"frame": "slices", "cycle": "cycle"}[images["channels"]]
         cycle_frames = int(config["input"].get("cycle_frames", 0))  # not in runs of earlier versions
         model, size, planes = config["model"], int(images["grid"]["size"]), tuple(images["planes"])
-        module = registry.image_encoder(model, planes)
+        module = from_config.image_encoder(model, planes)
     except (KeyError, TypeError) as error:
         raise RunError(f"{run}: config.json or preprocessing.json is not as a run writes it ({error!r})") from error
     variables = checkpoint.load_params(folder)
@@ -85,9 +87,9 @@ def load_encoder(path: str | Path, which: str = "last") -> ImageEncoder:
     own = jax.device_put({name: variables[name]["encoder"] for name in wanted})
 
     @functools.partial(jax.jit, static_argnums=2)
-    def apply(image: jax.Array, mask: jax.Array, columns: tuple[str, ...]) -> jax.Array:
+    def apply(image: jax.Array, mask: jax.Array, image_planes: tuple[str, ...]) -> jax.Array:
         slices = image.reshape(-1, *image.shape[2:]).astype(jnp.float32) / 255
-        features: Any = registry.image_encoder(model, columns).apply(own, slices, train=False)
+        features: Any = from_config.image_encoder(model, image_planes).apply(own, slices, train=False)
         return mean_of_slices(features.pooled.reshape(*mask.shape, -1), mask)
 
     return ImageEncoder(run, folder, config, images, channels, cycle_frames, apply, variables)
@@ -109,7 +111,7 @@ def embed(
 
     Raises StreamError where nobody has the frames, and RunError where the encoder answers NaN.
     """
-    n, columns = len(dataset.subjects), pipeline.columns(encoder.planes, encoder.channels, slices)
+    n, image_planes = len(dataset.subjects), pipeline.image_planes(encoder.planes, encoder.channels, slices)
     stream = pipeline.pretraining(
         dataset,
         planes=encoder.planes,
@@ -128,7 +130,7 @@ def embed(
     for batch in stream:
         kept = batch["valid"]
         subject.append(batch["subject"][kept])
-        values.append(np.asarray(encoder.apply(batch["image"], batch["slice_mask"], columns))[kept])
+        values.append(np.asarray(encoder.apply(batch["image"], batch["slice_mask"], image_planes))[kept])
     stream.close()
     found = Embeddings(np.concatenate(subject), np.concatenate(values))
     if not np.isfinite(found.values).all():

@@ -14,8 +14,8 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from morphojax import anatomy
-from morphojax.data.records import write_atomically
 from morphojax.data.sources import nifti
+from morphojax.data.store.records import write_atomically
 from morphojax.evaluation import clinical
 from morphojax.inference.segmenter import Run
 from morphojax.train.run import RunError

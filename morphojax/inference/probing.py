@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from morphojax.data.dataset import Dataset
+from morphojax.data.store.dataset import Dataset
 from morphojax.evaluation import prediction
 from morphojax.evaluation.statistics import Interval
 from morphojax.inference.embed import Embeddings, ImageEncoder, embed
-from morphojax.train import cohort
-from morphojax.train.probe import Label
+from morphojax.tasks import cohort
+from morphojax.tasks.probe import Label
 from morphojax.train.run import read_json
 
 

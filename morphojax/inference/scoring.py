@@ -12,8 +12,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from morphojax import anatomy
-from morphojax.data.dataset import Dataset
-from morphojax.data.splits import SPLITS
+from morphojax.data.store.dataset import Dataset
+from morphojax.data.store.splits import SPLITS
 from morphojax.evaluation import clinical, overlap
 from morphojax.inference.segmenter import Run
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from morphojax import anatomy
 from morphojax.data import geometry
+from morphojax.tasks.segment.task import build_model
 from morphojax.train import checkpoint
 from morphojax.train.run import RunError, read_json
-from morphojax.train.segment import build_model
 
 
 @dataclasses.dataclass(frozen=True)

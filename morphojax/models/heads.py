@@ -17,21 +17,21 @@ from morphojax.models.pretrainer import Seen
 class Projection(nn.Module):
     """[B,D] -> float32 [B,features], not normalised: (Linear-BatchNorm-ReLU) x (layers - 1), Linear, and BatchNorm where `norm_last`.
 
-    hidden None: as many units as D; layers=1: one Linear.
+    hidden_units None: as many units as D; layers=1: one Linear.
     """
 
     features: int
-    hidden: int | None = None
+    hidden_units: int | None = None
     layers: int = 2
     norm_last: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        hidden = x.shape[-1] if self.hidden is None else self.hidden
+        hidden_units = x.shape[-1] if self.hidden_units is None else self.hidden_units
         for i in range(1, self.layers):
             # No bias before BatchNorm, which would take it away again.
-            x = nn.Dense(hidden, use_bias=False, dtype=self.dtype, name=f"dense{i}")(x)
+            x = nn.Dense(hidden_units, use_bias=False, dtype=self.dtype, name=f"dense{i}")(x)
             x = nn.relu(BatchNorm(dtype=self.dtype, name=f"norm{i}")(x, train))
         last = nn.Dense(self.features, use_bias=not self.norm_last, dtype=self.dtype, name=f"dense{self.layers}")
         x = last(x)
@@ -82,16 +82,18 @@ class PairHead(nn.Module):
 class PlaneHead(nn.Module):
     """embedding [B,P,features] of the P planes of each subject, their slices averaged and projected alike; present bool [B,P].
 
-    columns: the plane of each of a subject's K slices.
+    image_planes: the plane of each of a subject's K slices.
     """
 
     features: int
-    columns: tuple[str, ...]
+    image_planes: tuple[str, ...]
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, seen: Seen, train: bool) -> dict[str, jax.Array]:
-        of_plane = jnp.array([[p == c for c in self.columns] for p in dict.fromkeys(self.columns)], jnp.float32)
+        of_plane = jnp.array(
+            [[p == c for c in self.image_planes] for p in dict.fromkeys(self.image_planes)], jnp.float32
+        )
         weight = of_plane * seen.mask[:, None]  # [B,P,K]
         count = weight.sum(-1, keepdims=True)
         slices = seen.slices[0].reshape(*seen.mask.shape, -1).astype(jnp.float32)
@@ -105,7 +107,7 @@ class MatchingHead(nn.Module):
     """What `pair` gives; and true [B], wrong_table [B], wrong_image [B]: logits that a row belongs to a subject's images.
 
     The row's tokens look at the images' coarsest maps (`CrossAttended`); the first of them, the row as a whole, answers.
-    draw: (key, image, table, log_temperature, valid, rivals) -> the wrong partners, with fields table, table_exists,
+    draw: (key, image, table, log_temperature, valid, negatives) -> the wrong partners, with fields table, table_exists,
     image, image_exists (objectives.matching.hard_negatives); of these the `*_exists` are passed on.
     """
 
@@ -120,7 +122,7 @@ class MatchingHead(nn.Module):
     def __call__(self, seen: Seen, train: bool) -> dict[str, jax.Array]:
         out = self.pair(seen, train)
         key = self.make_rng("draws")
-        wrong = self.draw(key, out["image"], out["table"], out["log_temperature"], None, seen.rivals)
+        wrong = self.draw(key, out["image"], out["table"], out["log_temperature"], None, seen.negatives)
         tokens, maps = seen.rows[self.pair.rows].tokens, seen.maps(-1)
 
         def three(own: jax.Array, table: jax.Array, image: jax.Array) -> jax.Array:
@@ -143,23 +145,25 @@ class MatchingHead(nn.Module):
 class ViewHead(nn.Module):
     """first, second: [B*K,features], the slices of two views, through one projection that sees both at once.
 
-    With predictor_hidden also prediction_first and prediction_second: Linear-BatchNorm-ReLU-Linear of these.
+    With predictor_hidden_units also prediction_first and prediction_second: Linear-BatchNorm-ReLU-Linear of these.
     """
 
     features: int
-    hidden: int | None = None
+    hidden_units: int | None = None
     layers: int = 2
     norm_last: bool = False
-    predictor_hidden: int = 0
+    predictor_hidden_units: int = 0
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, seen: Seen, train: bool) -> dict[str, jax.Array]:
-        project = Projection(self.features, self.hidden, self.layers, self.norm_last, self.dtype, name="projection")
+        project = Projection(
+            self.features, self.hidden_units, self.layers, self.norm_last, self.dtype, name="projection"
+        )
         both = project(seen.both(seen.slices), train)
         out = dict(zip(("first", "second"), seen.apart(both), strict=True))
-        if self.predictor_hidden:
-            predict = Projection(self.features, self.predictor_hidden, dtype=self.dtype, name="predictor")
+        if self.predictor_hidden_units:
+            predict = Projection(self.features, self.predictor_hidden_units, dtype=self.dtype, name="predictor")
             names = ("prediction_first", "prediction_second")
             out |= zip(names, seen.apart(predict(both, train)), strict=True)
         return out
@@ -170,12 +174,12 @@ class PrototypeHead(nn.Module):
 
     prototypes: int
     features: int
-    hidden: int | None = None
+    hidden_units: int | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, seen: Seen, train: bool) -> dict[str, jax.Array]:
-        both = Projection(self.features, self.hidden, dtype=self.dtype, name="projection")(
+        both = Projection(self.features, self.hidden_units, dtype=self.dtype, name="projection")(
             seen.both(seen.slices), train
         )
         shape = (self.features, self.prototypes)
@@ -203,12 +207,12 @@ class RegressionHead(nn.Module):
     """prediction: [B,columns] from the pooled image of a subject, the table unseen."""
 
     columns: int
-    hidden: int
+    hidden_units: int
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, seen: Seen, train: bool) -> dict[str, jax.Array]:
-        project = Projection(self.columns, self.hidden, dtype=self.dtype, name="regression")
+        project = Projection(self.columns, self.hidden_units, dtype=self.dtype, name="regression")
         return {"prediction": project(seen.subjects[0], train)}
 
 
@@ -238,7 +242,7 @@ class RowPairHead(nn.Module):
 
 
 class ColumnsHead(nn.Module):
-    """prediction: [B,sum of cardinalities], every column of the rows whose columns were hidden, told from the others;
+    """prediction: [B,sum of cardinalities], every column of the rows whose columns were masked, told from the others;
     and, with `layers` above 0, from the images: column tokens look at every place of a level of the pyramid, so that what
     is to be told of a column teaches the places that show it.
     """
@@ -253,7 +257,7 @@ class ColumnsHead(nn.Module):
     @nn.compact
     def __call__(self, seen: Seen, train: bool) -> dict[str, jax.Array]:
         del train
-        tokens = seen.rows["hidden"].tokens
+        tokens = seen.rows["masked"].tokens
         if self.layers:
             look = CrossAttended(self.width, self.heads, self.layers, self.dtype, name="fusion")
             tokens = look(tokens, seen.maps(self.level), seen.mask)
@@ -261,7 +265,7 @@ class ColumnsHead(nn.Module):
 
 
 class RowHead(nn.Module):
-    """prediction: [B,sum of cardinalities], every column of the rows whose columns were hidden, told from the row as one vector."""
+    """prediction: [B,sum of cardinalities], every column of the rows whose columns were masked, told from the row as one vector."""
 
     outputs: int
     dtype: Dtype = jnp.float32
@@ -269,11 +273,11 @@ class RowHead(nn.Module):
     @nn.compact
     def __call__(self, seen: Seen, train: bool) -> dict[str, jax.Array]:
         project = Projection(self.outputs, dtype=self.dtype, name="projection")
-        return {"prediction": project(seen.rows["hidden"].pooled, train)}
+        return {"prediction": project(seen.rows["masked"].pooled, train)}
 
 
 class PatchHead(nn.Module):
-    """prediction [N,P,patch*patch*C], image [N,H,W,C] and hidden bool [N,P]: the patches of a slice, told from the visible ones."""
+    """prediction [N,P,patch*patch*C], image [N,H,W,C] and masked bool [N,P]: the patches of a slice, told from the visible ones."""
 
     patch: int
     channels: int
@@ -285,11 +289,11 @@ class PatchHead(nn.Module):
     @nn.compact
     def __call__(self, seen: Seen, train: bool) -> dict[str, jax.Array]:
         del train
-        assert seen.masked is not None  # the term says `parts`
+        assert seen.masked_patches is not None  # the term says `parts`
         image = seen.images[0]
         grid = (image.shape[1] // self.patch, image.shape[2] // self.patch)
         decoder = PatchDecoder(
             self.patch, self.channels, self.width, self.depth, self.heads, self.dtype, name="decoder"
         )
-        prediction = decoder(seen.masked.tokens, seen.masked.visible, grid)
-        return {"prediction": prediction, "image": image, "hidden": seen.masked.hidden}
+        prediction = decoder(seen.masked_patches.tokens, seen.masked_patches.visible, grid)
+        return {"prediction": prediction, "image": image, "masked": seen.masked_patches.masked}

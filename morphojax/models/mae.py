@@ -1,4 +1,4 @@
-"""Masked autoencoding (He et al. 2022, arXiv:2111.06377): which patches are hidden, and the decoder that paints them.
+"""Masked autoencoding (He et al. 2022, arXiv:2111.06377): which patches are masked, and the decoder that paints them.
 
 The encoder sees the visible patches alone (`encode_visible`), the decoder their tokens and a mask token for every other.
 """
@@ -11,19 +11,19 @@ from morphojax.models.attention import Block, layer_norm, sine_positions
 from morphojax.models.layers import Dense, Dtype
 
 
-def hidden_patches(key: jax.Array, batch: int, patches: int, rate: float) -> tuple[jax.Array, jax.Array]:
+def mask_patches(key: jax.Array, batch: int, patches: int, rate: float) -> tuple[jax.Array, jax.Array]:
     """In each image round(rate * patches) patches to hide, uniform among all such choices.
 
-    Returns visible int32 [batch,V], the other patches in ascending order, and hidden bool [batch,patches].
-    Raises ValueError when no patch would be hidden, or none visible.
+    Returns visible int32 [batch,V], the other patches in ascending order, and masked bool [batch,patches].
+    Raises ValueError when no patch would be masked, or none visible.
     """
-    hidden_count = round(rate * patches) if 0 < rate < 1 else 0
-    if not 0 < hidden_count < patches:
+    masked_count = round(rate * patches) if 0 < rate < 1 else 0
+    if not 0 < masked_count < patches:
         raise ValueError(f"a rate of {rate} must hide at least one of {patches} patches and leave at least one visible")
     order = jnp.argsort(jax.random.uniform(key, (batch, patches)), axis=1)
     # The rank of a patch; by a threshold on the numbers themselves, equal ones would hide a patch too many.
-    hidden = jnp.argsort(order, axis=1) < hidden_count
-    return jnp.sort(order[:, hidden_count:], axis=1).astype(jnp.int32), hidden
+    masked = jnp.argsort(order, axis=1) < masked_count
+    return jnp.sort(order[:, masked_count:], axis=1).astype(jnp.int32), masked
 
 
 class PatchDecoder(nn.Module):

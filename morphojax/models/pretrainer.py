@@ -8,22 +8,22 @@ import jax
 import jax.numpy as jnp
 
 from morphojax.models.features import Features, TableFeatures
-from morphojax.models.mae import hidden_patches
+from morphojax.models.mae import mask_patches
 from morphojax.models.towers import SlicePool, fill_masked
 
-Rows = tuple[jax.Array, jax.Array, jax.Array]  # values [B,F], missing bool [B,F], hidden float [B,F]
+Rows = tuple[jax.Array, jax.Array, jax.Array]  # values [B,F], missing bool [B,F], masked float [B,F]
 Outputs = dict[str, dict[str, Any]]  # by objective, what its head gives
 
 
-class Masked(NamedTuple):
+class MaskedPatches(NamedTuple):
     """Slices of which the encoder saw a share of the patches.
 
-    tokens: [B*K,V,D] of the visible patches, visible: int [B*K,V], which they are, hidden: bool [B*K,P].
+    tokens: [B*K,V,D] of the visible patches, visible: int [B*K,V], which they are, masked: bool [B*K,P].
     """
 
     tokens: jax.Array
     visible: jax.Array
-    hidden: jax.Array
+    masked: jax.Array
 
 
 class Seen(NamedTuple):
@@ -34,10 +34,10 @@ class Seen(NamedTuple):
     slices:   [B*K,D].
     subjects: [B,D], the slices pooled.
     decoded:  [B*K,h,w,c]; empty without a decoder.
-    masked:   the first view with patches hidden; None where no head asked for it.
+    masked_patches: the first view with masked patches; None where no head asked for it.
     rows:     table features of each variant of the rows that was asked for.
     mask:     bool [B,K], the slices that are there.
-    rivals:   bool [B,B], the pairs of different subjects, neither of them padding.
+    negatives:   bool [B,B], the pairs of different subjects, neither of them padding.
     """
 
     images: tuple[jax.Array, ...]
@@ -45,10 +45,10 @@ class Seen(NamedTuple):
     slices: tuple[jax.Array, ...]
     subjects: tuple[jax.Array, ...]
     decoded: tuple[jax.Array, ...]
-    masked: Masked | None
+    masked_patches: MaskedPatches | None
     rows: Mapping[str, TableFeatures]
     mask: jax.Array
-    rivals: jax.Array
+    negatives: jax.Array
 
     def maps(self, level: int) -> jax.Array:
         """A level of the first view's pyramid by subject: [B,K,h,w,c]."""
@@ -71,14 +71,14 @@ class Seen(NamedTuple):
 
 
 class Pretrainer(nn.Module):
-    """(images [B,V,K,H,W,C], slice_mask bool [B,K], rows {variant: Rows}, rivals bool [B,B], train) -> (Outputs, Seen).
+    """(images [B,V,K,H,W,C], slice_mask bool [B,K], rows {variant: Rows}, negatives bool [B,B], train) -> (Outputs, Seen).
 
-    All views are encoded in one pass, and so are all variants of the rows. Masked slices have no influence at all.
+    All views are encoded in one pass, and so are all variants of the rows. MaskedPatches slices have no influence at all.
     Needs an rng named `draws`, from which a head draws what it draws.
 
-    columns: the plane of each of the K slices. Where there are several planes, each has an embedding, which is added to its slices
+    image_planes: the plane of each of the K slices. Where there are several planes, each has an embedding, which is added to its slices
         before these are pooled; what an objective sees of single slices is without.
-    encoder_sees:  "whole" slices; "parts", the first view with a share `hidden` of its patches withheld; or "both".
+    encoder_sees:  "whole" slices; "parts", the first view with a share `masked` of its patches withheld; or "both".
     train_encoder: False freezes the encoder: running statistics that are used and not updated, and no gradient.
     """
 
@@ -86,10 +86,10 @@ class Pretrainer(nn.Module):
     heads: Mapping[str, nn.Module]
     table_encoder: nn.Module | None = None
     decoder: nn.Module | None = None
-    columns: tuple[str, ...] = ()
+    image_planes: tuple[str, ...] = ()
     pooling: Literal["mean", "attention"] = "mean"
     encoder_sees: Literal["whole", "parts", "both"] = "whole"
-    hidden: float = 0.75
+    patch_mask_fraction: float = 0.75
     train_encoder: bool = True
 
     @nn.compact
@@ -98,7 +98,7 @@ class Pretrainer(nn.Module):
         images: jax.Array,
         slice_mask: jax.Array,
         rows: Mapping[str, Rows],
-        rivals: jax.Array,
+        negatives: jax.Array,
         train: bool,
     ) -> tuple[Outputs, Seen]:
         b, v, k = images.shape[:3]
@@ -117,10 +117,10 @@ class Pretrainer(nn.Module):
             slices=(),
             subjects=(),
             decoded=(),
-            masked=self._encode_parts(by_view(flat)[0]) if self.encoder_sees != "whole" else None,
+            masked_patches=self._encode_parts(by_view(flat)[0]) if self.encoder_sees != "whole" else None,
             rows=self._encode_rows(rows, train),
             mask=slice_mask,
-            rivals=rivals,
+            negatives=negatives,
         )
         if self.encoder_sees != "parts":
             features: Features = self.encoder(flat, train and self.train_encoder)
@@ -139,29 +139,29 @@ class Pretrainer(nn.Module):
 
     def _with_planes(self, pooled: jax.Array) -> jax.Array:
         """[N,K,D] plus the embedding of each slice's plane."""
-        planes = list(dict.fromkeys(self.columns))
+        planes = list(dict.fromkeys(self.image_planes))
         if len(planes) < 2:
             return pooled
         start = nn.initializers.normal(0.02)
         embedding = self.param("plane_embedding", start, (len(planes), pooled.shape[-1]), jnp.float32)
-        return pooled + embedding[jnp.array([planes.index(p) for p in self.columns])]
+        return pooled + embedding[jnp.array([planes.index(p) for p in self.image_planes])]
 
-    def _encode_parts(self, image: jax.Array) -> Masked:
+    def _encode_parts(self, image: jax.Array) -> MaskedPatches:
         patch = self.encoder.patch
         patches = (image.shape[1] // patch) * (image.shape[2] // patch)
-        visible, hidden = hidden_patches(self.make_rng("draws"), len(image), patches, self.hidden)
+        visible, masked = mask_patches(self.make_rng("draws"), len(image), patches, self.patch_mask_fraction)
         if self.is_initializing():
             self.encoder(image, False)  # so that it is whole, for those who take it up from a checkpoint
         tokens = self.encoder.encode_visible(image, visible)
-        return Masked(tokens if self.train_encoder else jax.lax.stop_gradient(tokens), visible, hidden)
+        return MaskedPatches(tokens if self.train_encoder else jax.lax.stop_gradient(tokens), visible, masked)
 
     def _encode_rows(self, rows: Mapping[str, Rows], train: bool) -> dict[str, TableFeatures]:
         if not rows or self.table_encoder is None:
             return {}
-        values, missing, hidden = (jnp.stack(parts, axis=1) for parts in zip(*rows.values(), strict=True))
+        values, missing, masked = (jnp.stack(parts, axis=1) for parts in zip(*rows.values(), strict=True))
         b, r, f = values.shape
         out = self.table_encoder(
-            values.reshape(b * r, f), missing.reshape(b * r, f), train, hidden=hidden.reshape(b * r, f)
+            values.reshape(b * r, f), missing.reshape(b * r, f), train, masked=masked.reshape(b * r, f)
         )
         tokens, pooled = (x.reshape(b, r, *x.shape[1:]) for x in out)
         return {name: TableFeatures(tokens[:, i], pooled[:, i]) for i, name in enumerate(rows)}

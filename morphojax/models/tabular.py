@@ -1,8 +1,8 @@
-"""Encoders of table rows: (values [B,F], missing bool [B,F], train, hidden=None) -> TableFeatures.
+"""Encoders of table rows: (values [B,F], missing bool [B,F], train, masked=None) -> TableFeatures.
 
-hidden [B,F], float or bool, is a gate: 1 withholds a column, so that neither its value nor whether it is missing has
+masked [B,F], float or bool, is a gate: 1 withholds a column, so that neither its value nor whether it is missing has
 any influence; 0 leaves it as it is. It enters as a factor: a loss has a derivative by a float gate.
-A value that is missing, or hidden with gate 1, may be NaN.
+A value that is missing, or masked with gate 1, may be NaN.
 """
 
 from collections.abc import Sequence
@@ -37,43 +37,45 @@ def _check(cardinalities: Sequence[int], *arrays: jax.Array) -> None:
 
 
 def _readable(
-    values: jax.Array, missing: jax.Array, hidden: jax.Array | None, cardinalities: Sequence[int]
+    values: jax.Array, missing: jax.Array, masked: jax.Array | None, cardinalities: Sequence[int]
 ) -> tuple[jax.Array, jax.Array | None]:
     """(values, gate float or None). What is not finite and may not be read becomes 0, or no code: zero times NaN is NaN.
 
-    Finite values stay, so that the derivative by the gate knows what a hidden column would have said.
+    Finite values stay, so that the derivative by the gate knows what a masked column would have said.
     """
-    _check(cardinalities, values, missing, *(() if hidden is None else (hidden,)))
-    gate = None if hidden is None else hidden.astype(jnp.float32)
+    _check(cardinalities, values, missing, *(() if masked is None else (masked,)))
+    gate = None if masked is None else masked.astype(jnp.float32)
     unread = missing if gate is None else missing | (gate >= 1)
     nothing = np.where(np.array(cardinalities) > 1, -1.0, 0.0).astype(values.dtype)
     return jnp.where(unread & ~jnp.isfinite(values), nothing, values), gate
 
 
 class TabularMLP(nn.Module):
-    """pooled [B,hidden], and that as the one token: (Linear-BatchNorm-ReLU) x (layers - 1), Linear.
+    """pooled [B,hidden_units], and that as the one token: (Linear-BatchNorm-ReLU) x (layers - 1), Linear.
 
     The defaults are the published ones of Hager et al. 2023 (arXiv:2303.14080): one-hot categories, two layers of 2048
     units, He-normal weights. A missing value enters as it was imputed; missing_flags appends the missing mask to the
-    input, so that an imputed value can be told from a measured one. A hidden column is zero in all its inputs (which a
-    continuous column at its mean is too); hidden_flags appends the gates.
+    input, so that an imputed value can be told from a measured one. A masked column is zero in all its inputs (which a
+    continuous column at its mean is too); mask_flags appends the gates.
     """
 
     cardinalities: tuple[int, ...]
-    hidden: int = 2048
+    hidden_units: int = 2048
     layers: int = 2
     missing_flags: bool = False
-    hidden_flags: bool = False
+    mask_flags: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
-        self, values: jax.Array, missing: jax.Array, train: bool, hidden: jax.Array | None = None
+        self, values: jax.Array, missing: jax.Array, train: bool, masked: jax.Array | None = None
     ) -> TableFeatures:
-        values, gate = _readable(values, missing, hidden, self.cardinalities)
+        values, gate = _readable(values, missing, masked, self.cardinalities)
         x = self._inputs(values, missing, gate)
         for i in range(1, self.layers + 1):
-            x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name=f"dense{i}")(x)
+            x = nn.Dense(
+                self.hidden_units, dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name=f"dense{i}"
+            )(x)
             if i < self.layers:
                 x = nn.relu(BatchNorm(dtype=self.dtype, name=f"norm{i}")(x, train))
         return TableFeatures(tokens=x[:, None], pooled=x)
@@ -86,7 +88,7 @@ class TabularMLP(nn.Module):
         parts = [x]
         if self.missing_flags:
             parts.append(flags)
-        if self.hidden_flags:
+        if self.mask_flags:
             parts.append(jnp.zeros_like(flags) if gate is None else gate)
         return jnp.concatenate(parts, axis=-1)
 
@@ -110,10 +112,10 @@ class TabularTransformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, values: jax.Array, missing: jax.Array, train: bool, hidden: jax.Array | None = None
+        self, values: jax.Array, missing: jax.Array, train: bool, masked: jax.Array | None = None
     ) -> TableFeatures:
         del train
-        values, gate = _readable(values, missing, hidden, self.cardinalities)
+        values, gate = _readable(values, missing, masked, self.cardinalities)
         said = jnp.where(missing[..., None], self._vectors("missing", 1), self._say(values))
         mask = self._vectors("mask", 1)  # asked for or not, so that both have the same parameters
         if gate is not None:

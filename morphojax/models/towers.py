@@ -27,20 +27,20 @@ def fill_masked(image: jax.Array, mask: jax.Array) -> jax.Array:
 class PlaneEncoders(nn.Module):
     """An encoder for each plane, as one: (image [B*K,H,W,C], train) -> Features of the same order.
 
-    encoders: by plane, alike in shape. columns: the plane of each of the K images of a subject, those of a plane together.
+    encoders: by plane, alike in shape. image_planes: the plane of each of the K images of a subject, those of a plane together.
     """
 
     encoders: Mapping[str, nn.Module]
-    columns: tuple[str, ...]
+    image_planes: tuple[str, ...]
 
     def __call__(self, image: jax.Array, train: bool) -> Features:
-        k = len(self.columns)
+        k = len(self.image_planes)
         if len(image) % k:
             raise ValueError(f"{len(image)} images are not whole subjects of {k}")
         by_subject = image.reshape(-1, k, *image.shape[1:])
         found, start = [], 0
         for plane, encoder in self.encoders.items():
-            count = self.columns.count(plane)
+            count = self.image_planes.count(plane)
             part = by_subject[:, start : start + count]
             features = encoder(part.reshape(-1, *image.shape[1:]), train)
             found.append(jax.tree.map(lambda x, n=count: x.reshape(-1, n, *x.shape[1:]), features))

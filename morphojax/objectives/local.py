@@ -30,9 +30,9 @@ def regional(
 
     A region is the vector of all its places, as in the paper, rather than their mean: the arrangement within a region is
     part of what is told apart, where a mean would let the places of a region trade features. The regions tile the map
-    without overlap, since neighbours that share places would be rivals of themselves; places that fill no region are
-    left out, evenly on both sides. The authors' code takes 13 regions at set places with 5 rivals for each; here all
-    regions are rivals, or `sampled` of them. Memory is N * (2 * regions)^2.
+    without overlap, since neighbours that share places would be negatives of themselves; places that fill no region are
+    left out, evenly on both sides. The authors' code takes 13 regions at set places with 5 negatives for each; here all
+    regions are negatives, or `sampled` of them. Memory is N * (2 * regions)^2.
 
     Args:
       first, second: [N, h, w, C], any float type; row i of both is the same slice in the same geometry.

@@ -18,7 +18,7 @@ Array = jax.Array
 class HardNegatives(NamedTuple):
     """Wrong partners, by row of the batch: for image i the table `table[i]`, for table j the image `image[j]`.
 
-    Where a row has no rival (`*_exists` False) the index is its own, and the pair must not be counted.
+    Where a row has no negative (`*_exists` False) the index is its own, and the pair must not be counted.
     """
 
     table: Array
@@ -33,11 +33,11 @@ def hard_negatives(
     table: Array,
     log_temperature: Array | float,
     valid: Array | None = None,
-    rivals: Array | None = None,
+    negatives: Array | None = None,
 ) -> HardNegatives:
-    """A wrong table for each image and a wrong image for each table, drawn from the softmax over its rivals.
+    """A wrong table for each image and a wrong image for each table, drawn from the softmax over its negatives.
 
-    The probability of table j for image i is proportional to exp(cosine(i, j) / tau) among the rivals of i without i
+    The probability of table j for image i is proportional to exp(cosine(i, j) / tau) among the negatives of i without i
     itself, and the same transposed. One draw over the whole [B, B], so the result does not depend on how the batch is
     sharded.
 
@@ -46,7 +46,7 @@ def hard_negatives(
       image, table: [B, P], any norm and float type; row i of both is the same subject. No gradient.
       log_temperature: scalar; the lower, the harder the partners.
       valid: bool [B]; rows that are False are drawn by nobody and draw nobody. None: all valid.
-      rivals: bool [B, B]: may table j be drawn for image i, and image i for table j. None: all.
+      negatives: bool [B, B]: may table j be drawn for image i, and image i for table j. None: all.
 
     Raises:
       ValueError: the shapes do not fit, or a log temperature given as a float is not finite.
@@ -56,10 +56,10 @@ def hard_negatives(
     batch = len(image)
     valid = valid_rows(valid, batch)
     allowed = valid[:, None] & valid & ~jnp.eye(batch, dtype=bool)
-    if rivals is not None:
-        if rivals.shape != allowed.shape:
-            raise ValueError(f"rivals must be [B, B] = {list(allowed.shape)}, got {rivals.shape}")
-        allowed &= rivals.astype(bool)
+    if negatives is not None:
+        if negatives.shape != allowed.shape:
+            raise ValueError(f"negatives must be [B, B] = {list(allowed.shape)}, got {negatives.shape}")
+        allowed &= negatives.astype(bool)
     logits = cosines(zero_padding(image, valid), zero_padding(table, valid))
     logits *= inverse_temperature(log_temperature)
 

@@ -1,4 +1,4 @@
-"""Images cut into patches, and the hidden ones predicted. Pure functions: prediction -> loss, metrics."""
+"""Images cut into patches, and the masked ones predicted. Pure functions: prediction -> loss, metrics."""
 
 import jax
 import jax.numpy as jnp
@@ -40,29 +40,29 @@ def unpatch(patched: Array, size: tuple[int, int], patch: int) -> Array:
 def masked_patches(
     prediction: Array,
     image: Array,
-    hidden: Array,
+    masked: Array,
     patch: int,
     normalise: bool = True,
     valid: Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-    """The mean squared error over hidden patches (He et al. 2022, arXiv:2111.06377, section 3).
+    """The mean squared error over masked patches (He et al. 2022, arXiv:2111.06377, section 3).
 
-    Over the hidden patches of valid images, loss = mean over patches and their D = patch * patch * C pixels of
+    Over the masked patches of valid images, loss = mean over patches and their D = patch * patch * C pixels of
     (prediction - target)^2. A patch that the encoder saw counts nothing.
 
     Args:
       prediction: [N, P, D], in the order of `patches`; any float type.
       image: [N, H, W, C]; the target, no gradient.
-      hidden: bool [N, P], True where the encoder did not see the patch.
+      masked: bool [N, P], True where the encoder did not see the patch.
       patch: side of a patch, in pixels.
       normalise: targets are pixels minus the mean of their patch, divided by sqrt(variance + 1e-6), the variance being
         that of the D pixels (biased): the paper's better variant. A flat patch is 0. False: the pixels themselves.
       valid: bool [N]; images that are False are padding. None: all valid.
 
     Returns:
-      loss: float32 scalar (0 when no patch of a valid image is hidden).
+      loss: float32 scalar (0 when no patch of a valid image is masked).
       metrics: float32 scalars without gradient. `variance_explained`, 1 - sum of squared errors / sum of squared
-        deviations of the targets from their mean, all over hidden patches (0 where the targets do not vary): 0 says that
+        deviations of the targets from their mean, all over masked patches (0 where the targets do not vary): 0 says that
         the best constant would do as well, which for normalised targets is 0.
 
     Raises:
@@ -70,13 +70,13 @@ def masked_patches(
     """
     valid = valid_rows(valid, len(image))
     pixels = patches(image, patch)
-    if prediction.shape != pixels.shape or hidden.shape != pixels.shape[:2]:
+    if prediction.shape != pixels.shape or masked.shape != pixels.shape[:2]:
         raise ValueError(
-            f"an image {image.shape} in patches of {patch} takes a prediction {pixels.shape} and hidden "
-            f"{pixels.shape[:2]}, got {prediction.shape} and {hidden.shape}"
+            f"an image {image.shape} in patches of {patch} takes a prediction {pixels.shape} and masked "
+            f"{pixels.shape[:2]}, got {prediction.shape} and {masked.shape}"
         )
     # The difference is masked before it is squared, as 0 * NaN would spoil the gradient.
-    counted = jnp.broadcast_to((hidden.astype(bool) & valid[:, None])[..., None], pixels.shape)
+    counted = jnp.broadcast_to((masked.astype(bool) & valid[:, None])[..., None], pixels.shape)
     pixels = zero_padding(pixels.reshape(len(pixels), -1), valid).reshape(pixels.shape)
     target = jax.lax.stop_gradient(_normalise(pixels) if normalise else pixels)
     error = jnp.square(jnp.where(counted, prediction.astype(jnp.float32) - target, 0.0))

@@ -1,6 +1,6 @@
 """Two views of an image made alike, and the columns of the embedding unlike: Barlow Twins and VICReg.
 
-The statistics of a column run over the whole batch. Collapse is costly by itself: no rivals and no lagging network.
+The statistics of a column run over the whole batch. Collapse is costly by itself: no negatives and no lagging network.
 """
 
 import math

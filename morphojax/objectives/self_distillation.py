@@ -1,4 +1,4 @@
-"""Two views of an image, one predicted from the other, without rivals: BYOL, SimSiam, and the network that lags behind.
+"""Two views of an image, one predicted from the other, without negatives: BYOL, SimSiam, and the network that lags behind.
 
 Nothing in these losses tells examples apart, so `spread` should be watched: it falls to 0 when all embeddings become one.
 """

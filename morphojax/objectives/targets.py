@@ -1,4 +1,4 @@
-"""Who is a positive of whom, and who is a rival: what the contrastive losses are told besides the embeddings.
+"""Who is a positive of whom, and who is a negative: what the contrastive losses are told besides the embeddings.
 
 Everything returns [B, B], (i, j) for row i towards row j, without gradient and never NaN. Padding needs no care here: the
 losses leave out the pairs of rows that are not valid. Except in `nearest` and `soft`, which weigh a row against the rest of
@@ -17,7 +17,7 @@ Array = jax.Array
 def distinct(subject: Array) -> Array:
     """int [B] -> bool: pairs of different subjects, and the diagonal.
 
-    As rivals it keeps two rows of one subject from being told apart.
+    As negatives it keeps two rows of one subject from being told apart.
     """
     return (subject[:, None] != subject) | _own(subject)
 
@@ -45,13 +45,13 @@ def by_partition(position: Array, partitions: int) -> Array:
     return (part[:, None] == part) | _own(position)
 
 
-def table_similarity(values: Array, missing: Array, cardinalities: tuple[int, ...], continuous_share: float) -> Array:
+def table_similarity(values: Array, missing: Array, cardinalities: tuple[int, ...], continuous_weight: float) -> Array:
     """Likeness of table rows, float32 in [0, 1]: symmetric, 1 on the diagonal.
 
     Over the columns that both rows know,
         continuous = exp(-mean squared difference)      (1/e at one standard deviation in every column),
         categorical = share of columns with equal codes,
-        similarity = continuous_share * continuous + (1 - continuous_share) * categorical.
+        similarity = continuous_weight * continuous + (1 - continuous_weight) * categorical.
     Of a pair that knows columns of one kind only, that kind decides alone; without any, or any whose share is above 0, it
     is 0. Guiding image pairs by
     the weighted likeness of both kinds of columns is the idea of "Tables Guide Vision" (arXiv:2503.14998); the code of
@@ -61,18 +61,18 @@ def table_similarity(values: Array, missing: Array, cardinalities: tuple[int, ..
       values: [B, F]: continuous columns standardised, categorical ones integer codes.
       missing: bool [B, F]; what `values` holds there is not read. A value that is not finite counts as missing.
       cardinalities: for each column 1 (continuous) or its number of classes.
-      continuous_share: in [0, 1].
+      continuous_weight: in [0, 1].
 
     Raises:
-      ValueError: the shapes do not fit, or continuous_share lies outside [0, 1].
+      ValueError: the shapes do not fit, or continuous_weight lies outside [0, 1].
     """
     if values.ndim != 2 or values.shape != missing.shape or values.shape[1] != len(cardinalities):
         raise ValueError(
             f"values and missing must be [B, F] with F = {len(cardinalities)} cardinalities, "
             f"got {values.shape} and {missing.shape}"
         )
-    if not 0 <= continuous_share <= 1:
-        raise ValueError(f"continuous_share must lie in [0, 1], got {continuous_share}")
+    if not 0 <= continuous_weight <= 1:
+        raise ValueError(f"continuous_weight must lie in [0, 1], got {continuous_weight}")
     known = ~missing.astype(bool) & jnp.isfinite(values)
     values = jnp.where(known, values.astype(jnp.float32), 0.0)
     continuous = jnp.array(cardinalities) == 1
@@ -83,7 +83,7 @@ def table_similarity(values: Array, missing: Array, cardinalities: tuple[int, ..
     distance = jnp.sum(jnp.where(both & continuous, jnp.square(difference), 0.0), axis=-1) / jnp.maximum(columns, 1)
     codes = jnp.sum(both & ~continuous, axis=-1)
     equal = jnp.sum(both & ~continuous & (difference == 0), axis=-1) / jnp.maximum(codes, 1)
-    weight, other = continuous_share * (columns > 0), (1 - continuous_share) * (codes > 0)
+    weight, other = continuous_weight * (columns > 0), (1 - continuous_weight) * (codes > 0)
     total = weight + other
     similarity = (weight * jnp.exp(-distance) + other * equal) / jnp.where(total > 0, total, 1.0)
     return jax.lax.stop_gradient(jnp.where(_own(values), 1.0, similarity))

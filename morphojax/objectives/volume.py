@@ -38,14 +38,14 @@ def volumes(probabilities: Array, slice_mask: Array, voxel_ml: Array, valid: Arr
 
 
 def consistency(
-    predicted: Array, table: Array, valid: Array | None = None, floor_ml: float = 1.0, outlier: float = math.inf
+    predicted: Array, table: Array, valid: Array | None = None, floor_ml: float = 1.0, huber_delta: float = math.inf
 ) -> tuple[Array, dict[str, Array]]:
     """The mean over the known volumes of h(log(predicted + floor) - log(table + floor)).
 
     A penalty on the size of a mask, as in Kervadec et al. 2019 (arXiv:1805.04628), with the value of a table in place of bounds.
     On the logarithm, an error of 10 % weighs the same for every structure. The floor keeps the gradient of an empty mask finite
-    (and not zero), and makes little of errors of its own size. h(e) is e^2 up to |e| = outlier and goes on as a straight line,
-    2 outlier |e| - outlier^2 (Huber, "Robust estimation of a location parameter", 1964): a structure that is all but missing would
+    (and not zero), and makes little of errors of its own size. h(e) is e^2 up to |e| = huber_delta and goes on as a straight line,
+    2 huber_delta |e| - huber_delta^2 (Huber, "Robust estimation of a location parameter", 1964): a structure that is all but missing would
     otherwise outweigh everything else that a step teaches.
 
     Args:
@@ -53,7 +53,7 @@ def consistency(
       table: [B, S] in ml, NaN where unknown: such an entry has neither influence nor gradient.
       valid: bool [B], False for padding. None: all valid.
       floor_ml: in ml, above 0.
-      outlier: above 0; math.inf: all errors are squared.
+      huber_delta: above 0; math.inf: all errors are squared.
 
     Returns:
       loss: float32 scalar, 0 where nothing is known.
@@ -61,20 +61,20 @@ def consistency(
         `volume_known`, the share of the volumes of valid rows that are known.
 
     Raises:
-      ValueError: the shapes do not fit, or floor_ml or outlier is not a positive number.
+      ValueError: the shapes do not fit, or floor_ml or huber_delta is not a positive number.
     """
     if predicted.ndim != 2 or table.shape != predicted.shape:
         raise ValueError(f"predicted and table must both be [B, S], got {predicted.shape} and {table.shape}")
     if not 0 < floor_ml < math.inf:
         raise ValueError(f"floor_ml must be a positive number of ml, got {floor_ml}")
-    if not outlier > 0:
-        raise ValueError(f"outlier must be a positive number or infinity, got {outlier}")
+    if not huber_delta > 0:
+        raise ValueError(f"huber_delta must be a positive number or infinity, got {huber_delta}")
     valid = jnp.broadcast_to(valid_rows(valid, len(predicted))[:, None], predicted.shape)
     known = valid & jnp.isfinite(table)
     predicted = jnp.where(known, predicted.astype(jnp.float32), 0.0)
     table = jax.lax.stop_gradient(jnp.where(known, table.astype(jnp.float32), 0.0))
     error = jnp.abs(jnp.log(predicted + floor_ml) - jnp.log(table + floor_ml))
-    inner = jnp.minimum(error, outlier)
+    inner = jnp.minimum(error, huber_delta)
     loss = masked_mean(inner * (2 * error - inner), known)
     metrics = {
         "volume_error": masked_mean(jnp.abs(predicted - table) / jnp.maximum(table, floor_ml), known),

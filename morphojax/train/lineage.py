@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from morphojax.data.dataset import Dataset
-from morphojax.data.schema import Column
+from morphojax.data.store.dataset import Dataset
+from morphojax.data.tables.schema import Column
 from morphojax.train import checkpoint
 from morphojax.train.checkpoint import CheckpointError
 from morphojax.train.run import read_json

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from morphojax.data.dataset import Dataset
+from morphojax.data.store.dataset import Dataset
 
 # Keys that may change when a run is taken up again: they do not change what is computed.
 _FREE = ("workdir", "log_every", "images_every", "dynamics_every", "data.workers")

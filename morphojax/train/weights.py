@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from morphojax.data.records import write_atomically
+from morphojax.data.store.records import write_atomically
 
 PYTORCH = (".pt", ".pth", ".bin", ".ckpt")
 ENDINGS = (".safetensors", *PYTORCH)

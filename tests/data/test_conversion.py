@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from morphojax import anatomy, prepare
-from morphojax.data.dataset import Dataset
 from morphojax.data.sources.synthetic import generate
 from morphojax.data.sources.ukb_dicom import UkbDicom
+from morphojax.data.store.dataset import Dataset
 from tests.data import cvi42_files, ukb_zips
 from tests.data.test_ukb_table import export
 

@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 
 from morphojax.anatomy import CINE, PHASES, cine_phase, is_cine_phase
-from morphojax.data.dataset import Dataset, Manifest
 from morphojax.data.geometry import Grid
-from morphojax.data.pipeline import count_channels, pretraining, segmentation, stacks
-from morphojax.data.records import ShardWriter, encode
-from morphojax.data.schema import Schema
-from morphojax.data.stream import StreamError
+from morphojax.data.input.pipeline import count_channels, pretraining, segmentation, stacks
+from morphojax.data.input.stream import StreamError
+from morphojax.data.store.dataset import Dataset, Manifest
+from morphojax.data.store.records import ShardWriter, encode
+from morphojax.data.tables.schema import Schema
 from tests.data.test_pipeline import dataset as without_cine  # noqa: F401
 
 SIZE = 4

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from morphojax.data.imputation import Imputer
-from morphojax.data.schema import Column, Schema, TableError
-from morphojax.data.table_encoder import TableEncoder
+from morphojax.data.tables.encoder import TableEncoder
+from morphojax.data.tables.imputation import Imputer
+from morphojax.data.tables.schema import Column, Schema, TableError
 
 NAMES = ("a", "b", "c")
 SCHEMA = Schema((*(Column(n, "continuous", "demographic") for n in NAMES), Column("k", "binary", "demographic")))

@@ -12,12 +12,12 @@ import pytest
 from absl import flags
 
 from morphojax.anatomy import PHASES
-from morphojax.data.dataset import Dataset, Manifest, encode_native
 from morphojax.data.geometry import Grid, place
-from morphojax.data.pipeline import pretraining, segmentation, stacks
-from morphojax.data.records import ShardWriter, encode
-from morphojax.data.schema import Schema
-from morphojax.data.stream import StreamError
+from morphojax.data.input.pipeline import pretraining, segmentation, stacks
+from morphojax.data.input.stream import StreamError
+from morphojax.data.store.dataset import Dataset, Manifest, encode_native
+from morphojax.data.store.records import ShardWriter, encode
+from morphojax.data.tables.schema import Schema
 
 SIZE = 8
 # subject -> phase -> slices. 3: no short axis at all; 5: no mid; 6: ED alone; 7: ES shorter than ED, one mid slice

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from morphojax import anatomy
-from morphojax.data import pipeline
-from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
+from morphojax.data.input import pipeline
 from morphojax.data.sources.base import CohortError, Frame, Subject, View
 from morphojax.data.sources.synthetic import generate
 from morphojax.data.sources.ukb_nifti import UkbNifti
+from morphojax.data.store.dataset import Dataset
 from tests.data.preparing import prepare
 
 SUBJECTS = 5

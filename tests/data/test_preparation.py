@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from morphojax.data.dataset import Dataset, DatasetError, Manifest
-from morphojax.data.embedded import default_cache, ensure_synthetic
 from morphojax.data.geometry import Grid, normalise, place, to_grid
-from morphojax.data.partials import PrepareError
+from morphojax.data.prepare.embedded import default_cache, ensure_synthetic
+from morphojax.data.prepare.partials import PrepareError
 from morphojax.data.sources.acdc import Acdc
+from morphojax.data.store.dataset import Dataset, DatasetError, Manifest
 from tests.data import cohorts
 from tests.data.preparing import prepare
 
@@ -259,7 +259,7 @@ def test_unwritable_output(root, tmp_path):
 
 KILLED = """
 import sys, time
-from morphojax.data import partials
+from morphojax.data.prepare import partials
 from tests.data.test_preparation import _prepare
 slow = partials.Job.run
 def run(self, subject):

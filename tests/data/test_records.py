@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 
-from morphojax.data.records import RecordError, Records, ShardWriter, encode, write_atomically
+from morphojax.data.store.records import RecordError, Records, ShardWriter, encode, write_atomically
 
 
 def _write(root, count=25, per_shard=10):

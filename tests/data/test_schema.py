@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from morphojax.data.schema import Column, Schema, TableError, read_dictionary
+from morphojax.data.tables.schema import Column, Schema, TableError, read_dictionary
 
 SCHEMA = Schema(
     (

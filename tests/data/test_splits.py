@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from morphojax.data.splits import SPLITS, assign, nested
+from morphojax.data.store.splits import SPLITS, assign, nested
 
 IDS = [f"s{i}" for i in range(2000)]
 FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}

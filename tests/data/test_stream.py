@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from morphojax.data.stream import Joined, Stream, StreamError
+from morphojax.data.input.stream import Joined, Stream, StreamError
 
 
 class Read:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from morphojax.anatomy import LABEL_ID
-from morphojax.data.schema import read_dictionary
 from morphojax.data.sources.base import CohortError
-from morphojax.data.sources.synthetic import Synthetic, cohort, generate, heart, imaging, measures, person, table
+from morphojax.data.sources.synthetic import Synthetic, cohort, generate, heart, imaging, measures, person
+from morphojax.data.sources.synthetic import columns as table
+from morphojax.data.tables.schema import read_dictionary
 
 LV, MYO, RV, LA, RA = (LABEL_ID[s] for s in ("lv_cavity", "lv_myocardium", "rv_cavity", "la_cavity", "ra_cavity"))
 

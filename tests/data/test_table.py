@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from morphojax.data.schema import Column, Schema, TableError
-from morphojax.data.table import check, volumes
+from morphojax.data.tables.cells import check, volumes
+from morphojax.data.tables.schema import Column, Schema, TableError
 from tests.data.test_schema import SCHEMA
 
 

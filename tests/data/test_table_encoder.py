@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from morphojax.data.schema import Column, Schema, TableError
-from morphojax.data.table import check
-from morphojax.data.table_encoder import TableEncoder
+from morphojax.data.tables.cells import check
+from morphojax.data.tables.encoder import TableEncoder
+from morphojax.data.tables.schema import Column, Schema, TableError
 from tests.data.test_schema import SCHEMA
 from tests.data.test_table import rows
 

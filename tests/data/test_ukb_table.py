@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from morphojax.data import ukb_table
-from morphojax.data.schema import GROUPS, TableError
-from morphojax.data.table_encoder import TableEncoder
-from morphojax.data.ukb_table import read_export, registry
+from morphojax.data.tables import ukb_export
+from morphojax.data.tables.encoder import TableEncoder
+from morphojax.data.tables.schema import GROUPS, TableError
+from morphojax.data.tables.ukb_export import read_export, registry
 
 IDS = ["1000017", "1000028", "1000039", "1000040"]
 # (field, instance, array) -> values as exported. 4080: two readings; 1289: -10 is less than one; 924: codes.
@@ -78,7 +78,7 @@ def same(frame: pd.DataFrame, expected=EXPECTED) -> None:
 @pytest.mark.parametrize("key", DIALECTS)
 def test_every_dialect_gives_the_same_table(key: str, sep: str, tmp_path: Path) -> None:
     path = export(tmp_path / "t.csv", key, DIALECTS[key], sep=sep)
-    assert ukb_table.is_export(path)
+    assert ukb_export.is_export(path)
     frame, schema = read_export(path)
     same(frame)
     assert frame.columns.tolist() == list(schema.names)  # in the order of the registry
@@ -192,18 +192,18 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(b"")
     with pytest.raises(TableError, match="it is empty"):
-        ukb_table.is_export(path)
+        ukb_export.is_export(path)
     path.write_bytes("eid,31-0.0,é\n1,0,\n".encode("latin-1"))
     with pytest.raises(TableError, match="cannot be read as a table"):
-        ukb_table.is_export(path)
+        ukb_export.is_export(path)
     path.write_bytes(b"eid,31-0.0\n1000017,\xe9\n")
     with pytest.raises(TableError, match="cannot be read as a table"):
         read_export(path)
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(TableError, match="cannot be read as a table"):
-        ukb_table.is_export(tmp_path / "t.parquet")
+        ukb_export.is_export(tmp_path / "t.parquet")
     path.write_text("subject,31-0.0\n1,0\n")
-    assert not ukb_table.is_export(path)
+    assert not ukb_export.is_export(path)
     with pytest.raises(TableError, match="no column of participant ids"):
         read_export(path)
 

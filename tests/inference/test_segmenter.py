@@ -10,9 +10,9 @@ import pytest
 from configs import segment_sax
 from morphojax import anatomy
 from morphojax.inference.segmenter import load_run
+from morphojax.tasks.segment.task import build_model
 from morphojax.train.checkpoint import CheckpointError, Checkpoints
 from morphojax.train.run import RunError
-from morphojax.train.segment import build_model
 from morphojax.train.state import TrainState
 from tests.toy_run import GREY, toy_image, toy_label, toy_run
 

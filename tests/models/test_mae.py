@@ -1,4 +1,4 @@
-"""Masked autoencoding: which patches are hidden, and the decoder against slow NumPy and on images that it can learn."""
+"""Masked autoencoding: which patches are masked, and the decoder against slow NumPy and on images that it can learn."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from morphojax.models.mae import PatchDecoder, hidden_patches
+from morphojax.models.mae import PatchDecoder, mask_patches
 from morphojax.models.unet import fold
 from morphojax.models.vit import VisionTransformer
 
@@ -18,24 +18,24 @@ def normal(*shape):
 
 
 @pytest.mark.parametrize(
-    ("patches", "rate", "hidden_count"), [(64, 0.75, 48), (100, 0.9, 90), (7, 0.5, 4), (2, 0.5, 1)]
+    ("patches", "rate", "masked_count"), [(64, 0.75, 48), (100, 0.9, 90), (7, 0.5, 4), (2, 0.5, 1)]
 )
-def test_hidden_patches_part_the_image(patches, rate, hidden_count):
-    visible, hidden = hidden_patches(jax.random.key(0), 5, patches, rate)
-    assert visible.shape == (5, patches - hidden_count) and visible.dtype == jnp.int32
-    assert hidden.shape == (5, patches) and hidden.dtype == bool
-    for row, mask in zip(np.asarray(visible), np.asarray(hidden), strict=True):
+def test_hidden_patches_part_the_image(patches, rate, masked_count):
+    visible, masked = mask_patches(jax.random.key(0), 5, patches, rate)
+    assert visible.shape == (5, patches - masked_count) and visible.dtype == jnp.int32
+    assert masked.shape == (5, patches) and masked.dtype == bool
+    for row, mask in zip(np.asarray(visible), np.asarray(masked), strict=True):
         np.testing.assert_array_equal(row, np.flatnonzero(~mask))
 
 
 def test_hidden_patches_are_drawn_evenly_and_by_the_key():
-    _, hidden = hidden_patches(jax.random.key(1), 4000, 6, 0.5)
-    np.testing.assert_allclose(np.mean(hidden, 0), 0.5, atol=0.03)  # 0.03 is 3.8 standard deviations
-    together = np.mean(np.asarray(hidden)[:, :, None] & np.asarray(hidden)[:, None], 0)
+    _, masked = mask_patches(jax.random.key(1), 4000, 6, 0.5)
+    np.testing.assert_allclose(np.mean(masked, 0), 0.5, atol=0.03)  # 0.03 is 3.8 standard deviations
+    together = np.mean(np.asarray(masked)[:, :, None] & np.asarray(masked)[:, None], 0)
     np.testing.assert_allclose(together[~np.eye(6, dtype=bool)], 3 / 6 * 2 / 5, atol=0.03)
-    again, other = (hidden_patches(jax.random.key(k), 4000, 6, 0.5)[1] for k in (1, 2))
-    np.testing.assert_array_equal(hidden, again)
-    assert (np.asarray(hidden) != np.asarray(other)).any(1).mean() > 0.9
+    again, other = (mask_patches(jax.random.key(k), 4000, 6, 0.5)[1] for k in (1, 2))
+    np.testing.assert_array_equal(masked, again)
+    assert (np.asarray(masked) != np.asarray(other)).any(1).mean() > 0.9
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_hidden_patches_are_drawn_evenly_and_by_the_key():
 )
 def test_a_rate_that_hides_none_or_all_is_refused(patches, rate):
     with pytest.raises(ValueError, match="must hide at least one"):
-        hidden_patches(jax.random.key(0), 2, patches, rate)
+        mask_patches(jax.random.key(0), 2, patches, rate)
 
 
 def test_decoder_without_blocks_by_hand():
@@ -139,16 +139,16 @@ def test_encoder_and_decoder_learn_what_is_hidden():
     image = normal(2, 8, 12, 1)
     encoder, decoder = VisionTransformer(width=8, depth=1, heads=2, patch=4), small(depth=1)
     patches = fold(jnp.asarray(image), 4).reshape(2, 6, 16)
-    visible, _ = hidden_patches(jax.random.key(0), 2, 6, 0.5)
+    visible, _ = mask_patches(jax.random.key(0), 2, 6, 0.5)
     encoder_params = encoder.init(jax.random.key(1), image, visible, method="encode_visible")
     decoder_params = decoder.init(jax.random.key(2), jnp.zeros((2, 3, 16)), visible, (2, 3))
     optimizer = optax.adam(1e-2)
 
     def loss(params, key):
-        visible, hidden = hidden_patches(key, 2, 6, 0.5)
+        visible, masked = mask_patches(key, 2, 6, 0.5)
         tokens = encoder.apply(params[0], image, visible, method="encode_visible")
         error = jnp.square(decoder.apply(params[1], tokens, visible, (2, 3)) - patches).mean(-1)
-        return (error * hidden).sum() / hidden.sum()
+        return (error * masked).sum() / masked.sum()
 
     @jax.jit
     def train(params):

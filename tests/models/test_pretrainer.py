@@ -20,18 +20,18 @@ IMAGES = jnp.asarray(RNG.standard_normal((4, 2, 3, 16, 16, 1)), jnp.float32)
 VALUES = jnp.asarray(np.stack([RNG.standard_normal(4), RNG.integers(0, 3, 4)], 1), jnp.float32)
 ROW = (VALUES, jnp.zeros((4, 2), bool), jnp.zeros((4, 2)))
 OTHER_ROW = (VALUES[::-1], jnp.zeros((4, 2), bool), jnp.zeros((4, 2)))
-RIVALS = ~jnp.eye(4, dtype=bool)
+NEGATIVES = ~jnp.eye(4, dtype=bool)
 PAIR = PairHead(5, temperature=0.07, learned_temperature=True)
 
 
 def pretrainer(heads, **fields):
-    return Pretrainer(TinyEncoder(), heads, TabularMLP(cardinalities=(1, 3), hidden=16), **fields)
+    return Pretrainer(TinyEncoder(), heads, TabularMLP(cardinalities=(1, 3), hidden_units=16), **fields)
 
 
 def apply(model, images=IMAGES, mask=MASK, rows=None, train=True, variables=None):
     """(outputs, what was seen), new statistics, variables."""
     rows = {"augmented": ROW} if rows is None else rows
-    arguments, draws = (images, mask, rows, RIVALS), {"draws": jax.random.key(1)}
+    arguments, draws = (images, mask, rows, NEGATIVES), {"draws": jax.random.key(1)}
     if variables is None:
         variables = jax.jit(functools.partial(model.init, train=False))(
             {"params": jax.random.key(0), **draws}, *arguments
@@ -172,7 +172,7 @@ def test_projection_layers(layers, norm_last, names):
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_hidden_patches_of_a_frozen_encoder(frozen):
+def test_masked_patches_of_a_frozen_encoder(frozen):
     """The decoder learns, the encoder does not; and it is whole in a checkpoint, the part that nobody looked at too."""
     encoder = VisionTransformer(width=4, depth=1, heads=1, patch=8)
     model = Pretrainer(encoder, {"patches": PatchHead(8, 1, 8, 1, 2)}, encoder_sees="parts", train_encoder=not frozen)

@@ -20,7 +20,7 @@ def rows(batch=3, seed=0):
 
 
 def mlp(**fields):
-    return TabularMLP(cardinalities=CARDINALITIES, **{"hidden": 6, **fields})
+    return TabularMLP(cardinalities=CARDINALITIES, **{"hidden_units": 6, **fields})
 
 
 def transformer(**fields):
@@ -34,7 +34,7 @@ def variables_of(model, seed=0):
 
 ENCODERS = pytest.mark.parametrize(
     "model",
-    [mlp(missing_flags=True), mlp(missing_flags=True, hidden_flags=True), transformer()],
+    [mlp(missing_flags=True), mlp(missing_flags=True, mask_flags=True), transformer()],
     ids=["mlp", "flags", "transformer"],
 )
 
@@ -69,7 +69,7 @@ def test_missing_flags_tell_imputed_from_measured():
     values = jnp.zeros((2, 2))
     missing = jnp.array([[False, False], [True, False]])
     for flags in (False, True):
-        model = TabularMLP(cardinalities=(1, 2), hidden=8, missing_flags=flags)
+        model = TabularMLP(cardinalities=(1, 2), hidden_units=8, missing_flags=flags)
         variables = model.init(jax.random.key(0), values, missing, False)
         a, b = model.apply(variables, values, missing, False).pooled
         assert variables["params"]["dense1"]["kernel"].shape[0] == (5 if flags else 3)
@@ -77,7 +77,7 @@ def test_missing_flags_tell_imputed_from_measured():
 
 
 def test_layers():
-    model = TabularMLP(cardinalities=(1,), hidden=4, layers=3)
+    model = TabularMLP(cardinalities=(1,), hidden_units=4, layers=3)
     params = model.init(jax.random.key(0), jnp.ones((2, 1)), jnp.zeros((2, 1), bool), True)["params"]
     assert sorted(params) == ["dense1", "dense2", "dense3", "norm1", "norm2"]
 
@@ -85,7 +85,7 @@ def test_layers():
 @pytest.mark.parametrize("given", [False, True])
 def test_gate_of_the_mlp_by_hand(given):
     """One linear layer, so that its inputs can be read off: values, missing flags and gates."""
-    model = mlp(hidden=1, layers=1, missing_flags=True, hidden_flags=True)
+    model = mlp(hidden_units=1, layers=1, missing_flags=True, mask_flags=True)
     values, missing = np.array([[0.5, 2, -1, 1]], np.float32), np.array([[True, False, False, True]])
     gate = np.array([[0.25, 0.5, 1, 0]], np.float32)
     parts = [0.5, 0, 0, 1, -1, 0, 1], [1, 0, 0, 1], [0, 0, 0, 0]
@@ -102,25 +102,25 @@ def test_gate_of_the_mlp_by_hand(given):
 
 
 def test_gate_of_nobody_is_no_gate():
-    for model in (mlp(missing_flags=True, hidden_flags=True), transformer()):
+    for model in (mlp(missing_flags=True, mask_flags=True), transformer()):
         variables = variables_of(model)
         for nobody in (np.zeros((3, 4), np.float32), np.zeros((3, 4), bool)):
             a = model.apply(variables, *rows(), False)
-            b = model.apply(variables, *rows(), False, hidden=nobody)
+            b = model.apply(variables, *rows(), False, masked=nobody)
             jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 @ENCODERS
 @pytest.mark.parametrize("junk", [5.0, np.nan, np.inf])
-def test_hidden_columns_have_no_influence(model, junk):
+def test_masked_columns_have_no_influence(model, junk):
     """Bit for bit: neither their value, nor whether it is missing, on output and gradient; visible ones have some."""
     values, missing = rows()
-    hidden = np.array([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]], bool)
+    masked = np.array([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]], bool)
     variables = variables_of(model)
 
     def run(values, missing):
         def loss(params):
-            out = model.apply({**variables, "params": params}, values, missing, False, hidden=hidden)
+            out = model.apply({**variables, "params": params}, values, missing, False, masked=masked)
             return (out.pooled**2).sum() + out.tokens.sum(), out
 
         return jax.grad(loss, has_aux=True)(variables["params"])
@@ -128,9 +128,9 @@ def test_hidden_columns_have_no_influence(model, junk):
     expected = run(values, missing)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(expected))
     jax.tree.map(
-        np.testing.assert_array_equal, run(np.where(hidden, junk, values).astype(np.float32), missing), expected
+        np.testing.assert_array_equal, run(np.where(masked, junk, values).astype(np.float32), missing), expected
     )
-    jax.tree.map(np.testing.assert_array_equal, run(values, missing ^ hidden), expected)
+    jax.tree.map(np.testing.assert_array_equal, run(values, missing ^ masked), expected)
     seen = run(values + np.float32([0, 0, 1, 0]), missing)[1].pooled
     np.testing.assert_array_equal((seen != expected[1].pooled).any(-1), [True, False, True])
 
@@ -168,7 +168,7 @@ def test_nan_where_missing_is_a_value_that_says_nothing_to_the_mlp():
         expected,
     )
     measured = model.apply(variables, np.full_like(values, np.nan), np.zeros_like(missing), False).pooled
-    assert np.isnan(measured).all()  # a NaN that is neither missing nor hidden is an error that shows
+    assert np.isnan(measured).all()  # a NaN that is neither missing nor masked is an error that shows
 
 
 def slow_transformer(params, values, missing, gate):
@@ -199,7 +199,7 @@ GATE = np.array([[0, 0.4, 0.3, 0], [0.5, 0, 0, 1], [0, 0.2, 1, 0.6]], np.float32
 def test_transformer_equals_loops():
     model = transformer(layers=2)
     variables = variables_of(model)
-    out = model.apply(variables, *rows(), True, hidden=GATE)
+    out = model.apply(variables, *rows(), True, masked=GATE)
     expected = slow_transformer(variables["params"], *rows(), GATE)
     assert out.tokens.shape == (3, 5, 8) and out.tokens.dtype == jnp.float32
     np.testing.assert_allclose(out.tokens, expected, rtol=1e-3, atol=1e-4)
@@ -212,7 +212,7 @@ def test_derivative_by_the_gate_is_that_of_the_loops():
     model = transformer()
     variables = variables_of(model)
     weights = np.random.default_rng(1).standard_normal((3, 5, 8))
-    run = lambda gate: (model.apply(variables, *rows(), False, hidden=gate).tokens * weights).sum()  # noqa: E731
+    run = lambda gate: (model.apply(variables, *rows(), False, masked=gate).tokens * weights).sum()  # noqa: E731
     gradient = jax.grad(run)(GATE)
     assert np.abs(gradient).min() > 1e-3  # at 0 and at 1 as well
     for at in np.ndindex(GATE.shape):
@@ -225,10 +225,10 @@ def test_derivative_by_the_gate_is_that_of_the_loops():
 
 def test_derivative_by_the_gate_of_the_mlp():
     """Linear in the gate with one layer: minus what the column adds to the output."""
-    model = mlp(hidden=1, layers=1)
+    model = mlp(hidden_units=1, layers=1)
     variables = variables_of(model)
     values, missing = rows()
-    run = lambda hidden: model.apply(variables, values, missing, False, hidden=hidden).pooled.sum()  # noqa: E731
+    run = lambda masked: model.apply(variables, values, missing, False, masked=masked).pooled.sum()  # noqa: E731
     none = np.zeros((3, 4), np.float32)
     for gate in (none, none + 1):
         gradient = jax.grad(run)(gate)
@@ -244,7 +244,7 @@ def test_derivative_by_the_gate_is_finite_where_the_value_is_not(model):
     gate = np.zeros((3, 4), np.float32)
     gate[2] = 1
     values[missing] = values[2] = np.nan
-    gradient = jax.grad(lambda g: model.apply(variables_of(model), values, missing, False, hidden=g).pooled.sum())(gate)
+    gradient = jax.grad(lambda g: model.apply(variables_of(model), values, missing, False, masked=g).pooled.sum())(gate)
     assert np.isfinite(gradient).all()
 
 
@@ -252,13 +252,13 @@ def test_columns_may_stand_in_any_order():
     model = transformer()
     values, missing = rows()
     params = variables_of(model)["params"]
-    out = model.apply({"params": params}, values, missing, False, hidden=GATE)
+    out = model.apply({"params": params}, values, missing, False, masked=GATE)
     order = [3, 0, 2, 1]
     starts = np.cumsum(CARDINALITIES) - CARDINALITIES
     vectors = np.concatenate([params["values"][starts[f] : starts[f] + CARDINALITIES[f]] for f in order])
     moved = {**params, "columns": params["columns"][order], "values": vectors}
     other = TabularTransformer(tuple(CARDINALITIES[f] for f in order), width=8, heads=2, layers=1)
-    again = other.apply({"params": moved}, values[:, order], missing[:, order], False, hidden=GATE[:, order])
+    again = other.apply({"params": moved}, values[:, order], missing[:, order], False, masked=GATE[:, order])
     np.testing.assert_allclose(again.pooled, out.pooled, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(again.tokens[:, 1:], out.tokens[:, 1:][:, order], rtol=1e-4, atol=1e-5)
 
@@ -279,4 +279,4 @@ def test_bad_shapes(model):
     with pytest.raises(ValueError, match="3 columns, cardinalities name 4"):
         model.apply(variables, values[:, :3], missing[:, :3], False)
     with pytest.raises(ValueError, match="5 columns, cardinalities name 4"):
-        model.apply(variables, values, missing, False, hidden=np.zeros((3, 5)))
+        model.apply(variables, values, missing, False, masked=np.zeros((3, 5)))

@@ -16,7 +16,7 @@ from morphojax.objectives.contrastive import (
 )
 from tests.objectives import checks
 
-SHARE = 0.3  # not a half, so that swapping the two directions is seen
+DIRECTION_WEIGHT = 0.3  # not a half, so that swapping the two directions is seen
 SUBJECT = np.array([5, 2, 7, 2, 9, 5, 3, 2], np.int32)
 LABEL = np.array([1, 0, 1, 2, -1, 0, 1, -1], np.int32)  # one class of a single member, two rows of unknown class
 POSITION = np.array([0.05, 0.9, 0.3, 0.1, 0.95, 1.0, 0.6, 0.2], np.float32)
@@ -31,7 +31,7 @@ def pair(batch=8, width=4):
     return rows(batch, width, 0), rows(batch, width, 1)
 
 
-# The papers' equations, in loops. weight(i, j) and rival(i, j) say how much j is a positive of i, and whether j may stand
+# The papers' equations, in loops. weight(i, j) and negative(i, j) say how much j is a positive of i, and whether j may stand
 # in the denominator of i; the rules of the cases below are written out from labels, not taken from `targets`.
 
 
@@ -52,19 +52,19 @@ def slow_contrast(anchors, others, tau, examples, weight, in_denominator):
     return sum(losses) / len(losses)
 
 
-def slow_info_nce(image, table, log_temperature, weight, rival, examples, share=SHARE):
+def slow_info_nce(image, table, log_temperature, weight, negative, examples, image_to_table_weight=DIRECTION_WEIGHT):
     """Hager et al. 2023, eq. 1 and 2, each direction."""
     tau = math.exp(float(log_temperature))
 
     def allowed(i, j):
-        return i == j or rival(i, j) or weight(i, j) > 0
+        return i == j or negative(i, j) or weight(i, j) > 0
 
     forward = slow_contrast(image, table, tau, examples, weight, allowed)
     backward = slow_contrast(table, image, tau, examples, lambda i, j: weight(j, i), lambda i, j: allowed(j, i))
-    return share * forward + (1 - share) * backward
+    return image_to_table_weight * forward + (1 - image_to_table_weight) * backward
 
 
-def slow_nt_xent(first, second, log_temperature, weight, rival, examples):
+def slow_nt_xent(first, second, log_temperature, weight, negative, examples):
     """Chen et al. 2020, eq. 1, over the 2N views; a view never meets itself."""
     views, n = np.concatenate([first, second]), len(first)
     indices = [*examples, *(i + n for i in examples)]
@@ -75,12 +75,12 @@ def slow_nt_xent(first, second, log_temperature, weight, rival, examples):
         return 1.0 if a % n == b % n and weight(a % n, b % n) == 0 else weight(a % n, b % n)
 
     def allowed(a, b):
-        return a != b and (a % n == b % n or rival(a % n, b % n) or positive(a, b) > 0)
+        return a != b and (a % n == b % n or negative(a % n, b % n) or positive(a, b) > 0)
 
     return slow_contrast(views, views, math.exp(float(log_temperature)), indices, positive, allowed)
 
 
-def slow_sigmoid(image, table, log_temperature, bias, weight, rival, examples):
+def slow_sigmoid(image, table, log_temperature, bias, weight, negative, examples):
     """Zhai et al. 2023, algorithm 1: -1/|B| sum_ij log sigmoid(z_ij (t x_i y_j + b)), over the pairs that count."""
     total = 0.0
     for i in examples:
@@ -88,7 +88,7 @@ def slow_sigmoid(image, table, log_temperature, bias, weight, rival, examples):
             logit = cosine(image[i], table[j]) / math.exp(float(log_temperature)) + float(bias)
             if weight(i, j) > 0:
                 total -= math.log(1 / (1 + math.exp(-logit)))
-            elif i != j and rival(i, j):
+            elif i != j and negative(i, j):
                 total -= math.log(1 / (1 + math.exp(logit)))
     return total / len(examples)
 
@@ -128,9 +128,14 @@ def same_quarter(position):
 
 
 def case(objective, name, pairs, rules, examples_twice=(), **fixed):
-    """pairs(**fixed) -> positives and rivals of the objective; rules(**fixed) -> weight(i, j), rival(i, j) of its loops."""
+    """pairs(**fixed) -> positives and negatives of the objective; rules(**fixed) -> weight(i, j), negative(i, j) of its loops."""
     fast, slow, embeddings, scalars = {
-        "info_nce": (lambda *a, **k: info_nce(*a, share=SHARE, **k), slow_info_nce, ("image", "table"), {}),
+        "info_nce": (
+            lambda *a, **k: info_nce(*a, image_to_table_weight=DIRECTION_WEIGHT, **k),
+            slow_info_nce,
+            ("image", "table"),
+            {},
+        ),
         "nt_xent": (nt_xent, slow_nt_xent, ("first", "second"), {}),
         "sigmoid": (sigmoid, slow_sigmoid, ("image", "table"), {"bias": np.float32(-1.5)}),
     }[objective]
@@ -160,7 +165,7 @@ def supervised(label, only=None):
 
 
 def without_false_negatives(label, only=None):
-    return {"rivals": ~targets.same_label(label, only)}
+    return {"negatives": ~targets.same_label(label, only)}
 
 
 def nearest_rows(values):
@@ -173,7 +178,7 @@ def softened(similarity):
 
 
 def others_alike(similarity):
-    return {"positives": (similarity > 0.7) & ~jnp.eye(8, dtype=bool), "rivals": jnp.zeros((8, 8), bool)}
+    return {"positives": (similarity > 0.7) & ~jnp.eye(8, dtype=bool), "negatives": jnp.zeros((8, 8), bool)}
 
 
 def rules_of_others(similarity):
@@ -189,7 +194,7 @@ CASES = [
     case(
         "info_nce",
         "distinct subjects",
-        lambda subject: {"rivals": targets.distinct(subject)},
+        lambda subject: {"negatives": targets.distinct(subject)},
         lambda subject: (own, lambda i, j: subject[i] != subject[j]),
         subject=SUBJECT,
     ),
@@ -268,7 +273,7 @@ CASES = [
     case(
         "nt_xent",
         "one level of the heart left out",
-        lambda position: {"rivals": ~targets.by_partition(position, 4)},
+        lambda position: {"negatives": ~targets.by_partition(position, 4)},
         lambda position: (own, unlike(same_quarter(position))),
         position=POSITION,
         valid=VALID,
@@ -286,7 +291,7 @@ CASES = [
     case(
         "sigmoid",
         "supervised, distinct subjects",
-        lambda label, subject: supervised(label) | {"rivals": targets.distinct(subject)},
+        lambda label, subject: supervised(label) | {"negatives": targets.distinct(subject)},
         lambda label, subject: (alike(label), lambda i, j: subject[i] != subject[j]),
         label=LABEL,
         subject=SUBJECT,
@@ -296,7 +301,7 @@ CASES = [
 ]
 
 OBJECTIVES = {
-    "info_nce": lambda a, b, **k: info_nce(a, b, -1.0, SHARE, **k),
+    "info_nce": lambda a, b, **k: info_nce(a, b, -1.0, DIRECTION_WEIGHT, **k),
     "nt_xent": lambda a, b, **k: nt_xent(a, b, -1.0, **k),
     "sigmoid": lambda a, b, **k: sigmoid(a, b, -1.0, -1.5, **k),
 }
@@ -309,13 +314,13 @@ def test_the_cases_differ():
 
 
 @every_objective
-@pytest.mark.parametrize("which", ["positives", "rivals"])
-def test_a_step_pulls_positives_together_and_pushes_rivals_apart(objective, which):
+@pytest.mark.parametrize("which", ["positives", "negatives"])
+def test_a_step_pulls_positives_together_and_pushes_negatives_apart(objective, which):
     # Every image is as near to one as to another of three orthogonal tables; rows 0 and 1 are of one class. A fourth
     # axis holds most of an image, so that a step towards one table is none away from another.
     image, table = jnp.tile(jnp.array([1.0, 1, 1, 10]), (3, 1)), jnp.eye(3, 4)
     together = targets.same_label(jnp.array([4, 4, 0]))
-    pairs = {"positives": together} if which == "positives" else {"rivals": ~together}
+    pairs = {"positives": together} if which == "positives" else {"negatives": ~together}
     step = -np.asarray(jax.grad(lambda x: objective(x, table, **pairs)[0])(image))
     for i in range(3):
         for j in range(3):
@@ -338,23 +343,23 @@ def test_two_points(objective):
 
 def test_the_two_directions_are_told_apart():
     image, table = pair()
-    loss, metrics = info_nce(image, table, -1.0, SHARE)
-    forward = slow_info_nce(image, table, -1.0, own, anybody, range(8), share=1.0)
-    backward = slow_info_nce(image, table, -1.0, own, anybody, range(8), share=0.0)
+    loss, metrics = info_nce(image, table, -1.0, DIRECTION_WEIGHT)
+    forward = slow_info_nce(image, table, -1.0, own, anybody, range(8), image_to_table_weight=1.0)
+    backward = slow_info_nce(image, table, -1.0, own, anybody, range(8), image_to_table_weight=0.0)
     assert abs(forward - backward) > 1e-3
     assert metrics["loss_image_to_table"] == pytest.approx(forward, rel=1e-5)
     assert metrics["loss_table_to_image"] == pytest.approx(backward, rel=1e-5)
-    for share, expected in ((1.0, "loss_image_to_table"), (0.0, "loss_table_to_image")):
-        loss, metrics = info_nce(image, table, -1.0, share)
+    for image_to_table_weight, expected in ((1.0, "loss_image_to_table"), (0.0, "loss_table_to_image")):
+        loss, metrics = info_nce(image, table, -1.0, image_to_table_weight)
         assert loss == metrics[expected]
 
 
 def test_swapping_modalities_swaps_directions():
     image, table = pair()
     similar = targets.soft(SIMILARITY, 0.3)
-    rivals = SIMILARITY > 0.3
-    loss, a = info_nce(image, table, -1.0, 0.3, positives=similar, rivals=rivals)
-    swapped, b = info_nce(table, image, -1.0, 0.7, positives=similar.T, rivals=rivals.T)
+    negatives = SIMILARITY > 0.3
+    loss, a = info_nce(image, table, -1.0, 0.3, positives=similar, negatives=negatives)
+    swapped, b = info_nce(table, image, -1.0, 0.7, positives=similar.T, negatives=negatives.T)
     assert loss == pytest.approx(float(swapped), rel=1e-6)
     for name in ("loss", "top1", "top5"):
         assert a[f"{name}_image_to_table"] == pytest.approx(float(b[f"{name}_table_to_image"]), rel=1e-6)
@@ -394,7 +399,7 @@ def test_orthonormal_embeddings_have_a_closed_form():
     loss, metrics = sigmoid(3 * image, image, math.log(tau), -1.0)
     together, apart = math.log1p(math.exp(-(1 / tau - 1))), 4 * math.log1p(math.exp(-1))
     assert metrics["loss_positives"] == pytest.approx(together, rel=1e-5)
-    assert metrics["loss_rivals"] == pytest.approx(apart, rel=1e-5)
+    assert metrics["loss_negatives"] == pytest.approx(apart, rel=1e-5)
     assert loss == pytest.approx(together + apart, rel=1e-5) and metrics["bias"] == -1
 
 
@@ -412,12 +417,12 @@ def test_retrieval_ranks_by_hand():
         assert metrics["top5_image_to_table"] == pytest.approx(5 / 6)
 
 
-def test_only_rivals_count_in_retrieval():
+def test_only_negatives_count_in_retrieval():
     table = circle([0, 60, 120])
     image = circle([40, 58, 120])  # image 0 is nearest to row 1, the other row of its subject
     same_subject = targets.distinct(jnp.array([3, 3, 4]))
     assert info_nce(image, table, 0.0)[1]["top1_image_to_table"] == pytest.approx(2 / 3)
-    assert info_nce(image, table, 0.0, rivals=same_subject)[1]["top1_image_to_table"] == 1
+    assert info_nce(image, table, 0.0, negatives=same_subject)[1]["top1_image_to_table"] == 1
     both = targets.same_label(jnp.array([3, 3, 4]))
     assert info_nce(image, table, 0.0, positives=both)[1]["top1_image_to_table"] == pytest.approx(2 / 3)
 
@@ -475,7 +480,7 @@ def test_one_row_has_nothing_to_be_told_from(valid):
         assert loss == pytest.approx(0, abs=1e-6)
         np.testing.assert_allclose(grad, 0, atol=1e-6)
     loss, metrics = OBJECTIVES["sigmoid"](image, table, valid=valid)
-    assert loss == metrics["loss_positives"] > 0 and metrics["loss_rivals"] == 0
+    assert loss == metrics["loss_positives"] > 0 and metrics["loss_negatives"] == 0
 
 
 @every_objective
@@ -495,13 +500,13 @@ def test_labels_without_a_second_member_are_the_plain_loss():
     for name in OBJECTIVES:
         plain = float(OBJECTIVES[name](image, table)[0])
         assert OBJECTIVES[name](image, table, positives=alone)[0] == pytest.approx(plain, rel=1e-6)
-        assert OBJECTIVES[name](image, table, rivals=~alone)[0] == pytest.approx(plain, rel=1e-6)
+        assert OBJECTIVES[name](image, table, negatives=~alone)[0] == pytest.approx(plain, rel=1e-6)
 
 
 def test_rows_that_know_nothing_are_nobodys_neighbours():
     image, table = pair()
     similarity = targets.table_similarity(VALUES, np.ones_like(VALUES, bool), (1, 1, 3), 0.5)
-    loss, _ = info_nce(image, table, -1.0, SHARE, positives=targets.nearest(similarity, 6, 0.9))
+    loss, _ = info_nce(image, table, -1.0, DIRECTION_WEIGHT, positives=targets.nearest(similarity, 6, 0.9))
     assert loss == pytest.approx(float(OBJECTIVES["info_nce"](image, table)[0]), rel=1e-6)
 
 
@@ -509,7 +514,7 @@ def test_an_image_without_positives_is_left_out():
     image, table = pair()
     positives = np.eye(8, dtype=bool)
     positives[3] = False  # table 3 is then nobody's either
-    loss, _ = info_nce(image, table, -1.0, SHARE, positives=positives)
+    loss, _ = info_nce(image, table, -1.0, DIRECTION_WEIGHT, positives=positives)
     expected = slow_info_nce(image, table, -1.0, lambda i, j: float(positives[i, j]), anybody, range(8))
     assert loss == pytest.approx(expected, rel=1e-5)
 
@@ -581,8 +586,8 @@ def test_bad_shapes(objective):
         objective(image, table, valid=np.ones(5, bool))
     with pytest.raises(ValueError, match="positives"):
         objective(image, table, positives=np.ones((8, 5)))
-    with pytest.raises(ValueError, match="rivals"):
-        objective(image, table, rivals=np.ones(8, bool))
+    with pytest.raises(ValueError, match="negatives"):
+        objective(image, table, negatives=np.ones(8, bool))
 
 
 @pytest.mark.parametrize("log_temperature", [-math.inf, math.inf, math.nan])
@@ -593,10 +598,10 @@ def test_bad_log_temperatures(log_temperature):
             fn(image, table, log_temperature)
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])
-def test_bad_shares(share):
-    with pytest.raises(ValueError, match="share"):
-        info_nce(*pair(), 0.0, share)
+@pytest.mark.parametrize("image_to_table_weight", [-0.1, 1.5, math.nan])
+def test_bad_direction_weights(image_to_table_weight):
+    with pytest.raises(ValueError, match="image_to_table_weight"):
+        info_nce(*pair(), 0.0, image_to_table_weight)
 
 
 def test_torch_cross_entropy():

@@ -92,7 +92,7 @@ CASES = [
 
 
 def test_two_regions_by_hand():
-    # Both views are (1, 0) and (0, 1): the positive has cosine 1, the two rivals of each region cosine 0.
+    # Both views are (1, 0) and (0, 1): the positive has cosine 1, the two negatives of each region cosine 0.
     x = jnp.eye(2).reshape(1, 1, 2, 2)
     loss, metrics = jax.jit(lambda x: regional(x, x, math.log(0.5), region=1))(x)
     assert loss == pytest.approx(-math.log(math.exp(2) / (math.exp(2) + 2)), rel=1e-6)
@@ -113,7 +113,7 @@ def test_a_step_pulls_a_region_to_itself_and_pushes_it_from_the_others():
     assert cosine(after[0], after[1]) < cosine(f[0], f[1])
 
 
-def test_other_slices_are_no_rivals():
+def test_other_slices_are_no_negatives():
     first, second = maps()
     alone = [float(loss_of(first[i : i + 1], second[i : i + 1])) for i in range(8)]
     assert loss_of(first, second) == pytest.approx(np.mean(alone), rel=1e-6)
@@ -167,7 +167,7 @@ def test_zero_maps_and_no_valid_slice_are_finite():
     loss, grad = both(0 * first, second)
     assert np.isfinite(loss) and np.all(np.asarray(grad) == 0)
     loss, grad = both(0 * first, 0 * second)
-    assert loss == pytest.approx(math.log(11), rel=1e-6) and np.all(np.asarray(grad) == 0)  # 6 regions: 10 rivals
+    assert loss == pytest.approx(math.log(11), rel=1e-6) and np.all(np.asarray(grad) == 0)  # 6 regions: 10 negatives
     loss, grad = both(np.nan * first, np.nan * second, jnp.zeros(8, bool))
     assert loss == 0 and np.all(np.asarray(grad) == 0)
 

@@ -35,14 +35,14 @@ def slow_padded(positive, negative, valid, exists):
 
 def of_drawn_pairs(image, table, subject):
     """Matching by the dot product, of a batch and the partners drawn from it."""
-    drawn = hard_negatives(jax.random.key(3), image, table, -1.0, rivals=targets.distinct(subject))
+    drawn = hard_negatives(jax.random.key(3), image, table, -1.0, negatives=targets.distinct(subject))
     for_image = jnp.sum(image * table[drawn.table], axis=1)
     for_table = jnp.sum(image[drawn.image] * table, axis=1)
     wrong, exist = jnp.concatenate([for_image, for_table]), jnp.concatenate([drawn.table_exists, drawn.image_exists])
     return matching(jnp.sum(image * table, axis=1), wrong, negative_valid=exist)[0]
 
 
-DRAWN = hard_negatives(jax.random.key(3), *pair(), -1.0, rivals=targets.distinct(SUBJECT))
+DRAWN = hard_negatives(jax.random.key(3), *pair(), -1.0, negatives=targets.distinct(SUBJECT))
 
 
 def slow_of_drawn_pairs(image, table, subject):
@@ -121,7 +121,7 @@ def test_hard_negatives_are_never_the_row_itself_its_subject_or_padding():
     image, table = (np.where(VALID[:, None], x, np.nan) for x in pair())
     image[:] = image[0]  # as alluring as can be: all images are alike, and like the table of row 0
     table[0] = image[0]
-    drawn = draws(300, image, table, math.log(0.05), valid=VALID, rivals=targets.distinct(SUBJECT))
+    drawn = draws(300, image, table, math.log(0.05), valid=VALID, negatives=targets.distinct(SUBJECT))
     for partner, exists in ((drawn.table, drawn.table_exists), (drawn.image, drawn.image_exists)):
         np.testing.assert_array_equal(exists, np.tile(VALID, (300, 1)))
         for i in np.flatnonzero(VALID):
@@ -130,14 +130,14 @@ def test_hard_negatives_are_never_the_row_itself_its_subject_or_padding():
         np.testing.assert_array_equal(np.asarray(partner)[:, ~VALID], np.tile(np.flatnonzero(~VALID), (300, 1)))
 
 
-def test_hard_negatives_follow_the_softmax_over_rivals():
+def test_hard_negatives_follow_the_softmax_over_negatives():
     image, table = rows(4), rows(4, seed=1)
-    rivals = ~np.eye(4, dtype=bool)
-    rivals[0, 2] = False  # image 0 may not draw table 2, nor table 2 image 0; the reverse is allowed
-    drawn = draws(4000, image, table, math.log(0.7), rivals=rivals)
+    negatives = ~np.eye(4, dtype=bool)
+    negatives[0, 2] = False  # image 0 may not draw table 2, nor table 2 image 0; the reverse is allowed
+    drawn = draws(4000, image, table, math.log(0.7), negatives=negatives)
     for partner, cosine, allowed in (
-        (drawn.table, lambda i, j: cosines(image[i], table[j]), rivals),
-        (drawn.image, lambda i, j: cosines(image[j], table[i]), rivals.T),
+        (drawn.table, lambda i, j: cosines(image[i], table[j]), negatives),
+        (drawn.image, lambda i, j: cosines(image[j], table[i]), negatives.T),
     ):
         for i in range(4):
             weights = [math.exp(cosine(i, j) / 0.7) * allowed[i, j] for j in range(4)]
@@ -169,7 +169,7 @@ def test_a_cold_temperature_draws_the_hardest():
 @pytest.mark.parametrize("batch", [1, 8])
 def test_nobody_to_draw(batch):
     image, table = (x[:batch] for x in pair())
-    drawn = hard_negatives(jax.random.key(0), image, table, -1.0, rivals=np.eye(batch, dtype=bool))
+    drawn = hard_negatives(jax.random.key(0), image, table, -1.0, negatives=np.eye(batch, dtype=bool))
     assert not drawn.table_exists.any() and not drawn.image_exists.any()
     np.testing.assert_array_equal(drawn.table, np.arange(batch))
     np.testing.assert_array_equal(drawn.image, np.arange(batch))
@@ -194,8 +194,8 @@ def test_bad_arguments():
             hard_negatives(key, image, other, -1.0)
     with pytest.raises(ValueError, match=r"\[B, P\]"):
         hard_negatives(key, image[:, 0], table[:, 0], -1.0)
-    with pytest.raises(ValueError, match="rivals"):
-        hard_negatives(key, image, table, -1.0, rivals=np.ones(8, bool))
+    with pytest.raises(ValueError, match="negatives"):
+        hard_negatives(key, image, table, -1.0, negatives=np.ones(8, bool))
     with pytest.raises(ValueError, match="valid"):
         hard_negatives(key, image, table, -1.0, valid=np.ones(5, bool))
     with pytest.raises(ValueError, match="log_temperature"):

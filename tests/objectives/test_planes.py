@@ -33,16 +33,16 @@ def slow(embedding, log_temperature, present=None, subject=None):
         for a, b in ((p, q), (q, p)):
             for i in both:
                 scores = {j: float(unit[i][a] @ unit[j][b]) / math.exp(float(log_temperature)) for j in both}
-                rivals = [j for j in both if j == i or subject[j] != subject[i]]
-                total -= scores[i] - math.log(sum(math.exp(scores[j]) for j in rivals))
+                negatives = [j for j in both if j == i or subject[j] != subject[i]]
+                total -= scores[i] - math.log(sum(math.exp(scores[j]) for j in negatives))
         losses.append(total / (2 * len(both)))
     return sum(losses) / len(losses) if losses else 0.0
 
 
 def loss(embedding, log_temperature, present=None, subject=None):
     present = jnp.ones(embedding.shape[:2], bool) if present is None else present
-    rivals = None if subject is None else subject[:, None] != subject[None]
-    return between_planes(embedding, present, log_temperature, rivals)[0]
+    negatives = None if subject is None else subject[:, None] != subject[None]
+    return between_planes(embedding, present, log_temperature, negatives)[0]
 
 
 CASES = [

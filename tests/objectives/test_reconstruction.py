@@ -13,14 +13,14 @@ PATCH, SIZE = 2, (4, 6)
 
 
 def batch(n=8, channels=3, seed=0):
-    """prediction [n,6,4C], image [n,4,6,C], hidden [n,6]."""
+    """prediction [n,6,4C], image [n,4,6,C], masked [n,6]."""
     rng = np.random.default_rng(seed)
     image = (0.3 + 0.2 * rng.normal(size=(n, *SIZE, channels))).astype(np.float32)
     prediction = rng.normal(size=(n, 6, PATCH**2 * channels)).astype(np.float32)
     return prediction, image, rng.random((n, 6)) < 0.6
 
 
-def slow_masked_patches(prediction, image, hidden, valid=None, normalise=True):
+def slow_masked_patches(prediction, image, masked, valid=None, normalise=True):
     """(loss, share of variance explained), pixel by pixel."""
     n, h, w, channels = image.shape
     errors, targets = [], []
@@ -28,7 +28,7 @@ def slow_masked_patches(prediction, image, hidden, valid=None, normalise=True):
         for row in range(h // PATCH):
             for column in range(w // PATCH):
                 p = row * (w // PATCH) + column
-                if not hidden[i, p] or (valid is not None and not valid[i]):
+                if not masked[i, p] or (valid is not None and not valid[i]):
                     continue
                 pixels = []
                 for y in range(PATCH):
@@ -45,8 +45,8 @@ def slow_masked_patches(prediction, image, hidden, valid=None, normalise=True):
 
 
 def case(name, normalise=True, valid=None, channels=3):
-    prediction, image, hidden = batch(channels=channels)
-    fixed = {"image": image, "hidden": hidden}
+    prediction, image, masked = batch(channels=channels)
+    fixed = {"image": image, "masked": masked}
     if valid is not None:
         prediction[~valid] = image[~valid] = np.nan
         fixed["valid"] = valid
@@ -78,24 +78,24 @@ def test_patches_by_hand_and_back():
 
 @pytest.mark.parametrize("normalise", [True, False])
 def test_variance_explained_equals_loops(normalise):
-    prediction, image, hidden = batch()
+    prediction, image, masked = batch()
     target = patches(image, PATCH)
     prediction = (0.1 * prediction + (target - target.mean()) / target.std() * (1 if normalise else 0.2)).astype(
         np.float32
     )
-    expected = slow_masked_patches(prediction, image, hidden, normalise=normalise)[1]
-    _, metrics = masked_patches(prediction, image, hidden, PATCH, normalise)
+    expected = slow_masked_patches(prediction, image, masked, normalise=normalise)[1]
+    _, metrics = masked_patches(prediction, image, masked, PATCH, normalise)
     assert metrics["variance_explained"] == pytest.approx(expected, rel=1e-4)
     assert metrics["variance_explained"].dtype == jnp.float32 and metrics["variance_explained"].shape == ()
 
 
 def test_variance_explained_has_its_marks():
-    _, image, hidden = batch()
+    _, image, masked = batch()
     target = np.asarray(patches(image, PATCH))
-    _, metrics = masked_patches(target, image, hidden, PATCH, normalise=False)
+    _, metrics = masked_patches(target, image, masked, PATCH, normalise=False)
     assert metrics["variance_explained"] == 1
-    constant = np.full_like(target, target[hidden].mean())
-    _, metrics = masked_patches(constant, image, hidden, PATCH, normalise=False)
+    constant = np.full_like(target, target[masked].mean())
+    _, metrics = masked_patches(constant, image, masked, PATCH, normalise=False)
     assert metrics["variance_explained"] == pytest.approx(0, abs=1e-5)
 
 
@@ -111,45 +111,45 @@ def test_one_patch_by_hand():
 
 
 def test_normalised_targets_do_not_see_brightness_and_contrast():
-    prediction, image, hidden = batch()
-    expected = float(masked_patches(prediction, image, hidden, PATCH)[0])
-    assert masked_patches(prediction, 5 * image + 3, hidden, PATCH)[0] == pytest.approx(expected, rel=1e-3)
+    prediction, image, masked = batch()
+    expected = float(masked_patches(prediction, image, masked, PATCH)[0])
+    assert masked_patches(prediction, 5 * image + 3, masked, PATCH)[0] == pytest.approx(expected, rel=1e-3)
 
 
 def test_seen_patches_have_no_influence():
-    prediction, image, hidden = batch()
-    expected = masked_patches(prediction, image, hidden, PATCH)
-    seen = ~hidden
+    prediction, image, masked = batch()
+    expected = masked_patches(prediction, image, masked, PATCH)
+    seen = ~masked
     spoilt = np.where(seen[..., None], np.nan, prediction)
     cut = np.array(patches(image, PATCH))
     cut[seen] = np.nan
     image = np.asarray(unpatch(jnp.asarray(cut), SIZE, PATCH))
-    (loss, metrics), grad = jax.value_and_grad(lambda p: masked_patches(p, image, hidden, PATCH), has_aux=True)(
+    (loss, metrics), grad = jax.value_and_grad(lambda p: masked_patches(p, image, masked, PATCH), has_aux=True)(
         jnp.asarray(spoilt)
     )
     assert loss == expected[0] and metrics == expected[1]
-    assert np.all(np.asarray(grad)[seen] == 0) and np.all(np.asarray(grad)[hidden] != 0)
+    assert np.all(np.asarray(grad)[seen] == 0) and np.all(np.asarray(grad)[masked] != 0)
 
 
 def test_the_image_gets_no_gradient():
-    prediction, image, hidden = batch()
-    grad = jax.grad(lambda x: masked_patches(prediction, x, hidden, PATCH)[0])(jnp.asarray(image))
+    prediction, image, masked = batch()
+    grad = jax.grad(lambda x: masked_patches(prediction, x, masked, PATCH)[0])(jnp.asarray(image))
     assert np.all(np.asarray(grad) == 0)
 
 
 def test_flat_patches_are_finite_and_their_target_is_zero():
-    prediction, image, hidden = batch()
-    loss, metrics = masked_patches(prediction, np.full_like(image, 0.1), hidden, PATCH)
-    assert loss == pytest.approx(np.mean(np.square(prediction[hidden])), rel=1e-4)
-    loss, metrics = masked_patches(prediction, 0 * image, hidden, PATCH)
+    prediction, image, masked = batch()
+    loss, metrics = masked_patches(prediction, np.full_like(image, 0.1), masked, PATCH)
+    assert loss == pytest.approx(np.mean(np.square(prediction[masked])), rel=1e-4)
+    loss, metrics = masked_patches(prediction, 0 * image, masked, PATCH)
     assert metrics["variance_explained"] == 0
 
 
-@pytest.mark.parametrize("nothing", ["hidden", "valid"])
+@pytest.mark.parametrize("nothing", ["masked", "valid"])
 def test_nothing_to_predict_is_zero_with_zero_gradient(nothing):
-    prediction, image, hidden = batch()
-    arrays = {"hidden": hidden, "valid": np.ones(8, bool)} | {
-        nothing: np.zeros_like(hidden if nothing == "hidden" else VALID)
+    prediction, image, masked = batch()
+    arrays = {"masked": masked, "valid": np.ones(8, bool)} | {
+        nothing: np.zeros_like(masked if nothing == "masked" else VALID)
     }
     (loss, metrics), grad = jax.value_and_grad(lambda p: masked_patches(p, image, patch=PATCH, **arrays), has_aux=True)(
         jnp.asarray(prediction)
@@ -158,22 +158,22 @@ def test_nothing_to_predict_is_zero_with_zero_gradient(nothing):
 
 
 def test_low_precision_one_image_and_integers_are_computed_in_float32():
-    prediction, image, hidden = batch(n=1)
+    prediction, image, masked = batch(n=1)
     image = np.round(100 * image).astype(np.uint8)
     prediction = jnp.asarray(prediction, jnp.bfloat16)
-    loss, _ = masked_patches(prediction, image, hidden, PATCH)
-    expected, _ = masked_patches(prediction.astype(jnp.float32), image.astype(np.float32), hidden, PATCH)
+    loss, _ = masked_patches(prediction, image, masked, PATCH)
+    expected, _ = masked_patches(prediction.astype(jnp.float32), image.astype(np.float32), masked, PATCH)
     assert loss.dtype == jnp.float32 and loss == expected
 
 
 def test_bad_arguments():
-    prediction, image, hidden = batch()
-    good = dict(prediction=prediction, image=image, hidden=hidden, patch=PATCH)
+    prediction, image, masked = batch()
+    good = dict(prediction=prediction, image=image, masked=masked, patch=PATCH)
     for message, arguments in (
         ("does not divide", dict(patch=4)),
         ("does not divide", dict(patch=0)),
         ("prediction", dict(prediction=prediction[:, 1:])),
-        ("prediction", dict(hidden=hidden[:, 1:])),
+        ("prediction", dict(masked=masked[:, 1:])),
         ("valid", dict(valid=jnp.ones(7, bool))),
         ("image", dict(image=image[..., 0])),
     ):

@@ -6,7 +6,7 @@ import pytest
 from morphojax.objectives import targets
 
 
-def slow_table_similarity(values, missing, cardinalities, continuous_share):
+def slow_table_similarity(values, missing, cardinalities, continuous_weight):
     """Pair by pair and column by column."""
     n = len(values)
     similarity = np.eye(n)
@@ -22,9 +22,9 @@ def slow_table_similarity(values, missing, cardinalities, continuous_share):
                     equals.append(float(values[i, f] == values[j, f]))
             parts = []
             if squares:
-                parts.append((continuous_share, np.exp(-sum(squares) / len(squares))))
+                parts.append((continuous_weight, np.exp(-sum(squares) / len(squares))))
             if equals:
-                parts.append((1 - continuous_share, sum(equals) / len(equals)))
+                parts.append((1 - continuous_weight, sum(equals) / len(equals)))
             weight = sum(w for w, _ in parts)
             if i != j:
                 similarity[i, j] = sum(w * s for w, s in parts) / weight if weight else 0.0
@@ -152,7 +152,7 @@ def test_bad_arguments():
         targets.by_partition(jnp.zeros(3), 0)
     with pytest.raises(ValueError, match="cardinalities"):
         targets.table_similarity(values, missing, CARDINALITIES[:4], 0.5)
-    with pytest.raises(ValueError, match="continuous_share"):
+    with pytest.raises(ValueError, match="continuous_weight"):
         targets.table_similarity(values, missing, CARDINALITIES, 1.5)
     with pytest.raises(ValueError, match="k must"):
         targets.nearest(jnp.eye(3), 0, 0.5)

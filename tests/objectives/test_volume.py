@@ -42,13 +42,13 @@ def slow_volumes(probabilities, slice_mask, voxel_ml):
     return found
 
 
-def slow_consistency(predicted, table, valid, floor_ml, outlier=math.inf):
+def slow_consistency(predicted, table, valid, floor_ml, huber_delta=math.inf):
     penalties = []
     for b in range(len(predicted)):
         for s in range(predicted.shape[1]):
             if valid[b] and not math.isnan(table[b, s]):
                 error = abs(math.log(predicted[b, s] + floor_ml) - math.log(table[b, s] + floor_ml))
-                penalties.append(error**2 if error < outlier else 2 * outlier * error - outlier**2)
+                penalties.append(error**2 if error < huber_delta else 2 * huber_delta * error - huber_delta**2)
     return sum(penalties) / len(penalties)
 
 
@@ -155,7 +155,8 @@ def test_an_outlier_pulls_no_harder_than_its_bound():
     table = jnp.array([[7.0]])  # log errors of log 2 and log 8 against 1 + 7
     grads = [
         float(
-            jax.grad(lambda v: volume.consistency(v, table, outlier=math.log(2))[0])(jnp.array([[v]]))[0, 0] * (v + 1)
+            jax.grad(lambda v: volume.consistency(v, table, huber_delta=math.log(2))[0])(jnp.array([[v]]))[0, 0]
+            * (v + 1)
         )
         for v in (4.0, 3.0, 0.0)
     ]
@@ -353,9 +354,9 @@ def test_bad_arguments():
     for floor in (0.0, -1.0, math.inf, NAN):
         with pytest.raises(ValueError, match="floor_ml"):
             volume.consistency(table, table, floor_ml=floor)
-    for outlier in (0.0, -1.0, NAN):
-        with pytest.raises(ValueError, match="outlier"):
-            volume.consistency(table, table, outlier=outlier)
+    for huber_delta in (0.0, -1.0, NAN):
+        with pytest.raises(ValueError, match="huber_delta"):
+            volume.consistency(table, table, huber_delta=huber_delta)
     with pytest.raises(ValueError, match="mask"):
         volume.entropy(logits, mask.T)
     with pytest.raises(ValueError, match="two classes"):

@@ -3,8 +3,8 @@
 import tempfile
 from pathlib import Path
 
-from morphojax.data.embedded import ensure_synthetic
 from morphojax.data.geometry import Grid
+from morphojax.data.prepare.embedded import ensure_synthetic
 
 
 def dataset(subjects: int = 16, size: int = 32, planes: tuple[str, ...] = ("sax",)) -> Path:

@@ -6,11 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
 from morphojax.data.sources.synthetic import Synthetic
+from morphojax.data.store.dataset import Dataset
 from morphojax.inference import embed
-from morphojax.train import checkpoint, experiment, probe, segment
+from morphojax.tasks import experiment, probe
+from morphojax.tasks.segment import task as segment
+from morphojax.train import checkpoint
 from tests.data.preparing import prepare
 from tests.train import synthetic
 from tests.train.test_tasks import config, train

@@ -11,11 +11,12 @@ import jax
 import pytest
 
 from configs import pretrain_sax, segment_sax
-from morphojax.data.dataset import Dataset
-from morphojax.data.embedded import ensure_synthetic
 from morphojax.data.geometry import Grid
+from morphojax.data.prepare.embedded import ensure_synthetic
+from morphojax.data.store.dataset import Dataset
 from morphojax.models.encoders import ENCODERS
-from morphojax.train import experiment, loop
+from morphojax.tasks import experiment
+from morphojax.train import loop
 from tests.train.test_tasks import PRETRAIN, SEGMENT
 
 PLANES = ("sax", "la_4ch")

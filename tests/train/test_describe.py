@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from morphojax.train import describe, experiment, registry
+from morphojax.tasks import describe, experiment, from_config
 from tests.train.test_tasks import config, data, train  # noqa: F401  (data is a fixture)
 
 MODEL = {"encoder": "resnet18", "width": 8, "dtype": "float32", "decoder_widths": (4, 4, 4, 4)}
@@ -30,19 +30,19 @@ MODEL = {"encoder": "resnet18", "width": 8, "dtype": "float32", "decoder_widths"
 def test_what_a_model_has_wrong_is_told_by_its_key(change: dict, message: str) -> None:
     model = MODEL | change
     with pytest.raises(ValueError, match=message):
-        registry.encoder(model), registry.decoder(model)
+        from_config.encoder(model), from_config.decoder(model)
 
 
 def test_choices_reach_the_modules_and_old_runs_have_the_defaults() -> None:
     model = MODEL | {"encoder": "vit_tiny", "drop_path": 0.2, "remat": True}
-    assert (registry.encoder(model).drop_path, registry.encoder(model).remat) == (0.2, True)
+    assert (from_config.encoder(model).drop_path, from_config.encoder(model).remat) == (0.2, True)
     model = MODEL | {"norm": "group", "decoder": "mlp"}
-    assert (registry.encoder(model).norm, registry.decoder(model).norm, registry.decoder(model).width) == (
+    assert (from_config.encoder(model).norm, from_config.decoder(model).norm, from_config.decoder(model).width) == (
         "group",
         "group",
         4,
     )
-    assert (registry.encoder(MODEL).norm, type(registry.decoder(MODEL)).__name__) == ("batch", "UNetDecoder")
+    assert (from_config.encoder(MODEL).norm, type(from_config.decoder(MODEL)).__name__) == ("batch", "UNetDecoder")
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from configs import segment_sax
-from morphojax.data.dataset import Dataset
+from morphojax.data.store.dataset import Dataset
 from morphojax.models.features import Features
-from morphojax.train import checkpoint, dynamics, experiment, loop, segment, transfer
+from morphojax.tasks import experiment
+from morphojax.tasks.segment import task as segment
+from morphojax.train import checkpoint, dynamics, loop, transfer
 from morphojax.train.run import RunError, create
 from tests.train import synthetic
 from tests.train.test_tasks import SEGMENT

@@ -10,16 +10,18 @@ import pytest
 
 from morphojax import evaluate, export, predict
 from morphojax.anatomy import LABEL_ID, PLANE_STRUCTURES, PLANES
-from morphojax.data.dataset import Dataset
+from morphojax.data.store.dataset import Dataset
 from morphojax.inference import embed
 from morphojax.models.encoders import ENCODERS
-from morphojax.train import checkpoint, experiment, pretrain
+from morphojax.tasks import experiment
+from morphojax.tasks.pretrain import task as pretrain
+from morphojax.train import checkpoint
 from tests.train import synthetic
 from tests.train.test_tasks import config
 
 SMALL = ("resnet18", "convnext_pico", "swin_micro", "vit_tiny", "unet_small")
 QUICK = {("resnet18", "la_4ch")}
-HIDDEN = {"model.table.mlp.hidden": 8, "eval_every": 0}
+HIDDEN = {"model.table.mlp.hidden_units": 8, "eval_every": 0}
 
 
 @pytest.fixture(scope="module")

@@ -13,21 +13,26 @@ from jax.extend.core import jaxprs_in_params
 
 from configs import pretrain_arm, segment_sax
 from morphojax import augment
-from morphojax.data.dataset import Dataset
-from morphojax.data.schema import Column, Schema
-from morphojax.train import checkpoint, dynamics, experiment, pretrain, segment, tables, terms
-from morphojax.train.inputs import Inputs
-from morphojax.train.terms.pairs import Pairs
+from morphojax.data.store.dataset import Dataset
+from morphojax.data.tables.schema import Column, Schema
+from morphojax.tasks import experiment
+from morphojax.tasks.pretrain import objectives as terms
+from morphojax.tasks.pretrain import rows
+from morphojax.tasks.pretrain import task as pretrain
+from morphojax.tasks.pretrain.inputs import Inputs
+from morphojax.tasks.pretrain.objectives.pairs import Pairs
+from morphojax.tasks.segment import task as segment
+from morphojax.train import checkpoint, dynamics
 from tests.train import synthetic
 from tests.train.test_tasks import PRETRAIN, SEGMENT, moved
 
 SMALL = PRETRAIN | {"steps": 2, "eval_every": 2, "dynamics_every": 1}
 HEADS = {
-    "byol": {"hidden": 8, "features": 8},
-    "simsiam": {"hidden": 8, "features": 8, "predictor_hidden": 4},
-    "barlow_twins": {"hidden": 8, "features": 8},
-    "vicreg": {"hidden": 8, "features": 8},
-    "swav": {"hidden": 8, "features": 8, "prototypes": 4},
+    "byol": {"hidden_units": 8, "features": 8},
+    "simsiam": {"hidden_units": 8, "features": 8, "predictor_hidden_units": 4},
+    "barlow_twins": {"hidden_units": 8, "features": 8},
+    "vicreg": {"hidden_units": 8, "features": 8},
+    "swav": {"hidden_units": 8, "features": 8, "prototypes": 4},
     "masked_patches": {"width": 8, "depth": 1, "heads": 2},
     "match": {"width": 8},
     "cross_columns": {"width": 8, "heads": 2},
@@ -242,7 +247,9 @@ CONSTANTS = {
 
 def inputs(**changes) -> Inputs:
     shift = augment.Augmentation(translation_fraction=0.2, noise_sd=0.1)
-    settings = dict(seed=0, views=2, aligned=False, rows=(), augmentation=shift, corruption=0.5, hidden=0.5)
+    settings = dict(
+        seed=0, views=2, aligned=False, rows=(), augmentation=shift, corruption_fraction=0.5, mask_fraction=0.5
+    )
     return Inputs(**settings | changes)
 
 
@@ -268,12 +275,12 @@ def test_aligned_views_differ_in_intensity_only() -> None:
 
 
 def test_variants_of_the_rows() -> None:
-    everything = inputs(rows=("augmented", "clean", "corrupted", "hidden"))
+    everything = inputs(rows=("augmented", "clean", "corrupted", "masked"))
     rows, withheld = everything.table(BATCH, CONSTANTS, jnp.int32(3))
     changed = {name: (np.asarray(row[0]) != BATCH["values"]).sum(1).tolist() for name, row in rows.items()}
-    assert changed == {"augmented": [3] * 4, "clean": [0] * 4, "corrupted": [3] * 4, "hidden": [0] * 4}
+    assert changed == {"augmented": [3] * 4, "clean": [0] * 4, "corrupted": [3] * 4, "masked": [0] * 4}
     assert not np.array_equal(rows["augmented"][0], rows["corrupted"][0])
-    np.testing.assert_array_equal(rows["hidden"][2], withheld)
+    np.testing.assert_array_equal(rows["masked"][2], withheld)
     assert np.asarray(withheld).sum(1).tolist() == [3] * 4
     assert not any(np.asarray(rows[name][2]).any() for name in ("augmented", "clean", "corrupted"))
     rows, _ = everything.table(BATCH, CONSTANTS, None)
@@ -281,29 +288,31 @@ def test_variants_of_the_rows() -> None:
     assert (np.asarray(rows["corrupted"][0]) != BATCH["values"]).any()
 
 
-def test_facts_and_rivals() -> None:
-    facts = inputs().facts(BATCH, CONSTANTS, np.zeros((4, 6), bool))
-    assert np.asarray(facts.label).tolist() == [2, 1, 2, 0]
-    assert np.asarray(facts.valid_slices).tolist() == [True] * 6 + [False] * 2
-    assert np.asarray(facts.of_slices(facts.subject)).tolist() == [3, 3, 1, 1, 3, 3, 0, 0]
-    rivals = np.asarray(inputs().rivals(BATCH))
+def test_facts_and_negatives() -> None:
+    info = inputs().info(BATCH, CONSTANTS, np.zeros((4, 6), bool))
+    assert np.asarray(info.label).tolist() == [2, 1, 2, 0]
+    assert np.asarray(info.valid_slices).tolist() == [True] * 6 + [False] * 2
+    assert np.asarray(info.of_slices(info.subject)).tolist() == [3, 3, 1, 1, 3, 3, 0, 0]
+    negatives = np.asarray(inputs().negatives(BATCH))
     expected = np.zeros((4, 4), bool)
     expected[0, 1] = expected[1, 0] = expected[1, 2] = expected[2, 1] = True  # 0 and 2 are one subject, 3 is padding
-    np.testing.assert_array_equal(rivals, expected)
+    np.testing.assert_array_equal(negatives, expected)
 
 
 # The table of a config, and its controls.
 
-TABLE = dict(seed=0, groups="all", without_leaks_for="", label="", control="none", corruption=0.3, hidden=0.5)
+TABLE = dict(
+    seed=0, groups="all", without_leaks_for="", label="", control="none", corruption_fraction=0.3, mask_fraction=0.5
+)
 
 
 def test_shuffled_rows_are_another_subjects_of_the_same_split(data: Path) -> None:
     dataset = Dataset.open(data)
     train = np.flatnonzero(dataset.splits == "train")
-    own = tables.read(dataset, train, **TABLE)
-    other = tables.read(dataset, train, **(TABLE | {"control": "shuffled"}))
+    own = rows.read(dataset, train, **TABLE)
+    other = rows.read(dataset, train, **(TABLE | {"control": "shuffled"}))
     labelled, handed = (
-        tables.read(dataset, train, **(TABLE | {"label": "sex", "control": c})) for c in ("none", "shuffled")
+        rows.read(dataset, train, **(TABLE | {"label": "sex", "control": c})) for c in ("none", "shuffled")
     )
     at = [np.flatnonzero((own.values == row).all(1)).item() for row in handed.values]
     assert handed.label.tolist() == labelled.label[at].tolist()  # the label goes with the row
@@ -317,8 +326,8 @@ def test_shuffled_rows_are_another_subjects_of_the_same_split(data: Path) -> Non
 def test_noise_is_of_the_same_size_and_says_nothing(data: Path) -> None:
     dataset = Dataset.open(data)
     train = np.flatnonzero(dataset.splits == "train")
-    own = tables.read(dataset, train, **TABLE)
-    noise = tables.read(dataset, train, **(TABLE | {"control": "noise"}))
+    own = rows.read(dataset, train, **TABLE)
+    noise = rows.read(dataset, train, **(TABLE | {"control": "noise"}))
     assert noise.values.shape == own.values.shape and own.missing.any() and not noise.missing.any()
     assert noise.cardinalities == own.cardinalities
     codes = noise.values[:, [k > 1 for k in noise.cardinalities]]
@@ -330,50 +339,50 @@ def test_noise_is_of_the_same_size_and_says_nothing(data: Path) -> None:
 def test_missing_numbers_may_be_told_from_the_row(data: Path) -> None:
     dataset = Dataset.open(data)
     train = np.flatnonzero(dataset.splits == "train")
-    mean, told = (tables.read(dataset, train, **(TABLE | {"imputation": i})) for i in ("mean", "iterative"))
+    mean, told = (rows.read(dataset, train, **(TABLE | {"imputation": i})) for i in ("mean", "iterative"))
     assert (mean.missing == told.missing).all() and "imputer" in told.to_json() and "imputer" not in mean.to_json()
     np.testing.assert_array_equal(mean.values[~mean.missing], told.values[~mean.missing])
     assert (mean.values[mean.missing] != told.values[mean.missing]).any()
     with pytest.raises(ValueError, match="imputation='median' is unknown: choose one of mean, iterative"):
-        tables.read(dataset, train, **(TABLE | {"imputation": "median"}))
+        rows.read(dataset, train, **(TABLE | {"imputation": "median"}))
 
 
 def test_without_a_table_there_are_no_columns(data: Path) -> None:
-    none = tables.read(Dataset.open(data), np.arange(3), **(TABLE | {"groups": "none"}))
+    none = rows.read(Dataset.open(data), np.arange(3), **(TABLE | {"groups": "none"}))
     assert none.values.shape == (16, 0) and none.cardinalities == () and none.to_json() == {}
 
 
 def test_labels(data: Path) -> None:
     dataset = Dataset.open(data)
     train = np.flatnonzero(dataset.splits == "train")
-    table = tables.read(dataset, train, **(TABLE | {"label": "sex"}))
+    table = rows.read(dataset, train, **(TABLE | {"label": "sex"}))
     assert [table.classes[i] for i in table.label] == dataset.table["sex"].tolist()
 
 
 def test_who_is_a_positive_and_who_a_rival() -> None:
     """Subjects 0 and 1 have one label and nearly one row; subject 2 has another of both; row 3 is subject 0 again."""
     values = np.array([[0.0, 1], [0.05, 1], [3, 2], [0, 1]], np.float32)
-    facts = terms.Facts(
+    info = terms.BatchInfo(
         subject=jnp.array([0, 1, 2, 0]), valid=jnp.ones(4, bool), slice_mask=jnp.ones((4, 1), bool), position=jnp.zeros((4, 1)),
-        values=jnp.asarray(values), missing=jnp.zeros((4, 2), bool), hidden=jnp.zeros((4, 2), bool), label=jnp.array([1, 1, 0, 1]),
+        values=jnp.asarray(values), missing=jnp.zeros((4, 2), bool), masked=jnp.zeros((4, 2), bool), label=jnp.array([1, 1, 0, 1]),
     )  # fmt: skip
     labelled = dataclasses.replace(CONTEXT, classes=("well", "ill"))
 
     def found(**settings) -> tuple[np.ndarray | None, np.ndarray]:
-        positives, rivals = Pairs(**settings)(facts, labelled)
-        return None if positives is None else np.asarray(positives), np.asarray(rivals) & ~np.eye(4, dtype=bool)
+        positives, negatives = Pairs(**settings)(info, labelled)
+        return None if positives is None else np.asarray(positives), np.asarray(negatives) & ~np.eye(4, dtype=bool)
 
     others = np.array([[0, 1, 1, 0], [1, 0, 1, 1], [1, 1, 0, 1], [0, 1, 1, 0]], bool)  # never a subject against itself
     alike = np.array([[1, 1, 0, 1], [1, 1, 0, 1], [0, 0, 1, 0], [1, 1, 0, 1]], bool)
     assert found()[0] is None
     np.testing.assert_array_equal(found()[1], others)
     np.testing.assert_array_equal(found(positives="same_label")[0], alike)
-    for rivals in ("other_labels", "unlike"):
-        np.testing.assert_array_equal(found(rivals=rivals)[1], others & ~alike)
+    for negatives in ("other_labels", "unlike"):
+        np.testing.assert_array_equal(found(negatives=negatives)[1], others & ~alike)
     np.testing.assert_array_equal(found(positives="nearest", k=2)[0], alike)
     soft = found(positives="soft")[0]
     assert soft is not None and soft[0, 1] > 0.5 and soft[0, 2] < 0.1
-    np.testing.assert_array_equal(found(rivals="other_labels", only="well")[1], others)  # nobody shares that label
+    np.testing.assert_array_equal(found(negatives="other_labels", only="well")[1], others)  # nobody shares that label
 
 
 # What is refused, before anything is computed.
@@ -385,7 +394,7 @@ CONTEXT = terms.Context(
     table_tokens=False,
     patch=0,
     channels=1,
-    columns=("sax", "sax"),
+    image_planes=("sax", "sax"),
     dtype=jnp.float32,
 )
 
@@ -403,8 +412,11 @@ CONTEXT = terms.Context(
         ({"info_nce": {"temperature": 0.0}}, "config.objectives.info_nce.temperature=0.0: give a value above 0"),
         ({"simclr": {"temperature": float("inf")}}, "config.objectives.simclr.temperature=inf: give a value above 0"),
         ({"scarf": {"temperature": float("nan")}}, "config.objectives.scarf.temperature=nan"),
-        ({"info_nce": {"share": 1.5}}, "config.objectives.info_nce.share=1.5: give a value from 0 to 1"),
-        ({"info_nce": {"k": 3}}, "config.objectives.info_nce.k has no effect with positives='own', rivals='all'"),
+        (
+            {"info_nce": {"image_to_table_weight": 1.5}},
+            "config.objectives.info_nce.image_to_table_weight=1.5: give a value from 0 to 1",
+        ),
+        ({"info_nce": {"k": 3}}, "config.objectives.info_nce.k has no effect with positives='own', negatives='all'"),
         ({"info_nce": {"only": "ill"}}, "config.objectives.info_nce.only has no effect"),
         ({"info_nce": {"positives": "nearest", "threshold": 0.0}}, "config.objectives.info_nce.threshold=0.0"),
         ({"swav": {"iterations": 0}}, "config.objectives.swav.iterations=0: give a value from 1 up"),
@@ -418,7 +430,7 @@ CONTEXT = terms.Context(
             {"info_nce": {"positives": "same_label"}},
             "config.objectives.info_nce needs labels: name a column in config.table.label",
         ),
-        ({"sigmoid": {"rivals": "other_labels"}}, "config.objectives.sigmoid needs labels"),
+        ({"sigmoid": {"negatives": "other_labels"}}, "config.objectives.sigmoid needs labels"),
         ({"info_nce": {"positives": "friends"}}, "config.objectives.info_nce.positives='friends': choose one of own"),
         ({"sigmoid": {"positives": "soft"}}, "choose nearest"),
         ({"probe": {}}, "config.objectives.probe needs labels"),
@@ -453,13 +465,13 @@ def test_a_class_that_does_not_exist_is_named() -> None:
         ),
         ("info_nce", {"table.label": "lv_edv"}, "config.table.label='lv_edv' is continuous: choose one of sex"),
         ("info_nce", {"table.label": "nothing"}, "config.table.label='nothing' is no column of the table"),
-        ("scarf", {"table.corruption": 0.0}, "config.table.corruption=0.0 changes none of"),
-        ("masked_columns", {"table.hidden": 1.0}, "config.table.hidden=1.0"),
+        ("scarf", {"table.corruption_fraction": 0.0}, "config.table.corruption_fraction=0.0 changes none of"),
+        ("masked_columns", {"table.mask_fraction": 1.0}, "config.table.mask_fraction=1.0"),
         ("info_nce", {"model.pooling": "max"}, "config.model.pooling='max' is unknown"),
-        ("masked_patches", {"model.hidden_patches": 1.0}, "config.model.hidden_patches=1.0"),
+        ("masked_patches", {"model.patch_mask_fraction": 1.0}, "config.model.patch_mask_fraction=1.0"),
         ("regression", {"table.groups": "none"}, "config.objectives.regression needs table columns"),
         ("info_nce", {"steps": -1, "epochs": 3.0}, "give one of config.steps=-1"),
-        ("info_nce", {"table.hidden": 1.5}, "config.table.hidden=1.5"),
+        ("info_nce", {"table.mask_fraction": 1.5}, "config.table.mask_fraction=1.5"),
         (
             "info_nce",
             {"freeze": "probe_then_full"},

@@ -12,10 +12,12 @@ import pytest
 from configs import segment_sax
 from morphojax import export
 from morphojax.anatomy import PLANES
-from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
 from morphojax.data.sources.acdc import Acdc
-from morphojax.train import checkpoint, experiment, segment
+from morphojax.data.store.dataset import Dataset
+from morphojax.tasks import experiment
+from morphojax.tasks.segment import task as segment
+from morphojax.train import checkpoint
 from morphojax.train.run import RunError
 from morphojax.train.transfer import flatten
 from tests.data import cohorts
@@ -23,7 +25,7 @@ from tests.data.preparing import prepare
 from tests.train import synthetic
 
 TINY = {"batch_size": 2, "log_every": 1, "images_every": 100, "save_every": 100, "model.width": 4}
-PRETRAIN = TINY | {"steps": 1, "epochs": 0.0, "input.slices": 2, "model.table.mlp.hidden": 8, "eval_every": 1}
+PRETRAIN = TINY | {"steps": 1, "epochs": 0.0, "input.slices": 2, "model.table.mlp.hidden_units": 8, "eval_every": 1}
 SEGMENT = TINY | {"steps": 1, "model.decoder_widths": (4, 4, 4, 4), "eval_every": 1, "data.fraction": 1.0}
 PROBE = TINY | {"steps": 1, "epochs": 0.0, "input.slices": 2, "eval_every": 1, "label": "lv_edv_ml"}
 DEFAULTS = {"pretrain": PRETRAIN, "segment": SEGMENT, "probe": PROBE}
@@ -162,7 +164,7 @@ def test_probing_then_training_all(data: Path, pretrained: Path, tmp_path: Path)
 
 
 def test_the_published_recipe_runs_and_transfers(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    small = {"model.encoder": "resnet18", "model.table.mlp.hidden": 8}
+    small = {"model.encoder": "resnet18", "model.table.mlp.hidden_units": 8}
     train("pretrain_sax_hager", data, tmp_path / "hager", **small)
     made = config("segment_sax", data, tmp_path / "segment", init_from=str(tmp_path / "hager"))
     task, _ = segment.build(made, Dataset.open(data))

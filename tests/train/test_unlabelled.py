@@ -12,14 +12,16 @@ import pytest
 
 from configs import segment_sax
 from morphojax import augment
-from morphojax.data.dataset import Dataset
+from morphojax.data.store.dataset import Dataset
 from morphojax.inference.segmenter import load_run
-from morphojax.train import experiment, segment, unlabelled
+from morphojax.tasks import experiment
+from morphojax.tasks.segment import task as segment
+from morphojax.tasks.segment import unlabelled
 from tests.train import synthetic
 from tests.train.test_tasks import SEGMENT
 
-TERMS = dict(
-    consistency=1.0, outlier=math.inf, entropy=0.0, pseudo=0.0, tolerance=0.1, confidence=0.0, start=0.0, ramp=0.0
+OBJECTIVES = dict(
+    consistency=1.0, huber_delta=math.inf, entropy=0.0, pseudo=0.0, tolerance=0.1, confidence=0.0, start=0.0, ramp=0.0
 )
 
 
@@ -39,7 +41,7 @@ def config(folder: Path, run: Path, **changes):
 def beside(augmentation: augment.Augmentation | None = None, **changes) -> unlabelled.Unlabelled:
     """Without a stream, for what needs none."""
     stream, none = None, augment.Augmentation()
-    settings = TERMS | changes
+    settings = OBJECTIVES | changes
     return unlabelled.Unlabelled(stream=stream, seed=0, steps=100, augmentation=augmentation or none, **settings)  # pyrefly: ignore
 
 
@@ -207,7 +209,7 @@ def test_conditioning_on_no_number_is_refused(data: Path, tmp_path: Path) -> Non
     [
         ({"unlabelled.consistency": -1.0}, "config.unlabelled.consistency=-1.0: give a weight"),
         ({"unlabelled.consistency": 0.0, "unlabelled.entropy": 0.0}, "consistency, entropy and pseudo are all 0"),
-        ({"unlabelled.outlier": 0.0}, "config.unlabelled.outlier=0.0: give an error of log volumes"),
+        ({"unlabelled.huber_delta": 0.0}, "config.unlabelled.huber_delta=0.0: give an error of log volumes"),
         ({"unlabelled.start": 1.5}, "config.unlabelled.start=1.5: give a share"),
         ({"unlabelled.tolerance": -0.1}, "config.unlabelled.tolerance=-0.1"),
         ({"data.fraction": 1.0}, "none is unlabelled and has a volume of lv_cavity, lv_myocardium, rv_cavity"),

@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from morphojax import anatomy
-from morphojax.data.schema import Column, Schema
-from morphojax.data.sources import nifti, tables
+from morphojax.data.sources import nifti, table_files
 from morphojax.data.sources.base import CohortError, Folder, Frame, Subject, View
+from morphojax.data.tables.schema import Column, Schema
 
 _CONVENTION = anatomy.CONVENTIONS["acdc"]
 _VALUES = (
@@ -76,11 +76,11 @@ class Acdc(Folder):
         return Subject(subject, {"sax": View("sax", tuple(frames), _CONVENTION.labelled, others)})
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
-        path = tables.choose(
+        path = table_files.choose(
             self.table_path, self.root / "morphometrics.csv", self.root.resolve().parent / "morphometrics.csv"
         )
-        dictionary = tables.choose(self.dictionary_path)
-        return tables.read_table(path, "patient", dictionary or SCHEMA) if path else None
+        dictionary = table_files.choose(self.dictionary_path)
+        return table_files.read_table(path, "patient", dictionary or SCHEMA) if path else None
 
     def _parts(self) -> list[Path]:
         return [p for p in (self.root / "training", self.root / "testing") if p.is_dir()] or [self.root]
@@ -88,7 +88,7 @@ class Acdc(Folder):
     def _folders(self) -> dict[str, Path]:
         found: dict[str, Path] = {}
         for part in self._parts():
-            for name, folder in tables.folders(part, ("Info.cfg", "*_frame*.nii*")).items():
+            for name, folder in table_files.folders(part, ("Info.cfg", "*_frame*.nii*")).items():
                 if name in found:
                     raise CohortError(f"{folder} and {found[name]}: one subject found twice; remove one")
                 found[name] = folder
@@ -115,7 +115,7 @@ def _frame_number(folder: Path, info: dict[str, str], phase: str) -> int:
     path, text = folder / "Info.cfg", info.get(phase)
     if text is None:
         raise CohortError(f"{path}: no {phase}; add the line '{phase}: <frame, counting from 1>'")
-    number, last = tables.frame_number(text), tables.frame_number(info.get("NbFrame", ""))
+    number, last = table_files.frame_number(text), table_files.frame_number(info.get("NbFrame", ""))
     if not number:
         raise CohortError(f"{path}: {phase} is {text!r}; must be a frame number, counting from 1")
     if last is not None and number > last:

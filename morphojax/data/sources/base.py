@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from morphojax.data.schema import Schema
+from morphojax.data.tables.schema import Schema
 
 # A file of its own says so by its name; the cohort's metadata give the frame of a cine; the largest or smallest chamber of a
 # segmentation; the frame that differs most from the first; a cine starts at ED; halfway from ED to ES; the number is the name.

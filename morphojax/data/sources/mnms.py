@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 from morphojax import anatomy
-from morphojax.data.schema import Column, Schema
-from morphojax.data.sources import nifti, tables, views
+from morphojax.data.sources import nifti, table_files, views
 from morphojax.data.sources.base import CohortError, Folder, Subject
+from morphojax.data.tables.schema import Column, Schema
 
 _CONVENTION = anatomy.CONVENTIONS["mnms"]
 _KEY = "external code"
@@ -69,8 +69,8 @@ class Mnms(Folder):
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
         path, header, rows = self._information()
         if self.table_path is not None:
-            return tables.beside(self)
-        return tables.tabulate(path, header, rows, _COLUMNS)
+            return table_files.beside(self)
+        return table_files.tabulate(path, header, rows, _COLUMNS)
 
     def splits(self) -> Mapping[str, str]:
         """By the folder. Raises CohortError where the subjects do not lie in the folders of the splits."""
@@ -90,7 +90,7 @@ class Mnms(Folder):
         numbers = {}
         for phase in ("ED", "ES"):
             text = rows[subject][phase.lower()]
-            number = tables.frame_number(text)
+            number = table_files.frame_number(text)
             if number is None:
                 raise CohortError(
                     f"{path}: {phase} of subject {subject} is {text!r}; must be a frame number, counting from 0"
@@ -105,8 +105,8 @@ class Mnms(Folder):
             if len(found) > 1:
                 raise CohortError(f"{found[0]} and {found[1].name}: both say which frames are ED and ES; remove one")
             if found:
-                header, rows = tables.read_rows(found[0], (_KEY, "ed", "es"))
-                return found[0], header, tables.keyed(found[0], rows, _KEY)
+                header, rows = table_files.read_rows(found[0], (_KEY, "ed", "es"))
+                return found[0], header, table_files.keyed(found[0], rows, _KEY)
         raise CohortError(f"{self.root}: no CSV named *M&Ms*information*.csv; it says which frames are ED and ES")
 
     def _folders(self) -> dict[str, Path]:

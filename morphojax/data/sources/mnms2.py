@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from morphojax import anatomy
-from morphojax.data.schema import Column, Schema
-from morphojax.data.sources import nifti, tables, views
+from morphojax.data.sources import nifti, table_files, views
 from morphojax.data.sources.base import CohortError, Folder, Subject, View
+from morphojax.data.tables.schema import Column, Schema
 
 _CONVENTION = anatomy.CONVENTIONS["mnms2"]
 _PREFIX = {"sax": "SA", "la_4ch": "LA"}
@@ -31,7 +31,7 @@ class Mnms2(Folder):
     name = "mnms2"
 
     def subjects(self) -> Sequence[str]:
-        return sorted(tables.folders(self._part, ("*_[SL]A_*.nii*",)))
+        return sorted(table_files.folders(self._part, ("*_[SL]A_*.nii*",)))
 
     def read(self, subject: str, planes: Sequence[str]) -> Subject:
         if not (self._part / subject).is_dir():
@@ -47,15 +47,15 @@ class Mnms2(Folder):
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
         if self.table_path is not None:
-            return tables.beside(self)
+            return table_files.beside(self)
         name = "dataset_information.csv"
-        path = tables.choose(None, self.root / name, self.root.resolve().parent / name)
+        path = table_files.choose(None, self.root / name, self.root.resolve().parent / name)
         if path is None:
             return None
-        header, rows = tables.read_rows(path, (_KEY,))
+        header, rows = table_files.read_rows(path, (_KEY,))
         # Spreadsheets drop the zeros of 007.
         padded = [(line, row | {_KEY: row[_KEY] and row[_KEY].zfill(3)}) for line, row in rows]
-        return tables.tabulate(path, header, tables.keyed(path, padded, _KEY), _COLUMNS)
+        return table_files.tabulate(path, header, table_files.keyed(path, padded, _KEY), _COLUMNS)
 
     def splits(self) -> Mapping[str, str]:
         """By the number. Raises CohortError for a subject that has none from 1 to 360."""

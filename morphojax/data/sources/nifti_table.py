@@ -18,9 +18,9 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from morphojax import anatomy
-from morphojax.data.schema import Schema
-from morphojax.data.sources import tables, views
+from morphojax.data.sources import table_files, views
 from morphojax.data.sources.base import CohortError, Folder, Subject, View
+from morphojax.data.tables.schema import Schema
 
 MAPPING = "mapping.csv"
 _NEEDED = ("subject", "plane", "phase", "image")
@@ -62,7 +62,7 @@ class NiftiTable(Folder):
         return Subject(subject, found, tuple(warnings))
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
-        return tables.beside(self)
+        return table_files.beside(self)
 
     @property
     def _mapping(self) -> Path:
@@ -113,7 +113,7 @@ class NiftiTable(Folder):
 def _read_mapping(path: Path, changed_ns: int) -> tuple[_Row, ...]:
     """The rows, read again whenever the file has changed. Raises CohortError naming the line."""
     del changed_ns
-    header, lines = tables.read_rows(path, _NEEDED)
+    header, lines = table_files.read_rows(path, _NEEDED)
     unknown = [name for name in header if name not in (*_NEEDED, *_OPTIONAL)]
     if unknown:
         raise CohortError(
@@ -158,7 +158,7 @@ def _row(line: int, cells: dict[str, str]) -> _Row:
     for key in ("ed_frame", "es_frame"):
         if not cells[key]:
             continue
-        number = tables.frame_number(cells[key])
+        number = table_files.frame_number(cells[key])
         if number is None or phase != anatomy.CINE:
             raise CohortError(f"{key} is {cells[key]!r}; a frame number, counting from 0, of a 4-D file (phase cine)")
         numbers.append((key[:2].upper(), number))
@@ -184,7 +184,7 @@ def _convention(text: str) -> anatomy.Convention:
         name, _, number = (w.strip() for w in part.partition(":"))
         if name not in anatomy.STRUCTURES:
             raise CohortError(f"labels: {name!r} is not one of {', '.join(anatomy.STRUCTURES)}")
-        value = tables.frame_number(number)
+        value = table_files.frame_number(number)
         if not value:
             raise CohortError(f"labels: {name} has the number {number!r}; a whole number above 0 is needed")
         if value in structures or name in structures.values():

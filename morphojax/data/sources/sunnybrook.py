@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from morphojax import anatomy
-from morphojax.data.schema import Column, Schema
-from morphojax.data.sources import nifti, tables
+from morphojax.data.sources import nifti, table_files
 from morphojax.data.sources.base import CohortError, Folder, Frame, Subject, View
+from morphojax.data.tables.schema import Column, Schema
 
 _CONVENTION = anatomy.CONVENTIONS["sunnybrook"]
 _VALUES = (
@@ -35,7 +35,7 @@ class Sunnybrook(Folder):
     name = "sunnybrook"
 
     def subjects(self) -> Sequence[str]:
-        return sorted(tables.folders(self.root, ("sa_E[DS].nii*",)))
+        return sorted(table_files.folders(self.root, ("sa_E[DS].nii*",)))
 
     def read(self, subject: str, planes: Sequence[str]) -> Subject:
         folder = self.root / subject
@@ -57,6 +57,6 @@ class Sunnybrook(Folder):
         return Subject(subject, {"sax": View("sax", tuple(frames), _CONVENTION.labelled)}, tuple(warnings))
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
-        path = tables.choose(self.table_path, self.root / "participants.csv")
-        dictionary = tables.choose(self.dictionary_path)
-        return tables.read_table(path, "subject", dictionary or SCHEMA) if path else None
+        path = table_files.choose(self.table_path, self.root / "participants.csv")
+        dictionary = table_files.choose(self.dictionary_path)
+        return table_files.read_table(path, "subject", dictionary or SCHEMA) if path else None

@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 
 from morphojax import anatomy
-from morphojax.data.schema import Schema
-from morphojax.data.sources import contours, cvi42, dicom, nifti, tables, ukb_nifti
+from morphojax.data.sources import contours, cvi42, dicom, nifti, table_files, ukb_nifti
 from morphojax.data.sources.base import CohortError, Folder, Subject
+from morphojax.data.tables.schema import Schema
 
 _NAME = re.compile(r"(?P<eid>[0-9A-Za-z-]+)_(?P<field>20208|20209)_(?P<visit>\d+)_(?P<array>\d+)\.zip")
 _FIELD = {"sax": 20209, "la_2ch": 20208, "la_4ch": 20208}
@@ -88,7 +88,7 @@ class UkbDicom(Folder):
         return _labelled(workspace, found, planes, warnings) if workspace else found
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
-        return tables.beside(self)
+        return table_files.beside(self)
 
     def _workspace(self, subject: str) -> Path | None:
         beside = self.root / f"{subject}.cvi42wsx"

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from morphojax import anatomy
-from morphojax.data.schema import Schema
-from morphojax.data.sources import nifti, tables
+from morphojax.data.sources import nifti, table_files
 from morphojax.data.sources.base import CohortError, Folder, Frame, Subject, View
+from morphojax.data.tables.schema import Schema
 
 PREFIX = {"sax": "sa", "la_2ch": "la_2ch", "la_4ch": "la_4ch"}
 _CONVENTION = {plane: anatomy.CONVENTIONS[f"ukb_{plane}"] for plane in PREFIX}
@@ -55,7 +55,7 @@ class UkbNifti(Folder):
     reads_exports = True
 
     def subjects(self) -> Sequence[str]:
-        return sorted(tables.folders(self.root, ("sa*.nii*", "la_[24]ch*.nii*")))
+        return sorted(table_files.folders(self.root, ("sa*.nii*", "la_[24]ch*.nii*")))
 
     def read(self, subject: str, planes: Sequence[str]) -> Subject:
         folder = self.root / subject
@@ -71,7 +71,7 @@ class UkbNifti(Folder):
         return Subject(subject, views, tuple(warnings))
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
-        return tables.beside(self)
+        return table_files.beside(self)
 
 
 def _read_view(folder: Path, plane: str, choice: str, warnings: list[str]) -> View | None:

@@ -4,15 +4,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from morphojax.data.dataset import Dataset
 from morphojax.data.geometry import Grid
-from morphojax.data.partials import PrepareError
+from morphojax.data.prepare.partials import PrepareError
 from morphojax.data.sources import SOURCES
 from morphojax.data.sources.base import CohortError
 from morphojax.data.sources.mnms import Mnms
 from morphojax.data.sources.mnms2 import Mnms2
 from morphojax.data.sources.nifti_table import NiftiTable
 from morphojax.data.sources.synthetic import Synthetic, generate
+from morphojax.data.store.dataset import Dataset
 from tests.data import cohorts
 from tests.data.preparing import prepare
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from morphojax import anatomy
-from morphojax.data.dataset import Dataset
-from morphojax.data.embedded import ensure_synthetic
 from morphojax.data.geometry import Grid
+from morphojax.data.prepare.embedded import ensure_synthetic
 from morphojax.data.sources import CohortError
 from morphojax.data.sources.contours import fill, labels_for, rasterise, unplaced
 from morphojax.data.sources.cvi42 import STRUCTURES, Contour, read_contours
+from morphojax.data.store.dataset import Dataset
 from tests.data.cvi42_files import NAME, covered, drawn, outlines, workspace
 
 

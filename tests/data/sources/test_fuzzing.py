@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from morphojax.data import exclusion
-from morphojax.data.pseudonyms import KeyFileError, Pseudonyms
-from morphojax.data.sources import tables
+from morphojax.data.prepare import exclusion
+from morphojax.data.prepare.pseudonyms import KeyFileError, Pseudonyms
+from morphojax.data.sources import table_files
 from morphojax.data.sources.acdc import Acdc
 from morphojax.data.sources.base import CohortError
 from morphojax.data.sources.contours import labels_for
@@ -107,7 +107,7 @@ def test_table_and_dictionary(tmp_path: Path, data: bytes, described: bytes) -> 
     (tmp_path / "t.csv").write_bytes(data)
     (tmp_path / "d.csv").write_bytes(described)
     try:
-        frame, schema = tables.read_table(tmp_path / "t.csv", "subject", tmp_path / "d.csv")
+        frame, schema = table_files.read_table(tmp_path / "t.csv", "subject", tmp_path / "d.csv")
     except CohortError as error:
         assert "t.csv" in str(error) or "d.csv" in str(error)
     else:

@@ -17,11 +17,12 @@ import numpy as np
 from tqdm import tqdm
 
 from morphojax.anatomy import CONVENTIONS
-from morphojax.data.schema import DICTIONARY_FIELDS
 from morphojax.data.sources.base import CohortError
+from morphojax.data.sources.synthetic import columns as table
 from morphojax.data.sources.synthetic import heart as hearts
-from morphojax.data.sources.synthetic import imaging, measures, table, thorax
+from morphojax.data.sources.synthetic import imaging, measures, thorax
 from morphojax.data.sources.synthetic import person as persons
+from morphojax.data.tables.schema import DICTIONARY_FIELDS
 
 VERSION = 3  # raise it whenever the same seed gives other files
 MARK = "cohort.json"

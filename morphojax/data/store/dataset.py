@@ -1,0 +1,235 @@
+"""The prepared dataset, as everything above `prepare` sees it.
+
+    dataset.json           the manifest, written last: a folder without it is no dataset
+    subjects.csv           subject (id or pseudonym), split; the row number is the subject's index everywhere else
+    table.csv              raw table values by subject index
+    <plane>/stacks.csv     one row per stack: subject, phase, how that is known, first, slices, structures (those annotated, with spaces)
+    <plane>/slices-*       one record per slice: image, label on the grid
+    <plane>/native-*       one record per stack: label on the native grid (or none), placement
+
+The manifest holds no subject id, so that a run may keep it.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from morphojax import anatomy
+from morphojax.data.geometry import Grid, Placement
+from morphojax.data.store.records import RecordError, Records, Shard, write_atomically
+from morphojax.data.store.splits import SPLITS
+from morphojax.data.tables.schema import Schema
+
+FORMAT_VERSION = 2
+MANIFEST = "dataset.json"
+STACK_COLUMNS = ("subject", "phase", "phase_from", "first", "slices", "structures")  # of stacks.csv
+
+
+class DatasetError(ValueError):
+    """A prepared dataset that cannot be used. The message names the file and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a dataset is. `labelled` names the structures per plane that somebody has annotated; `warnings` counts subjects per message;
+    `counts` holds subjects per split, stacks and slices per plane; `files`, `slices` and `native` describe files."""
+
+    source: str
+    grid: Grid
+    percentiles: tuple[float, float]
+    planes: tuple[str, ...]
+    labelled: Mapping[str, tuple[str, ...]]
+    schema: Schema
+    warnings: Mapping[str, int]
+    counts: Mapping[str, Any]
+    files: tuple[Shard, ...]  # the CSV files
+    slices: Mapping[str, tuple[Shard, ...]]  # plane -> shards
+    native: Mapping[str, tuple[Shard, ...]]
+    format_version: int = FORMAT_VERSION
+    pseudonyms: str = ""  # of which key the subjects' names are (`Pseudonyms.check`); empty: they are the cohort's ids
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format_version": self.format_version,
+            "source": self.source,
+            "grid": self.grid.to_json(),
+            "percentiles": list(self.percentiles),
+            "planes": list(self.planes),
+            "labelled": {plane: list(names) for plane, names in self.labelled.items()},
+            "schema": self.schema.to_json(),
+            "warnings": dict(self.warnings),
+            "counts": dict(self.counts),
+            "files": [f.to_json() for f in self.files],
+            "slices": {plane: [s.to_json() for s in shards] for plane, shards in self.slices.items()},
+            "native": {plane: [s.to_json() for s in shards] for plane, shards in self.native.items()},
+        } | ({"pseudonyms": self.pseudonyms} if self.pseudonyms else {})
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Self:
+        def shards(key: str) -> dict[str, tuple[Shard, ...]]:
+            return {plane: tuple(Shard.from_json(s) for s in found) for plane, found in state[key].items()}
+
+        low, high = state["percentiles"]
+        return cls(
+            source=state["source"],
+            grid=Grid.from_json(state["grid"]),
+            percentiles=(float(low), float(high)),
+            planes=tuple(state["planes"]),
+            labelled={plane: tuple(names) for plane, names in state["labelled"].items()},
+            schema=Schema.from_json(state["schema"]),
+            warnings=dict(state["warnings"]),
+            counts=dict(state["counts"]),
+            files=tuple(Shard.from_json(f) for f in state["files"]),
+            slices=shards("slices"),
+            native=shards("native"),
+            format_version=state["format_version"],
+            pseudonyms=state.get("pseudonyms", ""),
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the manifest, which holds the hash of every file: equal fingerprints mean equal datasets."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def write(self, root: Path) -> None:
+        write_atomically(root / MANIFEST, (json.dumps(self.to_json(), indent=1) + "\n").encode())
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset on disk. Arrays and frames are by subject index (row of subjects.csv)."""
+
+    root: Path
+    manifest: Manifest
+    subjects: tuple[str, ...]
+    splits: np.ndarray  # str [N], one of SPLITS
+    table: pd.DataFrame  # index 0..N-1, one column per schema column, raw values
+    _stacks: Mapping[str, pd.DataFrame]
+
+    @classmethod
+    def open(cls, path: str | Path, *, verify: bool = False) -> Self:
+        """Opens a dataset and checks that every file has the size it was written with; `verify` also compares hashes,
+        which reads everything. Raises DatasetError."""
+        root = Path(path)
+        manifest = _read_manifest(root)
+        try:
+            for shard in (*manifest.files, *_shards(manifest.slices), *_shards(manifest.native)):
+                # The CSV files are small and say which pixels belong to whom: always read in full.
+                shard.check(root, thorough=verify or shard in manifest.files)
+        except RecordError as error:
+            raise DatasetError(str(error)) from error
+        listed = pd.read_csv(root / "subjects.csv", dtype=str, keep_default_na=False)
+        table = read_csv(root / "table.csv", manifest.schema)
+        stacks = {p: _read_stacks(root / p / "stacks.csv") for p in manifest.planes}
+        return cls(root, manifest, tuple(listed["subject"]), listed["split"].to_numpy(str), table, stacks)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest.fingerprint
+
+    @property
+    def schema(self) -> Schema:
+        return self.manifest.schema
+
+    def stacks(self, plane: str) -> pd.DataFrame:
+        """A row per stack: `subject` (index), `phase`, `phase_from` (`Frame.phase_from`), `first` (record of its first slice), `slices`,
+        `structures` (names of those annotated, with spaces between), `labelled` (whether any is)."""
+        self._check_plane(plane)
+        return self._stacks[plane].copy()
+
+    def annotated(self, plane: str) -> np.ndarray:
+        """bool [stacks, anatomy.STRUCTURES]: what the annotators drew, absent or not. What they did not may be anywhere."""
+        named = self.stacks(plane)["structures"].str.split()
+        return np.array([[s in names for s in anatomy.STRUCTURES] for names in named], bool).reshape(len(named), -1)
+
+    def slices(self, *planes: str) -> Records:
+        """[i] -> {"image": uint8 [H, W], "label": uint8 [H, W]}; the label is zero where the stack is not labelled. The slices of
+        several planes follow one another."""
+        for plane in planes:
+            self._check_plane(plane)
+        return Records(self.root, [shard for plane in planes for shard in self.manifest.slices[plane]])
+
+    def native(self, plane: str, row: int) -> tuple[np.ndarray | None, Placement]:
+        """The native label (uint8 [X, Y, Z], canonical ids, or None) of the row-th stack, and its placement."""
+        self._check_plane(plane)
+        return decode_native(Records(self.root, self.manifest.native[plane])[row])
+
+    def _check_plane(self, plane: str) -> None:
+        if plane not in self.manifest.planes:
+            raise DatasetError(
+                f"{self.root} holds no plane {plane!r}, only {', '.join(self.manifest.planes)}; "
+                f"run prepare with --planes={plane}"
+            )
+
+
+def encode_native(label: np.ndarray | None, placement: Placement) -> dict[str, Any]:
+    """The record of a stack: the label's bounding box suffices, the rest is background."""
+    record: dict[str, Any] = {"placement": json.dumps(placement.to_json())}
+    if label is not None:
+        drawn = label != anatomy.BACKGROUND
+        in_plane = drawn.any(axis=2)
+        along = in_plane.any(axis=1), in_plane.any(axis=0), drawn.any(axis=(0, 1))
+        filled = [np.flatnonzero(axis) for axis in along]
+        box = [(int(f[0]), int(f[-1]) + 1) if f.size else (0, 0) for f in filled]
+        record["origin"] = np.array([first for first, _ in box], np.int32)
+        record["box"] = np.ascontiguousarray(label[tuple(slice(*b) for b in box)])
+    return record
+
+
+def decode_native(record: Mapping[str, Any]) -> tuple[np.ndarray | None, Placement]:
+    placement = Placement.from_json(json.loads(record["placement"]))
+    if "box" not in record:
+        return None, placement
+    label = np.zeros(placement.shape, np.uint8)
+    where = tuple(slice(o, o + n) for o, n in zip(record["origin"], record["box"].shape, strict=True))
+    label[where] = record["box"]
+    return label, placement
+
+
+def read_csv(path: Path, schema: Schema) -> pd.DataFrame:
+    """The raw table by subject index. Classes are read as texts: "01" stays "01"."""
+    texts: dict[Hashable, Any] = {c.name: str for c in schema.columns if c.kind != "continuous"}
+    table = pd.read_csv(
+        path, index_col=0, dtype=texts, keep_default_na=False, na_values=[""], float_precision="round_trip"
+    )
+    table.index.name = None
+    return table
+
+
+def _read_stacks(path: Path) -> pd.DataFrame:
+    stacks = pd.read_csv(path, keep_default_na=False, dtype={"structures": str})
+    stacks = (
+        stacks if "phase_from" in stacks else stacks.assign(phase_from="")
+    )  # of datasets from before it was recorded
+    return stacks.assign(labelled=stacks["structures"] != "")
+
+
+def _shards(by_plane: Mapping[str, tuple[Shard, ...]]) -> tuple[Shard, ...]:
+    return tuple(s for shards in by_plane.values() for s in shards)
+
+
+def _read_manifest(root: Path) -> Manifest:
+    path = root / MANIFEST
+    try:
+        state = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DatasetError(f"{path} not found: {root} is no prepared dataset; run morphojax.prepare first") from None
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} cannot be read ({error}); run prepare again") from error
+    version = state.get("format_version") if isinstance(state, dict) else None
+    if version != FORMAT_VERSION:
+        raise DatasetError(f"{path}: format version {version}, this code reads {FORMAT_VERSION}; run prepare again")
+    try:
+        manifest = Manifest.from_json(state)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"{path}: not a valid manifest ({error!r}); run prepare again") from error
+    return manifest
+
+
+__all__ = ["MANIFEST", "SPLITS", "Dataset", "DatasetError", "Manifest"]

@@ -1,0 +1,73 @@
+"""From a config to a finished run."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from morphojax.data.input.stream import StreamError
+from morphojax.data.sources.base import CohortError
+from morphojax.data.store.dataset import DatasetError
+from morphojax.data.store.records import RecordError
+from morphojax.data.tables.schema import TableError
+from morphojax.tasks import cohort, probe
+from morphojax.tasks.pretrain import task as pretrain
+from morphojax.tasks.segment import task as segment
+from morphojax.train import devices, loop
+from morphojax.train.checkpoint import CheckpointError
+from morphojax.train.run import RunError, create
+from morphojax.train.task import Task
+
+TASKS = {"pretrain": pretrain.build, "segment": segment.build, "probe": probe.build}
+# What a user can mend: told in a line, without a traceback.
+EXPECTED = (
+    ValueError,
+    CohortError,
+    DatasetError,
+    RecordError,
+    StreamError,
+    TableError,
+    CheckpointError,
+    RunError,
+    loop.TrainingError,
+)
+
+
+def build(config: ml_collections.ConfigDict) -> tuple[Task, dict[str, Any]]:
+    """The task that the config describes, and the files of its run directory. Raises one of EXPECTED."""
+    if config.task not in TASKS:
+        raise ValueError(f"config.task={config.task!r} is unknown: choose one of {', '.join(TASKS)}")
+    if "dynamics_every" in config and config.dynamics_every < 0:
+        raise ValueError(f"config.dynamics_every={config.dynamics_every}: give a number of steps, or 0 for never")
+    for key in ("log_every", "save_every", "images_every"):
+        if config[key] < 1:
+            raise ValueError(f"config.{key}={config[key]}: give a number of steps, at least 1")
+    dataset = cohort.open_dataset(
+        **{k: v for k, v in config.data.items() if k in ("dataset", "plane") or k.startswith("synthetic_")}
+    )
+    return TASKS[config.task](config, dataset)
+
+
+def run(config: ml_collections.ConfigDict) -> bool:
+    """Trains what the config describes, in `config.workdir`. True when complete, False when a signal stopped it.
+
+    Raises one of EXPECTED for what the config, the data or the run directory have wrong.
+    """
+    directory = Path(config.workdir)
+    task, files = build(config)
+    if jax.process_index() == 0:
+        create(directory, config.to_dict(), files)
+    devices.say(
+        f"{config.task}: {task.steps} steps of {task.examples} examples on {jax.device_count()} "
+        f"{jax.default_backend()} device(s), to {directory}"
+    )
+    return loop.fit(
+        task,
+        run=directory,
+        mesh=devices.make_mesh(),
+        log_every=config.log_every,
+        eval_every=config.eval_every or task.steps,
+        save_every=config.save_every,
+        images_every=config.images_every,
+    )

@@ -21,7 +21,7 @@ import pandas as pd
 
 COMMON = {"log_every": 1, "save_every": 1000, "images_every": 1000, "dynamics_every": 0, "eval_every": 0}
 PRETRAIN = COMMON | {"epochs": 0.0, "steps": 60, "batch_size": 16, "data.synthetic_size": 96}
-SEGMENT = COMMON | {"steps": 120}
+SEGMENT = COMMON | {"steps": 400}
 VOLUME = ("unlabelled.batch_size=1", "unlabelled.start=0.0", "unlabelled.ramp=0.05")
 FIRST = 20  # steps whose losses are compared
 

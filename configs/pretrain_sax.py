@@ -2,7 +2,7 @@
 
     python -m morphojax.main --config=configs/pretrain_sax.py
 
-An example is a subject: a few slices of one frame, each encoded, pooled, against the subject's table row.
+An example is a subject: a few slices of one frame are encoded and pooled, and contrasted with the subject's table row.
 """
 
 import ml_collections
@@ -17,17 +17,16 @@ def get_config() -> ml_collections.ConfigDict:
     config.epochs = 40.0  # passes over the subjects; one of the two is 0
     config.batch_size = 32  # subjects, over all devices
 
-    config.init_from = (
-        ""  # a run or checkpoint folder: its encoder, and its decoder where both have one; or a weight file
-    )
+    config.init_from = ""  # a run or checkpoint folder (encoder, and decoder if both have one), or a weight file
     config.init_checkpoint = "last"  # of that run: last, or best by its validation loss
-    config.freeze = "none"  # or encoder: as for local contrast of a decoder on an encoder that stays
+    config.init_weights = "model"  # of that checkpoint: model, or ema (its EMA weights)
+    config.freeze = "none"  # or encoder: for local contrast of a decoder on a frozen encoder
 
     config.data = ml_collections.ConfigDict(
         {
             "dataset": "synthetic",  # or the folder that prepare wrote
             "plane": "sax",  # or la_2ch, la_4ch; several with commas: sax,la_4ch
-            "splits": ("train",),  # naming "test" here is allowed, and said out loud
+            "splits": ("train",),  # "test" is allowed, with a warning
             "subjects": (),  # ids, or one path to a file with an id a line; empty: all of the splits
             "fraction": 1.0,  # of those; subsets are nested for one seed
             "workers": 0,  # processes that read; 0 reads in a thread
@@ -52,9 +51,9 @@ def get_config() -> ml_collections.ConfigDict:
             "without_leaks_for": "",  # also drop the columns that leak this task's label
             "label": "",  # a categorical column, for the objectives that need one; it may be among `groups` too
             "control": "none",  # shuffled: another subject's row; noise: random numbers
-            "imputation": "mean",  # of missing numbers; iterative: told from the row's other numbers
-            "corruption_fraction": 0.3,  # share of a row's fields replaced by draws from the training rows (SCARF)
-            "mask_fraction": 0.5,  # share of a row's fields withheld, for the objectives that ask for them
+            "imputation": "mean",  # of missing numbers; iterative: predicted from the row's other numbers
+            "corruption_fraction": 0.3,  # of a row's columns, replaced by draws from the training rows (SCARF)
+            "mask_fraction": 0.5,  # of a row's columns, masked for the objectives that need it
         }
     )
     config.augment = augmentation()
@@ -72,7 +71,7 @@ def get_config() -> ml_collections.ConfigDict:
             "pooling": "mean",  # of the slices; or attention
             "decoder": "unet",  # or mlp, light: of one width, the last of decoder_widths
             "decoder_widths": (16, 32, 64, 128),  # as in segmentation; for the objectives that need a decoder
-            "patch_mask_fraction": 0.75,  # share; for the objectives that hide them
+            "patch_mask_fraction": 0.75,  # of the patches, for the objectives that mask them
             "table": {
                 "encoder": "mlp",  # or transformer: a token for every column
                 "mlp": {"hidden_units": 512, "layers": 2, "missing_flags": True},
@@ -80,12 +79,12 @@ def get_config() -> ml_collections.ConfigDict:
             },
         }
     )
-    # Any sum of the objectives in morphojax/train/terms, each with its settings; what is not named has its default.
+    # Any sum of the objectives in morphojax/tasks/pretrain/objectives, each with its settings; the others have defaults.
     config.objectives = ml_collections.ConfigDict(
         {
             "info_nce": {
                 "weight": 1.0,
-                "image_to_table_weight": 0.5,  # of the loss image -> table; the rest is table -> image
+                "image_to_table_weight": 0.5,  # the rest is the weight of table -> image
                 "temperature": 0.1,
                 "learned_temperature": False,
                 "features": 128,
@@ -100,11 +99,12 @@ def get_config() -> ml_collections.ConfigDict:
             "learning_rate": 1e-3,
             "weight_decay": 1e-4,
             "schedule": "cosine",
-            "warmup": 0.1,  # share of the run
+            "warmup": 0.1,  # fraction of the run
             "clip_norm": 0.0,  # 0: never
             "accumulate": 1,  # batches per update
         }
     )
+    config.ema = ml_collections.ConfigDict({"decay": 0.0})  # of the EMA weights, 0.99 for example; 0: none are kept
     config.log_every = 10  # steps, as are the next four
     config.eval_every = 40  # on the validation subjects; 0 never
     config.save_every = 40
@@ -114,9 +114,9 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def augmentation() -> ml_collections.ConfigDict:
-    """Ranges that keep a heart a heart, and its size: size is what the morphometric columns tell.
+    """Ranges that keep the heart's anatomy and its size, which the morphometric columns measure.
 
-    No flips: a mirrored short axis has its right ventricle on the wrong side.
+    No flips: in a mirrored short axis the right ventricle is on the wrong side.
     """
     return ml_collections.ConfigDict(
         {
@@ -124,7 +124,7 @@ def augmentation() -> ml_collections.ConfigDict:
             "rotation_degrees": 45.0,
             "scale": (0.95, 1.05),
             "translation_fraction": 0.1,
-            "crop": (1.0, 1.0),  # share of the area that is kept and enlarged
+            "crop": (1.0, 1.0),  # fraction of the area that is kept and enlarged
             "crop_aspect": (1.0, 1.0),  # width / height of that part
             "flip_horizontal": 0.0,  # probability
             "flip_vertical": 0.0,

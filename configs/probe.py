@@ -1,4 +1,4 @@
-"""What a pretrained image encoder can be taught of a table column, from short-axis images alone.
+"""Fine-tunes a pretrained image encoder to predict a table column from short-axis images alone.
 
 python -m morphojax.main --config=configs/probe.py --config.init_from=runs/pretrain_sax --config.label=lv_ef
 python -m morphojax.probe --run=runs/probe
@@ -23,7 +23,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.label = ""  # a column of the dataset's table
     config.init_from = ""  # a run, a checkpoint folder, or a weight file (README); empty: from scratch
     config.init_checkpoint = "last"  # of that run: last, or best by its validation loss
-    config.freeze = "none"  # none, or encoder: the head alone learns
+    config.init_weights = "model"  # of that checkpoint: model, or ema (its EMA weights)
+    config.freeze = "none"  # none, or encoder: only the head learns
 
     config.data = pretrain_sax.get_config().data  # the same dataset, hence the same splits
     config.input = ml_collections.ConfigDict(
@@ -40,8 +41,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = ml_collections.ConfigDict(
         {
             "encoder": "resnet18",
-            "width": 32,  # as in pretraining, or nothing fits
-            "plane_encoders": "shared",  # likewise
+            "width": 32,  # must be that of the pretraining
+            "plane_encoders": "shared",  # as in pretraining
             "dtype": "float32",
             "norm": "batch",  # or group; of resnets and unets; as in pretraining
             "drop_path": 0.0,  # stochastic depth at the last block; of vit, swin and convnext
@@ -54,12 +55,13 @@ def get_config() -> ml_collections.ConfigDict:
             "learning_rate": 1e-3,
             "weight_decay": 1e-4,
             "schedule": "cosine",
-            "warmup": 0.1,  # share of the run
+            "warmup": 0.1,  # fraction of the run
             "clip_norm": 1.0,  # 0: never
             "accumulate": 1,  # batches per update
             "layer_decay": 1.0,  # below 1, earlier layers of the encoder learn more slowly by this factor each
         }
     )
+    config.ema = ml_collections.ConfigDict({"decay": 0.0})  # of the EMA weights, 0.99 for example; 0: none are kept
     config.log_every = 10  # steps, as are the next three
     config.eval_every = 40  # on the validation subjects; 0 never
     config.save_every = 40

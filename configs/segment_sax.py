@@ -16,33 +16,27 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0
     config.steps = 400  # batches; or
     config.epochs = 0.0  # passes over the labelled slices; one of the two is 0
-    config.batch_size = 8  # slices, over all devices; updates count for more: docs/results.md
+    config.batch_size = 8  # slices, over all devices; more updates are worth more than larger batches: docs/results.md
 
     config.init_from = ""  # a run, a checkpoint folder, or a weight file (README); empty: from scratch
     config.init_checkpoint = "last"  # of that run: last, or best by its validation loss
+    config.init_weights = "model"  # of that checkpoint: model, or ema (its EMA weights)
     config.freeze = "none"  # none, encoder, or probe_then_full
     config.probe_steps = 100  # probe_then_full only: steps with the encoder frozen
 
     config.data = pretrain_sax.get_config().data  # the same dataset, hence the same splits
     config.data.fraction = 0.1  # of the training subjects: few labels
-    config.data.structures = ()  # empty: all that somebody annotated in the plane
-    config.input = ml_collections.ConfigDict({"frames": ("ED", "ES")})  # "cine": those that prepare --frames kept
-    # Whole stacks of training subjects without labels, whose volumes in the table the predicted masks must match. Images alone
-    # are seen at test time, as without. Weights were chosen by pilots of one seed: docs/results.md.
+    config.data.structures = ()  # empty: all that are annotated in the plane
+    config.input = ml_collections.ConfigDict({"frames": ("ED", "ES")})  # "cine": all frames that prepare --frames kept
+    # Unlabelled images beside each batch of labelled slices (docs/segmentation.md). At test time the network sees the image alone.
+    # Objectives that read the table's volumes need whole stacks; weights were chosen by pilots of one seed (docs/results.md).
     config.unlabelled = ml_collections.ConfigDict(
         {
-            "batch_size": 0,  # stacks beside each batch of labelled slices, over all devices; 0: none
-            "subjects": (),  # as data.subjects, without the labelled ones; empty: all of data.splits
-            "slices": 0,  # a stack is padded to so many; 0: to the largest
-            "shuffled": False,  # the control: another subject's volumes
-            "consistency": 0.1,  # weight of the squared error of log volumes
-            "huber_delta": 0.3,  # error of a log volume from which it counts linearly, no longer squared
-            "entropy": 0.01,  # weight of the predictions' doubt
-            "pseudo": 0.0,  # weight of cross-entropy to the network's own labels, where their volumes agree with the table
-            "tolerance": 0.15,  # relative; agreement of such a volume
-            "confidence": 0.9,  # probability that a pseudo-label must reach
-            "start": 0.25,  # share of the run before the first of these
-            "ramp": 0.25,  # share of the run over which they come in
+            "batch_size": 0,  # stacks (or slices) beside each batch, over all devices; 0: no unlabelled images
+            "subjects": (),  # as data.subjects; empty: all subjects of data.splits that are neither labelled nor held out
+            "slices": 0,  # stacks are padded to this number of slices; 0: to the largest stack
+            "control": "none",  # or shuffled: another subject's volumes (permutation control)
+            "objectives": unlabelled_objectives(),
         }
     )
     config.augment = augmentation()
@@ -51,14 +45,14 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = ml_collections.ConfigDict(
         {
             "encoder": "resnet18",
-            "width": 32,  # as in pretraining, or nothing fits
+            "width": 32,  # must be that of the pretraining
             "dtype": "float32",
             "norm": "batch",  # or group; of resnets, unets and decoders
             "drop_path": 0.0,  # stochastic depth at the last block; of vit, swin and convnext
             "remat": False,  # compute blocks again for the gradient instead of keeping them: less memory, more time
-            "decoder": "unet",  # or mlp, light: of one width, the last of decoder_widths
+            "decoder": "unet",  # or mlp, lighter: one width, the last of decoder_widths
             "decoder_widths": (16, 32, 64, 128),  # channels at strides 2, 4, 8, 16
-            "condition": "",  # columns (groups or names) that are predicted from the image and steer the decoder; empty: none
+            "condition": "",  # columns (groups or names) predicted from the image that condition the decoder; empty: none
         }
     )
     config.objective = ml_collections.ConfigDict({"dice_weight": 0.5})  # the rest is cross-entropy
@@ -69,18 +63,30 @@ def get_config() -> ml_collections.ConfigDict:
             "learning_rate": 5e-3,
             "weight_decay": 1e-4,
             "schedule": "cosine",
-            "warmup": 0.05,  # share of the run
+            "warmup": 0.05,  # fraction of the run
             "clip_norm": 1.0,  # 0: never
             "accumulate": 1,  # batches per update
             "layer_decay": 1.0,  # below 1, earlier layers of the encoder learn more slowly by this factor each
         }
     )
+    config.ema = ml_collections.ConfigDict({"decay": 0.0})  # of the EMA weights, 0.99 for example; 0: none are kept
     config.log_every = 20  # steps, as are the next three
     config.eval_every = 200  # on the validation subjects; 0 never
     config.save_every = 200
     config.images_every = 200
-    config.dynamics_every = 80  # weights and features against those at the start, for the time of 0.7 steps; 0 never
+    config.dynamics_every = 80  # distance of weights and features from the start, costs 0.7 steps; 0 never
     return config
+
+
+def unlabelled_objectives() -> dict[str, dict[str, float]]:
+    """The rows of morphojax/tasks/segment/unlabelled; weight 0 switches one off. start, ramp: fractions of the run."""
+    ramp = {"start": 0.25, "ramp": 0.25}  # weight 0 until `start`, then linearly up over `ramp`
+    return {
+        "volume_consistency": {"weight": 0.1, **ramp, "huber_delta": 0.3},  # log volumes; linear beyond huber_delta
+        "entropy": {"weight": 0.01, **ramp},  # entropy minimisation
+        # Cross-entropy to the teacher's confident classes, in stacks whose volumes agree with the table (relative tolerance).
+        "pseudo_labels": {"weight": 0.0, **ramp, "tolerance": 0.15, "confidence": 0.9},
+    }
 
 
 def augmentation() -> ml_collections.ConfigDict:

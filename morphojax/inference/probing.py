@@ -11,7 +11,7 @@ from morphojax.evaluation import prediction
 from morphojax.evaluation.statistics import Interval
 from morphojax.inference.embed import Embeddings, ImageEncoder, embed
 from morphojax.tasks import cohort
-from morphojax.tasks.probe import Label
+from morphojax.tasks.probe.label import Label
 from morphojax.train.run import read_json
 
 

@@ -1,4 +1,4 @@
-"""From a config's data section to a dataset and the subjects that take part."""
+"""From `config.data` to a dataset and the subjects of a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,16 +55,16 @@ def select_subjects(
     seed: int,
     key: str = "config.data.subjects",
 ) -> np.ndarray:
-    """Indices of the subjects that take part, sorted.
+    """Sorted indices of the subjects that take part.
 
     Args:
-        split_names: splits drawn from. Naming `test` is allowed, and said out loud in the log.
-        subjects: explicit ids, or one path to a text file with an id a line; none: all of the splits.
-        key: of the config, that `subjects` came from.
-        fraction: share of them, by hash of id and seed: a smaller fraction is a subset of a larger one.
+        split_names: splits to take subjects from. `test` is allowed, with a warning in the log.
+        subjects: explicit ids, or one path to a text file with one id per line; empty: all of the splits.
+        key: the config key of `subjects`, for messages.
+        fraction: of them, chosen by hash of id and seed: a smaller fraction is a subset of a larger one.
 
     Raises:
-        ValueError: an unknown id or one outside the splits (its position is named, not the id), or nobody left.
+        ValueError: an unknown id or one outside the splits (the message gives its position, not the id), or no subject left.
     """
     unknown = set(split_names) - set(splits.SPLITS)
     if unknown:

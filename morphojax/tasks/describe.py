@@ -1,4 +1,4 @@
-"""A table of a config's model: shapes, parameters, and the cost of a step. Nothing is trained, written or compiled."""
+"""A table of a config's model: shapes, parameters, and the operations of a step. Nothing is trained, written or compiled."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -15,11 +15,11 @@ DEPTH = 2  # of the modules shown: encoder/stage1_block1
 
 
 def describe(config: ml_collections.ConfigDict) -> str:
-    """The table of what `experiment.run` would train. Raises one of experiment.EXPECTED, as that does.
+    """The table of the model that `experiment.run` would train. Raises one of experiment.EXPECTED.
 
-    Shapes are those of an initialisation, of two examples. Floating-point operations are XLA's count for the program as written
-    (a multiply-add is two; the body of a loop counts once), for an example of a validation pass and of a training step, with
-    augmentation and loss. They need one batch, which is read from the data set.
+    Shapes are those of an initialisation with two examples. Floating-point operations are XLA's count for the program as written
+    (a multiply-add is two; the body of a loop counts once), per example of a validation pass and of a training step, with
+    augmentation and loss. They need one batch, which is read from the dataset.
     """
     task = experiment.build(config)[0]
     states = []
@@ -29,7 +29,7 @@ def describe(config: ml_collections.ConfigDict) -> str:
 
 
 def table(params: Any, shapes: dict[tuple[str, ...], str]) -> str:
-    """A line for every module to DEPTH: output shape, parameters, share of all."""
+    """A line for every module to DEPTH: output shape, parameters, fraction of all parameters."""
     counts: Counter[tuple[str, ...]] = Counter()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         names = tuple(str(key.key) for key in path)
@@ -37,7 +37,7 @@ def table(params: Any, shapes: dict[tuple[str, ...], str]) -> str:
         for depth in range(1, min(DEPTH, modules) + 1):
             counts[names[:depth]] += leaf.size
     total = sum(count for path, count in counts.items() if len(path) == 1)
-    rows = [("module", "output", "parameters", "share")]
+    rows = [("module", "output", "parameters", "fraction")]
     for path, count in counts.items():
         name = "  " * (len(path) - 1) + path[-1]
         # A probe calls the encoder alone: it has no parent there.
@@ -51,8 +51,8 @@ def table(params: Any, shapes: dict[tuple[str, ...], str]) -> str:
 def costs(task: Task, state: Any) -> str:
     """Floating-point operations per example."""
     batch = next(task.train_batches)
-    # Of the last phase: an earlier one may train less.
-    train, forward = task.phases[-1][1], task.eval_step
+    # The last stage: an earlier one may train fewer modules.
+    train, forward = task.stages[-1][1], task.evaluate
     lines = [
         f"{name}: {_flops(step, state, task.constants, batch) / task.examples / 1e9:.4g} GFLOP per example"
         for name, step in (("forward pass", forward), ("training step", train))

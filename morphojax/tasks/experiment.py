@@ -11,16 +11,17 @@ from morphojax.data.sources.base import CohortError
 from morphojax.data.store.dataset import DatasetError
 from morphojax.data.store.records import RecordError
 from morphojax.data.tables.schema import TableError
-from morphojax.tasks import cohort, probe
-from morphojax.tasks.pretrain import task as pretrain
-from morphojax.tasks.segment import task as segment
+from morphojax.tasks import cohort
+from morphojax.tasks.pretrain.build import build as build_pretrain
+from morphojax.tasks.probe.build import build as build_probe
+from morphojax.tasks.segment.build import build as build_segment
 from morphojax.train import devices, loop
 from morphojax.train.checkpoint import CheckpointError
 from morphojax.train.run import RunError, create
 from morphojax.train.task import Task
 
-TASKS = {"pretrain": pretrain.build, "segment": segment.build, "probe": probe.build}
-# What a user can mend: told in a line, without a traceback.
+TASKS = {"pretrain": build_pretrain, "segment": build_segment, "probe": build_probe}
+# Errors that a user can mend: `main` prints them as one line, without a traceback.
 EXPECTED = (
     ValueError,
     CohortError,
@@ -35,7 +36,7 @@ EXPECTED = (
 
 
 def build(config: ml_collections.ConfigDict) -> tuple[Task, dict[str, Any]]:
-    """The task that the config describes, and the files of its run directory. Raises one of EXPECTED."""
+    """The task that a config describes, and the files of its run directory. Raises one of EXPECTED."""
     if config.task not in TASKS:
         raise ValueError(f"config.task={config.task!r} is unknown: choose one of {', '.join(TASKS)}")
     if "dynamics_every" in config and config.dynamics_every < 0:
@@ -50,9 +51,9 @@ def build(config: ml_collections.ConfigDict) -> tuple[Task, dict[str, Any]]:
 
 
 def run(config: ml_collections.ConfigDict) -> bool:
-    """Trains what the config describes, in `config.workdir`. True when complete, False when a signal stopped it.
+    """Trains the task of a config, in `config.workdir`. True when complete, False when a signal stopped it.
 
-    Raises one of EXPECTED for what the config, the data or the run directory have wrong.
+    Raises one of EXPECTED for an error in the config, the data or the run directory.
     """
     directory = Path(config.workdir)
     task, files = build(config)

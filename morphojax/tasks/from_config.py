@@ -5,7 +5,6 @@ from typing import Any
 
 import flax.typing
 import jax.numpy as jnp
-import ml_collections
 
 from morphojax.models.encoders import DECODERS, ENCODERS, fields_of, supports_masking
 from morphojax.models.layers import NORMS
@@ -76,13 +75,15 @@ def patch(encoder: Any) -> int:
     return encoder.patch if supports_masking(encoder) else 0
 
 
-def table_encoder(name: str, **kwargs: Any):
-    """A table encoder module. Raises ValueError naming the choices."""
+def table_encoder(model: Mapping[str, Any], cardinalities: Sequence[int]) -> Any:
+    """The table encoder of `config.model.table`, with the settings under its name. Raises ValueError naming the choices."""
+    settings = model["table"]
+    name = settings["encoder"]
     if name not in TABLE_ENCODERS:
         raise ValueError(
             f"config.model.table.encoder={name!r} is unknown: choose one of {', '.join(sorted(TABLE_ENCODERS))}"
         )
-    return TABLE_ENCODERS[name](**kwargs)
+    return TABLE_ENCODERS[name](cardinalities=cardinalities, dtype=dtype(model["dtype"]), **settings.get(name, {}))
 
 
 def dtype(name: str) -> flax.typing.Dtype:
@@ -90,14 +91,3 @@ def dtype(name: str) -> flax.typing.Dtype:
     if name not in _DTYPES:
         raise ValueError(f"config.model.dtype={name!r} is unknown: choose one of {', '.join(_DTYPES)}")
     return _DTYPES[name]
-
-
-def steps(config: ml_collections.ConfigDict, examples: int) -> int:
-    """Batches in the run, from `config.steps` or `config.epochs`: one of them is given, the other 0."""
-    if (config.steps > 0) == (config.epochs > 0) or min(config.steps, config.epochs) < 0:
-        raise ValueError(
-            f"give one of config.steps={config.steps} and config.epochs={config.epochs}, and 0 for the other"
-        )
-    accumulate = config.optimizer.accumulate
-    found = config.steps or round(config.epochs * max(examples // config.batch_size, 1))
-    return max(found // accumulate, 1) * accumulate if config.epochs else found

@@ -11,6 +11,7 @@ from orbax.checkpoint import v1 as ocp
 from morphojax.train.state import TrainState
 
 PyTree = Any
+WEIGHTS = ("model", "ema")  # which variables of a state: the optimizer's, or their exponential moving average
 _LOWEST = float("-inf")
 
 
@@ -131,14 +132,20 @@ def find(path: str | Path, which: str = "best") -> Path:
     return directory / str(found[-1].step)
 
 
-def load_params(path: str | Path, which: str = "best") -> dict[str, PyTree]:
-    """{"params", "batch_stats"} as NumPy arrays from a run directory or a checkpoint folder.
+def load_params(path: str | Path, which: str = "best", weights: str = "model") -> dict[str, PyTree]:
+    """The variables {"params": ..., "batch_stats": ...} as NumPy arrays, from a run directory or a checkpoint folder.
 
     Args:
         which: `best` (by validation; the last where none was evaluated) or `last`, for a run directory.
+        weights: `model`, as the optimizer left them, or `ema`, their moving average (config.ema.decay).
+
+    Raises:
+        CheckpointError: no checkpoint, a damaged one, one of an older version, or EMA weights that the run does not keep.
     """
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights={weights!r} is unknown: choose {' or '.join(WEIGHTS)}")
     folder = find(path, which)
-    # Placed anew: the run may have had other devices than are here.
+    # Placed on one device: the run may have had other devices than this machine.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
         stored = ocp.checkpointables_metadata(str(folder)).metadata["state"]
@@ -146,17 +153,24 @@ def load_params(path: str | Path, which: str = "best") -> dict[str, PyTree]:
         state = ocp.load_checkpointables(str(folder), {"state": abstract})["state"]
     except Exception as error:  # see Checkpoints.restore
         raise CheckpointError(f"{folder}: damaged ({_first_line(error)}); use another checkpoint") from error
-    return {name: jax.tree.map(jax.device_get, state[name] or {}) for name in ("params", "batch_stats")}
+    if not {"collections", "ema"} <= set(state):
+        raise CheckpointError(f"{folder}: written by an older version of morphojax; train the run again")
+    if weights == "ema" and not state["ema"]:
+        raise CheckpointError(f"{folder}: holds no EMA weights; train with config.ema.decay above 0, or use weights=model")
+    variables = state["ema"] if weights == "ema" else {"params": state["params"], **(state["collections"] or {})}
+    return jax.tree.map(jax.device_get, dict(variables))
 
 
 def _check_same(path: Path, abstract: TrainState) -> None:
-    """Orbax loads what it finds: a tree that differs must be told here, by name."""
+    """Raises CheckpointError, naming the differences, where the stored tree is not the model's. Orbax itself would load whatever it finds."""
     try:
         stored = ocp.checkpointables_metadata(str(path)).metadata["state"]
     except Exception as error:  # see Checkpoints.restore
         raise CheckpointError(
             f"{path}: damaged ({_first_line(error)}); remove this folder to go on from the one before"
         ) from error
+    if not {"collections", "ema"} <= set(stored):
+        raise CheckpointError(f"{path}: written by an older version of morphojax; use another config.workdir")
     have, want = _shapes(stored), _shapes(abstract)
     problems = [f"not in the checkpoint: {name}" for name in sorted(want.keys() - have.keys())]
     problems += [f"not in the model: {name}" for name in sorted(have.keys() - want.keys())]

@@ -8,7 +8,7 @@ import collections
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from morphojax.train import devices
 from morphojax.train.checkpoint import Checkpoints
 from morphojax.train.logger import Logger
+from morphojax.train.state import TrainState
 from morphojax.train.task import Batch, Task
 
 
@@ -30,7 +31,7 @@ class TrainingError(RuntimeError):
 def fit(
     task: Task, *, run: Path, mesh: Mesh, log_every: int, eval_every: int, save_every: int, images_every: int
 ) -> bool:
-    """Trains until the last step, taking up where a run in the same directory stopped.
+    """Trains until the last step. A run that stopped in the same directory is resumed; a finished one returns at once.
 
     Args:
         run: the run directory.
@@ -45,85 +46,47 @@ def fit(
         CheckpointError: a checkpoint cannot be read or written.
     """
     checkpoints = Checkpoints(run)
-    replicated = devices.replicated(mesh)
-    init = jax.jit(task.init, out_shardings=replicated)
-    constants = jax.device_put(task.constants, replicated)
-    if task.remember is not None:
-        constants |= {"start": jax.jit(task.remember, out_shardings=replicated)(init(task.pretrained), constants)}
-    start = checkpoints.last
-    if start is None:
-        state, start = init(task.pretrained), 0
-        resumed = False
-    else:
-        abstract = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated),
-            jax.eval_shape(task.init, task.pretrained),
-        )
-        state, iterator = checkpoints.restore(abstract)
-        task.train_batches.set_state(iterator)
-        resumed = True
-        devices.say(f"resumed at step {start} of {task.steps}")
-
-    phases = [(first, jax.jit(step, donate_argnums=0, out_shardings=replicated)) for first, step in task.phases]
-    eval_step = jax.jit(task.eval_step, out_shardings=replicated)
-    pictures = jax.jit(task.pictures, out_shardings=replicated)
-    diagnose = jax.jit(task.diagnose, out_shardings=replicated) if task.diagnose else None
+    if checkpoints.last == task.steps:
+        checkpoints.close()
+        devices.say(f"finished before: {run} holds the checkpoint of the last step, {task.steps}")
+        return True
+    state, constants, start = _begin(task, checkpoints, mesh)
     logger = Logger(run, start, active=jax.process_index() == 0)
+    session = _Session(task, logger, mesh, constants)
     pending = _Pending(logger, task, start)
-
-    def evaluate(step: int) -> float:
-        assert task.eval_batches is not None
-        outputs = [jax.device_get(eval_step(state, constants, devices.put_batch(b, mesh))) for b in task.eval_batches()]
-        scalars = task.summarise(outputs)
-        logger.scalars(step, {f"val/{name}": value for name, value in scalars.items()})
-        name, higher = task.best
-        return scalars[name] if higher else -scalars[name]
-
-    def draw(step: int, batch: Batch) -> None:
-        if task.pictures_of_validation and task.eval_batches is not None:
-            batch = next(iter(task.eval_batches()))
-        logger.images(
-            step, task.draw(jax.device_get(pictures(state, constants, devices.put_batch(batch, mesh))), batch)
-        )
-
-    def look(step: int, batch: Batch) -> None:
-        if diagnose is not None:
-            found = jax.device_get(diagnose(state, constants, devices.put_batch(batch, mesh)))
-            logger.scalars(step, {f"dynamics/{name}": float(value) for name, value in found.items()})
-
+    resumed = checkpoints.last is not None
     batch: Batch | None = None
     try:
         with _stop_signals() as stop, tqdm(total=task.steps, initial=start, disable=None, unit="step") as bar:
             for step in range(start, task.steps + 1):
                 finished = step == task.steps
                 stopping = _agree(stop, step, log_every) and not finished
-                fresh = not (resumed and step == start)  # a checkpoint's own step was evaluated before it was saved
+                new = not (resumed and step == start)  # a checkpoint's own step was evaluated before it was saved
                 score = None
-                if fresh and step and task.eval_batches is not None and (finished or step % eval_every == 0):
+                if new and step and task.validation_batches is not None and (finished or step % eval_every == 0):
                     pending.flush(step)
-                    score = evaluate(step)
-                if fresh and (finished or stopping or score is not None or (step and step % save_every == 0)):
+                    score = session.evaluate(step, state)
+                if new and (finished or stopping or score is not None or (step and step % save_every == 0)):
                     pending.flush(step)
                     checkpoints.save(step, state, task.train_batches.get_state(), score)
                 if finished and batch is not None:
-                    draw(step, batch)
-                    look(step, batch)
+                    session.draw(step, state, batch)
+                    session.diagnose(step, state, batch)
                 if finished or stopping:
                     break
                 batch = next(task.train_batches)
                 if step % images_every == 0:
-                    draw(step, batch)
+                    session.draw(step, state, batch)
                 if task.diagnose_every and step % task.diagnose_every == 0:
-                    look(step, batch)
-                train_step = next(function for first, function in reversed(phases) if step >= first)
-                state, metrics = train_step(state, constants, devices.put_batch(batch, mesh))
+                    session.diagnose(step, state, batch)
+                state, metrics = session.train(step, state, batch)
                 if (step + 1) % log_every == 0:
-                    pending.flush(step)  # the steps before this one, which the device has just left behind
+                    pending.flush(step)  # the steps before this one, which the device has already finished
                 pending.add(step, metrics, batch)
                 bar.update()
         checkpoints.wait()
     finally:
-        with contextlib.suppress(Exception):  # an error under way matters more than what closing meets
+        with contextlib.suppress(Exception):  # an error under way matters more than an error while closing
             checkpoints.close()
         logger.close()
         if hasattr(task.train_batches, "close"):
@@ -131,6 +94,74 @@ def fit(
     if stopping:
         devices.say(f"stopped by a signal at step {step}; run the same command to go on")
     return not stopping
+
+
+def _begin(task: Task, checkpoints: Checkpoints, mesh: Mesh) -> tuple[TrainState, Any, int]:
+    """The state and the constants on the devices, and the step to start from: 0, or that of the last checkpoint."""
+    replicated = devices.replicated(mesh)
+    init = jax.jit(task.init, out_shardings=replicated)
+    constants = jax.device_put(task.constants, replicated)
+    if task.reference is not None:
+        constants |= {"start": jax.jit(task.reference, out_shardings=replicated)(init(task.pretrained), constants)}
+    step = checkpoints.last
+    if step is None:
+        return init(task.pretrained), constants, 0
+    abstract = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated),
+        jax.eval_shape(task.init, task.pretrained),
+    )
+    state, iterator = checkpoints.restore(abstract)
+    task.train_batches.set_state(iterator)
+    devices.say(f"resumed at step {step} of {task.steps}")
+    return state, constants, step
+
+
+class _Session:
+    """The compiled functions of a task, and what they need besides state and batch."""
+
+    def __init__(self, task: Task, logger: Logger, mesh: Mesh, constants: Any):
+        self._task, self._logger, self._mesh, self._constants = task, logger, mesh, constants
+        out = devices.replicated(mesh)
+        self._stages = [(first, jax.jit(f, donate_argnums=0, out_shardings=out)) for first, f in task.stages]
+        self._evaluate = jax.jit(task.evaluate, out_shardings=out)
+        self._pictures = jax.jit(task.pictures, out_shardings=out)
+        self._diagnose = jax.jit(task.diagnose, out_shardings=out) if task.diagnose else None
+
+    def train(self, step: int, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        train_step = next(function for first, function in reversed(self._stages) if step >= first)
+        return self._call(train_step, state, batch)
+
+    def evaluate(self, step: int, state: TrainState) -> float:
+        """Scores the validation set, of the EMA weights too where they are kept. Returns the score: higher is better.
+
+        The best checkpoint is chosen by the model's own weights; the EMA weights are logged beside them.
+        """
+        scalars = self._validate(state)
+        self._logger.scalars(step, {f"val/{name}": value for name, value in scalars.items()})
+        if state.ema:
+            averaged = self._validate(state.with_ema_weights())
+            self._logger.scalars(step, {f"val_ema/{name}": value for name, value in averaged.items()})
+        name, higher = self._task.best
+        return scalars[name] if higher else -scalars[name]
+
+    def draw(self, step: int, state: TrainState, batch: Batch) -> None:
+        if self._task.draw_validation and self._task.validation_batches is not None:
+            batch = next(iter(self._task.validation_batches()))
+        pictures = jax.device_get(self._call(self._pictures, state, batch))
+        self._logger.images(step, self._task.draw(pictures, batch))
+
+    def diagnose(self, step: int, state: TrainState, batch: Batch) -> None:
+        if self._diagnose is not None:
+            scalars = jax.device_get(self._call(self._diagnose, state, batch))
+            self._logger.scalars(step, {f"dynamics/{name}": float(value) for name, value in scalars.items()})
+
+    def _validate(self, state: TrainState) -> dict[str, float]:
+        assert self._task.validation_batches is not None
+        outputs = [jax.device_get(self._call(self._evaluate, state, b)) for b in self._task.validation_batches()]
+        return self._task.summarise(outputs)
+
+    def _call(self, function: Callable[..., Any], state: TrainState, batch: Batch) -> Any:
+        return function(state, self._constants, devices.put_batch(batch, self._mesh))
 
 
 class _Pending:

@@ -1,7 +1,6 @@
 """Optimizers and schedules by name, on optax."""
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,8 +8,7 @@ import jax.numpy as jnp
 import optax
 
 PyTree = Any
-
-LAST = ("norm", "pyramid")  # a transformer's: behind its last block, and new to a task that reads maps
+Levels = Mapping[str, Mapping[str, str]]  # {"encoder": {submodule: level}, "decoder": ...}, each from input to output
 
 
 def make_schedule(*, learning_rate: float, schedule: str, warmup: float, updates: int) -> Callable[[Any], Any]:
@@ -36,7 +34,7 @@ def make_schedule(*, learning_rate: float, schedule: str, warmup: float, updates
     return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, first), after], [first])
 
 
-def build(
+def make_optimizer(
     *,
     name: str,
     learning_rate: float,
@@ -46,27 +44,29 @@ def build(
     clip_norm: float,
     accumulate: int,
     steps: int,
-    scales: Callable[[PyTree], PyTree] | None = None,
+    layer_decay: float = 1.0,
+    levels: Levels | None = None,
 ) -> tuple[optax.GradientTransformation, Callable[[int], float]]:
     """An optimizer and its learning rate as a function of the step.
 
     Args:
-        name: `adam` (weight decay added to the gradient, as PyTorch's Adam does and Hager et al. 2023 trained) or `adamw` (decoupled).
+        name: `adam` (weight decay added to the gradient, as PyTorch's Adam does and Hager et al. 2023 trained) or `adamw`
+            (decoupled).
         weight_decay: not applied to vectors (biases, BatchNorm), whichever optimizer.
         clip_norm: global gradient norm above which gradients are scaled down; 0 never.
         accumulate: batches whose gradients are averaged before one update; the steps of a run count batches.
-        scales: params -> tree of factors on each parameter's update (layer-wise learning rates).
+        layer_decay: factor of the learning rate from one level of the encoder to the level before it, see `layer_scales`.
+        levels: those of the model, for layer_decay.
+
+    Raises:
+        ValueError: an unknown name or schedule, or an accumulation that does not divide the steps. The message names the key.
     """
     if accumulate < 1 or steps % accumulate:
         raise ValueError(
             f"config.optimizer.accumulate={accumulate} must be at least 1 and divide the {steps} steps of the run"
         )
     rate = make_schedule(learning_rate=learning_rate, schedule=schedule, warmup=warmup, updates=steps // accumulate)
-
-    def matrices(params: PyTree) -> PyTree:
-        return jax.tree.map(lambda p: p.ndim > 1, params)
-
-    decay = optax.add_decayed_weights(weight_decay, mask=matrices)
+    decay = optax.add_decayed_weights(weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params))
     chains = {
         "adam": [decay, optax.scale_by_adam()],
         "adamw": [optax.scale_by_adam(), decay],
@@ -75,40 +75,43 @@ def build(
         raise ValueError(f"config.optimizer.name={name!r} is unknown: choose one of {', '.join(chains)}")
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
     parts += [*chains[name], optax.scale_by_learning_rate(rate)]
-    if scales is not None:
-        parts.append(optax.stateless(lambda updates, params: jax.tree.map(jnp.multiply, updates, scales(updates))))
+    if layer_decay != 1.0:
+        parts.append(_scale_by_level((levels or {}).get("encoder", {}), layer_decay))
     optimizer = optax.chain(*parts)
     if accumulate > 1:
         optimizer = optax.MultiSteps(optimizer, every_k_schedule=accumulate).gradient_transformation()
     return optimizer, lambda step: float(rate(step // accumulate))
 
 
-def layer(path: Sequence[str]) -> str:
-    """The layer of a module that a parameter lies in; of an encoder for each plane, the layer of that plane's."""
+def submodule(path: Sequence[str]) -> str:
+    """The direct submodule of encoder or decoder that a parameter lies in. Where every plane has an encoder: of that encoder."""
     return path[2] if path[1].startswith("encoders_") else path[1]
 
 
-def layer_scales(params: PyTree, *, decay: float) -> PyTree:
-    """Factors decay**d, d = the distance of a parameter's layer from the output: decoder 0, the encoder's last stage 1, ..., its stem last.
+def layer_scales(params: PyTree, levels: Mapping[str, str], decay: float) -> PyTree:
+    """Factors decay**d, d = the distance of a parameter's level from the output: decoder 0, the encoder's last level 1, ..., the first last.
 
-    Layer-wise learning rates keep the general, early layers of a pretrained encoder closer to where they were (Clark et al. 2020, ELECTRA).
-    An encoder's submodules say their depth by name: a stage's number is the first number in it; one without a number is the stem,
-    or, if it is in LAST, counts with the decoder.
+    Layer-wise learning rates keep the general, early layers of a pretrained encoder closer to where they were (Clark et al. 2020,
+    ELECTRA). A submodule of the encoder without a level (a final norm) counts with the decoder.
+
+    levels: the encoder's submodules with their levels, from input to output.
     """
+    order = list(dict.fromkeys(levels.values()))
 
-    def depth(path: tuple[str, ...]) -> int:
-        name = layer(path)
-        if path[0] != "encoder" or name in LAST:
-            return -1
-        number = re.search(r"\d+", name)
-        return int(number.group()) if number and not name.startswith("stem") else 0
+    def scale(path: tuple[Any, ...]) -> float:
+        names = names_of(path)
+        level = levels.get(submodule(names)) if names[0] == "encoder" else None
+        return 1.0 if level is None else decay ** (len(order) - order.index(level))
 
-    paths = [_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    deepest = max(depth(path) for path in paths)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: decay ** (0 if (d := depth(_names(path))) < 0 else deepest - d + 1), params
-    )
+    return jax.tree_util.tree_map_with_path(lambda path, _: scale(path), params)
 
 
-def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+def names_of(path: tuple[Any, ...]) -> tuple[str, ...]:
+    """The names along the path of a leaf in a tree of parameters."""
     return tuple(str(getattr(entry, "key", entry)) for entry in path)
+
+
+def _scale_by_level(levels: Mapping[str, str], decay: float) -> optax.GradientTransformation:
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(jnp.multiply, updates, layer_scales(updates, levels, decay))
+    )

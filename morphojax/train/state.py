@@ -1,6 +1,6 @@
 """What training changes, as data."""
 
-from typing import Any
+from typing import Any, Self
 
 import flax.struct
 import jax
@@ -16,21 +16,28 @@ class TrainState:
 
     step: jax.Array  # int32 scalar: batches seen
     params: PyTree
-    batch_stats: PyTree
+    collections: dict[str, PyTree]  # the other variable collections by name, such as batch_stats
     opt_state: PyTree
-    averaged: PyTree  # a moving average of the parameters; {} where nothing needs one
+    ema: dict[str, PyTree]  # moving average of all variables: {"params": ..., "batch_stats": ...}; {} where none is kept
 
     @classmethod
-    def create(cls, variables: PyTree, optimizer: optax.GradientTransformation, averaged: bool = False) -> "TrainState":
-        params = variables["params"]
+    def create(cls, variables: PyTree, optimizer: optax.GradientTransformation, keep_ema: bool = False) -> Self:
+        """The state at step 0. The EMA weights start as a copy of the variables."""
+        collections = {name: tree for name, tree in variables.items() if name != "params"}
         return cls(
             step=jnp.zeros((), jnp.int32),
-            params=params,
-            batch_stats=variables.get("batch_stats", {}),
-            opt_state=optimizer.init(params),
-            averaged=jax.tree.map(jnp.copy, params) if averaged else {},  # copies: the step donates its buffers
+            params=variables["params"],
+            collections=collections,
+            opt_state=optimizer.init(variables["params"]),
+            ema=jax.tree.map(jnp.copy, dict(variables)) if keep_ema else {},  # copies: the step donates its buffers
         )
 
     @property
-    def variables(self) -> PyTree:
-        return {"params": self.params, "batch_stats": self.batch_stats}
+    def variables(self) -> dict[str, PyTree]:
+        """What flax's `apply` takes: {"params": ..., "batch_stats": ..., ...}."""
+        return {"params": self.params, **self.collections}
+
+    def with_ema_weights(self) -> Self:
+        """The same state with the EMA weights as its variables, for evaluation."""
+        collections = {name: tree for name, tree in self.ema.items() if name != "params"}
+        return self.replace(params=self.ema["params"], collections=collections)

@@ -1,60 +1,55 @@
-"""The part of a train step that every task shares: gradient, update, running statistics, norms."""
+"""The part of a train step that every task shares: gradient, update, EMA weights, gradient norms."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from morphojax.objectives.self_distillation import moving_average
-from morphojax.train import dynamics
+from morphojax.train import dynamics, ema
 from morphojax.train.state import TrainState
 from morphojax.train.task import Batch, StepFunction
 
 PyTree = Any
-# (params, state, constants, batch) -> (loss, (metrics, batch_stats)); differentiated in params, which are those of the state
-Loss = Callable[[PyTree, TrainState, Any, Batch], tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]]
+# (params, state, constants, batch) -> (loss, (metrics, collections)). It is differentiated with respect to params, the parameters of
+# the state; the collections are the state's, updated (running statistics).
+Loss = Callable[[PyTree, TrainState, Any, Batch], tuple[jax.Array, tuple[dict[str, jax.Array], dict[str, PyTree]]]]
 
 
 def make_train_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
+    *,
     frozen: Collection[str] = (),
-    momentum: Callable[[jax.Array], jax.Array] | None = None,
+    ema_decay: ema.Decay | None = None,
+    levels: Mapping[str, Mapping[str, str]] | None = None,
 ) -> StepFunction:
     """A pure train step.
 
     Args:
         loss: see `Loss`; its randomness comes from `state.step`.
         frozen: top-level modules whose parameters do not move, whatever the optimizer (momentum, weight decay) would do.
-        momentum: step -> the share that the moving average keeps of itself; None where `state.averaged` is empty.
+        ema_decay: of the EMA weights; None where `state.ema` is empty.
+        levels: the depth levels of encoder and decoder, see `dynamics.norms`.
 
-    The metrics gain `loss` and `grad_norm/<module>` for every top-level module, and for every depth of encoder and decoder
-    (`dynamics.norms`).
+    The metrics gain `loss`, `grad_norm/<module>` for every top-level module, and `grad_norm/<module>/<level>` for every
+    level of encoder and decoder.
     """
 
     def train_step(state: TrainState, constants: Any, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         gradient = jax.value_and_grad(loss, has_aux=True)
-        (value, (metrics, batch_stats)), grads = gradient(state.params, state, constants, batch)
+        (value, (metrics, collections)), grads = gradient(state.params, state, constants, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        moves: PyTree = updates
-        updates = {name: jax.tree.map(jnp.zeros_like, u) if name in frozen else u for name, u in moves.items()}
-        params = optax.apply_updates(state.params, updates)
-        averaged = state.averaged
-        if momentum is not None:
-            averaged = moving_average(averaged, params, momentum(state.step))
-        norms = dynamics.norms(grads) | {name: optax.global_norm(g) for name, g in grads.items()}
+        by_module: dict[str, PyTree] = dict(updates)  # pyrefly: ignore
+        updates = {n: jax.tree.map(jnp.zeros_like, u) if n in frozen else u for n, u in by_module.items()}
+        params: PyTree = optax.apply_updates(state.params, updates)
+        averaged = state.ema
+        if ema_decay is not None:
+            averaged = ema.update(averaged, {"params": params, **collections}, ema_decay(state.step))
+        norms = dynamics.norms(grads, levels or {}) | {name: optax.global_norm(g) for name, g in grads.items()}
         metrics = metrics | {"loss": value} | {f"grad_norm/{name}": norm for name, norm in norms.items()}
-        return (
-            TrainState(
-                step=state.step + 1,
-                params=params,
-                batch_stats=batch_stats,
-                opt_state=opt_state,
-                averaged=averaged,
-            ),
-            metrics,
-        )
+        moved = TrainState(state.step + 1, params, collections, opt_state, averaged)
+        return moved, metrics
 
     return train_step

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
-import ml_collections
 import numpy as np
-from absl import logging
 
 from morphojax.anatomy import PHASES
 from morphojax.models import published
@@ -17,9 +15,9 @@ from morphojax.train.run import check_same_images
 
 PyTree = Any
 
-MODULES = ("encoder", "decoder")  # what is carried from one stage to the next, by the names that both give it
-COUNTER = "num_batches_tracked"  # PyTorch's BatchNorm counts batches, ours does not
-OF_PLANE = "encoders_"  # flax's name of an item of PlaneEncoders.encoders
+MODULES = ("encoder", "decoder")  # the modules that pretraining and fine-tuning share, by name
+COUNTER = "num_batches_tracked"  # a counter of PyTorch's BatchNorm, which ours does not have
+OF_PLANE = "encoders_"  # prefix of flax's names for the items of PlaneEncoders.encoders
 
 
 class TransferError(ValueError):
@@ -28,7 +26,7 @@ class TransferError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Names of arrays (`params/...` or `batch_stats/...`) by what became of them."""
+    """What a transfer did with each array, by its name (`params/...` or `batch_stats/...`)."""
 
     loaded: tuple[str, ...]
     adapted: tuple[str, ...]  # with what was done
@@ -56,34 +54,44 @@ def _some(names: tuple[str, ...]) -> str:
     return "".join(f"\n    {name}" for name in names[:8]) + ("\n    ..." if len(names) > 8 else "")
 
 
-def pretrained(
-    config: ml_collections.ConfigDict, described: Mapping[str, Any], target: Mapping[str, PyTree]
-) -> dict[str, np.ndarray]:
-    """What `config.init_from` brings, for `merge`; {} for none. The report is printed.
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a run takes its first weights from.
+
+    path:       a run directory, a checkpoint folder or a weight file (`config.init_from`); "" for random weights.
+    checkpoint: of a run: `last` or `best` (`config.init_checkpoint`).
+    weights:    of a checkpoint: `model` or `ema` (`config.init_weights`).
+    """
+
+    path: str
+    checkpoint: str = "last"
+    weights: str = "model"
+
+
+def load(origin: Origin, images: Mapping[str, Any], target: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
+    """The arrays of an origin that fit the model, for `merge`; {} without an origin. A report is printed.
 
     Args:
-        described: the preprocessing of this run, which must be that of the other.
-        target: {"params", "batch_stats"} of the model, as shapes.
+        images: the preprocessing of this run, which must be that of the origin.
+        target: {"params": ..., "batch_stats": ...} of the model, as shapes.
 
     Raises:
-        RunError, CheckpointError, WeightsError, TransferError: another preparation of the images, no checkpoint, no weight file, or
-            weights that do not fit.
+        RunError, CheckpointError, WeightsError, TransferError: another preparation of the images, no checkpoint, no weight file,
+            or weights that do not fit.
     """
-    if not config.init_from:
-        if config.freeze == "encoder":
-            logging.warning("config.freeze=encoder without config.init_from: a random encoder stays random")
+    if not origin.path:
         return {}
-    if weights.is_weights(config.init_from):
-        taken, report = transfer_published(config.init_from, target)
+    if weights.is_weights(origin.path):
+        taken, report = transfer_published(origin.path, target)
         devices.say(report)
         return taken
-    folder = checkpoint.find(config.init_from, config.init_checkpoint)
-    check_same_images(described, folder.parent.parent)
-    source = checkpoint.load_params(folder)
+    folder = checkpoint.find(origin.path, origin.checkpoint)
+    check_same_images(images, folder.parent.parent)
+    source = checkpoint.load_params(folder, weights=origin.weights)
     if not plane_encoders(target):
-        source = of_plane(source, described["planes"], "config.data.plane")
-    taken, report = transfer_modules(source, target)
-    devices.say(report.text(config.init_from))
+        source = of_plane(source, images["planes"], "config.data.plane")
+    taken, transferred = transfer_modules(source, target)
+    devices.say(transferred.text(origin.path))
     return taken
 
 
@@ -94,15 +102,15 @@ def plane_encoders(variables: Mapping[str, PyTree]) -> tuple[str, ...]:
 
 
 def of_plane(variables: Mapping[str, PyTree], planes: Sequence[str], key: str) -> dict[str, PyTree]:
-    """With the encoder of the one plane in place of an encoder for each; as it is where one serves all.
+    """The variables with the encoder of one plane in place of an encoder for each plane; unchanged where planes share one.
 
-    Raises TransferError, naming `key`, where there are several planes, or none of the encoders is that plane's.
+    Raises TransferError, naming `key`, where there are several planes, or no encoder of that plane.
     """
     there = plane_encoders(variables)
     if there and (len(planes) != 1 or planes[0] not in there):
         raise TransferError(
-            f"there is an encoder for each of {', '.join(sorted(there))}, and one is wanted, for "
-            f"{', '.join(planes) or 'no plane'}: set {key} to one of them"
+            f"the checkpoint has an encoder for each of {', '.join(sorted(there))}, and the encoder of one plane is needed, "
+            f"not of {', '.join(planes) or 'none'}: set {key} to one of them"
         )
     return {
         name: {**tree, "encoder": tree["encoder"][OF_PLANE + planes[0]]} if there and "encoder" in tree else tree
@@ -119,12 +127,12 @@ def transfer_modules(
     evenly among the target's, so that a grey image shown in every channel gives what it gave before.
 
     Args:
-        source: {"params", "batch_stats"} of a checkpoint.
+        source: {"params": ..., "batch_stats": ...} of a checkpoint.
         target: the same of the model, as arrays or shapes.
 
     Returns:
-        {"params/encoder/...": array} for `merge`, and what became of every array of these modules. A module that the source
-        has not at all (a decoder, after a contrast of pooled features) is no matter of transfer and not reported.
+        {"params/encoder/...": array} for `merge`, and a report of every array of these modules. A module that the source lacks
+        completely (a decoder, after a contrast of pooled features) is not reported.
 
     Raises:
         TransferError: no array of the encoder was found with its shape.
@@ -158,7 +166,7 @@ def transfer_modules(
 
 
 def digest(taken: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """{"sha256": of the names, shapes, types and bytes of what a run takes over}: a resumed run sees by it whether they are the same."""
+    """{"sha256": hash of the names, shapes, types and bytes of transferred arrays}, by which a resumed run checks that they are the same."""
     found = hashlib.sha256()
     for name, array in sorted(taken.items()):
         found.update(f"{name} {array.shape} {array.dtype}".encode())
@@ -167,10 +175,10 @@ def digest(taken: Mapping[str, np.ndarray]) -> dict[str, str]:
 
 
 def transfer_published(path: str, target: Mapping[str, PyTree]) -> tuple[dict[str, np.ndarray], str]:
-    """The encoder of a weight file that others wrote (see `weights.read` and `published.to_ours`), for `merge`, and a report for people.
+    """The encoder of a published weight file (see `weights.read` and `published.to_ours`), for `merge`, and a report for people.
 
-    The published encoder must be the target's, whole: only modules that none publishes stay as initialised. Where each plane has an
-    encoder, each starts from the file.
+    The file must hold every array of the target's encoder; only modules that nobody publishes stay as initialised. Where each plane
+    has an encoder, each starts from the file.
 
     Raises:
         WeightsError: the file cannot be read.
@@ -218,6 +226,7 @@ def flatten(variables: Mapping[str, PyTree]) -> dict[str, Any]:
 
 
 def _differs_in_image_channels(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    """Two kernels of a first convolution: only there are the input channels those of an image, so few, of one of them at least (the
-    other may have seen many frames of a cine)."""
+    """Whether two kernel shapes are those of a first convolution for images of different channels.
+
+    Only a first convolution has so few input channels; one of the two may have many, the frames of a cine."""
     return len(a) == len(b) == 4 and (*a[:2], a[3]) == (*b[:2], b[3]) and min(a[2], b[2]) <= len(PHASES)

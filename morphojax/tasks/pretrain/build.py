@@ -1,0 +1,164 @@
+"""From a config to the task of a pretraining."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from morphojax import anatomy, augment
+from morphojax.data.input.subjects import count_channels, image_planes, subject_stream
+from morphojax.data.store.dataset import Dataset
+from morphojax.models.pretrainer import Pretrainer
+from morphojax.tasks import common, from_config
+from morphojax.tasks.pretrain import objectives, rows, task
+from morphojax.tasks.pretrain.inputs import Inputs
+from morphojax.tasks.pretrain.objectives import Context, Objective
+from morphojax.tasks.pretrain.task import PretrainSpec
+from morphojax.train import devices, ema
+from morphojax.train.run import preprocessing
+from morphojax.train.task import Task
+
+
+def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, dict[str, Any]]:
+    """The task of a config, and the files of the run directory that describe its data ({file name: JSON-able})."""
+    if config.batch_size < 2:
+        raise ValueError(f"config.batch_size={config.batch_size}: contrastive losses need at least 2 subjects")
+    subjects = common.select_subjects(config, dataset)
+    table = rows.read(dataset, subjects.train, seed=config.seed, **config.table)
+    planes = anatomy.parse_planes(config.data.plane)
+    spec = make_spec(config, table, planes, dataset.manifest.grid.size)
+    if any(objective.needs_table for objective in spec.objectives.values()):
+        subjects = table.with_rows(subjects)
+    make = functools.partial(
+        subject_stream, dataset, planes=planes, values=table.values, missing=table.missing, **config.input
+    )
+    streams = common.make_streams(config, subjects, lambda chosen, stream: make(subjects=chosen, spec=stream))
+    steps = common.count_steps(config, streams.train.examples)
+    augment.check(planes, spec.inputs.augmentation, config.allow_unanatomical_flips)
+    training = _training(config, steps, spec)
+    described = preprocessing(dataset, planes, "cycle" if config.input.channels == "cycle" else "frame", ())
+    init = functools.partial(
+        task.init_state, optimizer=training.optimizer, keep_ema=training.keeps_ema, spec=spec
+    )
+    made = Task(
+        init=init,
+        pretrained=common.first_weights(config, described, jax.eval_shape(lambda: task.init_variables(spec))),
+        steps=steps,
+        stages=((0, training.step(functools.partial(task.loss, spec=spec), spec.model.train_encoder)),),
+        evaluate=functools.partial(task.evaluate, spec=spec),
+        summarise=functools.partial(task.summarise, objectives=spec.objectives),
+        constants=table.constants(subjects.train),
+        train_batches=streams.train,
+        validation_batches=streams.validation_batches,
+        best=("loss", False),
+        pictures=functools.partial(task.augmented, spec=spec),
+        draw_validation=False,
+        draw=functools.partial(task.draw, image_planes=spec.model.image_planes),
+        learning_rate=training.learning_rate,
+        examples=config.batch_size,
+        diagnose=functools.partial(task.diagnose, spec=spec) if config.dynamics_every else None,
+        diagnose_every=config.dynamics_every,
+    )
+    return made, {"preprocessing.json": described, "table.json": table.to_json()}
+
+
+def make_spec(
+    config: ml_collections.ConfigDict, table: rows.Table, planes: tuple[str, ...], size: int
+) -> PretrainSpec:
+    """The spec of a config, for images of size x size pixels. Raises ValueError, naming the key, for what a config has wrong."""
+    model, planes_of_images = config.model.to_dict(), image_planes(planes, config.input.channels, config.input.slices)
+    channels = count_channels(config.input.channels, config.input.cycle_frames)
+    encoder = from_config.image_encoder(model, planes_of_images)
+    context = Context(
+        schema=table.schema,
+        cardinalities=table.cardinalities,
+        classes=table.classes,
+        table_tokens=model["table"]["encoder"] == "transformer",
+        patch=from_config.patch(encoder),
+        channels=channels,
+        image_planes=planes_of_images,
+        dtype=from_config.dtype(model["dtype"]),
+    )
+    chosen = objectives.build(config.objectives.to_dict(), context)
+    inputs = _inputs(config, chosen)
+    inputs.check(len(table.cardinalities))
+    return PretrainSpec(
+        model=_model(config, encoder, table.cardinalities, planes_of_images, chosen),
+        objectives=chosen,
+        inputs=inputs,
+        image_shape=(len(planes_of_images), size, size, channels),
+        columns=table.schema.names,
+        seed=config.seed,
+    )
+
+
+def _inputs(config: ml_collections.ConfigDict, chosen: Mapping[str, Objective]) -> Inputs:
+    return Inputs(
+        seed=config.seed,
+        views=max(1, *(objective.views for objective in chosen.values())),
+        aligned=any(objective.aligned for objective in chosen.values()),
+        rows=tuple(sorted({variant for objective in chosen.values() for variant in objective.row_variants})),
+        augmentation=augment.Augmentation(**config.augment),
+        corruption_fraction=config.table.corruption_fraction,
+        mask_fraction=config.table.mask_fraction,
+    )
+
+
+def _model(
+    config: ml_collections.ConfigDict,
+    encoder: Any,
+    cardinalities: tuple[int, ...],
+    planes_of_images: tuple[str, ...],
+    chosen: Mapping[str, Objective],
+) -> Pretrainer:
+    model = config.model.to_dict()
+    _check_model(model)
+    needs_rows = any(objective.row_variants for objective in chosen.values())
+    needs_decoder = any(objective.needs_decoder for objective in chosen.values())
+    table_encoder = from_config.table_encoder(model, cardinalities)  # checked even where no objective needs it
+    decoder = from_config.decoder(model)
+    return Pretrainer(
+        encoder=encoder,
+        heads={name: objective.head for name, objective in chosen.items()},
+        table_encoder=table_encoder if needs_rows else None,
+        decoder=decoder if needs_decoder else None,
+        image_planes=planes_of_images,
+        pooling=model["pooling"],
+        image_input=_image_input(chosen),
+        patch_mask_fraction=model["patch_mask_fraction"],
+        train_encoder=common.trains_encoder(config.freeze),
+    )
+
+
+def _check_model(model: Mapping[str, Any]) -> None:
+    """Raises ValueError for settings that a module would refuse only later, after the run directory has been made."""
+    if model["pooling"] not in ("mean", "attention"):
+        raise ValueError(f"config.model.pooling={model['pooling']!r} is unknown: choose mean or attention")
+    if not 0 < model["patch_mask_fraction"] < 1:
+        raise ValueError(
+            f"config.model.patch_mask_fraction={model['patch_mask_fraction']}: give a fraction between 0 and 1"
+        )
+
+
+def _image_input(chosen: Mapping[str, Objective]) -> Any:
+    """Whether the encoder sees full images, masked ones or both, so that no forward pass is wasted."""
+    masked = any(objective.masked_patches for objective in chosen.values())
+    full = any(objective.views for objective in chosen.values())
+    return "both" if masked and full else "masked" if masked else "full"
+
+
+def _training(config: ml_collections.ConfigDict, steps: int, spec: PretrainSpec) -> common.Training:
+    """As `common.training`; an objective with a target network brings the decay of its EMA weights."""
+    modules = {"encoder": spec.model.encoder} | ({"decoder": spec.model.decoder} if spec.model.decoder else {})
+    made = common.training(config, steps, modules)
+    schedules = [objective.momentum for objective in spec.objectives.values() if objective.momentum]
+    if not schedules:
+        return made
+    if made.ema_decay is not None:
+        raise ValueError("config.ema.decay: an objective here keeps EMA weights on its own schedule; set it to 0")
+    decay = ema.rest_while_accumulating(lambda step: schedules[0](step, steps), config.optimizer.accumulate)
+    return dataclasses.replace(made, ema_decay=decay)

@@ -1,0 +1,50 @@
+"""The objectives that train a segmentation on unlabelled images, by the names that a config gives them.
+
+A new objective is one file here and one row in OBJECTIVES: a function of the objective's own settings that returns an
+`UnlabelledObjective`.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from morphojax.tasks.segment.unlabelled.base import Ramp, UnlabelledObjective
+from morphojax.tasks.segment.unlabelled.entropy import entropy
+from morphojax.tasks.segment.unlabelled.pseudo_labels import pseudo_labels
+from morphojax.tasks.segment.unlabelled.volume_consistency import volume_consistency
+
+OBJECTIVES: dict[str, Callable[..., UnlabelledObjective]] = {
+    "volume_consistency": volume_consistency,
+    "entropy": entropy,
+    "pseudo_labels": pseudo_labels,
+}
+KEY = "config.unlabelled.objectives"
+
+
+def from_config(objectives: Mapping[str, Mapping[str, Any]]) -> dict[str, UnlabelledObjective]:
+    """The objectives of `config.unlabelled.objectives`, {name: settings}; those of weight 0 are left out.
+
+    Every objective takes `weight`, `start` and `ramp` (see `Ramp`) beside its own settings.
+
+    Raises:
+        ValueError: an unknown name or setting, a setting out of range, or no objective with a weight. The message names the key.
+    """
+    chosen = {}
+    for name, settings in objectives.items():
+        if name not in OBJECTIVES:
+            raise ValueError(f"{KEY}.{name} is unknown: choose among {', '.join(OBJECTIVES)}")
+        schedule = {key: settings[key] for key in Ramp.SETTINGS if key in settings}
+        own = {key: value for key, value in settings.items() if key not in schedule}
+        try:
+            objective = dataclasses.replace(OBJECTIVES[name](**own), ramp=Ramp(**schedule))
+        except TypeError as error:
+            known = (*Ramp.SETTINGS, *inspect.signature(OBJECTIVES[name]).parameters)
+            raise ValueError(f"{KEY}.{name}: {error}. It takes {', '.join(known)}") from error
+        except ValueError as error:
+            raise ValueError(f"{KEY}.{name}.{error}") from error
+        if objective.ramp.weight:
+            chosen[name] = objective
+    if not chosen:
+        raise ValueError(f"{KEY}: all weights are 0; give one of {', '.join(OBJECTIVES)} a weight, or set batch_size=0")
+    return chosen

@@ -18,7 +18,7 @@ from morphojax.train.task import Batch
 class Inputs:
     """What the terms of a run need of a batch, and how it is drawn.
 
-    views, aligned, rows: as in `Objective`, for all terms together. corruption, hidden: shares of a row's fields.
+    views, aligned, rows: `views`, `aligned` and `row_variants` of all objectives together. corruption, hidden: shares of fields.
     """
 
     seed: int

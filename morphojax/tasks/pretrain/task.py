@@ -51,7 +51,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         dtype=from_config.dtype(config.model.dtype),
     )
     terms = build_terms(config.objectives.to_dict(), context)
-    against_table = any(t.table for t in terms.values())
+    against_table = any(t.needs_table for t in terms.values())
     if against_table:
         subjects = table.with_rows(subjects)
 
@@ -77,7 +77,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         seed=seed,
         views=max(1, *(t.views for t in terms.values())),
         aligned=any(t.aligned for t in terms.values()),
-        rows=tuple(sorted({name for t in terms.values() for name in t.rows})),
+        rows=tuple(sorted({name for t in terms.values() for name in t.row_variants})),
         augmentation=params,
         corruption_fraction=config.table.corruption_fraction,
         mask_fraction=config.table.mask_fraction,
@@ -87,7 +87,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         encoder=encoder,
         heads={name: term.head for name, term in terms.items()},
         table_encoder=table_encoder if inputs.rows else None,
-        decoder=decoder if any(t.decoder for t in terms.values()) else None,
+        decoder=decoder if any(t.needs_decoder for t in terms.values()) else None,
         image_planes=image_planes,
         pooling=config.model.pooling,
         encoder_sees=_encoder_sees(terms),
@@ -138,8 +138,8 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
 
     def eval_step(state: TrainState, constants: Any, batch: Batch) -> dict[str, Any]:
         out, info, _, _ = outputs(state.params, state, constants, batch, None)
-        by_batch = {n: terms[n].loss(out[n], info) for n in terms if not terms[n].whole}
-        return {"out": {n: out[n] for n in terms if terms[n].whole}, "info": info, "by_batch": by_batch}
+        by_batch = {n: terms[n].loss(out[n], info) for n in terms if not terms[n].whole_validation_set}
+        return {"out": {n: out[n] for n in terms if terms[n].whole_validation_set}, "info": info, "by_batch": by_batch}
 
     def diagnose(state: TrainState, constants: Any, batch: Batch) -> dict[str, jax.Array]:
         def losses(encoder: Any, gate: jax.Array):
@@ -215,7 +215,7 @@ def summarise(terms: dict[str, Objective], gathered: list[dict[str, Any]]) -> di
     sizes = [float(np.sum(g["info"].valid)) for g in gathered]
     total, metrics = 0.0, {}
     for name, term in terms.items():
-        if term.whole:
+        if term.whole_validation_set:
             value, found = term.loss(together["out"][name], together["info"])
         else:
             value, found = jax.tree.map(
@@ -228,7 +228,9 @@ def summarise(terms: dict[str, Objective], gathered: list[dict[str, Any]]) -> di
 
 def _encoder_sees(terms: dict[str, Objective]) -> Literal["whole", "parts", "both"]:
     """Whole slices where anybody looks at them; a forward pass that nobody needs is not made."""
-    parts, whole = (any(wanted) for wanted in zip(*((t.parts, t.views > 0) for t in terms.values()), strict=True))
+    parts, whole = (
+        any(wanted) for wanted in zip(*((t.masked_patches, t.views > 0) for t in terms.values()), strict=True)
+    )
     return "both" if parts and whole else "parts" if parts else "whole"
 
 

@@ -54,7 +54,7 @@ def build(objectives: Mapping[str, Mapping[str, Any]], context: Context) -> dict
         except TypeError as error:
             known = [p.name for p in inspect.signature(OBJECTIVES[name]).parameters.values() if p.name != "context"]
             raise ValueError(f"config.objectives.{name}: {error}. It takes {', '.join(known)}") from error
-        if terms[name].table:
+        if terms[name].needs_table:
             context.need_table(name)
     unlike = [name for name, t in terms.items() if t.views == 2 and not t.aligned]
     if unlike and any(t.aligned for t in terms.values()):

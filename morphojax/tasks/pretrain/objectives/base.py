@@ -89,15 +89,15 @@ class Objective:
     head:     module: (Seen, train) -> arrays by name.
     loss:     (the head's arrays, BatchInfo) -> (loss, metrics).
     views:    how many views of every slice it needs: 0 (none whole), 1 or 2.
-    aligned:  the two views show every place at the same place: they differ in intensities only.
-    parts:    it needs the first view with patches hidden.
-    rows:     the variants of the rows it needs: `augmented` (corrupted in training only), `corrupted`, `clean`, `masked`.
-    table:    it needs a table row of every subject.
+    aligned:  the two views differ in intensities only: a pixel shows the same anatomy in both.
+    masked_patches: it needs the first view with some patches masked.
+    row_variants: the variants of the rows it needs: `augmented` (corrupted in training only), `corrupted`, `clean`, `masked`.
+    needs_table: it needs a table row of every subject.
     momentum: its loss is also given, under `target`, what the head gives with a moving average of all parameters; this is
               (step, steps of the run) -> the share that the average keeps of itself at a step. None: no average.
-    decoder:  it needs the decoder.
+    needs_decoder: it needs the decoder.
     monitor_only: it only reads what the others have learned, so the best checkpoint is not chosen by it.
-    whole:    on validation, its loss is that of the whole set at once; False: the mean over batches.
+    whole_validation_set: its validation loss is that of the whole set at once. False: the mean over batches.
     """
 
     weight: float
@@ -105,10 +105,10 @@ class Objective:
     loss: Callable[[dict[str, Any], BatchInfo], tuple[jax.Array, dict[str, jax.Array]]]
     views: int = 1
     aligned: bool = False
-    parts: bool = False
-    rows: tuple[str, ...] = ()
-    table: bool = False
+    masked_patches: bool = False
+    row_variants: tuple[str, ...] = ()
+    needs_table: bool = False
     momentum: Callable[[jax.Array, int], jax.Array] | None = None
-    decoder: bool = False
+    needs_decoder: bool = False
     monitor_only: bool = False
-    whole: bool = True
+    whole_validation_set: bool = True

@@ -17,7 +17,7 @@ def scarf(context: Context, *, weight: float = 1.0, temperature: float = 0.1, fe
         return contrastive.nt_xent(out["first"], out["second"], log_temperature, info.valid)
 
     head = RowPairHead(features, dtype=context.dtype)
-    return Objective(weight, head, loss, views=0, rows=("clean", "corrupted"), table=True)
+    return Objective(weight, head, loss, views=0, row_variants=("clean", "corrupted"), needs_table=True)
 
 
 def masked_columns(context: Context, *, weight: float = 1.0) -> Objective:
@@ -26,7 +26,7 @@ def masked_columns(context: Context, *, weight: float = 1.0) -> Objective:
         head = ColumnsHead(context.cardinalities, dtype=context.dtype)
     else:
         head = RowHead(sum(context.cardinalities), dtype=context.dtype)
-    return Objective(weight, head, _reconstruction(context), views=0, rows=("masked",), table=True)
+    return Objective(weight, head, _reconstruction(context), views=0, row_variants=("masked",), needs_table=True)
 
 
 def cross_columns(
@@ -43,7 +43,7 @@ def cross_columns(
     if layers < 1:
         raise ValueError(f"config.objectives.cross_columns.layers={layers}: give at least 1 layer of attention")
     head = ColumnsHead(context.cardinalities, layers, level, width, heads, dtype=context.dtype)
-    return Objective(weight, head, _reconstruction(context), rows=("masked",), table=True)
+    return Objective(weight, head, _reconstruction(context), row_variants=("masked",), needs_table=True)
 
 
 def regression(
@@ -71,7 +71,7 @@ def regression(
             out["prediction"], info.values, info.missing, chosen, delta=delta or None, valid=info.valid
         )
 
-    return Objective(weight, RegressionHead(len(chosen), hidden_units, dtype=context.dtype), loss, table=True)
+    return Objective(weight, RegressionHead(len(chosen), hidden_units, dtype=context.dtype), loss, needs_table=True)
 
 
 def probe(context: Context, *, weight: float = 1.0) -> Objective:

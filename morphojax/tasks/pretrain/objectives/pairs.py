@@ -105,7 +105,7 @@ def info_nce(
         return value, metrics | _spread(out, info)
 
     head = PairHead(features, temperature, learned_temperature, dtype=context.dtype)
-    return Objective(weight, head, loss, rows=("augmented",), table=True)
+    return Objective(weight, head, loss, row_variants=("augmented",), needs_table=True)
 
 
 def sigmoid(
@@ -132,7 +132,7 @@ def sigmoid(
         return value, metrics | _spread(out, info)
 
     head = PairHead(features, temperature, learned_temperature, bias, dtype=context.dtype)
-    return Objective(weight, head, loss, rows=("augmented",), table=True)
+    return Objective(weight, head, loss, row_variants=("augmented",), needs_table=True)
 
 
 def nt_xent(
@@ -154,7 +154,7 @@ def nt_xent(
         return value, metrics | _spread(out, info)
 
     head = PairHead(features, temperature, learned_temperature, dtype=context.dtype)
-    return Objective(weight, head, loss, rows=("augmented",), table=True)
+    return Objective(weight, head, loss, row_variants=("augmented",), needs_table=True)
 
 
 def match(
@@ -189,7 +189,7 @@ def match(
         layers=layers,
         dtype=context.dtype,
     )
-    return Objective(weight, head, loss, rows=("augmented",), table=True)
+    return Objective(weight, head, loss, row_variants=("augmented",), needs_table=True)
 
 
 def _pairs(name: str, context: Context, temperature: float, pairs: dict) -> Pairs:

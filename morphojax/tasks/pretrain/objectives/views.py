@@ -153,7 +153,7 @@ def regional(
         return local.regional(out["first"], out["second"], log_temperature, region, valid=info.valid_slices)
 
     head = RegionHead(features, dtype=context.dtype)
-    return Objective(weight, head, loss, views=2, aligned=True, decoder=True, whole=False)
+    return Objective(weight, head, loss, views=2, aligned=True, needs_decoder=True, whole_validation_set=False)
 
 
 def masked_patches(
@@ -171,7 +171,7 @@ def masked_patches(
         return reconstruction.masked_patches(*args)
 
     head = PatchHead(context.patch, context.channels, width, depth, heads, dtype=context.dtype)
-    return Objective(weight, head, loss, views=0, parts=True, whole=False)
+    return Objective(weight, head, loss, views=0, masked_patches=True, whole_validation_set=False)
 
 
 def planes(context: Context, *, weight: float = 1.0, temperature: float = 0.1, features: int = 128) -> Objective:

@@ -144,6 +144,4 @@ def first_weights(
     """The arrays that `config.init_from` puts in place of random ones; {} without. See `transfer.load`."""
     if config.freeze == "encoder" and not config.init_from:
         logging.warning("config.freeze=encoder without config.init_from: a random encoder stays random")
-    return transfer.load(
-        transfer.Origin(config.init_from, config.init_checkpoint, config.init_weights), images, target
-    )
+    return transfer.load(transfer.Origin(config.init_from, config.init_checkpoint, config.init_weights), images, target)

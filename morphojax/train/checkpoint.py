@@ -156,13 +156,18 @@ def load_params(path: str | Path, which: str = "best", weights: str = "model") -
     if not {"collections", "ema"} <= set(state):
         raise CheckpointError(f"{folder}: written by an older version of morphojax; train the run again")
     if weights == "ema" and not state["ema"]:
-        raise CheckpointError(f"{folder}: holds no EMA weights; train with config.ema.decay above 0, or use weights=model")
+        raise CheckpointError(
+            f"{folder}: holds no EMA weights; train with config.ema.decay above 0, or use weights=model"
+        )
     variables = state["ema"] if weights == "ema" else {"params": state["params"], **(state["collections"] or {})}
     return jax.tree.map(jax.device_get, dict(variables))
 
 
 def _check_same(path: Path, abstract: TrainState) -> None:
-    """Raises CheckpointError, naming the differences, where the stored tree is not the model's. Orbax itself would load whatever it finds."""
+    """Raises CheckpointError, naming the differences, where the stored tree is not the model's.
+
+    Orbax itself would load whatever it finds.
+    """
     try:
         stored = ocp.checkpointables_metadata(str(path)).metadata["state"]
     except Exception as error:  # see Checkpoints.restore

@@ -87,9 +87,7 @@ def norms(tree: PyTree, levels: Levels) -> dict[str, jax.Array]:
     return {name: jnp.sqrt(square) for name, square in squares.items()}
 
 
-def drift(
-    initial: PyTree, params: PyTree, before: Features, now: Features, levels: Levels
-) -> dict[str, jax.Array]:
+def drift(initial: PyTree, params: PyTree, before: Features, now: Features, levels: Levels) -> dict[str, jax.Array]:
     """How far a run has gone from its first step, in scalars by name.
 
     `distance/<module>/<level>`: |w - w0| / |w0| of the parameters of every level (`norms`); NaN where w0 is all zeros.

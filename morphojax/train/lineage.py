@@ -1,4 +1,4 @@
-"""What the encoder of a run has seen: in that run, and in those that it started from."""
+"""What the encoder of a run was trained on, in that run and in the runs that it started from."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,7 @@
 """The only training loop.
 
-Its order is a contract: evaluate, save, next batch, diagnose, step, log (one step late). The device never waits for the host: metrics
-are fetched for many steps at once, after the next step has been dispatched.
+Its order is a contract: evaluate, save, next batch, diagnose, step, log (one step late). The device never
+waits for the host: metrics are fetched for many steps at once, after the next step has been dispatched.
 """
 
 import collections
@@ -165,7 +165,7 @@ class _Session:
 
 
 class _Pending:
-    """Metrics still on the device, with enough of each batch to name it if its loss was not finite."""
+    """Metrics that are still on the device, with the subjects of each batch, to name them if its loss is not finite."""
 
     def __init__(self, logger: Logger, task: Task, start: int):
         self._logger, self._task = logger, task
@@ -176,19 +176,19 @@ class _Pending:
         self._queue.append((step, metrics, np.asarray(batch["subject"])))
 
     def flush(self, before: int) -> None:
-        """Fetches, checks and logs (as a mean) the metrics of all steps before this one. A step's number counts batches seen."""
-        taken = [self._queue.popleft() for _ in range(len(self._queue)) if self._queue[0][0] < before]
-        if not taken:
+        """Fetches, checks and logs (as a mean) the metrics of all steps before `before`."""
+        steps = [self._queue.popleft() for _ in range(len(self._queue)) if self._queue[0][0] < before]
+        if not steps:
             return
-        values = jax.device_get([metrics for _, metrics, _ in taken])
-        for (step, _, subjects), metrics in zip(taken, values, strict=True):
+        values = jax.device_get([metrics for _, metrics, _ in steps])
+        for (step, _, subjects), metrics in zip(steps, values, strict=True):
             if not np.isfinite(metrics["loss"]):
                 raise TrainingError(
                     f"the loss became {metrics['loss']} at step {step}, in the batch of subjects (by index in the dataset) "
                     f"{sorted(set(subjects.tolist()))}. The last good checkpoint is kept. Look at these subjects, "
                     "or lower config.optimizer.learning_rate, set config.optimizer.clip_norm, or use float32"
                 )
-        last = taken[-1][0] + 1
+        last = steps[-1][0] + 1  # batches seen
         now = time.perf_counter()
         scalars = {f"train/{name}": float(np.mean([m[name] for m in values])) for name in values[0]}
         scalars["train/learning_rate"] = self._task.learning_rate(last - 1)
@@ -199,26 +199,26 @@ class _Pending:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[dict[str, bool]]:
-    """SIGTERM (a scheduler taking the machine back) and Ctrl-C ask for a save and a clean exit."""
-    asked = {"stop": False}
+    """{"stop": True} once SIGTERM (from a scheduler) or Ctrl-C asks for a save and a clean exit."""
+    request = {"stop": False}
 
-    def ask(signum: int, frame: Any) -> None:
-        asked["stop"] = True
+    def on_signal(signum: int, frame: Any) -> None:
+        request["stop"] = True
 
-    before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {s: signal.signal(s, on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield asked
+        yield request
     finally:
-        for s, handler in before.items():
+        for s, handler in handlers.items():
             signal.signal(s, handler)
 
 
-def _agree(asked: dict[str, bool], step: int, every: int) -> bool:
-    """Whether to stop. All processes must stop at the same step, so that they ask one another, now and then."""
+def _agree(request: dict[str, bool], step: int, every: int) -> bool:
+    """Whether to stop. All processes must stop at the same step, so they exchange their requests every `every` steps."""
     if jax.process_count() == 1:
-        return asked["stop"]
+        return request["stop"]
     if step % every:
         return False
     from jax.experimental import multihost_utils
 
-    return bool(multihost_utils.process_allgather(np.asarray(asked["stop"])).any())
+    return bool(multihost_utils.process_allgather(np.asarray(request["stop"])).any())

@@ -89,8 +89,9 @@ def submodule(path: Sequence[str]) -> str:
 
 
 def layer_scales(params: PyTree, levels: Mapping[str, str], decay: float) -> PyTree:
-    """Factors decay**d, d = the distance of a parameter's level from the output: decoder 0, the encoder's last level 1, ..., the first last.
+    """Factors decay**d, where d is the distance of a parameter's level from the output.
 
+    d is 0 in the decoder, 1 in the encoder's last level, and largest in its first.
     Layer-wise learning rates keep the general, early layers of a pretrained encoder closer to where they were (Clark et al. 2020,
     ELECTRA). A submodule of the encoder without a level (a final norm) counts with the decoder.
 

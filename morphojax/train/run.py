@@ -1,4 +1,4 @@
-"""The run directory: what a run was, for those who evaluate, fine-tune or repeat it."""
+"""The run directory: the description of a run that evaluation, fine-tuning and resuming read."""
 
 import importlib.metadata
 import json
@@ -13,18 +13,18 @@ import jax
 
 from morphojax.data.store.dataset import Dataset
 
-# Keys that may change when a run is taken up again: they do not change what is computed.
+# Keys that may change when a run is resumed: they do not change what is computed.
 _FREE = ("workdir", "log_every", "images_every", "dynamics_every", "data.workers")
 
 
 class RunError(ValueError):
-    """A run directory that cannot be written, or is not what is asked for."""
+    """A run directory that cannot be written or read, or that holds another run."""
 
 
 def preprocessing(dataset: Dataset, planes: Sequence[str], channels: str, structures: Sequence[str]) -> dict[str, Any]:
-    """All that prediction must know of the images: nothing of it is restated later. No subject ids.
+    """All that prediction must know about the images; later stages read it from here. No subject ids.
 
-    measures: the columns that the network predicts on its way to a segmentation; empty but where a task says otherwise.
+    `measures` lists the columns that a segmentation's decoder is conditioned on; the task fills it in.
     """
     manifest = dataset.manifest
     return {
@@ -38,13 +38,13 @@ def preprocessing(dataset: Dataset, planes: Sequence[str], channels: str, struct
     }
 
 
-def check_same_images(here: Mapping[str, Any], run: Path) -> None:
-    """Raises RunError where a run's encoder was trained on images prepared otherwise than these."""
-    there = read_json(run, "preprocessing.json")
+def check_same_images(images: Mapping[str, Any], run: Path) -> None:
+    """Raises RunError where a run's encoder was trained on images that were prepared differently."""
+    trained_on = read_json(run, "preprocessing.json")
     for key in ("grid", "percentiles"):
-        if there[key] != here[key]:
+        if trained_on[key] != images[key]:
             raise RunError(
-                f"config.init_from={run}: its images were prepared with {key} {there[key]}, this dataset with {here[key]}; "
+                f"config.init_from={run}: its images were prepared with {key} {trained_on[key]}, this dataset with {images[key]}; "
                 "prepare the dataset anew with the run's settings"
             )
 
@@ -61,10 +61,11 @@ def read_json(run: Path, name: str) -> Any:
 
 
 def create(run: Path, config: Mapping[str, Any], files: Mapping[str, Any]) -> None:
-    """Writes the description of a run, or checks that the run already there is the same one.
+    """Writes the description of a run, or checks that the directory holds the same run.
 
-    `start.json` among the files is a digest of the weights that a run starts from: it must be the same where dynamics compare with them.
-    Raises RunError for an unwritable directory, and, naming the keys, for a directory that holds another run.
+    `start.json` among the files is a digest of the weights that the run starts from: it must not have changed where
+    dynamics compare with them. Raises RunError for an unwritable directory, and, naming the keys, for one that holds
+    another run.
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,7 @@ def create(run: Path, config: Mapping[str, Any], files: Mapping[str, Any]) -> No
                     f"{run} was started on another dataset or preparation of it; choose another config.workdir"
                 )
             files = dict(files)
-            start = files.pop("start.json", None)  # stays as the first start wrote it
+            start = files.pop("start.json", None)  # keep the one that the first start wrote
             if start and config["dynamics_every"] and start != read_json(run, "start.json"):
                 raise RunError(
                     f"config.init_from={config['init_from']}: holds other weights than when {run} was started, and the run's distance "
@@ -96,7 +97,7 @@ def create(run: Path, config: Mapping[str, Any], files: Mapping[str, Any]) -> No
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices and commit: what a result may depend on."""
+    """Versions, devices and commit, on which a result may depend."""
     packages = ("morphojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False

@@ -18,7 +18,9 @@ class TrainState:
     params: PyTree
     collections: dict[str, PyTree]  # the other variable collections by name, such as batch_stats
     opt_state: PyTree
-    ema: dict[str, PyTree]  # moving average of all variables: {"params": ..., "batch_stats": ...}; {} where none is kept
+    ema: dict[
+        str, PyTree
+    ]  # moving average of all variables: {"params": ..., "batch_stats": ...}; {} where none is kept
 
     @classmethod
     def create(cls, variables: PyTree, optimizer: optax.GradientTransformation, keep_ema: bool = False) -> Self:

@@ -166,7 +166,10 @@ def transfer_modules(
 
 
 def digest(taken: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """{"sha256": hash of the names, shapes, types and bytes of transferred arrays}, by which a resumed run checks that they are the same."""
+    """{"sha256": hash of the names, shapes, types and bytes of transferred arrays}.
+
+    By it a resumed run checks that it starts from the same weights.
+    """
     found = hashlib.sha256()
     for name, array in sorted(taken.items()):
         found.update(f"{name} {array.shape} {array.dtype}".encode())

@@ -116,7 +116,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_name(tmp_path: Path)
     changed = type(other)(
         **{
             **{f: getattr(other, f) for f in other.__dataclass_fields__},
-            "init": lambda p: init(p).replace(batch_stats={"count": jax.numpy.zeros(3)}),
+            "init": lambda p: init(p).replace(collections={"batch_stats": {"count": jax.numpy.zeros(3)}}),
         }
     )
     with pytest.raises(

@@ -1,7 +1,5 @@
 """config.init_from=FILE: an encoder that others published becomes that of a task, whole or not at all."""
 
-from types import SimpleNamespace
-
 import jax
 import numpy as np
 import pytest
@@ -9,7 +7,7 @@ import safetensors.numpy
 
 from morphojax.models import published
 from morphojax.models.encoders import ENCODERS
-from morphojax.train.transfer import TransferError, flatten, merge, pretrained, transfer_published
+from morphojax.train.transfer import Origin, TransferError, flatten, load, merge, transfer_published
 from morphojax.train.weights import WeightsError
 
 RNG = np.random.default_rng(0)
@@ -34,8 +32,7 @@ def published_file(path, tree, prefix="", **others):
 def test_the_encoder_is_taken_whole_and_the_rest_is_left(tmp_path, capsys):
     source, target = variables(), variables()
     file = published_file(tmp_path / "a.safetensors", source, "model.", **{"classifier.weight": np.zeros((2, 2))})
-    config = SimpleNamespace(init_from=file, init_checkpoint="best", freeze="none")
-    merged = merge(target, pretrained(config, {}, target))
+    merged = merge(target, load(Origin(file), {}, target))
     for collection in ("params", "batch_stats"):
         jax.tree.map(np.testing.assert_array_equal, merged[collection]["encoder"], source[collection]["encoder"])
     assert merged["params"]["head"]["bias"] is target["params"]["head"]["bias"]

@@ -1,4 +1,4 @@
-"""A task small enough to follow by hand: a scalar weight drawn to the batch's mean, with noise from the step."""
+"""A task small enough to follow by hand: a scalar weight is fitted to the mean of a batch, with noise from the step."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from morphojax.train import rng
+from morphojax.train.ema import Decay
 from morphojax.train.state import TrainState
 from morphojax.train.step import make_train_step
 from morphojax.train.task import Task
@@ -35,14 +36,20 @@ class Batches:
         self.next = state["next"]
 
 
-def task(steps: int, batches: Batches, events: list[Any] | None = None, learning_rate: float = 0.1) -> Task:
+def task(
+    steps: int,
+    batches: Batches,
+    events: list[Any] | None = None,
+    learning_rate: float = 0.1,
+    ema_decay: Decay | None = None,
+) -> Task:
     optimizer = optax.adam(learning_rate)
     events = [] if events is None else events
 
     def loss(params, state, constants, batch):
         noise = jax.random.normal(rng.key(0, "noise", state.step))
         value = jnp.mean((params["tower"]["w"] - batch["x"] - 0.1 * noise) ** 2)
-        return value, ({}, {"count": state.batch_stats["count"] + 1})
+        return value, ({}, {"batch_stats": {"count": state.collections["batch_stats"]["count"] + 1}})
 
     def summarise(outputs):
         events.append("evaluate")
@@ -50,19 +57,21 @@ def task(steps: int, batches: Batches, events: list[Any] | None = None, learning
 
     return Task(
         init=lambda pretrained: TrainState.create(
-            {"params": {"tower": {"w": jnp.float32(3.0)}}, "batch_stats": {"count": jnp.int32(0)}}, optimizer
+            {"params": {"tower": {"w": jnp.float32(3.0)}}, "batch_stats": {"count": jnp.int32(0)}},
+            optimizer,
+            keep_ema=ema_decay is not None,
         ),
         pretrained={},
         steps=steps,
-        phases=((0, make_train_step(loss, optimizer)),),
-        eval_step=lambda state, constants, batch: {"error": jnp.abs(state.params["tower"]["w"] - 0.5)},
+        stages=((0, make_train_step(loss, optimizer, ema_decay=ema_decay)),),
+        evaluate=lambda state, constants, batch: {"error": jnp.abs(state.params["tower"]["w"] - 0.5)},
         summarise=summarise,
         constants={},
         train_batches=batches,
-        eval_batches=lambda: iter([{"x": np.zeros(4, np.float32)}]),
+        validation_batches=lambda: iter([{"x": np.zeros(4, np.float32)}]),
         best=("error", False),
         pictures=lambda state, constants, batch: batch["x"],
-        pictures_of_validation=False,
+        draw_validation=False,
         draw=lambda pictures, batch: {"x": np.zeros((4, 4, 3), np.uint8)},
         learning_rate=lambda step: learning_rate,
         examples=4,

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 
 from morphojax import anatomy, augment
 from morphojax.data.input.subjects import count_channels, image_planes, subject_stream
@@ -18,7 +17,7 @@ from morphojax.tasks.pretrain import objectives, rows, task
 from morphojax.tasks.pretrain.inputs import Inputs
 from morphojax.tasks.pretrain.objectives import Context, Objective
 from morphojax.tasks.pretrain.task import PretrainSpec
-from morphojax.train import devices, ema
+from morphojax.train import ema
 from morphojax.train.run import preprocessing
 from morphojax.train.task import Task
 
@@ -41,9 +40,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     augment.check(planes, spec.inputs.augmentation, config.allow_unanatomical_flips)
     training = _training(config, steps, spec)
     described = preprocessing(dataset, planes, "cycle" if config.input.channels == "cycle" else "frame", ())
-    init = functools.partial(
-        task.init_state, optimizer=training.optimizer, keep_ema=training.keeps_ema, spec=spec
-    )
+    init = functools.partial(task.init_state, optimizer=training.optimizer, keep_ema=training.keeps_ema, spec=spec)
     made = Task(
         init=init,
         pretrained=common.first_weights(config, described, jax.eval_shape(lambda: task.init_variables(spec))),
@@ -66,9 +63,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     return made, {"preprocessing.json": described, "table.json": table.to_json()}
 
 
-def make_spec(
-    config: ml_collections.ConfigDict, table: rows.Table, planes: tuple[str, ...], size: int
-) -> PretrainSpec:
+def make_spec(config: ml_collections.ConfigDict, table: rows.Table, planes: tuple[str, ...], size: int) -> PretrainSpec:
     """The spec of a config, for images of size x size pixels. Raises ValueError, naming the key, for what a config has wrong."""
     model, planes_of_images = config.model.to_dict(), image_planes(planes, config.input.channels, config.input.slices)
     channels = count_channels(config.input.channels, config.input.cycle_frames)

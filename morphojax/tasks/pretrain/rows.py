@@ -16,7 +16,10 @@ CONTROLS = ("none", "shuffled", "noise")
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """values float32 [N,F] and missing bool [N,F] for the N subjects of a dataset; label int32 [N], a code of `classes` or -1 for unknown."""
+    """The rows of the N subjects of a dataset: values float32 [N,F], missing bool [N,F].
+
+    label: int32 [N], a code of `classes`, or -1 where unknown.
+    """
 
     encoder: TableEncoder | None  # None: the run uses no table
     values: np.ndarray

@@ -36,9 +36,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     training = common.training(config, steps, {"encoder": spec.encoder})
     _warn_of_leaks(config, label, dataset)
     described = preprocessing(dataset, planes, "cycle" if config.input.channels == "cycle" else "frame", ())
-    init = functools.partial(
-        task.init_state, optimizer=training.optimizer, keep_ema=training.keeps_ema, spec=spec
-    )
+    init = functools.partial(task.init_state, optimizer=training.optimizer, keep_ema=training.keeps_ema, spec=spec)
     made = Task(
         init=init,
         pretrained=common.first_weights(config, described, jax.eval_shape(lambda: task.init_variables(spec))),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -127,9 +126,7 @@ def _structures(chosen: tuple[str, ...], dataset: Dataset, planes: tuple[str, ..
 def _measures(config: ml_collections.ConfigDict, dataset: Dataset) -> conditioning.Measures | None:
     if not config.model.condition:
         return None
-    rows = cohort.select_subjects(
-        dataset, split_names=config.data.splits, subjects=(), fraction=1.0, seed=config.seed
-    )
+    rows = cohort.select_subjects(dataset, split_names=config.data.splits, subjects=(), fraction=1.0, seed=config.seed)
     return conditioning.from_config(dataset, config.model.condition, rows)
 
 

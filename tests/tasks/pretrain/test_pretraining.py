@@ -16,15 +16,15 @@ from morphojax import augment
 from morphojax.data.store.dataset import Dataset
 from morphojax.data.tables.schema import Column, Schema
 from morphojax.tasks import experiment
-from morphojax.tasks.pretrain import objectives as terms
+from morphojax.tasks.pretrain import build as pretrain
+from morphojax.tasks.pretrain import objectives as registry
 from morphojax.tasks.pretrain import rows
-from morphojax.tasks.pretrain import task as pretrain
 from morphojax.tasks.pretrain.inputs import Inputs
 from morphojax.tasks.pretrain.objectives.pairs import Pairs
-from morphojax.tasks.segment import task as segment
-from morphojax.train import checkpoint, dynamics
-from tests.train import synthetic
-from tests.train.test_tasks import PRETRAIN, SEGMENT, moved
+from morphojax.tasks.segment import build as segment
+from morphojax.train import checkpoint
+from tests.tasks import synthetic
+from tests.tasks.tiny import PRETRAIN, SEGMENT, moved
 
 SMALL = PRETRAIN | {"steps": 2, "eval_every": 2, "dynamics_every": 1}
 HEADS = {
@@ -70,8 +70,8 @@ def test_every_arm_is_a_whole_task(name: str, data: Path, tmp_path: Path) -> Non
     state, batch = jax.eval_shape(task.init, task.pretrained), next(task.train_batches)
     task.train_batches.close()
     assert task.diagnose is not None
-    after, metrics = jax.eval_shape(task.phases[0][1], state, task.constants, batch)
-    jax.eval_shape(task.eval_step, state, task.constants, batch)
+    after, metrics = jax.eval_shape(task.stages[0][1], state, task.constants, batch)
+    jax.eval_shape(task.evaluate, state, task.constants, batch)
     found = jax.eval_shape(task.diagnose, state, task.constants, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     for objective in pretrain_arm.OBJECTIVES[name]:
@@ -107,7 +107,7 @@ def test_dynamics_see_the_gradient_of_the_step(data: Path, tmp_path: Path) -> No
     # BatchNorm of so few values makes so steep a loss that rounding alone moves the gradient by half a percent.
     task, state, batch = built(arm("info_nce", data, tmp_path, **{"model.norm": "group"}))
     found = jax.jit(task.diagnose)(state, task.constants, batch)
-    _, metrics = jax.jit(task.phases[0][1])(state, task.constants, batch)
+    _, metrics = jax.jit(task.stages[0][1])(state, task.constants, batch)
     task.train_batches.close()
     np.testing.assert_allclose(found["grad_norm/info_nce"], metrics["grad_norm/encoder"], rtol=1e-4)
     shares = [v for name, v in found.items() if name.startswith("column/")]
@@ -133,26 +133,11 @@ def test_dynamics_of_several_objectives_loop_over_no_convolution(data: Path, tmp
     assert found and not any(found)
 
 
-def test_dynamics_in_closed_form() -> None:
-    """Losses 3 x + y and 4 y of an encoder with parameters x and y; columns weigh 1 and -3."""
-
-    def losses(encoder, gate):
-        rows = jnp.mean(gate @ jnp.array([1.0, -3.0]))
-        return {"a": 3 * encoder["x"] + encoder["y"] + rows, "b": 4 * encoder["y"]}, {"image_features": jnp.eye(3)}
-
-    found = dynamics.measure(
-        losses, {"x": jnp.float32(1), "y": jnp.float32(2)}, jnp.zeros((3, 2)), ("one", "three"), jnp.ones(3, bool)
-    )
-    expected = {"grad_norm/a": np.sqrt(10), "grad_norm/b": 4, "grad_cosine/a_b": 1 / np.sqrt(10)}
-    expected |= {"column/one": 0.25, "column/three": 0.75, "rank_image_features": 3}
-    assert {k: float(v) for k, v in found.items()} == pytest.approx(expected, rel=1e-5)
-
-
 def test_subjects_that_train_do_not_validate(data: Path, tmp_path: Path) -> None:
     made = arm("info_nce", data, tmp_path, **{"data.splits": ("train", "val")})
     task, _ = pretrain.build(made, Dataset.open(data))
     task.train_batches.close()
-    assert task.eval_batches is None
+    assert task.validation_batches is None
 
 
 def test_a_probe_learns_and_chooses_nothing(data: Path, tmp_path: Path) -> None:
@@ -161,10 +146,10 @@ def test_a_probe_learns_and_chooses_nothing(data: Path, tmp_path: Path) -> None:
     alone, _, _ = built(made)
     made.objectives = {"info_nce": made.objectives.info_nce.to_dict(), "probe": {"weight": 5.0}}
     task, state, batch = built(made)
-    after, metrics = jax.jit(task.phases[0][1])(state, task.constants, batch)
+    after, metrics = jax.jit(task.stages[0][1])(state, task.constants, batch)
     assert moved(state.variables, after.variables, "params", "heads_probe")
-    assert task.eval_batches is not None
-    outputs = [jax.device_get(jax.jit(task.eval_step)(state, task.constants, b)) for b in task.eval_batches()]
+    assert task.validation_batches is not None
+    outputs = [jax.device_get(jax.jit(task.evaluate)(state, task.constants, b)) for b in task.validation_batches()]
     scalars = task.summarise(outputs)
     assert scalars["loss"] == scalars["info_nce/loss"] and scalars["probe/loss"] > 0
     found = jax.jit(task.diagnose)(state, task.constants, batch)
@@ -173,21 +158,21 @@ def test_a_probe_learns_and_chooses_nothing(data: Path, tmp_path: Path) -> None:
         opened.train_batches.close()
 
 
-def test_the_average_waits_while_gradients_accumulate() -> None:
-    kept = [float(pretrain._momentum(lambda step, steps: jnp.float32(0.9), 10, 2)(jnp.int32(s))) for s in range(4)]
-    assert kept == pytest.approx([1, 0.9, 1, 0.9])
-
-
-def test_the_momentum_target_follows_slowly(data: Path, tmp_path: Path) -> None:
+def test_the_byol_target_is_an_average_on_its_own_schedule(data: Path, tmp_path: Path) -> None:
     made = arm("byol", data, tmp_path)
     made.objectives.byol.momentum = 0.75
     task, state, batch = built(made)
-    jax.tree.map(np.testing.assert_array_equal, state.averaged, state.params)
-    after, _ = jax.jit(task.phases[0][1])(state, task.constants, batch)
+    jax.tree.map(np.testing.assert_array_equal, state.ema["params"], state.params)
+    after, _ = jax.jit(task.stages[0][1])(state, task.constants, batch)
     task.train_batches.close()
-    expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, state.averaged, after.params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), after.averaged, expected)
-    assert not np.array_equal(*(jax.tree.leaves(x["encoder"])[0] for x in (after.averaged, after.params)))
+    expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, state.ema["params"], after.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), after.ema["params"], expected)
+    assert not np.array_equal(*(jax.tree.leaves(x["encoder"])[0] for x in (after.ema["params"], after.params)))
+
+
+def test_one_schedule_of_ema_weights(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"config.ema.decay: an objective here keeps EMA weights on its own schedule"):
+        pretrain.build(arm("byol", data, tmp_path, **{"ema.decay": 0.9}), Dataset.open(data))
 
 
 @pytest.mark.slow
@@ -196,7 +181,7 @@ def test_two_stages_and_their_transfer(data: Path, tmp_path: Path, capsys: pytes
     assert experiment.run(arm("position", data, tmp_path / "first"))
     second = arm("regional", data, tmp_path / "second", init_from=str(tmp_path / "first"), freeze="encoder")
     task, state, batch = built(second)
-    after, _ = jax.jit(task.phases[0][1])(state, task.constants, batch)
+    after, _ = jax.jit(task.stages[0][1])(state, task.constants, batch)
     task.train_batches.close()
     assert moved(state.variables, after.variables, "params", "decoder")
     assert not moved(state.variables, after.variables, "params", "encoder")
@@ -216,8 +201,8 @@ def test_validation_is_of_the_whole_set_whatever_the_batch(data: Path, tmp_path:
     def validation(batch_size: int) -> dict[str, float]:
         made = arm("info_nce", data, tmp_path, batch_size=batch_size)
         task, state, _ = built(made)
-        assert task.eval_batches is not None
-        outputs = [jax.device_get(jax.jit(task.eval_step)(state, task.constants, b)) for b in task.eval_batches()]
+        assert task.validation_batches is not None
+        outputs = [jax.device_get(jax.jit(task.evaluate)(state, task.constants, b)) for b in task.validation_batches()]
         task.train_batches.close()
         return task.summarise(outputs)
 
@@ -288,7 +273,7 @@ def test_variants_of_the_rows() -> None:
     assert (np.asarray(rows["corrupted"][0]) != BATCH["values"]).any()
 
 
-def test_facts_and_negatives() -> None:
+def test_batch_info_and_negatives() -> None:
     info = inputs().info(BATCH, CONSTANTS, np.zeros((4, 6), bool))
     assert np.asarray(info.label).tolist() == [2, 1, 2, 0]
     assert np.asarray(info.valid_slices).tolist() == [True] * 6 + [False] * 2
@@ -359,10 +344,10 @@ def test_labels(data: Path) -> None:
     assert [table.classes[i] for i in table.label] == dataset.table["sex"].tolist()
 
 
-def test_who_is_a_positive_and_who_a_rival() -> None:
+def test_positives_and_negatives_of_every_choice() -> None:
     """Subjects 0 and 1 have one label and nearly one row; subject 2 has another of both; row 3 is subject 0 again."""
     values = np.array([[0.0, 1], [0.05, 1], [3, 2], [0, 1]], np.float32)
-    info = terms.BatchInfo(
+    info = registry.BatchInfo(
         subject=jnp.array([0, 1, 2, 0]), valid=jnp.ones(4, bool), slice_mask=jnp.ones((4, 1), bool), position=jnp.zeros((4, 1)),
         values=jnp.asarray(values), missing=jnp.zeros((4, 2), bool), masked=jnp.zeros((4, 2), bool), label=jnp.array([1, 1, 0, 1]),
     )  # fmt: skip
@@ -387,7 +372,7 @@ def test_who_is_a_positive_and_who_a_rival() -> None:
 
 # What is refused, before anything is computed.
 
-CONTEXT = terms.Context(
+CONTEXT = registry.Context(
     schema=Schema((Column("a", "continuous", "cardiac_morphometric"), Column("b", "categorical", "demographic"))),
     cardinalities=(1, 3),
     classes=(),
@@ -443,20 +428,20 @@ CONTEXT = terms.Context(
 )
 def test_an_objective_that_cannot_be_is_told_by_its_key(objectives: dict, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        terms.build(objectives, CONTEXT)
+        registry.build(objectives, CONTEXT)
 
 
 def test_a_class_that_does_not_exist_is_named() -> None:
     labelled = dataclasses.replace(CONTEXT, classes=("well", "ill"))
-    terms.build({"info_nce": {"positives": "same_label", "only": "ill"}}, labelled)
+    registry.build({"info_nce": {"positives": "same_label", "only": "ill"}}, labelled)
     with pytest.raises(ValueError, match="the label's classes are well, ill"):
-        terms.build({"info_nce": {"positives": "same_label", "only": "sick"}}, labelled)
+        registry.build({"info_nce": {"positives": "same_label", "only": "sick"}}, labelled)
 
 
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("info_nce", {"batch_size": 1}, "config.batch_size=1: a subject alone has nobody to be told from"),
+        ("info_nce", {"batch_size": 1}, "config.batch_size=1: contrastive losses need at least 2 subjects"),
         ("info_nce", {"table.groups": "none"}, "config.objectives.info_nce needs table columns"),
         (
             "info_nce",

@@ -17,11 +17,11 @@ from morphojax.data.store.dataset import Dataset
 from morphojax.models.encoders import ENCODERS
 from morphojax.tasks import experiment
 from morphojax.train import loop
-from tests.train.test_tasks import PRETRAIN, SEGMENT
+from tests.tasks.tiny import PRETRAIN, SEGMENT
 
 PLANES = ("sax", "la_4ch")
 SMALL = {
-    "resnet18": {"depths": (1, 1, 1, 1)},
+    "two_blocks": {},
     "convnext_pico": {"depths": (1, 1, 1, 1)},
     "swin_micro": {"depths": (1, 1, 1, 1)},
     "vit_tiny": {"depth": 4},
@@ -46,8 +46,8 @@ def compiled(config, caplog: pytest.LogCaptureFixture) -> collections.Counter[st
 @pytest.mark.parametrize(
     ("task", "encoder", "plane"),
     [
-        ("segment", "resnet18", "sax"),
-        pytest.param("pretrain", "resnet18", "sax", marks=pytest.mark.slow),
+        ("segment", "two_blocks", "sax"),
+        pytest.param("pretrain", "two_blocks", "sax", marks=pytest.mark.slow),
         pytest.param("segment", "swin_micro", "la_4ch", marks=pytest.mark.slow),
         pytest.param("segment", "vit_tiny", "sax", marks=pytest.mark.slow),
         pytest.param("segment", "convnext_pico", "sax", marks=pytest.mark.slow),
@@ -72,14 +72,14 @@ def test_a_run_compiles_each_function_once(
 
     built, _ = experiment.TASKS[task](config, Dataset.open(data))
     built.train_batches.close()
-    assert built.eval_batches is not None
-    valid = [batch["valid"] for batch in built.eval_batches()]
+    assert built.validation_batches is not None
+    valid = [batch["valid"] for batch in built.validation_batches()]
     assert not valid[-1].all() and len(valid) > 1, "the validation must end in a padded batch"
 
-    once = dict.fromkeys(("train_step", "eval_step", "diagnose"), 1)
+    once = dict.fromkeys(("train_step", "evaluate", "drift" if task == "segment" else "diagnose"), 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "_agree", lambda asked, step, every: step == 3)
         first = compiled(config, caplog)
     assert {name: first[name] for name in once} == once
     resumed = compiled(config, caplog)  # takes up at step 3: the last step and the last validation
-    assert {name: resumed[name] for name in ("train_step", "eval_step")} == {"train_step": 1, "eval_step": 1}
+    assert {name: resumed[name] for name in ("train_step", "evaluate")} == {"train_step": 1, "evaluate": 1}

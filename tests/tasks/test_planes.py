@@ -14,13 +14,13 @@ from morphojax.data.store.dataset import Dataset
 from morphojax.inference import embed
 from morphojax.models.encoders import ENCODERS
 from morphojax.tasks import experiment
-from morphojax.tasks.pretrain import task as pretrain
+from morphojax.tasks.pretrain import build as pretrain
 from morphojax.train import checkpoint
-from tests.train import synthetic
-from tests.train.test_tasks import config
+from tests.tasks import synthetic
+from tests.tasks.tiny import config
 
-SMALL = ("resnet18", "convnext_pico", "swin_micro", "vit_tiny", "unet_small")
-QUICK = {("resnet18", "la_4ch")}
+SMALL = ("two_blocks", "convnext_pico", "swin_micro", "vit_tiny", "unet_small")
+QUICK = {("two_blocks", "la_4ch")}
 HIDDEN = {"model.table.mlp.hidden_units": 8, "eval_every": 0}
 
 
@@ -50,7 +50,7 @@ def train(name: str, folder: Path, run: Path, **changes) -> Path:
 def test_every_encoder_serves_every_plane(encoder: str, plane: str, data: Path, tmp_path: Path, capsys) -> None:
     model = {"model.encoder": encoder, "model.width": width(encoder), "data.plane": plane}
     pretrained = train("pretrain_sax", data, tmp_path / "pretrain", **HIDDEN, **model)
-    from_it = {"init_from": str(pretrained), "model.decoder_widths": (4, 4, 4, 4)}
+    from_it = {"init_from": str(pretrained), "model.decoder_widths": (4, 4, 4, 4, 4)}
     run = train("segment_sax", data, tmp_path / "segment", **model, **from_it)
     assert evaluate.main([f"--run={run}"]) == 0
     scores = pd.read_csv(run / "evaluation" / "scores_test.csv")
@@ -91,15 +91,15 @@ def test_a_plane_takes_its_own_encoder_to_segmentation(together: Path, data: Pat
     task, _ = experiment.TASKS["segment"](made, Dataset.open(data))
     state = jax.jit(task.init)(task.pretrained)
     source = checkpoint.load_params(together, "last")
-    for collection, tree in (("params", state.params), ("batch_stats", state.batch_stats)):
+    for collection, tree in state.variables.items():
         jax.tree.map(np.testing.assert_array_equal, tree["encoder"], source[collection]["encoder"]["encoders_la_4ch"])
-    with pytest.raises(ValueError, match=r"an encoder for each of la_2ch, la_4ch.* for sax: set config.data.plane"):
+    with pytest.raises(ValueError, match=r"an encoder for each of la_2ch, la_4ch.*not of sax: set config.data.plane"):
         experiment.TASKS["segment"](config("segment_sax", data, tmp_path, init_from=str(together)), Dataset.open(data))
 
 
 def test_an_encoder_for_each_plane_goes_out_and_comes_in(together: Path, data: Path, tmp_path: Path) -> None:
     file = tmp_path / "encoder.safetensors"
-    with pytest.raises(ValueError, match="for no plane: set --plane to one of them"):
+    with pytest.raises(ValueError, match="not of none: set --plane to one of them"):
         export.export(together, file, "last")
     export.export(together, file, "last", plane="la_4ch")
     settings = {"data.plane": "la_2ch,la_4ch", "model.plane_encoders": "own", "init_from": str(file)}
@@ -160,7 +160,7 @@ def test_planes_of_one_subject_are_told_from_those_of_others(data: Path, tmp_pat
     assert files["preprocessing.json"]["planes"] == list(PLANES)
     state, batch = jax.jit(task.init)(task.pretrained), next(task.train_batches)
     assert state.params["plane_embedding"].shape[0] == 3
-    _, metrics = jax.jit(task.phases[0][1])(state, task.constants, batch)
+    _, metrics = jax.jit(task.stages[0][1])(state, task.constants, batch)
     assert np.isfinite(metrics["planes/loss"]) and 0 <= metrics["planes/top1"] <= 1
 
 

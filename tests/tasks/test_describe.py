@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from morphojax.tasks import describe, experiment, from_config
-from tests.train.test_tasks import config, data, train  # noqa: F401  (data is a fixture)
+from tests.tasks.tiny import config, data, train  # noqa: F401  (data is a fixture)
 
 MODEL = {"encoder": "resnet18", "width": 8, "dtype": "float32", "decoder_widths": (4, 4, 4, 4)}
 
@@ -58,7 +58,7 @@ def test_steps_with_the_choices_trace(name: str, change: dict, data, tmp_path) -
     made = config(name, data, tmp_path / "run", **{f"model.{key}": value for key, value in change.items()})
     task, _ = experiment.build(made)
     state = jax.eval_shape(task.init, task.pretrained)
-    after, metrics = jax.eval_shape(task.phases[0][1], state, task.constants, next(task.train_batches))
+    after, metrics = jax.eval_shape(task.stages[0][1], state, task.constants, next(task.train_batches))
     assert "loss" in metrics and jax.tree.structure(after) == jax.tree.structure(state)
 
 

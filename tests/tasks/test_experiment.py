@@ -1,6 +1,5 @@
 """Pretraining and segmentation as a config asks for them, on a tiny cohort, in this process."""
 
-import importlib
 import json
 import re
 from pathlib import Path
@@ -16,19 +15,14 @@ from morphojax.data.geometry import Grid
 from morphojax.data.sources.acdc import Acdc
 from morphojax.data.store.dataset import Dataset
 from morphojax.tasks import experiment
-from morphojax.tasks.segment import task as segment
+from morphojax.tasks.segment import build as segment
 from morphojax.train import checkpoint
 from morphojax.train.run import RunError
 from morphojax.train.transfer import flatten
 from tests.data import cohorts
 from tests.data.preparing import prepare
-from tests.train import synthetic
-
-TINY = {"batch_size": 2, "log_every": 1, "images_every": 100, "save_every": 100, "model.width": 4}
-PRETRAIN = TINY | {"steps": 1, "epochs": 0.0, "input.slices": 2, "model.table.mlp.hidden_units": 8, "eval_every": 1}
-SEGMENT = TINY | {"steps": 1, "model.decoder_widths": (4, 4, 4, 4), "eval_every": 1, "data.fraction": 1.0}
-PROBE = TINY | {"steps": 1, "epochs": 0.0, "input.slices": 2, "eval_every": 1, "label": "lv_edv_ml"}
-DEFAULTS = {"pretrain": PRETRAIN, "segment": SEGMENT, "probe": PROBE}
+from tests.tasks import synthetic
+from tests.tasks.tiny import config, moved, train
 
 
 @pytest.fixture(scope="module")
@@ -48,17 +42,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         progress=False,
     )
     return root / "out"
-
-
-def config(name: str, data: Path, run: Path, **changes):
-    made = importlib.import_module(f"configs.{name}").get_config()
-    made.update_from_flattened_dict(DEFAULTS[made.task] | {"data.dataset": str(data), "workdir": str(run)} | changes)
-    return made
-
-
-def train(name: str, data: Path, run: Path, **changes) -> dict:
-    assert experiment.run(config(name, data, run, **changes))
-    return checkpoint.load_params(run, "last")
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +65,8 @@ def test_every_config_is_a_whole_task(name: str, data: Path, tmp_path: Path) -> 
     assert "preprocessing.json" in files
     batch = next(task.train_batches)
     state = jax.eval_shape(task.init, task.pretrained)
-    after, metrics = jax.eval_shape(task.phases[0][1], state, task.constants, batch)
+    after, metrics = jax.eval_shape(task.stages[0][1], state, task.constants, batch)
     assert "loss" in metrics and jax.tree.structure(after) == jax.tree.structure(state)
-
-
-def moved(before: dict, after: dict, collection: str, module: str) -> bool:
-    pairs = zip(jax.tree.leaves(before[collection][module]), jax.tree.leaves(after[collection][module]), strict=True)
-    return any(not np.array_equal(a, b) for a, b in pairs)
 
 
 def test_pretraining_logs_what_it_promises(pretrained: Path) -> None:
@@ -150,7 +128,7 @@ def test_probing_then_training_all(data: Path, pretrained: Path, tmp_path: Path)
     task, _ = segment.build(made, dataset)
     state = jax.jit(task.init)(task.pretrained)
     batch = next(task.train_batches)
-    (first, probe), (second, full) = task.phases
+    (first, probe), (second, full) = task.stages
     assert (first, second) == (0, 1)
     state, _ = jax.jit(probe)(state, task.constants, batch)
     assert not moved(source, state.variables, "params", "encoder") and not moved(
@@ -164,7 +142,7 @@ def test_probing_then_training_all(data: Path, pretrained: Path, tmp_path: Path)
 
 
 def test_the_published_recipe_runs_and_transfers(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    small = {"model.encoder": "resnet18", "model.table.mlp.hidden_units": 8}
+    small = {"model.table.mlp.hidden_units": 8}
     train("pretrain_sax_hager", data, tmp_path / "hager", **small)
     made = config("segment_sax", data, tmp_path / "segment", init_from=str(tmp_path / "hager"))
     task, _ = segment.build(made, Dataset.open(data))
@@ -218,7 +196,7 @@ def test_an_unlabelled_structure_is_allowed_beside_a_labelled_one(data: Path, tm
     assert files["preprocessing.json"]["structures"] == ["lv_cavity", "la_cavity"]
     # No atrium is ever drawn in this plane: it is background here.
     assert next(task.train_batches)["annotated"].tolist() == [[True, True]] * 2
-    assert task.constants["class_of"][[0, 1, 2, 3, 4, 5]].tolist() == [0, 1, 0, 0, 2, 0]
+    assert task.evaluate.keywords["spec"].class_of[[0, 1, 2, 3, 4, 5]].tolist() == [0, 1, 0, 0, 2, 0]
     with pytest.raises(ValueError, match="labels none of them"):
         segment.build(config("segment_sax", data, tmp_path, **{"data.structures": ("la_cavity",)}), Dataset.open(data))
 
@@ -270,24 +248,7 @@ def test_layer_decay_reaches_the_encoder(data: Path, tmp_path: Path) -> None:
         Dataset.open(data),
     )
     state = jax.jit(task.init)(task.pretrained)
-    after, _ = jax.jit(task.phases[0][1])(state, task.constants, next(task.train_batches))
+    after, _ = jax.jit(task.stages[0][1])(state, task.constants, next(task.train_batches))
     task.train_batches.close()
     assert not moved(state.variables, after.variables, "params", "encoder")
     assert moved(state.variables, after.variables, "params", "head")
-
-
-def test_validation_dice_by_hand() -> None:
-    """Two subjects, one over two batches; a structure that a subject neither has nor is given does not count for it."""
-    outputs = [
-        {
-            "subject": np.array([7, 7]), "valid": np.array([True, True]), "loss": 1.0, "plane": np.array([0, 0]),
-            "intersection": np.array([[4, 0], [2, 0]]), "cardinality": np.array([[8, 0], [6, 0]]),
-        },
-        {
-            "subject": np.array([9, 7]), "valid": np.array([True, False]), "loss": 3.0, "plane": np.array([0, 0]),
-            "intersection": np.array([[0, 5], [99, 99]]), "cardinality": np.array([[4, 20], [99, 99]]),
-        },
-    ]  # fmt: skip
-    found = segment.validation_dice(outputs, ("a", "b"))
-    assert found["dice/a"] == pytest.approx((12 / 14 + 0) / 2) and found["dice/b"] == pytest.approx(10 / 20)
-    assert found["dice"] == pytest.approx((6 / 14 + 0.5) / 2) and found["loss"] == 2.0

@@ -10,12 +10,13 @@ from morphojax.data.geometry import Grid
 from morphojax.data.sources.synthetic import Synthetic
 from morphojax.data.store.dataset import Dataset
 from morphojax.inference import embed
-from morphojax.tasks import experiment, probe
-from morphojax.tasks.segment import task as segment
+from morphojax.tasks import experiment
+from morphojax.tasks.probe import build as probe
+from morphojax.tasks.segment import build as segment
 from morphojax.train import checkpoint
 from tests.data.preparing import prepare
-from tests.train import synthetic
-from tests.train.test_tasks import config, train
+from tests.tasks import synthetic
+from tests.tasks.tiny import config, train
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_it_is_fine_tuned_on_four_frames_and_segments_one(run: Path, data: Path,
     state, batch = jax.eval_shape(task.init, task.pretrained), next(task.train_batches)
     task.train_batches.close()
     assert batch["image"].shape == (2, 1, 32, 32, 4)
-    jax.eval_shape(task.phases[0][1], state, task.constants, batch)
+    jax.eval_shape(task.stages[0][1], state, task.constants, batch)
     made = config("segment_sax", data, tmp_path / "segment", init_from=str(run))
     task, _ = segment.build(made, Dataset.open(data))
     assert "4 input channels summed, shared among 1" in capsys.readouterr().out
@@ -72,8 +73,10 @@ def test_it_is_fine_tuned_on_four_frames_and_segments_one(run: Path, data: Path,
 
 def test_frames_of_the_cine_are_examples(data: Path, tmp_path: Path) -> None:
     task, _ = experiment.build(config("pretrain_sax", data, tmp_path, **{"input.frames": ("cine",)}))
-    assert task.eval_batches is not None
-    assert next(task.train_batches)["image"].shape == next(task.eval_batches())["image"].shape == (2, 2, 32, 32, 1)
+    assert task.validation_batches is not None
+    assert (
+        next(task.train_batches)["image"].shape == next(task.validation_batches())["image"].shape == (2, 2, 32, 32, 1)
+    )
     task.train_batches.close()
 
 

@@ -1,0 +1,15 @@
+"""Randomness as a function of seed, name and step."""
+
+import jax
+import jax.numpy as jnp
+
+from morphojax.train import rng
+
+
+def test_random_keys_differ_by_seed_name_and_step_only() -> None:
+    data = [
+        jax.random.key_data(k).tolist()
+        for k in (rng.key(0, "a"), rng.key(1, "a"), rng.key(0, "b"), rng.key(0, "a", 0), rng.key(0, "a", 1))
+    ]
+    assert len({tuple(d) for d in data}) == 5
+    assert jax.random.key_data(rng.key(0, "a", jnp.int32(1))).tolist() == data[4]

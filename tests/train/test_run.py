@@ -1,0 +1,42 @@
+"""The run directory and the log."""
+
+import json
+from pathlib import Path
+
+import jax
+import pytest
+
+from morphojax.train import run
+from morphojax.train.logger import Logger
+
+
+def test_a_run_directory_refuses_another_config_and_data(tmp_path: Path) -> None:
+    config = {"seed": 0, "workdir": "a", "data": {"fraction": 0.1, "workers": 0}}
+    files = {"preprocessing.json": {"dataset_fingerprint": "x"}}
+    run.create(tmp_path, config, files)
+    (tmp_path / "checkpoints").mkdir()
+    run.create(tmp_path, config | {"workdir": "b", "data": {"fraction": 0.1, "workers": 2}}, files)
+    with pytest.raises(run.RunError, match=r"another config \(data.fraction, seed\)"):
+        run.create(tmp_path, config | {"seed": 1, "data": {"fraction": 0.2, "workers": 0}}, files)
+    with pytest.raises(run.RunError, match="another dataset"):
+        run.create(tmp_path, config, {"preprocessing.json": {"dataset_fingerprint": "y"}})
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert environment["packages"]["jax"] == jax.__version__ and environment["devices"]
+
+
+def test_a_run_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(run.RunError, match=r"config.workdir=.*cannot be written"):
+        run.create(tmp_path / "file" / "run", {}, {})
+    with pytest.raises(run.RunError, match=r"is .* the directory of a run"):
+        run.read_json(tmp_path, "config.json")
+
+
+def test_the_log_takes_up_where_it_is_told(tmp_path: Path) -> None:
+    log = Logger(tmp_path, start=0)
+    for step in (1, 2, 3):
+        log.scalars(step, {"loss": float(step)})
+    log.scalars(4, {"loss": float("nan")})
+    log.close()
+    Logger(tmp_path, start=2).close()
+    assert [json.loads(x)["step"] for x in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]

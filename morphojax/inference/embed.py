@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from morphojax.data.input import pipeline
+from morphojax.data.input.stream import StreamSpec
+from morphojax.data.input.subjects import ImageSpec, subject_stream
 from morphojax.data.store.dataset import Dataset
 from morphojax.data.store.records import write_atomically
 from morphojax.models.towers import mean_of_slices
@@ -35,8 +36,8 @@ class ImageEncoder:
 
     apply:     (image uint8 [B,K,H,W,C], slice_mask bool [B,K], image_planes) -> float32 [B,D]; nothing random. image_planes:
                the plane of each
-               of the K images, as of `pipeline.image_planes`.
-    channels:  `slices` or `cycle`, and cycle_frames, as in `pipeline.pretraining`.
+               of the K images, as of `ImageSpec.image_planes`.
+    channels:  `slices` or `cycle`, and cycle_frames, as in `ImageSpec`.
     variables: all that the checkpoint holds: {"params", "batch_stats"}.
     """
 
@@ -78,7 +79,7 @@ def load_encoder(path: str | Path, which: str = "last") -> ImageEncoder:
     except (KeyError, TypeError) as error:
         raise RunError(f"{run}: config.json or preprocessing.json is not as a run writes it ({error!r})") from error
     variables = checkpoint.load_params(folder)
-    c = pipeline.count_channels(channels, cycle_frames)
+    c = ImageSpec(planes, channels, cycle_frames=cycle_frames).channel_count
     image = jax.ShapeDtypeStruct((len(planes), size, size, c), jnp.float32)
     wanted: Any = jax.eval_shape(lambda key, x: module.init(key, x, train=False), jax.random.key(0), image)
     _, report = transfer_modules(variables, {name: {"encoder": tree} for name, tree in wanted.items()})
@@ -111,26 +112,21 @@ def embed(
 
     Raises StreamError where nobody has the frames, and RunError where the encoder answers NaN.
     """
-    n, image_planes = len(dataset.subjects), pipeline.image_planes(encoder.planes, encoder.channels, slices)
-    stream = pipeline.pretraining(
+    n = len(dataset.subjects)
+    images = ImageSpec(encoder.planes, encoder.channels, tuple(frames), encoder.cycle_frames, slices)
+    stream = subject_stream(
         dataset,
-        planes=encoder.planes,
+        subjects=np.arange(n) if subjects is None else subjects,
         values=np.zeros((n, 0), np.float32),
         missing=np.zeros((n, 0), bool),
-        batch_size=batch_size,
-        seed=0,
-        train=False,
-        subjects=np.arange(n) if subjects is None else subjects,
-        channels=encoder.channels,
-        frames=frames,
-        cycle_frames=encoder.cycle_frames,
-        slices=slices,
+        images=images,
+        spec=StreamSpec(batch_size, train=False),
     )
     subject, values = [], []
     for batch in stream:
         kept = batch["valid"]
         subject.append(batch["subject"][kept])
-        values.append(np.asarray(encoder.apply(batch["image"], batch["slice_mask"], image_planes))[kept])
+        values.append(np.asarray(encoder.apply(batch["image"], batch["slice_mask"], images.image_planes))[kept])
     stream.close()
     found = Embeddings(np.concatenate(subject), np.concatenate(values))
     if not np.isfinite(found.values).all():

@@ -11,7 +11,7 @@ import numpy as np
 
 from morphojax import anatomy
 from morphojax.data import geometry
-from morphojax.tasks.segment.task import build_model
+from morphojax.tasks.segment.build import build_model
 from morphojax.train import checkpoint
 from morphojax.train.run import RunError, read_json
 

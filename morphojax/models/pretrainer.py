@@ -70,6 +70,9 @@ class Seen(NamedTuple):
         return pairs[:, 0], pairs[:, 1]
 
 
+TowerOutputs = Seen
+
+
 class Pretrainer(nn.Module):
     """(images [B,V,K,H,W,C], slice_mask bool [B,K], rows {variant: Rows}, negatives bool [B,B], train) -> (Outputs, Seen).
 
@@ -88,7 +91,7 @@ class Pretrainer(nn.Module):
     decoder: nn.Module | None = None
     image_planes: tuple[str, ...] = ()
     pooling: Literal["mean", "attention"] = "mean"
-    encoder_sees: Literal["whole", "parts", "both"] = "whole"
+    image_input: Literal["full", "masked", "both"] = "full"
     patch_mask_fraction: float = 0.75
     train_encoder: bool = True
 
@@ -117,12 +120,12 @@ class Pretrainer(nn.Module):
             slices=(),
             subjects=(),
             decoded=(),
-            masked_patches=self._encode_parts(by_view(flat)[0]) if self.encoder_sees != "whole" else None,
+            masked_patches=self._encode_parts(by_view(flat)[0]) if self.image_input != "full" else None,
             rows=self._encode_rows(rows, train),
             mask=slice_mask,
             negatives=negatives,
         )
-        if self.encoder_sees != "parts":
+        if self.image_input != "masked":
             features: Features = self.encoder(flat, train and self.train_encoder)
             if not self.train_encoder:
                 features = jax.lax.stop_gradient(features)

@@ -67,6 +67,11 @@ class ResNet(nn.Module):
     norm: str = "batch"
     remat: bool = False
 
+    @property
+    def levels(self):
+        blocks = {f"stage{s + 1}_block{i + 1}": f"stage{s + 1}" for s, d in enumerate(self.depths) for i in range(d)}
+        return {"stem_conv": "stem", "stem_norm": "stem", **blocks}
+
     @nn.compact
     def __call__(self, image: jax.Array, train: bool) -> Features:
         x = Conv(self.width, 7, 2, self.dtype, name="stem_conv")(image)

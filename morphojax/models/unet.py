@@ -62,6 +62,11 @@ class UNetDecoder(nn.Module):
     dtype: Dtype = jnp.float32
     norm: str = "batch"
 
+    @property
+    def levels(self):
+        parts = ("reduce", "conv1", "norm1", "film", "conv2", "norm2")
+        return {f"level{i}_{p}": f"level{i}" for i in range(len(self.widths)) for p in parts}
+
     @nn.compact
     def __call__(self, pyramid: tuple[jax.Array, ...], train: bool, condition: jax.Array | None = None) -> jax.Array:
         image, *skips, x = pyramid

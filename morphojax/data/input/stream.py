@@ -1,8 +1,8 @@
-"""Batches with grain: numbers of examples are shuffled and dealt out, then a batch is read.
+"""Batches with grain.
 
-A stream is a chain of pure functions of the step: the numbers of its global batch, from an order drawn anew each epoch;
-of these, the rows of this process; and what is read of them. So a batch depends on (seed, step) alone, not on what was
-read before nor on how many processes or workers read, and the state of a stream is its next step.
+A stream is a chain of pure functions of the step: the numbers of the examples of its global batch, in an order drawn for each
+epoch; the rows of this process; the arrays read for them. So a batch depends only on (seed, step), not on earlier batches or on
+the number of processes or workers, and the state of a stream is its next step.
 """
 
 import dataclasses
@@ -21,52 +21,62 @@ class StreamError(ValueError):
     """A stream that cannot be built or resumed."""
 
 
+@dataclasses.dataclass(frozen=True)
+class StreamSpec:
+    """How examples become batches. Raises StreamError for numbers that cannot be.
+
+    batch_size: of all processes together.
+    train:      endless batches in a new order each epoch; otherwise one pass in order.
+    process_index, process_count: this process's part of every batch.
+    workers:    processes that read: they need parsed absl flags, import `__main__` again (so a script needs its
+                `if __name__ == "__main__"`) and end with `close()`. 0: a thread reads. The batches are the same.
+    prefetch:   batches held ready, per worker.
+    """
+
+    batch_size: int
+    seed: int = 0
+    train: bool = True
+    process_index: int = 0
+    process_count: int = 1
+    workers: int = 0
+    prefetch: int = 2
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.batch_size % self.process_count:
+            raise StreamError(
+                f"batch_size={self.batch_size} is not a positive multiple of the {self.process_count} processes"
+            )
+        if not 0 <= self.process_index < self.process_count:
+            raise StreamError(f"process_index={self.process_index} is not below process_count={self.process_count}")
+        if not 0 <= self.seed < 2**32:
+            raise StreamError(f"seed={self.seed} is not in [0, 2**32)")
+        if self.workers < 0 or self.prefetch < 1:
+            raise StreamError(f"workers={self.workers} must be 0 or more and prefetch={self.prefetch} 1 or more")
+
+
 class Stream(Iterator[Batch]):
     """Batches of the rows of this process. Training: endless, in a new order each epoch, the remainder of an epoch
     dropped. Evaluation: one pass in order; the last batch is padded with rows of valid=False; `iter()` begins another
     pass.
 
-    `train` says which of the two it is, `examples` is their number in an epoch, `steps_per_epoch` that of batches.
-    `workers` > 0 reads in as many other processes, which need parsed absl flags, import `__main__` anew (so a script
-    needs its `if __name__ == "__main__"`) and end with `close()`; 0 reads in a thread. Neither changes a batch.
-    `prefetch` batches are held ready (per worker).
+    `examples` is the number of examples in an epoch, `steps_per_epoch` that of batches.
     """
 
-    def __init__(
-        self,
-        read: Callable[[int, np.ndarray, np.ndarray], Batch],
-        examples: int,
-        batch_size: int,
-        seed: int,
-        train: bool,
-        process_index: int = 0,
-        process_count: int = 1,
-        workers: int = 0,
-        prefetch: int = 2,
-    ):
-        if batch_size < 1 or batch_size % process_count:
-            raise StreamError(f"batch_size={batch_size} is not a positive multiple of the {process_count} processes")
-        if not 0 <= process_index < process_count:
-            raise StreamError(f"process_index={process_index} is not below process_count={process_count}")
-        if not 0 <= seed < 2**32:
-            raise StreamError(f"seed={seed} is not in [0, 2**32)")
-        if train and examples < batch_size:
-            raise StreamError(f"batch_size={batch_size} exceeds the {examples} training examples: lower it")
-        if workers < 0 or prefetch < 1:
-            raise StreamError(f"workers={workers} must be 0 or more and prefetch={prefetch} 1 or more")
-        self.examples = examples
-        self.batch_size = batch_size
+    def __init__(self, read: Callable[[int, np.ndarray, np.ndarray], Batch], examples: int, spec: StreamSpec):
+        if spec.train and examples < spec.batch_size:
+            raise StreamError(f"batch_size={spec.batch_size} exceeds the {examples} training examples: lower it")
+        batch_size, train = spec.batch_size, spec.train
+        self.examples, self.batch_size, self.train = examples, batch_size, train
         self.steps_per_epoch = examples // batch_size if train else -(-examples // batch_size)
-        self.train = train
-        self._workers, self._prefetch = workers, prefetch
-        self._identity = {"examples": examples, "batch_size": batch_size, "seed": seed}
+        self._workers, self._prefetch = spec.workers, spec.prefetch
+        self._identity = {"examples": examples, "batch_size": batch_size, "seed": spec.seed}
         self._next = 0
         self._iterator: Any = None
 
         steps = grain.MapDataset.range(self.steps_per_epoch)
-        local = batch_size // process_count
-        rows = np.arange(process_index * local, (process_index + 1) * local)
-        order = _Order(examples, batch_size, seed if train else None)
+        local = batch_size // spec.process_count
+        rows = np.arange(spec.process_index * local, (spec.process_index + 1) * local)
+        order = _Order(examples, batch_size, spec.seed if train else None)
         self._batches = (steps.repeat() if train else steps).map_with_index(
             functools.partial(_batch, read, order, rows)
         )

@@ -9,7 +9,7 @@ import jax
 import ml_collections
 
 from morphojax import anatomy, augment
-from morphojax.data.input.subjects import count_channels, image_planes, subject_stream
+from morphojax.data.input.subjects import ImageSpec, subject_stream
 from morphojax.data.store.dataset import Dataset
 from morphojax.models.pretrainer import Pretrainer
 from morphojax.tasks import common, from_config
@@ -28,18 +28,16 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         raise ValueError(f"config.batch_size={config.batch_size}: contrastive losses need at least 2 subjects")
     subjects = common.select_subjects(config, dataset)
     table = rows.read(dataset, subjects.train, seed=config.seed, **config.table)
-    planes = anatomy.parse_planes(config.data.plane)
-    spec = make_spec(config, table, planes, dataset.manifest.grid.size)
+    images = ImageSpec(anatomy.parse_planes(config.data.plane), **config.input)
+    spec = make_spec(config, table, images, dataset.manifest.grid.size)
     if any(objective.needs_table for objective in spec.objectives.values()):
         subjects = table.with_rows(subjects)
-    make = functools.partial(
-        subject_stream, dataset, planes=planes, values=table.values, missing=table.missing, **config.input
-    )
+    make = functools.partial(subject_stream, dataset, values=table.values, missing=table.missing, images=images)
     streams = common.make_streams(config, subjects, lambda chosen, stream: make(subjects=chosen, spec=stream))
     steps = common.count_steps(config, streams.train.examples)
-    augment.check(planes, spec.inputs.augmentation, config.allow_unanatomical_flips)
+    augment.check(images.planes, spec.inputs.augmentation, config.allow_unanatomical_flips)
     training = _training(config, steps, spec)
-    described = preprocessing(dataset, planes, "cycle" if config.input.channels == "cycle" else "frame", ())
+    described = preprocessing(dataset, images.planes, "cycle" if images.cycle else "frame", ())
     init = functools.partial(task.init_state, optimizer=training.optimizer, keep_ema=training.keeps_ema, spec=spec)
     made = Task(
         init=init,
@@ -63,29 +61,28 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     return made, {"preprocessing.json": described, "table.json": table.to_json()}
 
 
-def make_spec(config: ml_collections.ConfigDict, table: rows.Table, planes: tuple[str, ...], size: int) -> PretrainSpec:
+def make_spec(config: ml_collections.ConfigDict, table: rows.Table, images: ImageSpec, size: int) -> PretrainSpec:
     """The spec of a config, for images of size x size pixels. Raises ValueError, naming the key, for what a config has wrong."""
-    model, planes_of_images = config.model.to_dict(), image_planes(planes, config.input.channels, config.input.slices)
-    channels = count_channels(config.input.channels, config.input.cycle_frames)
-    encoder = from_config.image_encoder(model, planes_of_images)
+    model = config.model.to_dict()
+    encoder = from_config.image_encoder(model, images.image_planes)
     context = Context(
         schema=table.schema,
         cardinalities=table.cardinalities,
         classes=table.classes,
         table_tokens=model["table"]["encoder"] == "transformer",
         patch=from_config.patch(encoder),
-        channels=channels,
-        image_planes=planes_of_images,
+        channels=images.channel_count,
+        image_planes=images.image_planes,
         dtype=from_config.dtype(model["dtype"]),
     )
     chosen = objectives.build(config.objectives.to_dict(), context)
     inputs = _inputs(config, chosen)
     inputs.check(len(table.cardinalities))
     return PretrainSpec(
-        model=_model(config, encoder, table.cardinalities, planes_of_images, chosen),
+        model=_model(config, encoder, table.cardinalities, images.image_planes, chosen),
         objectives=chosen,
         inputs=inputs,
-        image_shape=(len(planes_of_images), size, size, channels),
+        image_shape=(len(images.image_planes), size, size, images.channel_count),
         columns=table.schema.names,
         seed=config.seed,
     )
@@ -107,7 +104,7 @@ def _model(
     config: ml_collections.ConfigDict,
     encoder: Any,
     cardinalities: tuple[int, ...],
-    planes_of_images: tuple[str, ...],
+    image_planes: tuple[str, ...],
     chosen: Mapping[str, Objective],
 ) -> Pretrainer:
     model = config.model.to_dict()
@@ -121,7 +118,7 @@ def _model(
         heads={name: objective.head for name, objective in chosen.items()},
         table_encoder=table_encoder if needs_rows else None,
         decoder=decoder if needs_decoder else None,
-        image_planes=planes_of_images,
+        image_planes=image_planes,
         pooling=model["pooling"],
         image_input=_image_input(chosen),
         patch_mask_fraction=model["patch_mask_fraction"],

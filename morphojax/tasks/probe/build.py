@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 
 from morphojax import anatomy, augment
-from morphojax.data.input.subjects import count_channels, image_planes, subject_stream
+from morphojax.data.input.subjects import ImageSpec, subject_stream
 from morphojax.data.store.dataset import Dataset
 from morphojax.tasks import common, from_config
 from morphojax.tasks.common import Subjects
@@ -26,16 +26,16 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     label = Label.fit(dataset, config.label, subjects.train)
     target = label.encode(dataset.table)
     subjects = _with_label(subjects, np.isfinite(target), config.label)
-    planes = anatomy.parse_planes(config.data.plane)
+    images = ImageSpec(anatomy.parse_planes(config.data.plane), **config.input)
     values, missing = np.nan_to_num(target)[:, None].astype(np.float32), ~np.isfinite(target)[:, None]
-    make = functools.partial(subject_stream, dataset, planes=planes, values=values, missing=missing, **config.input)
+    make = functools.partial(subject_stream, dataset, values=values, missing=missing, images=images)
     streams = common.make_streams(config, subjects, lambda chosen, stream: make(subjects=chosen, spec=stream))
     steps = common.count_steps(config, streams.train.examples)
-    spec = make_spec(config, planes, dataset.manifest.grid.size, len(label.classes))
-    augment.check(planes, spec.augmentation, config.allow_unanatomical_flips)
+    spec = make_spec(config, images, dataset.manifest.grid.size, len(label.classes))
+    augment.check(images.planes, spec.augmentation, config.allow_unanatomical_flips)
     training = common.training(config, steps, {"encoder": spec.encoder})
     _warn_of_leaks(config, label, dataset)
-    described = preprocessing(dataset, planes, "cycle" if config.input.channels == "cycle" else "frame", ())
+    described = preprocessing(dataset, images.planes, "cycle" if images.cycle else "frame", ())
     init = functools.partial(task.init_state, optimizer=training.optimizer, keep_ema=training.keeps_ema, spec=spec)
     made = Task(
         init=init,
@@ -57,14 +57,12 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     return made, {"preprocessing.json": described, "label.json": label.to_json()}
 
 
-def make_spec(config: ml_collections.ConfigDict, planes: tuple[str, ...], size: int, classes: int) -> ProbeSpec:
+def make_spec(config: ml_collections.ConfigDict, images: ImageSpec, size: int, classes: int) -> ProbeSpec:
     """The spec of a config, for images of size x size pixels. Raises ValueError, naming the key."""
-    planes_of_images = image_planes(planes, config.input.channels, config.input.slices)
-    channels = count_channels(config.input.channels, config.input.cycle_frames)
     return ProbeSpec(
-        encoder=from_config.image_encoder(config.model.to_dict(), planes_of_images),
+        encoder=from_config.image_encoder(config.model.to_dict(), images.image_planes),
         classes=classes,
-        image_shape=(len(planes_of_images), size, size, channels),
+        image_shape=(len(images.image_planes), size, size, images.channel_count),
         augmentation=augment.Augmentation(**config.augment),
         seed=config.seed,
         train_encoder=common.trains_encoder(config.freeze),

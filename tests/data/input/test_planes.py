@@ -8,11 +8,13 @@ import pytest
 
 from morphojax import anatomy
 from morphojax.data.geometry import Grid
-from morphojax.data.input import pipeline
+from morphojax.data.input.stream import StreamError
+from morphojax.data.input.subjects import CHANNELS
 from morphojax.data.sources.base import CohortError, Frame, Subject, View
 from morphojax.data.sources.synthetic import generate
 from morphojax.data.sources.ukb_nifti import UkbNifti
 from morphojax.data.store.dataset import Dataset
+from tests.data.input.streams import pretraining, segmentation
 from tests.data.preparing import prepare
 
 SUBJECTS = 5
@@ -52,7 +54,7 @@ def dataset(cohort: Path) -> Dataset:
 def stream(dataset: Dataset, planes=anatomy.PLANES, train=True, **options):
     n = len(dataset.subjects)
     defaults = {"values": np.zeros((n, 0)), "missing": np.zeros((n, 0), bool), "subjects": range(n), "batch_size": n}
-    return pipeline.pretraining(dataset, planes=planes, seed=1, train=train, **defaults | {"slices": 3} | options)
+    return pretraining(dataset, planes=planes, seed=1, train=train, **defaults | {"slices": 3} | options)
 
 
 def only(made):
@@ -78,7 +80,7 @@ def test_every_plane_has_its_columns_and_a_missing_one_is_masked(dataset):
     assert not batch["image"][~mask].any() and batch["image"][mask].any(axis=(1, 2, 3)).all()
 
 
-@pytest.mark.parametrize("channels", pipeline.CHANNELS)
+@pytest.mark.parametrize("channels", CHANNELS)
 def test_a_column_shows_what_its_plane_alone_would(dataset, channels):
     together = only(stream(dataset, train=False, channels=channels))
     at = 0
@@ -108,7 +110,7 @@ def test_planes_are_dropped_in_training_and_one_is_kept(dataset):
 
 
 def test_an_impossible_dropout_is_refused(dataset):
-    with pytest.raises(pipeline.StreamError, match="plane_dropout=1"):
+    with pytest.raises(StreamError, match="plane_dropout=1"):
         stream(dataset, plane_dropout=1.0)
 
 
@@ -123,7 +125,7 @@ def test_a_structure_counts_where_it_was_annotated(dataset):
 
 def test_segmentation_mixes_planes_and_knows_what_is_annotated(dataset):
     structures = ("lv_cavity", "la_cavity", "ra_cavity")
-    made = pipeline.segmentation(
+    made = segmentation(
         dataset,
         planes=anatomy.PLANES,
         structures=structures,
@@ -144,7 +146,7 @@ def test_segmentation_mixes_planes_and_knows_what_is_annotated(dataset):
     assert (whole["annotated"][late] == [False, True, True]).all() and whole["annotated"][four & ~late].all()
     label_ids = {name: anatomy.LABEL_ID[name] for name in anatomy.STRUCTURES}
     assert set(np.unique(whole["label"][late])) <= {0, label_ids["la_cavity"], label_ids["ra_cavity"]}
-    ventricle = pipeline.segmentation(
+    ventricle = segmentation(
         dataset,
         planes=("la_4ch",),
         structures=("lv_cavity",),

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from morphojax.data.input.stream import Joined, Stream, StreamError
+from morphojax.data.input.stream import Joined, Stream, StreamError, StreamSpec
 
 
 class Read:
@@ -16,12 +16,16 @@ class Read:
         return {self.key: numbers, "subject": numbers + 100}
 
 
+def stream(key, examples, **options):
+    return Stream(Read(key), examples, StreamSpec(**options))
+
+
 def labelled(**options):
-    return Stream(Read("label"), **{"examples": 5, "batch_size": 2, "seed": 1, "train": True} | options)
+    return stream("label", **{"examples": 5, "batch_size": 2, "seed": 1} | options)
 
 
 def unlabelled(**options):
-    return Stream(Read("volume"), **{"examples": 11, "batch_size": 4, "seed": 2, "train": True} | options)
+    return stream("volume", **{"examples": 11, "batch_size": 4, "seed": 2} | options)
 
 
 def joined():

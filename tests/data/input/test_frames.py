@@ -6,12 +6,13 @@ import pytest
 
 from morphojax.anatomy import CINE, PHASES, cine_phase, is_cine_phase
 from morphojax.data.geometry import Grid
-from morphojax.data.input.pipeline import count_channels, pretraining, segmentation, stacks
 from morphojax.data.input.stream import StreamError
+from morphojax.data.input.subjects import ImageSpec
 from morphojax.data.store.dataset import Dataset, Manifest
 from morphojax.data.store.records import ShardWriter, encode
 from morphojax.data.tables.schema import Schema
-from tests.data.test_pipeline import dataset as without_cine  # noqa: F401
+from tests.data.input.streams import pretraining, segmentation, stacks
+from tests.data.input.test_streams import dataset as without_cine  # noqa: F401
 
 SIZE = 4
 PLANES = ("sax", "la_2ch")
@@ -139,7 +140,9 @@ def test_four_channels_of_a_few_frames(dataset):
 
 
 def test_the_number_of_channels():
-    assert [count_channels(*x) for x in (("slices",), ("cycle",), ("cycle", 2), ("cycle", 8))] == [1, 3, 2, 8]
+    choices = (("slices", 0), ("cycle", 0), ("cycle", 2), ("cycle", 8))
+    counts = [ImageSpec(("sax",), channels, cycle_frames=n).channel_count for channels, n in choices]
+    assert counts == [1, 3, 2, 8]
 
 
 def segment(dataset, frames):

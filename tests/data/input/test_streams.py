@@ -13,11 +13,11 @@ from absl import flags
 
 from morphojax.anatomy import PHASES
 from morphojax.data.geometry import Grid, place
-from morphojax.data.input.pipeline import pretraining, segmentation, stacks
 from morphojax.data.input.stream import StreamError
 from morphojax.data.store.dataset import Dataset, Manifest, encode_native
 from morphojax.data.store.records import ShardWriter, encode
 from morphojax.data.tables.schema import Schema
+from tests.data.input.streams import pretraining, segmentation, stacks
 
 SIZE = 8
 # subject -> phase -> slices. 3: no short axis at all; 5: no mid; 6: ED alone; 7: ES shorter than ED, one mid slice
@@ -387,7 +387,7 @@ def test_no_batch_shares_memory_with_the_table(dataset):
 SCRIPT = """
     import pathlib, pickle, sys
     from absl import app
-    from tests.data.test_pipeline import make_dataset, pretrain, segment, take, whole
+    from tests.data.input.test_streams import make_dataset, pretrain, segment, take, whole
 
     def main(argv):
         root = pathlib.Path(argv[1])
@@ -434,7 +434,6 @@ def test_worker_processes(dataset, tmp_path, pytestconfig):
         ({"subjects": [9]}, r"0\.\.8"),
         ({"subjects": []}, "at least one"),
         ({"subjects": [3]}, "no subject of the 1"),
-        ({"subjects": None, "splits": ("training",)}, "training"),
         ({"values": VALUES[:8]}, "9 subjects"),
         ({"batch_size": 9}, "exceeds the 8"),
         ({"batch_size": 3, "process_count": 2}, "multiple of the 2"),

@@ -1,0 +1,110 @@
+"""The stream of whole stacks: an example is a subject's stack at one phase, with the volumes that the table knows."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from morphojax.anatomy import PHASES
+from morphojax.data.input import frames as stacks_at
+from morphojax.data.input.reading import count_usable, position, read, sorted_subjects
+from morphojax.data.input.stream import Batch, Stream, StreamError, StreamSpec, generator
+from morphojax.data.store.dataset import Dataset, decode_native
+from morphojax.data.store.records import Records
+
+
+def stack_stream(
+    dataset: Dataset,
+    *,
+    plane: str,
+    subjects: Sequence[int] | np.ndarray,
+    volumes: np.ndarray | None,
+    spec: StreamSpec,
+    slices: int = 0,
+    frames: Sequence[str] = ("ED", "ES"),
+) -> Stream:
+    """A stream whose example is a subject's whole stack at one phase, labelled or not: `image` uint8 [B,K,H,W,1], `slice_mask`
+    bool [B,K], `position` float32 [B,K] (0..1 along the stack), `volume` float32 [B,S] in ml (NaN where unknown; S = 0 without
+    `volumes`), `voxel_ml` float32 [B], `subject` int32 [B], `valid` bool [B].
+
+    In training the phase is drawn among `frames`; in evaluation it is the first of `frames` that the subject has. `voxel_ml` is the
+    volume of a voxel of the batch: a pixel of the grid times the distance of the slices. The grid crops the image: a part of the heart
+    outside it counts in the table's volume and in no voxel.
+
+    Args:
+        subjects: indices. Those without the phases are left out, and counted in the log.
+        volumes: [N, phases, S] in ml for the N subjects of the dataset (`cells.volumes(...)`); None: no volumes are needed.
+        slices: K; 0: that of the largest of these stacks.
+        frames: phases.
+
+    Raises:
+        StreamError: shapes that do not fit, no subject with the phases, or a stack with more slices than K.
+    """
+    chosen, frames, n = sorted_subjects(dataset, subjects), stacks_at.check(frames, PHASES), len(dataset.subjects)
+    if volumes is None:
+        volumes = np.zeros((n, len(frames), 0))
+    if volumes.ndim != 3 or volumes.shape[:2] != (n, len(frames)):
+        raise StreamError(f"volumes {volumes.shape} must be [{n} subjects, {len(frames)} frames, structures]")
+    first, count, row = stacks_at.stacks(dataset, plane, chosen, frames)
+    usable = (count > 0).any(axis=1)
+    n_usable, largest = count_usable(usable, plane, frames), int(count.max())
+    if slices and slices < largest:
+        raise StreamError(
+            f"slices={slices}: the largest {plane} stack has {largest}; set slices={largest}, or 0 for that"
+        )
+    if volumes.shape[2]:
+        known = np.isfinite(volumes[chosen[usable]]).any(axis=(1, 2))
+        logging.info("%s: the table has a volume of %d of %d subjects", plane, int(known.sum()), n_usable)
+    reader = _ReadStacks(
+        records=dataset.slices(plane),
+        native=Records(dataset.root, dataset.manifest.native[plane]),
+        subject=chosen[usable],
+        first=first[usable],
+        count=count[usable],
+        row=row[usable],
+        volumes=volumes[chosen[usable]].astype(np.float32),
+        slices=slices or largest,
+        seed=spec.seed if spec.train else None,
+    )
+    return Stream(reader, n_usable, spec)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ReadStacks:
+    """Reads a batch of whole stacks. first, count, row: int [n, frames], first record, number of slices (0: no stack), native record."""
+
+    records: Any
+    native: Any
+    subject: np.ndarray
+    first: np.ndarray
+    count: np.ndarray
+    row: np.ndarray
+    volumes: np.ndarray
+    slices: int
+    seed: int | None  # None: nothing is drawn
+
+    def __call__(self, step: int, rows: np.ndarray, numbers: np.ndarray) -> Batch:
+        stack = (numbers, np.array([self._frame(step, int(r), n) for r, n in zip(rows, numbers, strict=True)], int))
+        z, count = np.arange(self.slices), self.count[stack][:, None]
+        mask = z < count
+        record = np.where(mask, self.first[stack][:, None] + z, -1)
+        return {
+            "image": read(self.records, record, ("image",))["image"][..., None],
+            "slice_mask": mask,
+            "position": np.where(mask, position(z, count), 0).astype(np.float32),
+            "volume": self.volumes[stack],
+            "voxel_ml": np.array([_voxel_ml(self.native[row]) for row in self.row[stack]], np.float32),
+            "subject": self.subject[numbers].astype(np.int32),
+        }
+
+    def _frame(self, step: int, row: int, number: int) -> int:
+        present = np.flatnonzero(self.count[number])
+        return int(present[0] if self.seed is None else generator("frame", self.seed, step, row).choice(present))
+
+
+def _voxel_ml(native: Any) -> float:
+    """The volume of a voxel of a stack on the grid, which resamples in plane and keeps the slices as they are."""
+    _, placement = decode_native(native)
+    return placement.grid.spacing_mm**2 * placement.native_spacing[2] / 1000

@@ -153,7 +153,7 @@ def load_params(path: str | Path, which: str = "best", weights: str = "model") -
         state = ocp.load_checkpointables(str(folder), {"state": abstract})["state"]
     except Exception as error:  # see Checkpoints.restore
         raise CheckpointError(f"{folder}: damaged ({_first_line(error)}); use another checkpoint") from error
-    if not {"collections", "ema"} <= set(state):
+    if state is None or not {"collections", "ema"} <= set(state):
         raise CheckpointError(f"{folder}: written by an older version of morphojax; train the run again")
     if weights == "ema" and not state["ema"]:
         raise CheckpointError(
@@ -168,12 +168,13 @@ def _check_same(path: Path, abstract: TrainState) -> None:
 
     Orbax itself would load whatever it finds.
     """
+    stored, error = None, "its metadata cannot be read"
     try:
         stored = ocp.checkpointables_metadata(str(path)).metadata["state"]
-    except Exception as error:  # see Checkpoints.restore
-        raise CheckpointError(
-            f"{path}: damaged ({_first_line(error)}); remove this folder to go on from the one before"
-        ) from error
+    except Exception as met:  # see Checkpoints.restore
+        error = _first_line(met)
+    if stored is None:
+        raise CheckpointError(f"{path}: damaged ({error}); remove this folder to go on from the one before")
     if not {"collections", "ema"} <= set(stored):
         raise CheckpointError(f"{path}: written by an older version of morphojax; use another config.workdir")
     have, want = _shapes(stored), _shapes(abstract)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from morphojax.train import checkpoint, devices, loop
+from morphojax.train.ema import constant_decay
+from tests.train import toy
 from tests.train.toy import Batches, task
 
 
@@ -24,13 +26,18 @@ def lines(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def weights(run: Path, which: str = "last") -> float:
-    return checkpoint.load_params(run, which)["params"]["tower"]["w"].item()
+def weights(run: Path, which: str = "last", kind: str = "model") -> float:
+    return checkpoint.load_params(run, which, kind)["params"]["tower"]["w"].item()
 
 
 def test_stopped_and_resumed_equals_never_stopped(tmp_path: Path) -> None:
+    """EMA weights included."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     (whole).mkdir(), (parts).mkdir()
+
+    def task(steps: int, batches: Batches):
+        return toy.task(steps, batches, ema_decay=constant_decay(0.9))
+
     assert fit(whole, task(11, Batches()))
 
     class Stopping(Batches):
@@ -45,17 +52,19 @@ def test_stopped_and_resumed_equals_never_stopped(tmp_path: Path) -> None:
     second = Batches()
     assert fit(parts, task(11, second))
     assert second.taken == [6, 7, 8, 9, 10]
-    assert weights(whole) == weights(parts)
+    assert weights(whole) == weights(parts) and weights(whole, kind="ema") == weights(parts, kind="ema")
+    assert weights(whole, kind="ema") != weights(whole)
     # The same log too, apart from the rate of work.
     train = [{k: v for k, v in line.items() if "per_second" not in k} for line in lines(whole) if "val/error" in line]
     again = [{k: v for k, v in line.items() if "per_second" not in k} for line in lines(parts) if "val/error" in line]
     assert train == again
 
 
-def test_finished_run_does_nothing_more(tmp_path: Path) -> None:
+def test_finished_run_returns_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fit(tmp_path, task(4, Batches()))
     before = lines(tmp_path)
     batches = Batches()
+    monkeypatch.setattr(loop, "_begin", lambda *arguments: pytest.fail("nothing is compiled or restored"))
     assert fit(tmp_path, task(4, batches))
     assert batches.taken == [] and lines(tmp_path) == before
 
@@ -123,6 +132,22 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_name(tmp_path: Path)
         checkpoint.CheckpointError, match=r"batch_stats/count: \(\) in the checkpoint, \(3,\) in the model"
     ):
         fit(tmp_path, changed)
+
+
+def test_ema_weights_are_validated_beside_the_model(tmp_path: Path) -> None:
+    fit(tmp_path, task(8, Batches(), ema_decay=constant_decay(0.9)))
+    last = next(line for line in lines(tmp_path) if line["step"] == 8 and "val_ema/error" in line)
+    assert last["val_ema/error"] == pytest.approx(abs(weights(tmp_path, kind="ema") - 0.5), rel=1e-5)
+    own = next(line for line in lines(tmp_path) if line["step"] == 8 and "val/error" in line)
+    assert own["val/error"] == pytest.approx(abs(weights(tmp_path) - 0.5), rel=1e-5)
+
+
+def test_ema_weights_that_a_run_does_not_keep_are_told(tmp_path: Path) -> None:
+    fit(tmp_path, task(2, Batches()))
+    with pytest.raises(checkpoint.CheckpointError, match=r"holds no EMA weights; train with config.ema.decay above 0"):
+        checkpoint.load_params(tmp_path, "last", "ema")
+    with pytest.raises(ValueError, match="weights='mean' is unknown: choose model or ema"):
+        checkpoint.load_params(tmp_path, "last", "mean")
 
 
 def test_missing_and_damaged_checkpoints_are_told(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from morphojax.train.step import make_train_step
 
 
 def test_frozen_modules_do_not_move_even_with_momentum_and_decay() -> None:
-    opt, _ = optax.adamw(0.1, weight_decay=0.1)
+    opt = optax.adamw(0.1, weight_decay=0.1)
 
     def loss(params, state, constants, batch):
         return sum(jnp.sum(p["w"] ** 2) for p in params.values()), ({}, state.collections)

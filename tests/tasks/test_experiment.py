@@ -11,43 +11,20 @@ import pytest
 from configs import segment_sax
 from morphojax import export
 from morphojax.anatomy import PLANES
-from morphojax.data.geometry import Grid
-from morphojax.data.sources.acdc import Acdc
 from morphojax.data.store.dataset import Dataset
 from morphojax.tasks import experiment
 from morphojax.tasks.segment import build as segment
 from morphojax.train import checkpoint
 from morphojax.train.run import RunError
 from morphojax.train.transfer import flatten
-from tests.data import cohorts
-from tests.data.preparing import prepare
 from tests.tasks import synthetic
 from tests.tasks.tiny import config, moved, train
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("cohort")
-    cohorts.acdc(root, subjects=6)
-    (root / "splits.csv").write_text(
-        "subject,split\n" + "".join(f"patient{n:03d},{'train' if n < 5 else 'val'}\n" for n in range(1, 7))
-    )
-    prepare(
-        Acdc(root),
-        root / "out",
-        name="acdc",
-        grid=Grid(1.5, 32),
-        split_file=root / "splits.csv",
-        workers=1,
-        progress=False,
-    )
-    return root / "out"
-
-
-@pytest.fixture(scope="module")
-def pretrained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pretrained(acdc: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "pretrained"
-    train("pretrain_sax", data, run)
+    train("pretrain_sax", acdc, run)
     return run
 
 
@@ -57,8 +34,8 @@ CONFIGS = sorted(
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_is_a_whole_task(name: str, data: Path, tmp_path: Path) -> None:
-    made = config(name, data, tmp_path / "run")
+def test_every_config_is_a_whole_task(name: str, acdc: Path, tmp_path: Path) -> None:
+    made = config(name, acdc, tmp_path / "run")
     if made.data.plane != "sax":
         made.data.dataset = str(synthetic.dataset(planes=PLANES))
     task, files = experiment.TASKS[made.task](made, Dataset.open(made.data.dataset))
@@ -87,22 +64,24 @@ def test_pretraining_logs_what_it_promises(pretrained: Path) -> None:
     assert list(pretrained.glob("events.out.tfevents*"))
 
 
-def test_segmentation_starts_from_the_pretrained_encoder(data: Path, pretrained: Path, tmp_path: Path) -> None:
-    made = config("segment_sax", data, tmp_path, init_from=str(pretrained))
-    task, _ = segment.build(made, Dataset.open(data))
+def test_segmentation_starts_from_the_pretrained_encoder(acdc: Path, pretrained: Path, tmp_path: Path) -> None:
+    made = config("segment_sax", acdc, tmp_path, init_from=str(pretrained))
+    task, _ = segment.build(made, Dataset.open(acdc))
     state = jax.jit(task.init)(task.pretrained)
     source = checkpoint.load_params(pretrained, "last")
     jax.tree.map(np.testing.assert_array_equal, state.params["encoder"], source["params"]["encoder"])
-    jax.tree.map(np.testing.assert_array_equal, state.batch_stats["encoder"], source["batch_stats"]["encoder"])
+    jax.tree.map(
+        np.testing.assert_array_equal, state.collections["batch_stats"]["encoder"], source["batch_stats"]["encoder"]
+    )
 
 
-def test_every_task_starts_from_a_weight_file(data: Path, pretrained: Path, tmp_path: Path) -> None:
+def test_every_task_starts_from_a_weight_file(acdc: Path, pretrained: Path, tmp_path: Path) -> None:
     file = tmp_path / "encoder.safetensors"
     assert export.main([f"--run={pretrained}", f"--output={file}", "--checkpoint=last"]) == 0
     source = flatten(checkpoint.load_params(pretrained, "last"))
     for name in ("pretrain_sax", "segment_sax", "probe"):
-        made = config(name, data, tmp_path / name, init_from=str(file))
-        task, _ = experiment.TASKS[made.task](made, Dataset.open(data))
+        made = config(name, acdc, tmp_path / name, init_from=str(file))
+        task, _ = experiment.TASKS[made.task](made, Dataset.open(acdc))
         assert {n.split("/")[1] for n in task.pretrained} == {"encoder"}
         for key, array in task.pretrained.items():
             if "stem_conv" in key:  # the frames of a task are its own
@@ -111,20 +90,20 @@ def test_every_task_starts_from_a_weight_file(data: Path, pretrained: Path, tmp_
                 np.testing.assert_array_equal(array, source[key], err_msg=key)
 
 
-def test_a_frozen_encoder_is_frozen_batchnorm_and_all(data: Path, pretrained: Path, tmp_path: Path) -> None:
+def test_a_frozen_encoder_is_frozen_batchnorm_and_all(acdc: Path, pretrained: Path, tmp_path: Path) -> None:
     source = checkpoint.load_params(pretrained, "last")
-    after = train("segment_sax", data, tmp_path, init_from=str(pretrained), freeze="encoder", steps=2)
+    after = train("segment_sax", acdc, tmp_path, init_from=str(pretrained), freeze="encoder", steps=2)
     assert not moved(source, after, "params", "encoder") and not moved(source, after, "batch_stats", "encoder")
     assert np.abs(after["params"]["head"]["bias"]).max() > 0
 
 
-def test_probing_then_training_all(data: Path, pretrained: Path, tmp_path: Path) -> None:
+def test_probing_then_training_all(acdc: Path, pretrained: Path, tmp_path: Path) -> None:
     source = checkpoint.load_params(pretrained, "last")
     settings = dict(
         init_from=str(pretrained), freeze="probe_then_full", steps=2, probe_steps=1, eval_every=0, save_every=1
     )
-    made = config("segment_sax", data, tmp_path, **settings)
-    dataset = Dataset.open(data)
+    made = config("segment_sax", acdc, tmp_path, **settings)
+    dataset = Dataset.open(acdc)
     task, _ = segment.build(made, dataset)
     state = jax.jit(task.init)(task.pretrained)
     batch = next(task.train_batches)
@@ -141,11 +120,11 @@ def test_probing_then_training_all(data: Path, pretrained: Path, tmp_path: Path)
     task.train_batches.close()
 
 
-def test_the_published_recipe_runs_and_transfers(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_published_recipe_runs_and_transfers(acdc: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     small = {"model.table.mlp.hidden_units": 8}
-    train("pretrain_sax_hager", data, tmp_path / "hager", **small)
-    made = config("segment_sax", data, tmp_path / "segment", init_from=str(tmp_path / "hager"))
-    task, _ = segment.build(made, Dataset.open(data))
+    train("pretrain_sax_hager", acdc, tmp_path / "hager", **small)
+    made = config("segment_sax", acdc, tmp_path / "segment", init_from=str(tmp_path / "hager"))
+    task, _ = segment.build(made, Dataset.open(acdc))
     assert "3 input channels summed, shared among 1" in capsys.readouterr().out
     kernel = checkpoint.load_params(tmp_path / "hager", "last")["params"]["encoder"]["stem_conv"]["kernel"]
     np.testing.assert_allclose(
@@ -154,13 +133,13 @@ def test_the_published_recipe_runs_and_transfers(data: Path, tmp_path: Path, cap
 
 
 @pytest.mark.slow
-def test_attention_learned_temperature_bf16_and_accumulation_run(data: Path, tmp_path: Path) -> None:
+def test_attention_learned_temperature_bf16_and_accumulation_run(acdc: Path, tmp_path: Path) -> None:
     settings = {
         "model.pooling": "attention",
         "objectives.info_nce.learned_temperature": True,
         "model.dtype": "bfloat16",
     }
-    after = train("pretrain_sax", data, tmp_path, **settings, **{"optimizer.accumulate": 2, "steps": 2})
+    after = train("pretrain_sax", acdc, tmp_path, **settings, **{"optimizer.accumulate": 2, "steps": 2})
     assert (
         "slice_pool" in after["params"]
         and after["params"]["heads_info_nce"]["temperature"]["log_temperature"].shape == ()
@@ -168,37 +147,37 @@ def test_attention_learned_temperature_bf16_and_accumulation_run(data: Path, tmp
     assert {a.dtype for a in jax.tree.leaves(after["params"])} == {np.dtype("float32")}
 
 
-def test_no_cardiac_morphometrics_is_one_override(data: Path, tmp_path: Path) -> None:
-    train("pretrain_sax", data, tmp_path / "a", **{"table.groups": "cardiac_morphometric"})
+def test_no_cardiac_morphometrics_is_one_override(acdc: Path, tmp_path: Path) -> None:
+    train("pretrain_sax", acdc, tmp_path / "a", **{"table.groups": "cardiac_morphometric"})
     columns = [c["name"] for c in json.loads((tmp_path / "a" / "table.json").read_text())["schema"]]
     assert len(columns) == 9 and "group" not in columns
 
 
-def test_an_encoder_of_another_preparation_is_refused(data: Path, pretrained: Path, tmp_path: Path) -> None:
+def test_an_encoder_of_another_preparation_is_refused(acdc: Path, pretrained: Path, tmp_path: Path) -> None:
     described = json.loads((pretrained / "preprocessing.json").read_text())
     other = tmp_path / "other"
     other.mkdir()
     (other / "checkpoints").symlink_to(pretrained / "checkpoints")
     (other / "preprocessing.json").write_text(json.dumps(described | {"grid": {"spacing_mm": 2.0, "size": 32}}))
     with pytest.raises(RunError, match=r"config.init_from=.*grid.*prepare the dataset anew"):
-        segment.build(config("segment_sax", data, tmp_path, init_from=str(other)), Dataset.open(data))
+        segment.build(config("segment_sax", acdc, tmp_path, init_from=str(other)), Dataset.open(acdc))
 
 
-def test_another_width_finds_nothing_to_transfer(data: Path, pretrained: Path, tmp_path: Path) -> None:
-    made = config("segment_sax", data, tmp_path, init_from=str(pretrained), **{"model.width": 8})
+def test_another_width_finds_nothing_to_transfer(acdc: Path, pretrained: Path, tmp_path: Path) -> None:
+    made = config("segment_sax", acdc, tmp_path, init_from=str(pretrained), **{"model.width": 8})
     with pytest.raises(ValueError, match=r"config.init_from: nothing .* fits"):
-        segment.build(made, Dataset.open(data))
+        segment.build(made, Dataset.open(acdc))
 
 
-def test_an_unlabelled_structure_is_allowed_beside_a_labelled_one(data: Path, tmp_path: Path) -> None:
-    made = config("segment_sax", data, tmp_path, **{"data.structures": ("lv_cavity", "la_cavity")})
-    task, files = segment.build(made, Dataset.open(data))
+def test_an_unlabelled_structure_is_allowed_beside_a_labelled_one(acdc: Path, tmp_path: Path) -> None:
+    made = config("segment_sax", acdc, tmp_path, **{"data.structures": ("lv_cavity", "la_cavity")})
+    task, files = segment.build(made, Dataset.open(acdc))
     assert files["preprocessing.json"]["structures"] == ["lv_cavity", "la_cavity"]
     # No atrium is ever drawn in this plane: it is background here.
     assert next(task.train_batches)["annotated"].tolist() == [[True, True]] * 2
     assert task.evaluate.keywords["spec"].class_of[[0, 1, 2, 3, 4, 5]].tolist() == [0, 1, 0, 0, 2, 0]
     with pytest.raises(ValueError, match="labels none of them"):
-        segment.build(config("segment_sax", data, tmp_path, **{"data.structures": ("la_cavity",)}), Dataset.open(data))
+        segment.build(config("segment_sax", acdc, tmp_path, **{"data.structures": ("la_cavity",)}), Dataset.open(acdc))
 
 
 @pytest.mark.parametrize(
@@ -223,29 +202,29 @@ def test_an_unlabelled_structure_is_allowed_beside_a_labelled_one(data: Path, tm
         ({"workdir": "/proc/nowhere"}, "config.workdir=/proc/nowhere: cannot be written"),
     ],
 )
-def test_what_a_config_has_wrong_is_told_by_its_key(settings: dict, message: str, data: Path, tmp_path: Path) -> None:
-    made = config("segment_sax", data, tmp_path / "run", **settings)
+def test_what_a_config_has_wrong_is_told_by_its_key(settings: dict, message: str, acdc: Path, tmp_path: Path) -> None:
+    made = config("segment_sax", acdc, tmp_path / "run", **settings)
     with pytest.raises(experiment.EXPECTED, match=re.escape(message)):
         experiment.run(made)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_the_table_selection_names_what_exists(data: Path, tmp_path: Path) -> None:
+def test_the_table_selection_names_what_exists(acdc: Path, tmp_path: Path) -> None:
     with pytest.raises(experiment.EXPECTED, match="cardiac_morphometric"):
-        experiment.run(config("pretrain_sax", data, tmp_path, **{"table.groups": "morphometry"}))
+        experiment.run(config("pretrain_sax", acdc, tmp_path, **{"table.groups": "morphometry"}))
 
 
-def test_leaking_columns_can_be_dropped(data: Path, tmp_path: Path) -> None:
+def test_leaking_columns_can_be_dropped(acdc: Path, tmp_path: Path) -> None:
     """Every cardiac morphometric leaks a segmentation; what is left of this cohort's table is one constant column."""
     with pytest.raises(experiment.EXPECTED, match="constant"):
-        experiment.run(config("pretrain_sax", data, tmp_path, **{"table.without_leaks_for": "segmentation"}))
+        experiment.run(config("pretrain_sax", acdc, tmp_path, **{"table.without_leaks_for": "segmentation"}))
 
 
-def test_layer_decay_reaches_the_encoder(data: Path, tmp_path: Path) -> None:
+def test_layer_decay_reaches_the_encoder(acdc: Path, tmp_path: Path) -> None:
     """With a factor of 0 the encoder's layers do not move at all, and the head does."""
     task, _ = segment.build(
-        config("segment_sax", data, tmp_path, **{"optimizer.layer_decay": 0.0, "optimizer.warmup": 0.0}),
-        Dataset.open(data),
+        config("segment_sax", acdc, tmp_path, **{"optimizer.layer_decay": 0.0, "optimizer.warmup": 0.0}),
+        Dataset.open(acdc),
     )
     state = jax.jit(task.init)(task.pretrained)
     after, _ = jax.jit(task.stages[0][1])(state, task.constants, next(task.train_batches))

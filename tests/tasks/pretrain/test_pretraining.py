@@ -54,6 +54,8 @@ def arm(name: str, folder: Path, run: Path, **changes):
     settings |= {"model.table.transformer": {"width": 8, "layers": 1, "heads": 2}}
     if made.table.label:
         settings["table.label"] = "sex"
+    if name == "masked_patches":
+        settings |= {"model.encoder": "vit_tiny", "model.width": 8}
     made.update_from_flattened_dict(settings | changes)
     return made
 

@@ -1,20 +1,22 @@
 """Every image encoder, forward and backward, against the same network in PyTorch, as paired ratios.
 
-    python -m benchmarks.encoders                                   # one of each family, 128 and 224 pixels, on the CPU
-    python -m benchmarks.encoders --device=gpu --batch=64           # against torch.compile
+    python -m benchmarks.encoders                            # one of each family, on the CPU
+    python -m benchmarks.encoders --device=gpu --batch=64    # against torch.compile
     python -m benchmarks.encoders --encoders=swin_tiny --sizes=128 --dtypes=float32 --threads=1
 
-A step is the gradient, over all parameters, of the mean square of the pooled features and of every map of the pyramid, in
-training mode. PyTorch runs transformers' model (of the U-Net, one written here) with random weights, channels-last, in
-bfloat16 under autocast; on a GPU compiled. transformers' ViT has no pyramid: of a ViT both sides take the pooled features
-alone. The windows of a Swin are at most as large as its last map, on both sides (4 at 128 pixels, 7 at 224).
+A step is the gradient, over all parameters, of the mean square of the pooled features and of every
+map of the pyramid, in training mode. PyTorch runs transformers' model (of the U-Net, one written
+here) with random weights, channels-last, in bfloat16 under autocast; on a GPU compiled.
+transformers' ViT has no pyramid: of a ViT both sides take the pooled features alone. The windows of
+a Swin are at most as large as its last map, on both sides (4 at 128 pixels, 7 at 224).
 
-The steps alternate in one process, so that a noisy machine disturbs both alike. A ratio is PyTorch's time over ours (above
-1: we are faster): the median over the repeats, and the range, by wall clock and, on the CPU, by processor time. On a GPU
-both multiply float32 in TF32. Compile seconds are those of XLA alone, and of PyTorch's first step.
+The steps alternate in one process, so that a noisy machine disturbs both alike. A ratio is
+PyTorch's time over ours (above 1: we are faster): the median over the repeats, and the range, by
+wall clock and, on the CPU, by processor time. On a GPU both multiply float32 in TF32. Compile
+seconds are those of XLA alone, and of PyTorch's first step.
 
-Memory is the peak of arguments, results and temporaries that XLA plans for the step, weights included. PyTorch's is the
-peak of its allocator, on a GPU only.
+Memory is the peak of arguments, results and temporaries that XLA plans for the step, weights
+included. PyTorch's is the peak of its allocator, on a GPU only.
 """
 
 import argparse
@@ -53,14 +55,15 @@ class Setting:
 
 
 def measure(setting: Setting) -> Iterator[dict[str, Any]]:
-    """Yields values as soon as they are known, compile seconds first; the first yield is before anything is compiled.
+    """Yields values as soon as they are known. Nothing is compiled before the first yield.
 
-    Raises ModuleNotFoundError, after our own times, where torch or transformers is not installed, and ValueError for an
-    encoder without a counterpart.
+    Raises ModuleNotFoundError, after our own times, where torch or transformers is not installed,
+    and ValueError for an encoder without a counterpart.
     """
     shape = (setting.batch, setting.size, setting.size, CHANNELS)
     image = np.random.default_rng(0).standard_normal(shape, np.float32)
     lowered, arguments = jax_step(setting, image)
+    pairs.import_pytorch()
     yield {"network": setting.encoder, "size": setting.size, "dtype": setting.dtype, "batch": setting.batch}
 
     start = time.perf_counter()
@@ -82,7 +85,7 @@ def measure(setting: Setting) -> Iterator[dict[str, Any]]:
 
 
 def build(name: str, size: int, dtype: str) -> Any:
-    """Our encoder. Windows of a Swin are at most as large as its last map: transformers cannot shrink them in one stage only."""
+    """Our encoder. All windows of a Swin fit its last map, as transformers needs."""
     encoder: Any = ENCODERS[name](dtype=jnp.dtype(dtype))
     return encoder.clone(window=min(encoder.window, size // 32)) if name.startswith("swin") else encoder
 
@@ -117,7 +120,7 @@ def _planned(compiled: Any) -> float:
 
 
 def torch_model(name: str, size: int) -> Any:
-    """The model of the same layers and widths, random weights. Raises ValueError for an encoder without a counterpart."""
+    """The model of the same layers and widths. Raises ValueError where no counterpart is known."""
     import transformers
 
     encoder = build(name, size, "float32")
@@ -154,7 +157,7 @@ def torch_model(name: str, size: int) -> Any:
 
 
 def _torch_unet(widths: list[int]) -> Any:
-    """A list of levels: twice a 3x3 convolution, BatchNorm and ReLU; max-pooling before all but the first."""
+    """The levels: twice a 3x3 convolution, BatchNorm and ReLU; max-pooling between levels."""
     import torch
 
     levels = torch.nn.ModuleList()
@@ -184,7 +187,7 @@ def _torch_features(name: str, model: Any, x: Any) -> list[Any]:
 
 
 def torch_step(setting: Setting, image: np.ndarray) -> tuple[Step, Callable[[], float]]:
-    """The same step in PyTorch; and a function that returns the peak of its allocator in bytes since its last call."""
+    """The same step in PyTorch, and a function: peak bytes of its allocator since the last call."""
     import torch
 
     gpu, device = setting.gpu, "cuda" if setting.gpu else "cpu"
@@ -241,7 +244,7 @@ def main() -> None:
     gpu = flags.device == "gpu"
     jax.config.update("jax_platforms", "cuda" if gpu else "cpu")
     allowed = sorted(os.sched_getaffinity(0))
-    # Before JAX starts: the size of its pool of threads is the number of cores that the process may use.
+    # Before JAX starts: it makes as many threads as the process may use cores.
     os.sched_setaffinity(0, allowed[: flags.threads or len(allowed)])
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)

@@ -1,25 +1,27 @@
-"""What the project does on a GPU, in one command of a few minutes: does everything compile, how fast is it, what does it score.
+"""One command that tests and times the project on a GPU, within nine minutes.
 
-    python -m benchmarks.gpu --output=DIR                      # every row, most important first, for nine minutes
-    python -m benchmarks.gpu --output=DIR --only=encoder       # rows whose kind or name matches a regular expression
-    python -m benchmarks.gpu --output=DIR --miniature          # tiny shapes, to test the command itself on a CPU
+    python -m benchmarks.gpu --output=DIR                  # every row, most important first
+    python -m benchmarks.gpu --output=DIR --only=encoder   # rows that match a regular expression
+    python -m benchmarks.gpu --output=DIR --miniature      # tiny shapes: a test on the CPU
 
-The machine needs no network: JAX, flax and optax, and for the comparisons PyTorch and transformers. Train steps and
-the segmentation need the project's other dependencies too (pyproject.toml). The source tree need not be installed: run from
-its root. A row that lacks a package says which.
+The machine needs no network. It needs JAX, flax and optax; the comparisons also need PyTorch and
+transformers, and the train steps and the segmentation the project's other dependencies. A row that
+lacks a package names it. Run the command from the root of the source tree, which need not be
+installed.
 
 Rows:
-    train step     a shipped config's train step: seconds to compile, then steps/s and the peak memory of the device
+    train step     of a shipped config: seconds to compile, then steps/s and peak memory
     segmentation   configs/segment_sax.py as its commands run it, to the Dice of the test subjects
     resnet         the train step of a ResNet-50 against compiled PyTorch (benchmarks/train_step.py)
     encoder        every family of encoders against compiled PyTorch (benchmarks/encoders.py)
 
-Every row runs in a process of its own, with a time limit: a row that fails or that XLA aborts is reported in a line, and the
-next one runs. DIR/gpu.md and DIR/gpu.json are written again whenever a row ends. Rows that --minutes leaves no time for are
-listed as not reached. On a machine with eight cores or more the next row imports and traces while one is measured.
+Every row runs in a process of its own, with a time limit: a row that fails or that XLA aborts is
+reported in one line, and the next one runs. DIR/gpu.md and DIR/gpu.json are written again whenever a
+row ends. Rows that --minutes leaves no time for are listed as not reached. On a machine with eight
+cores or more the next row imports and traces while one is measured.
 
-Compile seconds are those of a machine that never compiled the program, unless JAX_COMPILATION_CACHE_DIR is set.
-The exit status is 1 if a row failed.
+Compile seconds are those of a machine that never compiled the program, unless
+JAX_COMPILATION_CACHE_DIR is set. The exit status is 1 if a row failed.
 """
 
 import argparse
@@ -97,7 +99,7 @@ class Row:
     note: str = ""
     seconds: float = 0.0
     values: dict[str, Any] = dataclasses.field(default_factory=dict)
-    log: list[str] = dataclasses.field(default_factory=list)  # last lines of standard error, of a row that failed
+    log: list[str] = dataclasses.field(default_factory=list)  # of a row that failed: the end of its output
 
 
 def plan() -> list[Row]:
@@ -171,7 +173,7 @@ class Child:
 
 
 def one_line(log: str, status: int) -> str:
-    """The error of a process that failed: XLA's failed check, else the last exception, else the last line."""
+    """The error in a log: a failed check of XLA, else the last exception, else the last line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     checks = [line for line in lines if "Check failed" in line]
     exceptions = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
@@ -182,7 +184,7 @@ def one_line(log: str, status: int) -> str:
 def run(
     rows: Sequence[Row], start: Callable[[Row], Child], deadline: float, ahead: bool, report: Callable[[], None]
 ) -> None:
-    """Runs the rows in turn until the deadline (time.monotonic), and calls `report` before and after each.
+    """Runs the rows in turn until the deadline (time.monotonic). Calls `report` around each.
 
     ahead: a row's process starts while the one before is measured.
     """

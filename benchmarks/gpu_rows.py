@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu_rows "train step" segment_sax FILE [--miniature]
 
-Writes the row's values to FILE as JSON, again whenever one more is known. Each function yields its values as it finds
-them; before its first yield it imports, reads and traces, but compiles nothing.
+Writes the row's values to FILE as JSON, again whenever one more is known. Each function yields its
+values as it finds them; before its first yield it imports, reads and traces, but compiles nothing.
 """
 
 import argparse
@@ -58,7 +58,9 @@ def device(_: str, miniature: bool) -> Iterator[Values]:
 
 
 def train_step(name: str, miniature: bool) -> Iterator[Values]:
-    """The train step of a config on one resident batch of the synthetic cohort: `segment_sax`, or `pretrain_arm:byol`."""
+    """The train step of a config (`segment_sax`, `pretrain_arm:byol`) on one batch of the synthetic
+    cohort.
+    """
     import jax
     import numpy as np
 
@@ -103,8 +105,10 @@ def train_step(name: str, miniature: bool) -> Iterator[Values]:
 
 
 def read_config(name: str, miniature: bool) -> tuple[Any, int]:
-    """A config on a small synthetic cohort, and the batch size that it asks for (that of the config is no larger than the
-    cohort)."""
+    """A config on a small synthetic cohort, and its original batch size.
+
+    The batch size of the config is reduced to the size of the cohort.
+    """
     module, _, arm = name.partition(":")
     config = importlib.import_module(f"configs.{module}").get_config(*([arm] if arm else []))
     if config.data.dataset != "synthetic":  # a cohort prepared at 128 pixels of 1.5 mm
@@ -142,7 +146,7 @@ def stages(task: Any) -> Any:
 
 
 def enlarge(batch: Any, size: int) -> Any:
-    """A batch of `size` examples that repeats those of a smaller one, as if each were another subject."""
+    """A batch of `size` examples: those of a smaller one, repeated, each as another subject."""
     import numpy as np
 
     larger = {key: np.resize(array, (size, *np.shape(array)[1:])) for key, array in batch.items()}
@@ -171,14 +175,14 @@ def encoder(name: str, miniature: bool) -> Iterator[Values]:
 
     gpu = jax.default_backend() == "gpu"
     if miniature:
-        setting = encoders.Setting(SMALL_ENCODERS.get(name, name), size=32, dtype="float32", batch=1, gpu=gpu, pairs=2)
+        setting = encoders.Setting(SMALL_ENCODERS.get(name, name), size=32, dtype="float32", batch=2, gpu=gpu, pairs=2)
     else:
         setting = encoders.Setting(name, size=224, dtype="bfloat16", batch=64, gpu=gpu, pairs=20)
     yield from encoders.measure(setting)
 
 
 def segmentation(name: str, miniature: bool) -> Iterator[Values]:
-    """A config as its commands train and evaluate it, to the Dice of the validation and the test subjects."""
+    """A config, trained and evaluated by its commands: Dice of the validation and test subjects."""
     from morphojax.tasks import cohort
 
     config = importlib.import_module(f"configs.{name}").get_config()

@@ -1,4 +1,4 @@
-"""What the comparisons with PyTorch share: paired times, ratios, random parameters, and a prompt exit."""
+"""Helpers of the comparisons with PyTorch: paired times, ratios, random parameters, prompt exit."""
 
 import contextlib
 import dataclasses
@@ -84,17 +84,27 @@ def bandwidth(device: str) -> float | None:
 
 
 def random_like(shapes: Any) -> Any:
-    """Positive numbers below 0.02 in the shapes of a tree. The values do not change the time of a step, and compiling a
-    model's own initialisation would take as long as compiling the step."""
+    """Random numbers in 0..0.02, in the shapes of a tree.
+
+    The values do not change the time of a step. Compiling a model's own initialisation would take
+    almost as long as compiling the step.
+    """
     random = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: random.uniform(0, 0.02, leaf.shape).astype(leaf.dtype), shapes)
+
+
+def import_pytorch() -> None:
+    """Imports PyTorch and transformers where they are installed, before anything is timed."""
+    with contextlib.suppress(ImportError):
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
 
 
 def finish(status: int = 0) -> None:
     """Ends this process at once, and every process that it started.
 
-    PyTorch compiles in worker processes, and at exit waits up to 300 seconds for them (SubprocPool.shutdown); on a GPU
-    the benchmarks stayed that long after their last line. So the handlers that run at exit are left out.
+    PyTorch compiles in worker processes. Its exit handler waits up to 300 seconds for them
+    (SubprocPool.shutdown), so this function skips exit handlers. Call it last.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,18 +1,20 @@
 """The speed of a train step against the same step in PyTorch, as paired ratios.
 
-    python -m benchmarks.train_step                # ResNet-18, 128x128x3, batch 16, float32, on the CPU, all cores
-    python -m benchmarks.train_step --device=gpu   # ResNet-50, 128x128x3, batch 512, bfloat16, against torch.compile
+    python -m benchmarks.train_step                # ResNet-18, batch 16, float32, on the CPU
+    python -m benchmarks.train_step --device=gpu   # ResNet-50, batch 512, bfloat16
 
-Both sides take the gradient of a cross-entropy over all parameters, update the running statistics of BatchNorm and make
-an Adam step. PyTorch runs transformers' ResNet, channels-last, with its fused Adam; on a GPU compiled, under bfloat16
-autocast. The steps alternate in one process, so that a noisy machine disturbs both alike. A ratio is PyTorch's time over
-ours (above 1: we are faster): the median over the pairs, and the range.
+Images are 128x128x3. Both sides take the gradient of a cross-entropy over all parameters, update
+the running statistics of BatchNorm and make an Adam step. PyTorch runs transformers' ResNet,
+channels-last, with its fused Adam; on a GPU compiled, under bfloat16 autocast. The steps alternate
+in one process, so that a noisy machine disturbs both alike. A ratio is PyTorch's time over ours
+(above 1: we are faster): the median over the pairs, and the range.
 
-On the CPU the ratio of processor time is printed too: a busy machine disturbs it less than wall clock. Set
-OMP_WAIT_POLICY=passive there, or PyTorch's threads use processor time while they wait.
+On the CPU the ratio of processor time is printed too: a busy machine disturbs it less than wall
+clock. Set OMP_WAIT_POLICY=passive there, or PyTorch's threads use processor time while they wait.
 
-On a GPU the last line is the fraction of the memory-bandwidth limit: the bytes that XLA counts for the compiled step, over
-its time and --bandwidth (GB/s; by default that of the device, where it is known).
+On a GPU the last line is the fraction of the memory-bandwidth limit: the bytes that XLA counts for
+the compiled step, over its time and --bandwidth (GB/s; by default that of the device, where it is
+known).
 """
 
 import argparse
@@ -57,7 +59,7 @@ class Classifier(nn.Module):
 
 
 def measure(setting: Setting, bandwidth: float | None) -> Iterator[dict[str, Any]]:
-    """Yields values as soon as they are known, compile seconds first; the first yield is before anything is compiled.
+    """Yields values as soon as they are known. Nothing is compiled before the first yield.
 
     Raises ModuleNotFoundError, after our own times, where torch or transformers is not installed.
     """
@@ -65,6 +67,7 @@ def measure(setting: Setting, bandwidth: float | None) -> Iterator[dict[str, Any
     image = rng.standard_normal((setting.batch, setting.size, setting.size, setting.channels), np.float32)
     label = rng.integers(0, CLASSES, setting.batch).astype(np.int32)
     lowered, state = jax_step(setting, image, label)
+    pairs.import_pytorch()
     yield {"network": f"{setting.encoder}, {setting.size}x{setting.size}x{setting.channels}", "batch": setting.batch}
 
     start = time.perf_counter()

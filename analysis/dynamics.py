@@ -1,4 +1,4 @@
-"""Figures of how the weights and features of runs moved away from their start; several runs share the axes.
+"""Figures of how weights and features of runs moved away from their start, and of their scores.
 
     python -m analysis.dynamics --runs=runs/segment_sax,runs/segment_sax_scratch --output=results
 
@@ -9,7 +9,8 @@ Reads the `metrics.jsonl` of every run. Writes, over steps:
     grad_norm.png   norm of the gradient by depth, mean of the logged steps
     dice.png        Dice of the validation subjects, by structure
 
-Each depth, level or structure has a panel, each run a line. A figure that no run has logged is not drawn, with a message.
+Each depth, level or structure has a panel, each run a line. A figure that no run has logged is not
+drawn, with a message.
 """
 
 import argparse
@@ -90,7 +91,7 @@ def draw(path: Path, log: pd.DataFrame, label: str, logarithmic: bool) -> None:
 
 
 def _image_to_mask(name: str) -> tuple[int, int, str]:
-    """Sort key of the panels: from the image to the mask, down the encoder and up the decoder, whose level 0 is the finest."""
+    """Sort key of the panels: down the encoder, then up the decoder (level 0 is the finest)."""
     number = int(match.group()) if (match := re.search(r"\d+", name)) else None
     module = name.split("/")[0]
     if module == "encoder":

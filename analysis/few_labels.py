@@ -1,10 +1,11 @@
-"""Tables and a figure of a few-label experiment: segmentation from scratch against a pretrained encoder.
+"""Tables and a figure of a few-label experiment: training from scratch against pretraining.
 
     python -m analysis.few_labels --runs=runs/acdc --output=results
 
-Reads `<runs>/<arm>_<labelled set>_s<seed>/evaluation/scores_test.csv`, which launch/acdc_few_labels.sh writes. The labelled
-set is `all`, or a number of labelled subjects and a letter (2a). Writes few_labels.md, few_labels.csv, few_labels.png, and
-runs.csv: the mean of every run, without values of single subjects.
+Reads `<runs>/<arm>_<labelled set>_s<seed>/evaluation/scores_test.csv`, which
+launch/acdc_few_labels.sh writes. The labelled set is `all`, or a number of labelled subjects and a
+letter (2a). Writes few_labels.md, few_labels.csv, few_labels.png, and runs.csv: the mean of every
+run, without values of single subjects.
 """
 
 import argparse
@@ -22,7 +23,9 @@ ARMS = ("scratch", "pretrained")
 
 
 def summarise(scores: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
-    """A row per number of labels and arm, and a row per number of labels for the paired difference (same set, seed, subjects)."""
+    """A row per number of labels and arm, and one for the paired difference (same set, seed,
+    subjects).
+    """
     rows = []
     for labels in sorted(scores["labels"].unique(), key=lambda n: (n == "all", n)):
         by_arm = {arm: matrix(scores[(scores["labels"] == labels) & (scores["arm"] == arm)], metric) for arm in ARMS}
@@ -45,7 +48,7 @@ def summarise(scores: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
 
 
 def markdown(summary: pd.DataFrame, scores: pd.DataFrame, metric: str = "dice") -> str:
-    """Three tables: the summary, the mean of every structure, and the mean of every labelled set over its seeds."""
+    """Tables: the summary, the mean of every structure, and of every labelled set over seeds."""
     lines = [
         "| labelled subjects | arm | runs (sets x seeds) | mean Dice [95 % interval] | SD over runs |",
         "| --- | --- | --- | --- | --- |",
@@ -85,7 +88,7 @@ def markdown(summary: pd.DataFrame, scores: pd.DataFrame, metric: str = "dice") 
 
 
 def figure(path: Path, scores: pd.DataFrame) -> None:
-    """Every run's mean Dice by number of labels; a line joins the two arms of one labelled set and seed."""
+    """Mean Dice of every run by number of labels; a line joins both arms of one set and seed."""
     sizes = sorted(scores["labels"].unique(), key=lambda n: (n == "all", n))
     canvas = Figure(figsize=(2.2 * len(sizes) + 1, 4), layout="constrained")
     FigureCanvasAgg(canvas)

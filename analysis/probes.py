@@ -1,9 +1,9 @@
-"""A table of probes: how well each probe of each encoder predicts a label, over choices of labelled subjects.
+"""A table of how well each probe of each encoder predicts a label, over seeds.
 
     python -m analysis.probes --scores=runs/probes/scores
 
-Reads `<scores>/<encoder>_<frozen or finetuned>_<labelled fraction>_s<seed>/scores.json`, which launch/synthetic_probes.sh
-writes.
+Reads `<scores>/<encoder>_<frozen or finetuned>_<labelled fraction>_s<seed>/scores.json`, which
+launch/synthetic_probes.sh writes.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def read(folder: Path) -> pd.DataFrame:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """A line per labelled fraction and probe, best first: the mean over seeds and, in brackets, their range."""
+    """A line per labelled fraction and probe, best first: mean and range over seeds."""
     metrics = [m for m in METRICS if m in frame]
     names = {m: m.replace("auc", "AUC").replace("_", " ").replace("mae", "MAE") for m in metrics}
     lines = [

@@ -2,7 +2,8 @@
 
     python -m analysis.screening --runs=runs/screening --output=results
 
-Reads `<runs>/<arm>_<labelled set>_s<seed>/evaluation/scores_test.csv`, which launch/acdc_screening.sh writes. Writes:
+Reads `<runs>/<arm>_<labelled set>_s<seed>/evaluation/scores_test.csv`, which
+launch/acdc_screening.sh writes. Writes:
 
     screening.md, screening.png
     screening.csv           Dice
@@ -24,7 +25,10 @@ BASELINE = "scratch"
 
 
 def of_sets(scores: pd.DataFrame, sets: str) -> pd.DataFrame:
-    """The scores of runs on these labelled sets (separated by commas; "": all sets). Raises SystemExit for a set without runs."""
+    """The scores of runs on these labelled sets, separated by commas; "": all sets.
+
+    Raises SystemExit for a set without runs.
+    """
     wanted = [word.strip() for word in sets.split(",") if word.strip()]
     if unknown := set(wanted) - set(scores["set"]):
         known = ", ".join(sorted(scores["set"].unique()))
@@ -33,10 +37,11 @@ def of_sets(scores: pd.DataFrame, sets: str) -> pd.DataFrame:
 
 
 def summarise(scores: pd.DataFrame, metric: str = "dice", baseline: str = BASELINE) -> pd.DataFrame:
-    """A row per arm, best first: mean of the metric, and the paired difference (same set, seed, subjects) to the baseline.
+    """A row per arm, best first: mean of the metric, and paired difference to the baseline.
 
-    High Dice is best; of any other metric, low. Runs without the metric are left out, and so are subjects that a run lacks.
-    Raises SystemExit where the baseline has no run.
+    Pairs have the same set, seed and subjects. High Dice is best; of any other metric, low. Runs
+    without the metric are left out, and so are subjects that a run lacks. Raises SystemExit where
+    the baseline has no run.
     """
     by_arm = {arm: matrix(of_arm, metric) for arm, of_arm in scores.dropna(subset=metric).groupby("arm")}
     if baseline not in by_arm:
@@ -64,7 +69,7 @@ def _difference(row: pd.Series, digits: int) -> str:
 
 
 def markdown(dice: pd.DataFrame, volumes: pd.DataFrame | None, runs: pd.DataFrame, baseline: str = BASELINE) -> str:
-    """The arms in the order of their Dice, with the summaries of Dice and, unless None, of the volume error."""
+    """A table of the arms in the order of their Dice. volumes: None where no run has volumes."""
     sets = sorted(runs["set"].unique())
     difference = f"minus {baseline} [95 % interval]"
     heads = ["arm", "runs", *(f"set {s}" for s in sets), "mean Dice", difference]

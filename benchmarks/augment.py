@@ -2,9 +2,10 @@
 
     python -m benchmarks.augment [--subjects 24 --slices 6 --size 128 --channels 1]
 
-Prints milliseconds (the median of interleaved repeats) and two ratios. The warp alone is compared with SciPy, which warps
-the same images one by one (order 1, float32). The full augmentation is compared with the forward and backward pass of a
-single 3x3 convolution of 64 channels at a quarter of the resolution: a ResNet-18 has four of these in its first stage.
+Prints milliseconds (the median of interleaved repeats) and two ratios. The warp alone is compared
+with SciPy, which warps the same images one by one (order 1, float32). The full augmentation is
+compared with the forward and backward pass of a single 3x3 convolution of 64 channels at a quarter
+of the resolution: a ResNet-18 has four of these in its first stage.
 """
 
 import argparse

@@ -1,13 +1,14 @@
-"""Runs the same small trainings in two checkouts of morphojax, and compares their losses and scores.
+"""Runs the same small trainings in two checkouts of morphojax, and compares losses and scores.
 
     python -m benchmarks.behaviour run --checkout=DIR --output=A.json
     python -m benchmarks.behaviour compare A.json B.json
 
-`run` trains on the embedded synthetic cohort, once for each seed: a pretraining, then a segmentation from scratch, one from
-the pretrained encoder, and one with unlabelled objectives. It scores each segmentation on the test subjects. It takes about
-15 minutes on one core.
-`compare` prints, for each arm, the largest relative difference between the losses of the first 20 steps, whether all losses
-are equal, and the Dice of every seed.
+`run` trains on the embedded synthetic cohort, once for each seed: a pretraining, then a
+segmentation from scratch, one from the pretrained encoder, and one with unlabelled objectives. It
+scores each segmentation on the test subjects. It takes about 15 minutes on one core.
+
+`compare` prints, for each arm, the largest relative difference between the losses of the first 20
+steps, whether all losses are equal, and the Dice of every seed.
 """
 
 import argparse

@@ -1,12 +1,13 @@
 """The time of each pretraining objective, as a fraction of the time of the encoder that it trains.
 
-    python -m benchmarks.objectives                      # batches of 512 and 4096, heads on 2048 features
+    python -m benchmarks.objectives          # batches of 512 and 4096, heads on 2048 features
     python -m benchmarks.objectives --batches=512 --names=info_nce,sigmoid
 
-Times the head and the loss of each objective, forward and backward. Beside it, times the forward and backward pass of a
-ResNet-50 (128 x 128 x 3, float32 on a CPU, bfloat16 elsewhere) on --images images; its time per image, times the batch, is
-the encoder's time. Both alternate in one process. The figures are medians of the repeats; the fractions are medians of
-paired fractions, with their range.
+Times the head and the loss of each objective, forward and backward. Beside it, times the forward
+and backward pass of a ResNet-50 (128 x 128 x 3, float32 on a CPU, bfloat16 elsewhere) on --images
+images; its time per image, times the batch, is the encoder's time. Both alternate in one process.
+The figures are medians of the repeats; the fractions are medians of paired fractions, with their
+range.
 """
 
 import statistics
@@ -51,7 +52,7 @@ def context() -> objectives.Context:
 
 
 def seen(batch: int, first: jax.Array, second: jax.Array) -> Seen:
-    """Features of a batch, as heads receive them: one slice of each of `batch` subjects, in two views, and its row."""
+    """Features as heads receive them: one slice of each subject, in two views, and its row."""
     row = TableFeatures(second[:, None], second)
     return Seen(
         images=(),

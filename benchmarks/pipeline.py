@@ -1,17 +1,20 @@
-"""The cost of reading: an epoch fed from records, against the same steps fed one batch that stays on the device.
+"""The cost of reading: train steps fed from records, against steps fed one resident batch.
 
-    python -m benchmarks.pipeline                     # segmentation, 16 slices of 128x128, ResNet-18
+    python -m benchmarks.pipeline                     # segmentation, 16 slices, ResNet-18
     python -m benchmarks.pipeline --task=pretrain     # 24 subjects x 6 slices
     python -m benchmarks.pipeline --task=pretrain --subjects=300 --rounds=0     # reading alone
 
-Reading alone: writes a dataset of smooth images with noise to a temporary folder, and reads it for some epochs. Prints
-slices per second by the clock, and per second of processor time of this process and its reading processes (the speed of
-one core). Epochs alternate between warm (files in the page cache) and cold (files dropped from it). The bytes read from
-the disk are printed: none if the folder lies in memory. Each epoch starts with files to open and nothing prefetched;
-reading processes are counted from their first batch on. Target: at least 5,000 slices/s per core, warm and cold.
+Reading alone: writes a dataset of smooth images with noise to a temporary folder, and reads it for
+some epochs. Prints slices per second by the clock, and per second of processor time of this process
+and its reading processes (the speed of one core). Epochs alternate between warm (files in the page
+cache) and cold (files dropped from it). The bytes read from the disk are printed: none if the
+folder lies in memory. Each epoch starts with files to open and nothing prefetched; reading
+processes are counted from their first batch on. Target: at least 5,000 slices/s per core, warm and
+cold.
 
-The train step: each round times both ways of feeding in turn. The order is swapped every round, so that other programs
-disturb both alike. The epoch starts cold. Target: at most 1.05 times the time with the resident batch.
+The train step: each round times both ways of feeding in turn. The order is swapped every round, so
+that other programs disturb both alike. The epoch starts cold. Target: at most 1.05 times the time
+with the resident batch.
 """
 
 import os
@@ -96,7 +99,7 @@ def set_cache(dataset: Dataset, warm: bool) -> None:
 
 
 def read_epoch(stream: Any, steps: int) -> tuple[float, float, float]:
-    """Slices per second by the clock, the same of processor time, and bytes that came from the disk.
+    """Slices per second by the clock, per second of processor time, and bytes read from the disk.
 
     Batches that are read ahead at the end count as time only.
     """

@@ -1,4 +1,4 @@
-"""morphojax: pretraining on cardiac MRI and biobank tables, then segmentation of images alone, in JAX."""
+"""morphojax: pretraining on cardiac MRI and biobank tables, then segmentation from images alone."""
 
 import importlib.util
 import os
@@ -6,8 +6,9 @@ from collections.abc import MutableMapping
 
 __version__ = "0.1.0"
 
-# With XLA's Triton kernels for matrix products, compiling the default segmentation aborts on an NVIDIA H200
-# (jax 0.11.2: "triton_tiling_propagation.cc: Check failed"). Without them cuBLAS computes the products.
+# With XLA's Triton kernels for matrix products, compiling the default segmentation aborts on an
+# NVIDIA H200 (jax 0.11.2: "triton_tiling_propagation.cc: Check failed"). Without them cuBLAS
+# computes the products.
 _TRITON_GEMM = "--xla_gpu_enable_triton_gemm"
 _CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 
@@ -15,9 +16,9 @@ _CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 def set_xla_flags(environment: MutableMapping[str, str]) -> None:
     """Switches XLA's Triton kernels for matrix products off, where JAX has a CUDA plugin.
 
-    XLA reads XLA_FLAGS when JAX starts a backend: call this before that. A user's own XLA_FLAGS win where they
-    mention the flag, or name a file of flags. Without a CUDA plugin nothing is set: XLA aborts on a flag that it
-    does not know.
+    XLA reads XLA_FLAGS when JAX starts a backend: call this before that. A user's own XLA_FLAGS win
+    where they mention the flag, or name a file of flags. Without a CUDA plugin nothing is set: XLA
+    aborts on a flag that it does not know.
     """
     flags = environment.get("XLA_FLAGS", "").strip()
     if _TRITON_GEMM in flags or (flags and not flags.startswith("-")):

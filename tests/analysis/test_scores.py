@@ -8,8 +8,10 @@ from analysis import scores
 
 
 def write(runs: Path, name: str, dice: dict[int, float], unit: str = "ml") -> None:
-    """A scored run of one structure. The Dice of ED is 0.05 above the given one, of ES 0.05 below; the reference size is 100
-    ml (or cm2), the predicted size 100 times the Dice."""
+    """A scored run of one structure: Dice 0.05 above the given one at ED, 0.05 below at ES.
+
+    The reference size is 100 ml (or cm2), the predicted size 100 times the Dice.
+    """
     folder = runs / name / "evaluation"
     folder.mkdir(parents=True)
     rows = [

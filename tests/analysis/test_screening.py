@@ -64,7 +64,7 @@ def test_the_output_names_runs_and_no_subject(tmp_path: Path) -> None:
 
 
 def test_the_command_with_runs_of_the_baseline_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The baseline was run in a long-axis plane only, which has no volumes; no other arm is scored yet."""
+    """The baseline has runs of a long-axis plane only, without volumes; no other arm has a run."""
     write(tmp_path / "runs", "scratch_10la4ch_s0", {1: 0.5, 2: 0.7}, "cm2")
     monkeypatch.setattr("sys.argv", ["screening", f"--runs={tmp_path / 'runs'}", f"--output={tmp_path / 'out'}"])
     screening.main()

@@ -16,9 +16,9 @@ Rows:
     encoder        every family of encoders against compiled PyTorch (benchmarks/encoders.py)
 
 Every row runs in a process of its own, with a time limit: a row that fails or that XLA aborts is
-reported in one line, and the next one runs. DIR/gpu.md and DIR/gpu.json are written again whenever a
-row ends. Rows that --minutes leaves no time for are listed as not reached. On a machine with eight
-cores or more the next row imports and traces while one is measured.
+reported in one line, and the next one runs. DIR/gpu.md and DIR/gpu.json are written again whenever
+a row ends. Rows that --minutes leaves no time for are listed as not reached. On a machine with
+eight cores or more the next row imports and traces while one is measured.
 
 Compile seconds are those of a machine that never compiled the program, unless
 JAX_COMPILATION_CACHE_DIR is set. The exit status is 1 if a row failed.
@@ -83,7 +83,7 @@ KINDS = {
         | {"MiB": "mib", "PyTorch MiB": "pytorch_mib"},
     ),
 }  # fmt: skip
-# Configs by importance, before and after the encoders; those that stand nowhere come after these.
+# The most important configs, in this order; the others come after the encoders.
 FIRST = ("segment_sax", "pretrain_sax")
 SECOND = (
     "segment_acdc", "pretrain_acdc", "pretrain_sax_hager", "probe", "pretrain_multiplane", "segment_la_4ch", "pretrain_la_4ch"
@@ -110,7 +110,7 @@ def plan() -> list[Row]:
     last = [name for name in configs if name not in FIRST + SECOND]
     try:
         from configs.pretrain_arm import OBJECTIVES
-    except ImportError:  # without ml_collections no config can be read: their rows will say so
+    except ImportError:  # ml_collections is not installed: the rows of the other configs say so
         OBJECTIVES = {}
     return [
         *(Row("train step", name) for name in FIRST if name in configs),
@@ -155,19 +155,22 @@ class Child:
         if status == 0:
             row.status = "done"
             return
-        row.log = log.splitlines()[-40:]
+        row.log, error = log.splitlines()[-40:], one_line(log, status or 0)
         if status is None:
-            row.status, row.note = "stopped", f"stopped after {row.seconds:.0f} s"
-        elif lacking := re.search(r"^ModuleNotFoundError: No module named '([\w.]+)'", log, re.MULTILINE):
-            row.status, row.note = "skipped", f"{lacking[1]} is not installed"
+            row.status, row.note = "stopped", f"after {row.seconds:.0f} s"
+        elif missing := re.search(r"ModuleNotFoundError: No module named '([\w.]+)'", error):
+            row.status, row.note = "skipped", f"{missing[1]} is not installed"
         else:
-            row.status, row.note = "failed", one_line(log, status)
+            row.status, row.note = "failed", error
 
     def close(self) -> None:
         """Ends the process, and every process that it started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            assert self._process.stdin is not None
+            self._process.stdin.close()
         self._log.close()
         self._folder.cleanup()
 
@@ -209,13 +212,15 @@ def run(
 def markdown(device: Row, rows: Sequence[Row], miniature: bool) -> str:
     """The device, and a table for every kind of row."""
     about = device.values
-    versions = ", ".join(f"{name} {version}" for name, version in about.get("versions", {}).items())
+    versions = ", ".join(f"{name} {version}" for name, version in about.get("versions", {}).items() if version)
     lines = [
         f"# {about.get('device', 'unknown device')}",
         "",
         f"{about.get('devices', '?')} device(s), backend {about.get('backend', '?')}, {about.get('cores', '?')} cores; "
         f"Python {about.get('python', '?')}, {versions}; XLA_FLAGS `{about.get('XLA_FLAGS', '')}`.",
     ]
+    if about.get("missing"):
+        lines += ["", f"Dependencies of the project that are not installed: {', '.join(about['missing'])}."]
     if device.note:
         lines += ["", f"**{device.note}**"]
     if miniature:
@@ -279,6 +284,8 @@ def main() -> int:
     run([device], start, deadline, ahead=False, report=lambda: None)
     miniature = miniature or device.values.get("backend") == "cpu"
 
+    reported: list[Row] = []
+
     def report() -> None:
         write(flags.output, device, rows, miniature)
         for row in rows:
@@ -286,7 +293,6 @@ def main() -> int:
                 reported.append(row)
                 print(f"{row.kind} {row.name}: {row.status} {row.note} ({row.seconds:.0f} s)", flush=True)
 
-    reported: list[Row] = []
     report()
     run(rows, start, deadline, ahead=(os.cpu_count() or 1) >= 8, report=report)
     print(f"\n{(flags.output / 'gpu.md').read_text()}")

@@ -1,4 +1,4 @@
-"""One row of `python -m benchmarks.gpu`, measured in a process of its own: see there.
+"""Measures one row of `python -m benchmarks.gpu`, which starts this module in a process of its own.
 
     python -m benchmarks.gpu_rows "train step" segment_sax FILE [--miniature]
 
@@ -13,22 +13,24 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import one_line
+from benchmarks.gpu import ROOT, one_line
 
 Values = dict[str, Any]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "numpy")
 SUBJECTS = 32  # of the synthetic cohort that train steps read
 STEPS = 30  # timed
-# Changes of a config that make it small enough for a test on a CPU.
+# Settings that make a config small enough for a test on a CPU.
 MINIATURE = {
     "batch_size": 4, "data.synthetic_subjects": 12, "data.synthetic_size": 32, "data.synthetic_spacing_mm": 5.0,
     "model.width": 8, "model.decoder_widths": (4, 4, 8, 8), "model.table.mlp.hidden_units": 16, "input.slices": 2,
@@ -40,27 +42,32 @@ SMALL_ENCODERS = {
 
 
 def device(_: str, miniature: bool) -> Iterator[Values]:
-    """The device, and the versions of what runs on it."""
+    """The device, versions of packages, and dependencies of the project that are not installed."""
     yield {}
     import jax
 
+    import morphojax  # sets XLA_FLAGS
+
     device = jax.devices()[0]
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
+    versions = {"morphojax": morphojax.__version__} | {package: _version(package) for package in PACKAGES}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    dependencies = [re.split(r"[^\w-]", line)[0] for line in project["dependencies"]]
+    missing = [name for name in dependencies if _version(name) is None]
     yield {
         "device": device.device_kind, "devices": jax.device_count(), "backend": jax.default_backend(), "cores": os.cpu_count(),
-        "python": platform.python_version(), "versions": versions, "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        "python": platform.python_version(), "versions": versions, "missing": missing, "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
     }  # fmt: skip
 
 
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def train_step(name: str, miniature: bool) -> Iterator[Values]:
-    """The train step of a config (`segment_sax`, `pretrain_arm:byol`) on one batch of the synthetic
-    cohort.
-    """
+    """The train step of a config (`segment_sax`, `pretrain_arm:byol`) on one synthetic batch."""
     import jax
     import numpy as np
 
@@ -77,7 +84,10 @@ def train_step(name: str, miniature: bool) -> Iterator[Values]:
     # With more than one stage, the last: an earlier one may train less.
     step = jax.jit(stages(task)[-1][1], donate_argnums=0, out_shardings=replicated)
     lowered_init = jax.jit(task.init, out_shardings=replicated).lower(task.pretrained)
-    shapes = jax.eval_shape(task.init, task.pretrained)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated),
+        jax.eval_shape(task.init, task.pretrained),
+    )
     lowered = step.lower(shapes, constants, batch)
     yield {"config": name, "batch": batch_size}
 
@@ -207,7 +217,7 @@ def segmentation(name: str, miniature: bool) -> Iterator[Values]:
 
 
 def _run(module: str, *flags: str) -> float:
-    """Seconds that a command takes. Raises RuntimeError with its error."""
+    """Seconds that a command takes. Raises RuntimeError, with the error of the command, if it fails."""
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", module, *flags], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -239,7 +249,7 @@ def main() -> None:
             part.replace(flags.file)
             if flags.wait and number == 0 and not sys.stdin.readline():
                 raise EOFError("the parent process has ended")
-    except Exception:  # told by its traceback; the exit must not wait for other threads
+    except Exception:  # print it, and still leave by `finish`
         traceback.print_exc()
         status = 1
     from benchmarks import pairs

@@ -45,7 +45,7 @@ def test_rows_that_end_badly_are_reported_and_the_next_runs(ahead: bool, monkeyp
         ("failed", "SIGABRT: F0000 x.cc:703] Check failed: 256 == 32"),
         ("failed", "ValueError: a loss that is not finite"),
         ("skipped", "torch_that_is_not_there is not installed"),
-        ("stopped", "stopped after 3 s"),
+        ("stopped", "after 3 s"),
         ("done", ""),
     ]
     assert [row.values for row in rows] == [{"a": 1.5}, {}, {"compile_s": 2.0}, {}, {"compile_s": 3.0}, {"a": 1.5}]

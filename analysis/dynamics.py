@@ -1,11 +1,16 @@
-"""Figures of how runs went from where they began: one or several, on the same axes.
+"""Figures of how weights and features of runs moved away from their start, and of their scores.
 
     python -m analysis.dynamics --runs=runs/segment_sax,runs/segment_sax_scratch --output=results
 
-Reads the `metrics.jsonl` of every run. Writes distance.png (of the weights of every depth from the start of the run, relative), cka.png
-(linear CKA of the encoder's features with those at the start), grad_norm.png (by depth, mean of the logged steps) and dice.png
-(of the validation subjects), over steps; a panel for each depth, level or structure, a line for each run. What no run has logged is not
-drawn, and said.
+Reads the `metrics.jsonl` of every run. Writes, over steps:
+
+    distance.png    relative distance of the weights from the start of the run, by depth
+    cka.png         linear CKA of the encoder's features with those at the start, by level
+    grad_norm.png   norm of the gradient by depth, mean of the logged steps
+    dice.png        Dice of the validation subjects, by structure
+
+Each depth, level or structure has a panel, each run a line. A figure that no run has logged is not
+drawn, with a message.
 """
 
 import argparse
@@ -18,7 +23,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# File -> (what the names of its curves begin with, label of the axis, logarithmic).
+# File -> (prefix of the names of its curves, label of the axis, whether the axis is logarithmic).
 FIGURES = {
     "distance": ("dynamics/distance/", "distance from the start, relative", False),
     "cka": ("dynamics/cka/", "linear CKA with the start", False),
@@ -29,7 +34,10 @@ COLUMNS = 4
 
 
 def read(runs: list[Path]) -> pd.DataFrame:
-    """A row per run, step and name: run (folder's name), step, name, value. Raises SystemExit for a run without a readable log."""
+    """A row per run, step and name: run (folder's name), step, name, value.
+
+    Raises SystemExit for a run without a readable log.
+    """
     rows = []
     names = _names(runs)
     for run in runs:
@@ -42,22 +50,25 @@ def read(runs: list[Path]) -> pd.DataFrame:
             step = line.pop("step")
             rows += [(names[run], step, name, math.nan if value is None else value) for name, value in line.items()]
     frame = pd.DataFrame(rows, columns=["run", "step", "name", "value"])
-    # A run that was killed and taken up again has the step of its checkpoint twice.
+    # A run that was killed and resumed has logged the step of its checkpoint twice.
     return frame.drop_duplicates(["run", "step", "name"], keep="last")
 
 
 def curves(log: pd.DataFrame, figure: str) -> pd.DataFrame:
-    """The rows of a figure, their names without what all begin with. Norms: the depths, and modules without depths."""
+    """The rows of a figure, without the prefix of their names.
+
+    Where a module has norms by depth, the norm of the whole module is left out.
+    """
     prefix = FIGURES[figure][0]
-    found = log[log["name"].str.startswith(prefix)].copy()
-    found["name"] = found["name"].str.removeprefix(prefix).str.removeprefix("/").replace("", "mean")
-    whole = {name.split("/")[0] for name in found["name"] if "/" in name}
-    return found[~found["name"].isin(whole)]
+    rows = log[log["name"].str.startswith(prefix)].copy()
+    rows["name"] = rows["name"].str.removeprefix(prefix).str.removeprefix("/").replace("", "mean")
+    with_depths = {name.split("/")[0] for name in rows["name"] if "/" in name}
+    return rows[~rows["name"].isin(with_depths)]
 
 
-def draw(path: Path, found: pd.DataFrame, label: str, logarithmic: bool) -> None:
+def draw(path: Path, log: pd.DataFrame, label: str, logarithmic: bool) -> None:
     """A panel per name, all on one scale; a line per run."""
-    names, runs = sorted(set(found["name"]), key=_way), list(dict.fromkeys(found["run"]))
+    names, runs = sorted(set(log["name"]), key=_image_to_mask), list(dict.fromkeys(log["run"]))
     columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)
     canvas = Figure(figsize=(2.6 * columns + 0.6, 2.0 * rows + 0.8), layout="constrained")
@@ -65,8 +76,8 @@ def draw(path: Path, found: pd.DataFrame, label: str, logarithmic: bool) -> None
     panels = canvas.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, name in zip(panels, names, strict=False):
         for i, run in enumerate(runs):
-            here = found[(found["name"] == name) & (found["run"] == run)].sort_values("step")
-            axes.plot(here["step"], here["value"], ".-", color=f"C{i}", markersize=4, linewidth=1, label=run)
+            curve = log[(log["name"] == name) & (log["run"] == run)].sort_values("step")
+            axes.plot(curve["step"], curve["value"], ".-", color=f"C{i}", markersize=4, linewidth=1, label=run)
         axes.set_title(name, fontsize=9)
         axes.grid(alpha=0.3)
         if logarithmic:
@@ -79,9 +90,9 @@ def draw(path: Path, found: pd.DataFrame, label: str, logarithmic: bool) -> None
     canvas.savefig(path, dpi=150)
 
 
-def _way(name: str) -> tuple[int, int, str]:
-    """Order of the panels: from the image to the mask, down the encoder and up the decoder, whose level 0 is the finest."""
-    number = int(found.group()) if (found := re.search(r"\d+", name)) else None
+def _image_to_mask(name: str) -> tuple[int, int, str]:
+    """Sort key of the panels: down the encoder, then up the decoder (level 0 is the finest)."""
+    number = int(match.group()) if (match := re.search(r"\d+", name)) else None
     module = name.split("/")[0]
     if module == "encoder":
         return (0, 0 if name.endswith("stem") else 1000 if number is None else number, name)
@@ -91,7 +102,7 @@ def _way(name: str) -> tuple[int, int, str]:
 
 
 def _names(runs: list[Path]) -> dict[Path, str]:
-    """The last parts of the paths, as many as it takes to tell them apart."""
+    """Short names of the runs: the last parts of their paths, as many as make the names unique."""
     for depth in range(1, max(len(run.parts) for run in runs) + 1):
         names = {run: "/".join(run.parts[-depth:]) for run in runs}
         if len(set(names.values())) == len(runs):
@@ -107,11 +118,11 @@ def main() -> None:
     log = read([Path(run) for run in options.runs.split(",")])
     options.output.mkdir(parents=True, exist_ok=True)
     for figure, (prefix, label, logarithmic) in FIGURES.items():
-        found = curves(log, figure)
-        if found.empty:
-            print(f"{figure}.png: not drawn, as no run has logged {prefix}")
+        rows = curves(log, figure)
+        if rows.empty:
+            print(f"{figure}.png: not drawn, because no run has logged {prefix}")
             continue
-        draw(options.output / f"{figure}.png", found, label, logarithmic)
+        draw(options.output / f"{figure}.png", rows, label, logarithmic)
         print(options.output / f"{figure}.png")
 
 

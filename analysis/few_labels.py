@@ -1,10 +1,11 @@
-"""Tables and a figure of a few-label experiment: segmentation from scratch beside segmentation from a pretrained encoder.
+"""Tables and a figure of a few-label experiment: training from scratch against pretraining.
 
     python -m analysis.few_labels --runs=runs/acdc --output=results
 
-Reads `<runs>/<arm>_<labelled set>_s<seed>/evaluation/scores_test.csv`, as launch/acdc_few_labels.sh writes them. The labelled set is
-`all`, or a number of labelled subjects and a name (2a). Writes few_labels.md, few_labels.csv, few_labels.png, and runs.csv: the mean of
-every run, in which no subject appears.
+Reads `<runs>/<arm>_<labelled set>_s<seed>/evaluation/scores_test.csv`, which
+launch/acdc_few_labels.sh writes. The labelled set is `all`, or a number of labelled subjects and a
+letter (2a). Writes few_labels.md, few_labels.csv, few_labels.png, and runs.csv: the mean of every
+run, without values of single subjects.
 """
 
 import argparse
@@ -22,22 +23,24 @@ ARMS = ("scratch", "pretrained")
 
 
 def summarise(scores: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
-    """A row per number of labels and arm, and one per number of labels for the paired difference (same set, seed and subjects)."""
+    """A row per number of labels and arm, and one for the paired difference (same set, seed,
+    subjects).
+    """
     rows = []
     for labels in sorted(scores["labels"].unique(), key=lambda n: (n == "all", n)):
-        here = {arm: matrix(scores[(scores["labels"] == labels) & (scores["arm"] == arm)], metric) for arm in ARMS}
-        paired = here["pretrained"].index.intersection(here["scratch"].index)
-        here["difference"] = here["pretrained"].loc[paired] - here["scratch"].loc[paired]
-        for name, found in here.items():
-            if found.empty:
+        by_arm = {arm: matrix(scores[(scores["labels"] == labels) & (scores["arm"] == arm)], metric) for arm in ARMS}
+        paired = by_arm["pretrained"].index.intersection(by_arm["scratch"].index)
+        by_arm["difference"] = by_arm["pretrained"].loc[paired] - by_arm["scratch"].loc[paired]
+        for name, values in by_arm.items():
+            if values.empty:
                 continue
-            low, high = crossed_interval(found.to_numpy())
-            run_means = found.mean(axis=1)
+            low, high = crossed_interval(values.to_numpy())
+            run_means = values.mean(axis=1)
             rows.append(
                 {
-                    "labels": labels, "arm": name, "runs": len(found), "sets": found.index.get_level_values("set").nunique(),
-                    "seeds": found.index.get_level_values("seed").nunique(), "subjects": found.shape[1], metric: run_means.mean(),
-                    "low": low, "high": high, "sd_over_runs": run_means.std(ddof=1) if len(found) > 1 else np.nan,
+                    "labels": labels, "arm": name, "runs": len(values), "sets": values.index.get_level_values("set").nunique(),
+                    "seeds": values.index.get_level_values("seed").nunique(), "subjects": values.shape[1], metric: run_means.mean(),
+                    "low": low, "high": high, "sd_over_runs": run_means.std(ddof=1) if len(values) > 1 else np.nan,
                     "runs_above_0": int((run_means > 0).sum()) if name == "difference" else np.nan,
                 }
             )  # fmt: skip
@@ -45,7 +48,7 @@ def summarise(scores: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
 
 
 def markdown(summary: pd.DataFrame, scores: pd.DataFrame, metric: str = "dice") -> str:
-    """The summary and, below it, the mean of every structure, and the mean of every labelled set over its seeds."""
+    """Tables: the summary, the mean of every structure, and of every labelled set over seeds."""
     lines = [
         "| labelled subjects | arm | runs (sets x seeds) | mean Dice [95 % interval] | SD over runs |",
         "| --- | --- | --- | --- | --- |",
@@ -77,16 +80,15 @@ def markdown(summary: pd.DataFrame, scores: pd.DataFrame, metric: str = "dice") 
                 )
     runs = by_run(scores).set_index(["set", "seed", "arm"])["dice"].unstack("arm").reindex(columns=list(ARMS))
     lines += ["", "| labelled set | seeds | " + " | ".join(ARMS) + " | difference |", "| --- |" + " --- |" * 4]
-    for name, found in runs.dropna().groupby("set"):
-        apart = (found["pretrained"] - found["scratch"]).mean()
-        lines.append(
-            f"| {name} | {len(found)} | " + " | ".join(f"{found[a].mean():.3f}" for a in ARMS) + f" | {apart:+.3f} |"
-        )
+    for name, of_set in runs.dropna().groupby("set"):
+        difference = (of_set["pretrained"] - of_set["scratch"]).mean()
+        means_of_set = " | ".join(f"{of_set[arm].mean():.3f}" for arm in ARMS)
+        lines.append(f"| {name} | {len(of_set)} | {means_of_set} | {difference:+.3f} |")
     return "\n".join(lines) + "\n"
 
 
 def figure(path: Path, scores: pd.DataFrame) -> None:
-    """Every run's mean Dice by number of labels; a line joins the two arms of one labelled set and seed."""
+    """Mean Dice of every run by number of labels; a line joins both arms of one set and seed."""
     sizes = sorted(scores["labels"].unique(), key=lambda n: (n == "all", n))
     canvas = Figure(figsize=(2.2 * len(sizes) + 1, 4), layout="constrained")
     FigureCanvasAgg(canvas)

@@ -1,8 +1,9 @@
-"""A table of what encoders know of a label: every probe of every encoder, over choices of labelled subjects.
+"""A table of how well each probe of each encoder predicts a label, over seeds.
 
     python -m analysis.probes --scores=runs/probes/scores
 
-Reads `<scores>/<encoder>_<frozen or finetuned>_<share of labels>_s<seed>/scores.json`, as launch/synthetic_probes.sh writes them.
+Reads `<scores>/<encoder>_<frozen or finetuned>_<labelled fraction>_s<seed>/scores.json`, which
+launch/synthetic_probes.sh writes.
 """
 
 import argparse
@@ -12,44 +13,44 @@ from pathlib import Path
 
 import pandas as pd
 
-_NAME = re.compile(r"(?P<encoder>\w+)_(?P<how>frozen|finetuned)_(?P<share>[\d.]+)_s(?P<seed>\d+)")
+_NAME = re.compile(r"(?P<encoder>\w+)_(?P<how>frozen|finetuned)_(?P<fraction>[\d.]+)_s(?P<seed>\d+)")
 METRICS = ("auc", "balanced_accuracy", "mae", "r")
 
 
 def read(folder: Path) -> pd.DataFrame:
-    """A row per scored probe: encoder, how, share, seed, probe, and each of METRICS that it has.
+    """A row per scored probe: encoder, how, fraction, seed, probe, and each of METRICS that it has.
 
-    A constant guess is no probe. Raises SystemExit where nothing is scored.
+    The constant guess is left out. Raises SystemExit where nothing is scored.
     """
     rows = []
     for path in sorted(folder.glob("*/scores.json")):
-        if found := _NAME.fullmatch(path.parent.name):
+        if match := _NAME.fullmatch(path.parent.name):
             for probe, result in json.loads(path.read_text())["probes"].items():
                 scores = {m: result["scores"][m]["value"] for m in METRICS if m in result["scores"]}
-                rows.append({**found.groupdict(), "probe": probe, **scores})
+                rows.append({**match.groupdict(), "probe": probe, **scores})
     frame = pd.DataFrame(rows)
     frame = frame[frame["probe"] != "constant"] if rows else frame
     if frame.empty:
-        raise SystemExit(f"error: {folder}: no <encoder>_<frozen or finetuned>_<share>_s<seed>/scores.json there")
-    return frame.astype({"share": float, "seed": int})
+        raise SystemExit(f"error: {folder}: no <encoder>_<frozen or finetuned>_<fraction>_s<seed>/scores.json there")
+    return frame.astype({"fraction": float, "seed": int})
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """A line per share of labels and probe, best first: the mean over seeds and, in brackets, their range."""
+    """A line per labelled fraction and probe, best first: mean and range over seeds."""
     metrics = [m for m in METRICS if m in frame]
     names = {m: m.replace("auc", "AUC").replace("_", " ").replace("mae", "MAE") for m in metrics}
     lines = [
         f"| labels | encoder | probe | seeds | {' | '.join(names[m] for m in metrics)} |",
         "|" + " --- |" * (4 + len(metrics)),
     ]
-    found = []
-    for (share, encoder, how, probe), group in frame.groupby(["share", "encoder", "how", "probe"]):
+    ranked = []
+    for (fraction, encoder, how, probe), group in frame.groupby(["fraction", "encoder", "how", "probe"]):
         values = [group[m] for m in metrics]
         kind = "fine-tuned" if how == "finetuned" else f"frozen, {probe}"
         cells = " | ".join(f"{v.mean():.3f} [{v.min():.3f}, {v.max():.3f}]" for v in values)
         rank = values[0].mean() * (1 if metrics[0] == "mae" else -1)
-        found.append((share, rank, f"| {share:.0%} | {encoder} | {kind} | {len(group)} | {cells} |"))
-    lines += [line for *_, line in sorted(found)]
+        ranked.append((fraction, rank, f"| {fraction:.0%} | {encoder} | {kind} | {len(group)} | {cells} |"))
+    lines += [line for *_, line in sorted(ranked)]
     return "\n".join(lines) + "\n"
 
 

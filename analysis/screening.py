@@ -1,10 +1,14 @@
-"""A table and a figure of many arms under one budget, each beside training from scratch.
+"""A table and a figure of many arms under one budget, each compared with training from scratch.
 
     python -m analysis.screening --runs=runs/screening --output=results
 
-Reads `<runs>/<arm>_<labelled set>_s<seed>/evaluation/scores_test.csv`, as launch/acdc_screening.sh writes them. Writes screening.md,
-screening.csv (Dice), screening_volumes.csv (absolute error of a structure's volume at one phase; of short-axis runs), runs.csv (the mean of
-every run: no subject appears) and screening.png.
+Reads `<runs>/<arm>_<labelled set>_s<seed>/evaluation/scores_test.csv`, which
+launch/acdc_screening.sh writes. Writes:
+
+    screening.md, screening.png
+    screening.csv           Dice
+    screening_volumes.csv   absolute error of a structure's volume at one phase, of short-axis runs
+    runs.csv                the mean of every run, without values of single subjects
 """
 
 import argparse
@@ -21,28 +25,32 @@ BASELINE = "scratch"
 
 
 def of_sets(scores: pd.DataFrame, sets: str) -> pd.DataFrame:
-    """The runs on these labelled sets, separated by commas; "": on all. Raises SystemExit for a set that has none."""
+    """The scores of runs on these labelled sets, separated by commas; "": all sets.
+
+    Raises SystemExit for a set without runs.
+    """
     wanted = [word.strip() for word in sets.split(",") if word.strip()]
     if unknown := set(wanted) - set(scores["set"]):
-        found = ", ".join(sorted(scores["set"].unique()))
-        raise SystemExit(f"error: --sets={sets}: no scored run on {', '.join(sorted(unknown))}; there are {found}")
+        known = ", ".join(sorted(scores["set"].unique()))
+        raise SystemExit(f"error: --sets={sets}: no scored run on {', '.join(sorted(unknown))}; choose among {known}")
     return scores[scores["set"].isin(wanted)] if wanted else scores
 
 
 def summarise(scores: pd.DataFrame, metric: str = "dice", baseline: str = BASELINE) -> pd.DataFrame:
-    """A row per arm, best first: mean of the metric, and its paired difference (same set, seed and subjects) to the baseline with interval.
+    """A row per arm, best first: mean of the metric, and paired difference to the baseline.
 
-    The least Dice is the worst, of anything else the most. Runs without the metric, and subjects that a run has not, are left out. Raises
-    SystemExit where the baseline has not been run.
+    Pairs have the same set, seed and subjects. High Dice is best; of any other metric, low. Runs
+    without the metric are left out, and so are subjects that a run lacks. Raises SystemExit where
+    the baseline has no run.
     """
-    by_arm = {arm: matrix(found, metric) for arm, found in scores.dropna(subset=metric).groupby("arm")}
+    by_arm = {arm: matrix(of_arm, metric) for arm, of_arm in scores.dropna(subset=metric).groupby("arm")}
     if baseline not in by_arm:
         raise SystemExit(f"error: no run of {baseline!r}, which the arms are compared with")
     rows = []
-    for arm, found in by_arm.items():
-        paired = found.index.intersection(by_arm[baseline].index)
-        difference = (found.loc[paired] - by_arm[baseline].loc[paired]).to_numpy()
-        row = {"arm": arm, "runs": len(found), metric: np.nanmean(found), "paired": len(paired)}
+    for arm, values in by_arm.items():
+        paired = values.index.intersection(by_arm[baseline].index)
+        difference = (values.loc[paired] - by_arm[baseline].loc[paired]).to_numpy()
+        row = {"arm": arm, "runs": len(values), metric: np.nanmean(values), "paired": len(paired)}
         if arm != baseline and len(paired):
             low, high = crossed_interval(difference)
             row |= {"difference": np.nanmean(difference), "low": low, "high": high}
@@ -53,41 +61,43 @@ def summarise(scores: pd.DataFrame, metric: str = "dice", baseline: str = BASELI
     )
 
 
-def _apart(row: pd.Series, digits: int) -> str:
-    """A paired difference and its interval, or nothing where there is none."""
+def _difference(row: pd.Series, digits: int) -> str:
+    """A paired difference and its interval; empty where there is none."""
     if pd.isna(row["difference"]):
         return ""
     return f"{row['difference']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]"
 
 
 def markdown(dice: pd.DataFrame, volumes: pd.DataFrame | None, runs: pd.DataFrame, baseline: str = BASELINE) -> str:
-    """The arms in the order of their Dice, with what `summarise` says of Dice and, if anything, of the error of volumes."""
+    """A table of the arms in the order of their Dice. volumes: None where no run has volumes."""
     sets = sorted(runs["set"].unique())
-    apart = f"minus {baseline} [95 % interval]"
-    heads = ["arm", "runs", *(f"set {s}" for s in sets), "mean Dice", apart]
-    heads += [] if volumes is None else ["volume error, ml", apart]
+    difference = f"minus {baseline} [95 % interval]"
+    heads = ["arm", "runs", *(f"set {s}" for s in sets), "mean Dice", difference]
+    heads += [] if volumes is None else ["volume error, ml", difference]
     lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     means = runs.groupby(["arm", "set"])["dice"].mean()
     errors = None if volumes is None else volumes.set_index("arm")
     for _, row in dice.iterrows():
         arm = row["arm"]
         cells = [arm, str(row["runs"]), *(f"{means[arm, s]:.3f}" if (arm, s) in means else "" for s in sets)]
-        cells += [f"{row['dice']:.3f}", _apart(row, 3)]
+        cells += [f"{row['dice']:.3f}", _difference(row, 3)]
         if errors is not None:
-            told = arm in errors.index
-            cells += [f"{errors.loc[arm, 'volume_error_ml']:.1f}", _apart(errors.loc[arm], 1)] if told else ["", ""]
+            measured = arm in errors.index
+            cells += (
+                [f"{errors.loc[arm, 'volume_error_ml']:.1f}", _difference(errors.loc[arm], 1)] if measured else ["", ""]
+            )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def figure(path: Path, summary: pd.DataFrame, runs: pd.DataFrame, baseline: str = BASELINE) -> None:
-    """Every run's mean Dice, arms best first, with the mean of the baseline as a line."""
+    """The mean Dice of every run, arms best first; a line marks the mean of the baseline."""
     canvas = Figure(figsize=(7, 0.3 * len(summary) + 1.2), layout="constrained")
     FigureCanvasAgg(canvas)
     axes = canvas.subplots()
     order = {arm: i for i, arm in enumerate(summary["arm"])}
-    for name, found in runs.groupby("set"):
-        axes.plot(found["dice"], found["arm"].map(order), "o", markersize=4, alpha=0.7, label=f"set {name}")
+    for name, of_set in runs.groupby("set"):
+        axes.plot(of_set["dice"], of_set["arm"].map(order), "o", markersize=4, alpha=0.7, label=f"set {name}")
     axes.plot(summary["dice"], range(len(summary)), "D", color="black", markersize=6, zorder=3, label="mean")
     axes.axvline(summary.loc[summary["arm"] == baseline, "dice"].item(), color="0.6", linewidth=1)
     axes.set(yticks=range(len(summary)), yticklabels=summary["arm"], xlabel="mean Dice of the test subjects")
@@ -101,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="folder of the scored runs")
     parser.add_argument("--output", type=Path, required=True, help="folder for the tables and the figure")
-    parser.add_argument("--baseline", default=BASELINE, help="arm that the others are compared with (default: scratch)")
+    parser.add_argument("--baseline", default=BASELINE, help="arm that all arms are compared with (default: scratch)")
     parser.add_argument("--sets", default="", help="labelled sets to compare on, as 2a,2d (default: all)")
     options = parser.parse_args()
     scores = of_sets(read_scores(options.runs, arms=r"\w+"), options.sets)

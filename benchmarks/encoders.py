@@ -1,80 +1,132 @@
-"""Every image encoder, forward and backward, beside the same network in PyTorch, as paired ratios.
+"""Every image encoder, forward and backward, against the same network in PyTorch, as paired ratios.
 
-    python -m benchmarks.encoders                                   # one of each family, 128 and 224 pixels, on the CPU
-    python -m benchmarks.encoders --device=gpu --batch=64           # against torch.compile
+    python -m benchmarks.encoders                            # one of each family, on the CPU
+    python -m benchmarks.encoders --device=gpu --batch=64    # against torch.compile
     python -m benchmarks.encoders --encoders=swin_tiny --sizes=128 --dtypes=float32 --threads=1
 
-A step is the gradient over all parameters of the mean square of the pooled features and of every map of the pyramid, in training
-mode. PyTorch runs transformers' model with random weights, channels-last, in bfloat16 under autocast; on the GPU compiled.
-A ViT has no pyramid of its own there, so pooled features alone count on both sides. A Swin's windows
-are no larger than its last map, on both sides (4 at 128 pixels, 7 at 224). The steps alternate in one process, so that a
-noisy machine disturbs both alike; a ratio is PyTorch's time over ours (above 1: we are faster), its median over the repeats with the
-range, by wall clock and, on the CPU, by processor time. On a GPU both multiply float32 in TF32.
+A step is the gradient, over all parameters, of the mean square of the pooled features and of every
+map of the pyramid, in training mode. PyTorch runs transformers' model (of the U-Net, one written
+here) with random weights, channels-last, in bfloat16 under autocast; on a GPU compiled.
+transformers' ViT has no pyramid: of a ViT both sides take the pooled features alone. The windows of
+a Swin are at most as large as its last map, on both sides (4 at 128 pixels, 7 at 224).
 
-Memory is the peak of arguments, results and temporaries that XLA plans for the step, weights included; PyTorch's is what its
-allocator had at most, on the GPU alone (on the CPU it does not count, and the resident size of a process that runs both says nothing).
+The steps alternate in one process, so that a noisy machine disturbs both alike. A ratio is
+PyTorch's time over ours (above 1: we are faster): the median over the repeats, and the range, by
+wall clock and, on the CPU, by processor time. On a GPU both multiply float32 in TF32. Compile
+seconds are those of XLA alone, and of PyTorch's first step.
+
+Memory is the peak of arguments, results and temporaries that XLA plans for the step, weights
+included. PyTorch's is the peak of its allocator, on a GPU only.
 """
 
+import argparse
+import dataclasses
 import os
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 
+from benchmarks import pairs
+from benchmarks.pairs import Step
 from morphojax.models.encoders import ENCODERS
 
-_DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "where both run")
-_NAMES = flags.DEFINE_list("encoders", ["resnet18", "convnext_pico", "swin_tiny", "vit_tiny"], "names in ENCODERS")
-_SIZES = flags.DEFINE_list("sizes", ["128", "224"], "pixels along a side")
-_DTYPES = flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "float32, bfloat16 or both")
-_BATCH = flags.DEFINE_integer("batch", 8, "images per step")
-_REPEATS = flags.DEFINE_integer("repeats", 10, "measured pairs, after one to warm up")
-_THREADS = flags.DEFINE_integer("threads", 0, "cores that both may use; 0: all")
 CHANNELS = 3
-Step = Callable[[], None]
+HEAD = {
+    "encoder": "network", "size": "size", "dtype": "dtype", "compile s": "compile_s", "PyTorch compile s": "pytorch_compile_s",
+    "ms": "ms", "PyTorch ms": "pytorch_ms", "wall clock": "ratio", "processor time": "processor_ratio", "MiB": "mib",
+    "PyTorch MiB": "pytorch_mib",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What both sides run."""
+
+    encoder: str
+    size: int  # pixels along a side
+    dtype: str
+    batch: int
+    gpu: bool
+    pairs: int
+
+
+def measure(setting: Setting) -> Iterator[dict[str, Any]]:
+    """Yields values as soon as they are known. Nothing is compiled before the first yield.
+
+    Raises ModuleNotFoundError, after our own times, where torch or transformers is not installed,
+    and ValueError for an encoder without a counterpart.
+    """
+    shape = (setting.batch, setting.size, setting.size, CHANNELS)
+    image = np.random.default_rng(0).standard_normal(shape, np.float32)
+    lowered, arguments = jax_step(setting, image)
+    pairs.import_pytorch()
+    yield {"network": setting.encoder, "size": setting.size, "dtype": setting.dtype, "batch": setting.batch}
+
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    yield {"compile_s": time.perf_counter() - start}
+
+    def ours() -> None:
+        jax.block_until_ready(compiled(*arguments))
+
+    yield {"ms": pairs.milliseconds(ours), "mib": _planned(compiled) / 2**20}
+
+    pytorch, peak = torch_step(setting, image)
+    yield {"pytorch_compile_s": pairs.timed(pytorch).wall}
+    peak()
+    pytorch()
+    values = {"pytorch_mib": peak() / 2**20} if setting.gpu else {}
+    times = pairs.paired(ours, pytorch, setting.pairs)
+    yield values | pairs.compare(*times, processor=not setting.gpu)
 
 
 def build(name: str, size: int, dtype: str) -> Any:
-    """Our encoder. Windows of a Swin are at most as large as its last map: transformers cannot shrink them in one stage alone."""
+    """Our encoder. All windows of a Swin fit its last map, as transformers needs."""
     encoder: Any = ENCODERS[name](dtype=jnp.dtype(dtype))
     return encoder.clone(window=min(encoder.window, size // 32)) if name.startswith("swin") else encoder
 
 
-def jax_step(name: str, image: np.ndarray, dtype: str) -> tuple[Step, float]:
-    """A function that makes one step and waits for it; and the bytes that it holds at most."""
-    model = build(name, image.shape[1], dtype)
+def jax_step(setting: Setting, image: np.ndarray) -> tuple[Any, tuple[Any, ...]]:
+    """Our step, lowered, and its arguments on the device."""
+    model = build(setting.encoder, image.shape[1], setting.dtype)
     keys = {"params": jax.random.key(0), "draws": jax.random.key(1)}
-    variables = jax.jit(model.init, static_argnames="train")(keys, image[:2], train=False)
-    variables, image = jax.device_put((variables, image))
+    shapes = jax.eval_shape(lambda: model.init(keys, image[:2], train=False))
+    variables, image = jax.device_put((pairs.random_like(shapes), image))
+    statistics_of_norms = {key: value for key, value in variables.items() if key != "params"}
 
-    def loss(params: Any, others: Any, image: jax.Array) -> Any:
-        variables = {"params": params, **others}
+    def loss(params: Any, batch_stats: Any, image: jax.Array) -> Any:
+        variables = {"params": params, **batch_stats}
         features, updated = model.apply(
             variables, image, train=True, mutable=["batch_stats"], rngs={"draws": keys["draws"]}
         )  # pyrefly: ignore
-        maps = () if name.startswith("vit") else features.pyramid  # pyrefly: ignore
+        maps = () if setting.encoder.startswith("vit") else features.pyramid  # pyrefly: ignore
         return sum(jnp.mean(jnp.square(f.astype(jnp.float32))) for f in (features.pooled, *maps)), updated  # pyrefly: ignore
 
-    others = {key: value for key, value in variables.items() if key != "params"}
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    compiled = step.lower(variables["params"], others, image).compile()
+    arguments = (variables["params"], statistics_of_norms, image)
+    return step.lower(*arguments), arguments
+
+
+def _planned(compiled: Any) -> float:
+    """Bytes of arguments, results and temporaries; NaN where the backend plans no memory."""
     planned = compiled.memory_analysis()
-    assert planned is not None, "this backend plans no memory"
-    held = planned.argument_size_in_bytes + planned.output_size_in_bytes + planned.temp_size_in_bytes
-    return lambda: jax.block_until_ready(compiled(variables["params"], others, image)) and None, float(held)
+    if planned is None:
+        return float("nan")
+    return float(planned.argument_size_in_bytes + planned.output_size_in_bytes + planned.temp_size_in_bytes)
 
 
 def torch_model(name: str, size: int) -> Any:
-    """transformers' model of the same layers and widths, random weights. Raises ValueError for an encoder that has none."""
+    """The model of the same layers and widths. Raises ValueError where no counterpart is known."""
     import transformers
 
     encoder = build(name, size, "float32")
     family, depths = name.split("_")[0], list(getattr(encoder, "depths", ()))
+    if family == "unet":
+        return _torch_unet([min(encoder.width * 2**i, encoder.cap) for i in range(encoder.levels)])
     if family.startswith("resnet"):
         bottleneck = name == "resnet50"
         widths = [(4 if bottleneck else 1) * encoder.width * 2**i for i in range(4)]
@@ -101,24 +153,52 @@ def torch_model(name: str, size: int) -> Any:
             num_hidden_layers=encoder.depth, num_attention_heads=encoder.heads,
         )  # fmt: skip
         return transformers.ViTModel(config, add_pooling_layer=False)
-    raise ValueError(f"--encoders={name}: no counterpart in transformers is known here")
+    raise ValueError(f"--encoders={name}: no counterpart in PyTorch is known here")
 
 
-def torch_step(name: str, image: np.ndarray, dtype: str, gpu: bool) -> tuple[Step, Callable[[], float]]:
-    """The same in PyTorch; and what gives the bytes that it held at most, since the first call of that."""
+def _torch_unet(widths: list[int]) -> Any:
+    """The levels: twice a 3x3 convolution, BatchNorm and ReLU; max-pooling between levels."""
     import torch
 
-    device = "cuda" if gpu else "cpu"
+    levels = torch.nn.ModuleList()
+    channels = CHANNELS
+    for number, width in enumerate(widths):
+        layers: list[Any] = [torch.nn.MaxPool2d(2)] if number else []
+        for _ in range(2):
+            convolution = torch.nn.Conv2d(channels, width, 3, padding=1, bias=False)
+            layers += [convolution, torch.nn.BatchNorm2d(width), torch.nn.ReLU()]
+            channels = width
+        levels.append(torch.nn.Sequential(*layers))
+    return levels
+
+
+def _torch_features(name: str, model: Any, x: Any) -> list[Any]:
+    """Pooled features and, but for a ViT, the maps."""
+    if name.startswith("unet"):
+        maps = []
+        for level in model:
+            x = level(x)
+            maps.append(x)
+        return [x.mean((2, 3)), *maps]
+    if name.startswith("vit"):
+        return [model(x).last_hidden_state.mean(1)]
+    out = model(x, output_hidden_states=True)
+    return [out.pooler_output, *out.hidden_states]
+
+
+def torch_step(setting: Setting, image: np.ndarray) -> tuple[Step, Callable[[], float]]:
+    """The same step in PyTorch, and a function: peak bytes of its allocator since the last call."""
+    import torch
+
+    gpu, device = setting.gpu, "cuda" if setting.gpu else "cpu"
     torch.set_float32_matmul_precision("high" if gpu else "highest")
-    model = torch_model(name, image.shape[1]).to(device, memory_format=torch.channels_last).train()
+    model = torch_model(setting.encoder, image.shape[1]).to(device, memory_format=torch.channels_last).train()
     x = torch.from_numpy(image).permute(0, 3, 1, 2).to(device, memory_format=torch.channels_last)
-    vit = name.startswith("vit")
 
     def forward() -> Any:
-        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
-            out = model(x, output_hidden_states=not vit)
-        seen = (out.last_hidden_state.mean(1),) if vit else (out.pooler_output, *out.hidden_states)
-        return sum(f.float().square().mean() for f in seen)
+        with torch.autocast(device, torch.bfloat16, enabled=setting.dtype == "bfloat16"):
+            features = _torch_features(setting.encoder, model, x)
+        return sum(f.float().square().mean() for f in features)
 
     compiled = torch.compile(forward) if gpu else forward
 
@@ -128,61 +208,60 @@ def torch_step(name: str, image: np.ndarray, dtype: str, gpu: bool) -> tuple[Ste
         if gpu:
             torch.cuda.synchronize()
 
-    def most() -> float:
+    def peak() -> float:
         if not gpu:
             return float("nan")
-        held = torch.cuda.max_memory_allocated()
+        allocated = torch.cuda.max_memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        return float(held)
+        return float(allocated)
 
-    return run, most
-
-
-def timed(run: Step) -> tuple[float, float]:
-    """Seconds of wall clock and of processor time, summed over threads."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    run()
-    return time.perf_counter() - wall, time.process_time() - cpu
+    return run, peak
 
 
-def row(name: str, size: int, dtype: str, gpu: bool) -> str:
-    image = np.random.default_rng(0).standard_normal((_BATCH.value, size, size, CHANNELS), np.float32)
-    ours, held = jax_step(name, image, dtype)
-    theirs, most = torch_step(name, image, dtype, gpu)
-    timed(ours), timed(theirs), most()
-    theirs()
-    theirs_held = most()
-    pairs = [(timed(ours), timed(theirs)) for _ in range(_REPEATS.value)]
-    cells = [f"{name} | {size} | {dtype}"]
-    cells += [f"{1e3 * statistics.median(pair[i][0] for pair in pairs):.1f}" for i in (0, 1)]
-    for i in range(1 if gpu else 2):
-        ratio = [torch_time[i] / jax_time[i] for jax_time, torch_time in pairs]
-        cells.append(f"{statistics.median(ratio):.2f} ({min(ratio):.2f} to {max(ratio):.2f})")
-    cells += ["" if np.isnan(n) else f"{n / 2**20:.0f}" for n in (held, theirs_held)]
-    return f"| {' | '.join(cells)} |"
+def line(values: dict[str, Any]) -> str:
+    """A row of the Markdown table."""
+    decimals = {"compile_s": 1, "pytorch_compile_s": 1, "ms": 1, "pytorch_ms": 1, "mib": 0, "pytorch_mib": 0}
+    cells = (values.get(key, "") for key in HEAD.values())
+    texts = (
+        f"{cell:.{decimals[key]}f}" if isinstance(cell, float) else str(cell)
+        for key, cell in zip(HEAD.values(), cells, strict=True)
+    )
+    return f"| {' | '.join(texts)} |"
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="where both run")
+    parser.add_argument("--encoders", default="resnet18,convnext_pico,swin_tiny,vit_tiny", help="names in ENCODERS")
+    parser.add_argument("--sizes", default="128,224", help="pixels along a side")
+    parser.add_argument("--dtypes", default="float32,bfloat16", help="float32, bfloat16 or both")
+    parser.add_argument("--batch", type=int, default=8, help="images per step")
+    parser.add_argument("--repeats", type=int, default=10, help="measured pairs, after three to warm up")
+    parser.add_argument("--threads", type=int, default=0, help="cores that both may use; 0: all")
+    flags = parser.parse_args()
     import torch
 
-    gpu = _DEVICE.value == "gpu"
+    gpu = flags.device == "gpu"
     jax.config.update("jax_platforms", "cuda" if gpu else "cpu")
     allowed = sorted(os.sched_getaffinity(0))
-    # Before JAX starts: the size of its pool of threads is the number of cores that the process may use.
-    os.sched_setaffinity(0, allowed[: _THREADS.value or len(allowed)])
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    for name in _NAMES.value:
+    # Before JAX starts: it makes as many threads as the process may use cores.
+    os.sched_setaffinity(0, allowed[: flags.threads or len(allowed)])
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(cores)
+    for name in flags.encoders.split(","):
         if name not in ENCODERS:
-            raise app.UsageError(f"--encoders={name}: choose among {', '.join(ENCODERS)}")
-    ratios = ["wall clock", "processor time"][: 1 if gpu else 2]
-    head = ["encoder", "size", "dtype", "ms", "PyTorch ms", *ratios, "MiB", "PyTorch MiB"]
-    print(f"batch {_BATCH.value}, {_DEVICE.value}, {len(os.sched_getaffinity(0))} cores, {_REPEATS.value} pairs")
-    print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}")
-    for name in _NAMES.value:
-        for size in map(int, _SIZES.value):
-            for dtype in _DTYPES.value:
-                print(row(name, size, dtype, gpu), flush=True)
+            parser.error(f"--encoders={name}: choose among {', '.join(ENCODERS)}")
+    print(f"batch {flags.batch}, {flags.device}, {cores} cores, {flags.repeats} pairs")
+    print(f"| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}")
+    for name in flags.encoders.split(","):
+        for size in map(int, flags.sizes.split(",")):
+            for dtype in flags.dtypes.split(","):
+                values: dict[str, Any] = {}
+                for new in measure(Setting(name, size, dtype, flags.batch, gpu, flags.repeats)):
+                    values |= new
+                print(line(values), flush=True)
+    pairs.finish()
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -1,11 +1,13 @@
-"""What an objective costs beside the encoder that it trains.
+"""The time of each pretraining objective, as a fraction of the time of the encoder that it trains.
 
-    python -m benchmarks.objectives                      # batches of 512 and 4096, heads on 2048 features
+    python -m benchmarks.objectives          # batches of 512 and 4096, heads on 2048 features
     python -m benchmarks.objectives --batches=512 --names=info_nce,sigmoid
 
-Times the head and the loss of each objective, forward and backward, and a train step's forward and backward pass of a ResNet-50 (128 x 128
-x 3, float32 on a CPU, bfloat16 elsewhere) on --images images, whose time per image times the batch is what the objective stands
-beside. Both alternate in one process; figures are medians of the repeats, ratios medians of the ratios with their range.
+Times the head and the loss of each objective, forward and backward. Beside it, times the forward
+and backward pass of a ResNet-50 (128 x 128 x 3, float32 on a CPU, bfloat16 elsewhere) on --images
+images; its time per image, times the batch, is the encoder's time. Both alternate in one process.
+The figures are medians of the repeats; the fractions are medians of paired fractions, with their
+range.
 """
 
 import statistics
@@ -50,7 +52,7 @@ def context() -> objectives.Context:
 
 
 def seen(batch: int, first: jax.Array, second: jax.Array) -> Seen:
-    """What the towers would have seen: one slice of each of `batch` subjects, in two views, and its row."""
+    """Features as heads receive them: one slice of each subject, in two views, and its row."""
     row = TableFeatures(second[:, None], second)
     return Seen(
         images=(),
@@ -67,29 +69,29 @@ def seen(batch: int, first: jax.Array, second: jax.Array) -> Seen:
 
 def objective(name: str, batch: int) -> Callable[[], None]:
     """One forward and backward pass of head and loss."""
-    term = objectives.build({name: {}}, context())[name]
+    built = objectives.build({name: {}}, context())[name]
     random = np.random.default_rng(0)
     first, second = (jnp.asarray(random.normal(size=(batch, FEATURES)), jnp.float32) for _ in range(2))
-    flag = jnp.zeros((batch, COLUMNS), bool)
+    no_column = jnp.zeros((batch, COLUMNS), bool)
     info = objectives.BatchInfo(
         subject=jnp.arange(batch),
         valid=jnp.ones(batch, bool),
         slice_mask=jnp.ones((batch, 1), bool),
         position=jnp.zeros((batch, 1)),
         values=first[:, :COLUMNS],
-        missing=flag,
-        masked=flag,
+        missing=no_column,
+        masked=no_column,
         label=jnp.full(batch, -1),
     )
-    variables = jax.jit(lambda: term.head.init(jax.random.key(0), seen(batch, first, second), False))()
+    variables = jax.jit(lambda: built.head.init(jax.random.key(0), seen(batch, first, second), False))()
 
     def loss(params: Any, first: jax.Array, second: jax.Array) -> jax.Array:
-        out, _ = term.head.apply(
+        out, _ = built.head.apply(
             {**variables, "params": params}, seen(batch, first, second), True, mutable=["batch_stats"]
         )
-        if term.momentum is not None:
+        if built.momentum is not None:
             out = out | {"target": jax.lax.stop_gradient(out)}
-        return term.loss(out, info)[0]
+        return built.loss(out, info)[0]
 
     step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
     return lambda: jax.block_until_ready(step(variables["params"], first, second))
@@ -118,16 +120,16 @@ def seconds(run: Callable[[], None]) -> float:
 def main(_: list[str]) -> None:
     image = encoder(_IMAGES.value)
     image()
-    print(f"{'objective':14}{'batch':>7}{'ms':>10}  share of the encoder's step")
+    print(f"{'objective':14}{'batch':>7}{'ms':>10}  fraction of the encoder's time")
     for batch in map(int, _BATCHES.value):
         for name in _NAMES.value:
             run = objective(name, batch)
             run()
             pairs = [(seconds(run), seconds(image) / _IMAGES.value * batch) for _ in range(_REPEATS.value)]
-            shares = [ours / theirs for ours, theirs in pairs]
+            fractions = [objective_time / encoder_time for objective_time, encoder_time in pairs]
             print(
-                f"{name:14}{batch:7}{1e3 * statistics.median(ours for ours, _ in pairs):10.1f}  "
-                f"{statistics.median(shares):.2%} ({min(shares):.2%} to {max(shares):.2%})",
+                f"{name:14}{batch:7}{1e3 * statistics.median(pair[0] for pair in pairs):10.1f}  "
+                f"{statistics.median(fractions):.2%} ({min(fractions):.2%} to {max(fractions):.2%})",
                 flush=True,
             )
 

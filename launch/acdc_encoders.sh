@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Encoder families on ACDC with eight labelled patients, from scratch and pretrained with morphometrics.
 #
-#   launch/acdc_few_labels.sh prepare ACDC_FOLDER      once: data and lists are those of the few-label experiment
+#   launch/acdc_few_labels.sh prepare ACDC_FOLDER      once: makes the data and lists of subjects
+#                                                      (shared with the few-label experiment)
 #   launch/acdc_encoders.sh run [CPU]
 #   python -m analysis.screening --runs=runs/encoders --output=results --baseline=resnet18_scratch
 #
-# 150 steps of 12 patients x 3 slices of pretraining (InfoNCE), 1000 steps of 8 slices of segmentation. ENCODERS, SETS and SEEDS choose; resumable.
+# Pretraining (InfoNCE): 150 steps of 12 patients x 3 slices. Segmentation: 1000 steps of 8 slices.
+# The variables ENCODERS, SETS and SEEDS choose the runs. Resumable.
 . "$(dirname "$0")/common.sh"
 DATA=${DATA:-data/acdc}
 RUNS=${RUNS:-runs/encoders}
@@ -13,7 +15,7 @@ SEEDS=${SEEDS:-0}
 SETS=${SETS:-8b}
 ENCODERS=${ENCODERS:-resnet18 convnext_pico swin_micro unet_small}
 declare -A width=([resnet18]=32 [convnext_pico]=32 [swin_micro]=32 [unet_small]=16)
-declare -A rate=([resnet18]=5e-3 [convnext_pico]=2e-3 [swin_micro]=1e-3 [unet_small]=5e-3)  # attention and layer norm bear less
+declare -A rate=([resnet18]=5e-3 [convnext_pico]=2e-3 [swin_micro]=1e-3 [unet_small]=5e-3)  # attention and LayerNorm need lower rates
 
 encoder() {  # encoder, seed
   local common=(--config.data.dataset="$DATA" --config.seed="$2" --config.model.encoder="$1" --config.model.width="${width[$1]}")

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The few-label experiment on ACDC: pretraining with morphometrics, then segmentation, with and beside from scratch.
+# The few-label experiment on ACDC: segmentation from scratch, and from an encoder pretrained with morphometrics.
 #
-#   launch/acdc_few_labels.sh prepare ACDC_FOLDER             once: data/acdc and the lists of the protocol
-#   launch/acdc_few_labels.sh run [CPU]                       the runs, on that CPU if named; start it several times to share them
+#   launch/acdc_few_labels.sh prepare ACDC_FOLDER   once: makes data/acdc and the lists of subjects
+#   launch/acdc_few_labels.sh run [CPU]             trains and scores, on that CPU if given
 #
-# Patients are those of the published protocol of Chaitanya et al. 2020 (case numbers of the public training set).
-# Every run is resumable, locked while it goes and skipped when scored, so the script can be stopped and started at will.
+# The patients are those of the published protocol of Chaitanya et al. 2020 (case numbers of the public training set).
+# Every run is resumable, locked while it runs, and skipped once it is scored: the script can be stopped and started
+# again, and several workers can share it.
 . "$(dirname "$0")/common.sh"
 DATA=${DATA:-data/acdc}
 RUNS=${RUNS:-runs/acdc}
@@ -54,7 +55,7 @@ segment() {  # arm (scratch or pretrained), name of the labelled set or all, see
     --config.seed="$3" --config.steps="$4" --config.data.subjects="$subjects" --config.init_from="$from"
 }
 
-jobs_in_order() {  # seed by seed, so that a matrix cut short is whole for the seeds that it has
+jobs_in_order() {  # seed by seed: if the experiment is stopped early, the finished seeds are complete
   local seed set arm steps
   for seed in $SEEDS; do
     [[ " $ARMS " == *" pretrained "* ]] && echo "pretrain $seed"

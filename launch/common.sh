@@ -1,28 +1,28 @@
-# Sourced by the experiments: where they run, and what a run is. A run is resumable, skipped when done, and locked while it goes, so that
-# any number of workers may share an experiment and any may be stopped.
+# Functions that every experiment sources. A run is resumable, skipped once it is done, and locked while it runs:
+# several workers can share an experiment, and any of them can be stopped.
 set -euo pipefail
-# glibc asks for huge pages: the large arrays of a step are else mapped anew, page by page, an eighth of the time on a CPU.
+# Ask glibc for huge pages: without them, mapping the large arrays of a step takes an eighth of its time on a CPU.
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 
-usage() {  # what stands at the head of the script
+usage() {  # prints the comment at the head of the script
   sed -n '2,/^[^#]/{/^#/p}' "$0"
   exit 1
 }
 
-pinned() { CPU=$1; }  # the CPU that a worker keeps to; nothing: any
+pinned() { CPU=$1; }  # the CPU that this worker uses; empty: any
 
-program() {  # module of morphojax, its flags
+program() {  # runs a module of morphojax: name of the module, its flags
   ${CPU:+taskset -c "$CPU"} "$PYTHON" -m "morphojax.$1" "${@:2}"
 }
 
-locked() {  # name, command: by whichever worker comes first
+locked() {  # name, command: runs the command, unless another worker runs it now
   mkdir -p "$RUNS/locks"
   ( flock --nonblock 9 || exit 0; "${@:2}" ) 9>"$RUNS/locks/$1" </dev/null
 }
 
-trained() {  # run directory, flags of main: once, and whoever needs the same run meanwhile waits for it
+trained() {  # run directory, flags of main: trains once; another worker that needs the same run waits for it
   mkdir -p "$RUNS/locks"
   (
     flock 8
@@ -32,7 +32,7 @@ trained() {  # run directory, flags of main: once, and whoever needs the same ru
   ) 8>"$RUNS/locks/trained_$(basename "$1")" </dev/null
 }
 
-segmented() {  # run directory, flags of main: trained, and scored on the test subjects
+segmented() {  # run directory, flags of main: trains, then scores the test subjects
   [ -e "$1/evaluation/summary_test.json" ] && return
   program main "${@:2}" --config.workdir="$1"
   program evaluate --run="$1" --split=test --checkpoint=last

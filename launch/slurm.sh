@@ -7,6 +7,6 @@
 #SBATCH --signal=TERM@120
 #SBATCH --requeue
 # sbatch launch/slurm.sh --config=configs/pretrain_sax.py [--config.KEY=VALUE ...]
-# One process per GPU. SIGTERM two minutes before the end saves; the requeued job takes up there.
+# One process per GPU. Two minutes before the end SIGTERM makes the run save and stop; the requeued job resumes there.
 set -euo pipefail
 srun "${PYTHON:-.venv/bin/python}" -m morphojax.main --distributed "$@"

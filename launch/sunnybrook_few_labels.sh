@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# The few-label experiment on Sunnybrook (LV cavity only): pretraining with participants.csv, then segmentation, with and beside from scratch.
+# The few-label experiment on Sunnybrook (LV cavity only): segmentation from scratch, and from an encoder pretrained
+# with participants.csv.
 #
 #   launch/sunnybrook_few_labels.sh prepare SUNNYBROOK_FOLDER
 #   launch/sunnybrook_few_labels.sh run [CPU]
 #
-# The labelled subjects are a tenth of the training subjects, another tenth for each seed. Resumable, as launch/acdc_few_labels.sh.
+# The labelled subjects are a tenth of the training subjects, drawn anew for each seed. Resumable, as
+# launch/acdc_few_labels.sh.
 . "$(dirname "$0")/common.sh"
 DATA=${DATA:-data/sunnybrook}
 RUNS=${RUNS:-runs/sunnybrook}

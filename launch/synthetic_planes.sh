@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Every plane of the synthetic cohort with few labels: from scratch, pretrained on that plane, or on all planes at once.
+# Segmentation of every plane of the synthetic cohort with few labels: from scratch, pretrained on that plane, or
+# pretrained on all planes at once.
 #
 #   launch/synthetic_planes.sh run [CPU]
 #   python -m analysis.screening --runs=runs/planes --output=results --sets=5sax
 #
-# A labelled set is named by the percentage of the training subjects and the plane: 5sax, 10la2ch, 10la4ch. Resumable; SEEDS and PLANES choose.
+# The name of a labelled set is the percentage of the training subjects and the plane: 5sax, 10la2ch, 10la4ch.
+# The variables SEEDS and PLANES choose the runs. Resumable.
 . "$(dirname "$0")/common.sh"
 RUNS=${RUNS:-runs/planes}
 SEEDS=${SEEDS:-0 1 2}

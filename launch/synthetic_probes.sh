@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# What image encoders know of a diagnosis with few labels, on the synthetic cohort: pretrained with images and tables, with images
-# alone, or not at all.
+# Classification of a diagnosis with few labels, on the synthetic cohort: with encoders pretrained on images and tables,
+# on images alone, or not at all.
 #
 #   launch/synthetic_probes.sh run [CPU]
 #   python -m analysis.probes --scores=runs/probes/scores
 #
-# 600 subjects at 48 x 48 pixels of 4 mm, a ResNet-18 of width 16; 1500 batches of 32 subjects x 6 slices of pretraining, the label and what
-# leaks it left out of the table (in 200 batches InfoNCE learns nothing). Every encoder is fine-tuned with the labelled share of the training
-# subjects (20 passes over all of them, 100 over a tenth), and probed frozen.
+# The cohort: 600 subjects at 48 x 48 pixels of 4 mm. The encoder: a ResNet-18 of width 16. Pretraining: 1500 batches of
+# 32 subjects x 6 slices (in 200 batches InfoNCE learns nothing); the table lacks the label and the columns that leak it.
+# Every encoder is fine-tuned with the labelled fraction of the training subjects (20 epochs of all, 100 epochs of a
+# tenth), and probed frozen.
 . "$(dirname "$0")/common.sh"
 RUNS=${RUNS:-runs/probes}
 LABEL=${LABEL:-cardiomyopathy}
@@ -20,7 +21,7 @@ pretrain() {  # arm, config and flags
     --config.table.without_leaks_for="$LABEL" --config.eval_every=300 --config.save_every=500 --config.images_every=500 "${@:3}"
 }
 
-finetune() {  # arm, share of labels, seed, epochs
+finetune() {  # arm, labelled fraction, seed, epochs
   local name=${1}_finetuned_$2_s$3 from=""
   local run=$RUNS/$name out=$RUNS/scores/$name
   [ -e "$out/scores.json" ] && return
@@ -30,7 +31,7 @@ finetune() {  # arm, share of labels, seed, epochs
   program probe --run="$run" --checkpoint=last --output="$out"
 }
 
-frozen() {  # arm, share of labels, seed
+frozen() {  # arm, labelled fraction, seed
   local out=$RUNS/scores/$1_frozen_$2_s$3
   [ -e "$out/scores.json" ] || program probe --run="$RUNS/$1" --label="$LABEL" --fraction="$2" --seed="$3" --output="$out"
 }

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
-# On every host of a TPU pod slice: launch/tpu.sh --config=configs/pretrain_sax.py [--config.KEY=VALUE ...]
+# Run this on every host of a TPU pod slice:
+#   launch/tpu.sh --config=configs/pretrain_sax.py [--config.KEY=VALUE ...]
 set -euo pipefail
 exec "${PYTHON:-.venv/bin/python}" -m morphojax.main --distributed "$@"

@@ -97,18 +97,30 @@ def create(run: Path, config: Mapping[str, Any], files: Mapping[str, Any]) -> No
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices and commit, on which a result may depend."""
+    """Versions, devices and commit: on which a result may depend.
+
+    A version is None where the package is not installed, as in a bare source tree; the commit without git.
+    """
     packages = ("morphojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    ).stdout.strip()
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        commit = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout
+    except OSError:  # git is not installed
+        commit = ""
     return {
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "packages": {name: _version(name) for name in packages},
         "devices": [d.device_kind for d in jax.devices()],
         "processes": jax.process_count(),
-        "commit": commit or None,
+        "commit": commit.strip() or None,
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _write(path: Path, text: str) -> None:

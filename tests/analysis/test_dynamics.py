@@ -22,21 +22,23 @@ def write(run: Path, lines: list[dict]) -> Path:
 
 def test_curves_of_every_figure(tmp_path: Path) -> None:
     log = dynamics.read([write(tmp_path / "a" / "run", LINES), write(tmp_path / "b" / "run", LINES[:1])])
-    assert set(log["run"]) == {"a/run", "b/run"}, "runs of one name are told apart by their folders"
+    assert set(log["run"]) == {"a/run", "b/run"}, "runs of the same name are named with their folders"
 
     def rows(figure: str, run: str) -> list[tuple]:
-        found = dynamics.curves(log, figure)
-        return [tuple(row) for row in found.loc[found["run"] == run, ["step", "name", "value"]].dropna().to_numpy()]
+        curves = dynamics.curves(log, figure)
+        return [tuple(row) for row in curves.loc[curves["run"] == run, ["step", "name", "value"]].dropna().to_numpy()]
 
     stem, head = "encoder/stem", "head"
-    assert rows("distance", "a/run") == [(0, stem, 0.0), (2, head, 9.0), (2, stem, 0.25)], "the last of a step counts"
+    assert rows("distance", "a/run") == [(0, stem, 0.0), (2, head, 9.0), (2, stem, 0.25)], (
+        "the last value of a step counts"
+    )
     assert rows("distance", "b/run") == [(0, stem, 0.0)]
     assert rows("cka", "a/run") == [(0, "level1", 1.0), (2, "level1", 0.5)]
-    assert rows("grad_norm", "a/run") == [(2, stem, 3.0), (2, head, 1.0)], "no sum over depths beside the depths"
+    assert rows("grad_norm", "a/run") == [(2, stem, 3.0), (2, head, 1.0)], "of a module with depths, the depths alone"
     assert rows("dice", "a/run") == [(4, "mean", 0.5), (4, "lv_cavity", 0.75)]
 
 
-def test_panels_follow_the_way_from_image_to_mask() -> None:
+def test_panels_are_sorted_from_image_to_mask() -> None:
     names = [
         "decoder/level0",
         "decoder/level3",
@@ -47,11 +49,11 @@ def test_panels_follow_the_way_from_image_to_mask() -> None:
         "head",
     ]
     expected = ["encoder/stem", "encoder/block2", "encoder/block10", "encoder/norm", "decoder/level3", "decoder/level0"]
-    assert sorted(names, key=dynamics._way) == [*expected, "head"]
-    assert sorted(["pooled", "level2", "level1"], key=dynamics._way) == ["level1", "level2", "pooled"]
+    assert sorted(names, key=dynamics._image_to_mask) == [*expected, "head"]
+    assert sorted(["pooled", "level2", "level1"], key=dynamics._image_to_mask) == ["level1", "level2", "pooled"]
 
 
-def test_the_command_draws_what_there_is(
+def test_the_command_draws_the_figures_that_were_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     runs = [write(tmp_path / name, LINES[:4]) for name in ("one", "two")]
@@ -62,7 +64,7 @@ def test_the_command_draws_what_there_is(
     assert "dice.png: not drawn" in capsys.readouterr().out
 
 
-def test_what_is_no_run_is_told(tmp_path: Path) -> None:
+def test_folders_that_are_no_runs_and_repeated_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"metrics\.jsonl: cannot be read"):
         dynamics.read([tmp_path])
     run = write(tmp_path / "run", LINES)

@@ -12,7 +12,7 @@ def runs(tmp_path: Path) -> Path:
     write(tmp_path, "scratch_2a_s0", {0: 0.6, 1: 0.8})
     write(tmp_path, "scratch_2b_s0", {0: 0.5, 1: 0.7})
     write(tmp_path, "pretrained_2a_s0", {0: 0.7, 1: 0.8})
-    write(tmp_path, "pretrained_2b_s1", {0: 0.9, 1: 0.9})  # no partner: out of the difference
+    write(tmp_path, "pretrained_2b_s1", {0: 0.9, 1: 0.9})  # no scratch run of this set and seed: not in the difference
     write(tmp_path, "scratch_all_s0", {0: 0.9, 1: 0.9})
     (tmp_path / "pretrain_s0").mkdir()
     return tmp_path

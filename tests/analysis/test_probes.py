@@ -8,11 +8,11 @@ from analysis import probes
 
 def write(folder: Path, name: str, **values: float) -> None:
     (folder / name).mkdir(parents=True)
-    found = {k: {"scores": {"auc": {"value": v}, "balanced_accuracy": {"value": v / 2}}} for k, v in values.items()}
-    (folder / name / "scores.json").write_text(json.dumps({"probes": found}))
+    results = {k: {"scores": {"auc": {"value": v}, "balanced_accuracy": {"value": v / 2}}} for k, v in values.items()}
+    (folder / name / "scores.json").write_text(json.dumps({"probes": results}))
 
 
-def test_probes_are_ranked_within_a_share_of_labels(tmp_path: Path) -> None:
+def test_probes_are_ranked_within_a_labelled_fraction(tmp_path: Path) -> None:
     for seed, auc in enumerate((0.7, 0.9)):
         write(tmp_path, f"image_only_frozen_0.1_s{seed}", linear=auc, constant=0.5)
         write(tmp_path, f"multimodal_frozen_0.1_s{seed}", linear=auc + 0.05, knn=auc - 0.1, constant=0.5)
@@ -27,6 +27,6 @@ def test_probes_are_ranked_within_a_share_of_labels(tmp_path: Path) -> None:
     ]
 
 
-def test_an_empty_folder_is_told(tmp_path: Path) -> None:
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no <encoder>"):
         probes.read(tmp_path)

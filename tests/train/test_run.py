@@ -1,5 +1,6 @@
 """The run directory and the log."""
 
+import importlib.metadata
 import json
 from pathlib import Path
 
@@ -40,3 +41,21 @@ def test_the_log_takes_up_where_it_is_told(tmp_path: Path) -> None:
     log.close()
     Logger(tmp_path, start=2).close()
     assert [json.loads(x)["step"] for x in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_the_environment_of_a_source_tree_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "morphojax":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    packages = json.loads(json.dumps(run.environment()))["packages"]
+    assert packages["morphojax"] is None and packages["jax"] == installed("jax")
+
+
+def test_the_environment_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert run.environment()["commit"] is None

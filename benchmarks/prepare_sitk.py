@@ -68,7 +68,7 @@ def simpleitk_stacks(pairs: list[tuple[Path, Path]], convention: str) -> Stacks:
 
 
 def resampler(image: sitk.Image) -> sitk.ResampleImageFilter:
-    """A filter that resamples to the grid of `place`: its axes are those of the image, perhaps flipped."""
+    """A filter that resamples to the grid of `place`, along the axes of the image."""
     size, spacing = np.array(image.GetSize()), np.array(image.GetSpacing())
     axes = np.array(image.GetDirection()).reshape(3, 3)
     affine = np.eye(4)

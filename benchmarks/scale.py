@@ -1,7 +1,7 @@
-"""Time, memory and disk of `prepare` for many subjects, the cost of kills, and projections to 100,000 subjects.
+"""Time, memory and disk of `prepare` for many subjects, and the cost of kills.
 
-    python -m benchmarks.scale --scratch=DIR                         # 2,000 synthetic subjects, two workers
-    python -m benchmarks.scale --subjects=40 --kills=2               # a minute, in a temporary folder
+    python -m benchmarks.scale --scratch=DIR               # 2,000 synthetic subjects, two workers
+    python -m benchmarks.scale --subjects=40 --kills=2     # a minute, in a temporary folder
 
 The cohort is generated once; one in --scratch is used again, and extended where it is too small.
 `python -m morphojax.prepare` runs on a quarter of it, on all of it, and on all of it with kills:
@@ -39,7 +39,7 @@ PERIOD = 0.2  # seconds between samples
 
 @dataclass
 class Usage:
-    """Resources of a run: seconds, seconds of processor time by process id, and peak memory in bytes."""
+    """Resources of a run: seconds, processor seconds by process id, peak memory in bytes."""
 
     wall: float = 0.0
     cpu: dict[int, float] = field(default_factory=dict)
@@ -63,7 +63,7 @@ def _read(path: Path) -> str:
 
 
 def run(cohort: Path, output: Path, workers: int, stop: Callable[[], bool] = lambda: False) -> tuple[Usage, bool]:
-    """Runs `prepare` and kills it once `stop()` is true; returns its usage, and whether it finished."""
+    """Runs `prepare`, kills it once `stop()`; returns its usage and whether it finished."""
     command = [sys.executable, "-m", "morphojax.prepare", "--source=synthetic", f"--workers={workers}"]
     start, usage, sampled = time.perf_counter(), Usage(), 0.0
     with tempfile.TemporaryFile() as messages:
@@ -92,7 +92,7 @@ def run(cohort: Path, output: Path, workers: int, stop: Callable[[], bool] = lam
 
 
 def killed(cohort: Path, output: Path, workers: int, subjects: int, kills: int, seed: int) -> tuple[float, int]:
-    """Runs `prepare` with kills until it finishes; returns the seconds in all, and the kills before it had finished."""
+    """Runs `prepare` with kills until it finishes; returns seconds in all, and the kills."""
     random = np.random.default_rng(seed)
     partial, shards = output / ".partial", output / "sax"
 
@@ -123,7 +123,7 @@ def size(root: Path) -> int:
 
 
 def first_of(cohort: Path, root: Path, subjects: int) -> Path:
-    """Makes a cohort of the first subjects of another, with links to them; `generate` writes its table."""
+    """Makes a cohort of links to the first subjects of another; `generate` writes its table."""
     shutil.rmtree(root, ignore_errors=True)
     generate(root, 1)
     for number in range(2, subjects + 1):

@@ -21,7 +21,7 @@ from morphojax.data.tables.ukb_export import read_export, registry
 
 
 def export(path: Path, rows: int, columns: int) -> None:
-    """Writes a CSV with `columns` columns, among them the published ones; one value in five is empty."""
+    """Writes a CSV; the published columns are among its columns; one value in five is empty."""
     rng = np.random.default_rng(0)
     wanted = [f for f in registry().values() if f.published]
     spread = dict(zip(np.linspace(0, columns - 1, len(wanted)).astype(int), wanted, strict=True))

@@ -1,4 +1,4 @@
-"""Runs one command as many jobs, by submitit: a SLURM job array, or without SLURM processes of this machine."""
+"""Runs a command as many jobs, by submitit: a SLURM job array, or without SLURM processes."""
 
 import argparse
 import dataclasses
@@ -81,7 +81,7 @@ class _Command:
     argv: tuple[str, ...]
 
     def __call__(self) -> int:
-        # The log must name no subject, but a library's warning or an unexpected error's message may.
+        # The log must name no subject, but warnings and unexpected errors may.
         os.environ["PYTHONWARNINGS"] = "ignore"  # for worker processes
         warnings.simplefilter("ignore")
         try:
@@ -92,7 +92,7 @@ class _Command:
             return 1
 
     def checkpoint(self) -> Any:
-        """submitit calls this when a job runs out of time or is preempted; it queues the job again, up to three times."""
+        """Queues the job again, up to three times: submitit calls this when time runs out."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)

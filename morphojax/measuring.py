@@ -1,4 +1,4 @@
-"""Morphometrics measured on the subjects' own labels, as columns of the table (`prepare --measure`).
+"""Table columns measured on the subjects' own labels (`prepare --measure`).
 
 Every such column carries the leak "segmentation": it is computed from the label that a
 segmentation of the same subject is scored against.
@@ -46,7 +46,7 @@ def _column(name: str, measures: str) -> Column:
 
 
 def of_views(views: Mapping[str, View]) -> dict[str, float]:
-    """Values by column name, measured on a subject's native labels; a value that cannot be measured is left out."""
+    """Values by column name, from a subject's native labels; absent where not measurable."""
     stacks = {plane: (*_ed_and_es(view), view.labelled) for plane, view in views.items()}
     measures = clinical.of_heart({plane: s for plane, s in stacks.items() if s[0] or s[1]})
     values = {f"measured_{name}": measures.get((plane, name), np.nan) for name, (plane, _) in _MEASURES.items()}

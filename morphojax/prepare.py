@@ -3,7 +3,7 @@
     python -m morphojax.prepare --source=acdc --input=DIR --output=DIR
     python -m morphojax.prepare --source=synthetic --input=DIR --output=DIR --subjects=64
     python -m morphojax.prepare --source=acdc --input=DIR --output=DIR --dry-run
-    python -m morphojax.prepare --source=ukb_dicom --input=DIR --output=DIR --convert-only --planes=sax,la_2ch,la_4ch
+    python -m morphojax.prepare --source=ukb_dicom --input=DIR --output=DIR --convert-only
 
 An interrupted run continues when the same command is run again. At the end it prints a summary.
 The output folder then also holds `report.csv` (by subject: what was assumed, and who was left
@@ -141,7 +141,7 @@ def _add_run_flags(p: argparse.ArgumentParser) -> None:
 
 
 def _check_flags(flags: argparse.Namespace) -> None:
-    """Raises PrepareError for flags that exclude or need one another, and for wrong counts of numbers."""
+    """Raises PrepareError for flags that cannot be combined, or need one another."""
     if (flags.shard or flags.launcher) and (flags.dry_run or flags.convert_only):
         raise PrepareError("--shard and --launcher cannot be combined with --dry-run or --convert-only")
     if flags.shard and flags.launcher:
@@ -177,7 +177,7 @@ def _make_synthetic(root: Path, subjects: int, seed: int, workers: int | None) -
 
 
 def _pseudonyms(flags: argparse.Namespace) -> Pseudonyms | None:
-    """The pseudonyms that --key asks for; None to keep ids, and for a dry run without a key file."""
+    """The pseudonyms that --key asks for; None to keep ids, or in a dry run without a key."""
     if flags.key == KEEP_IDS or (flags.key is None and flags.source == "synthetic"):
         return None
     path = Path(flags.key) if flags.key else flags.input / KEY_FILE

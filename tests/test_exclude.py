@@ -83,9 +83,9 @@ def test_a_killed_run_leaves_a_complete_dataset_and_the_next_completes_it(
         new.mkdir()
         (new / "subjects.csv").write_text("incomplete")
     else:
-        monkeypatch.setattr(exclusion.shutil, "rmtree", lambda path: None)
-        exclude.main([f"--dataset={root}", f"--list={withdrawals}"])
-        monkeypatch.undo()
+        with monkeypatch.context() as patch:
+            patch.setattr(exclusion.shutil, "rmtree", lambda path: None)
+            exclude.main([f"--dataset={root}", f"--list={withdrawals}"])
         assert old.is_dir()
         if killed == "between the renames":
             root.rename(new)

@@ -1,4 +1,4 @@
-"""`morphojax.inspect`: its report, which names nobody unless asked."""
+"""`morphojax.inspect`: its report, which names no subject unless asked."""
 
 import shutil
 
@@ -108,8 +108,8 @@ def test_errors_are_one_line_and_name_no_subject_unless_asked(root, capsys, spoi
 
 
 def test_an_absent_folder_and_a_broken_dataset(tmp_path, capsys):
-    assert inspect.main([str(tmp_path / "gone")]) == 1
-    assert "gone: no such folder" in capsys.readouterr().err
+    assert inspect.main([str(tmp_path / "absent")]) == 1
+    assert "absent: no such folder" in capsys.readouterr().err
     (tmp_path / "dataset.json").write_text("{}")
     assert inspect.main([str(tmp_path)]) == 1
     assert "format version None" in capsys.readouterr().err

@@ -61,8 +61,8 @@ def test_shards_in_any_order_give_the_same_bytes(root, tmp_path, capsys, order, 
         assert run(root, tmp_path / "out", *more, f"--shard={i}/3") == 0
     assert not any(p.name != ".partial" for p in (tmp_path / "out").iterdir())
     assert len(partial_files(tmp_path / "out")) == sum(1 if i == 2 else 2 for i in set(order))  # patient002 failed
-    said = capsys.readouterr().out
-    assert ("shard 2/3: 1 subjects done, 1 failed, which are tried again without --shard" in said) == (2 in order)
+    printed = capsys.readouterr().out
+    assert ("shard 2/3: 1 subjects done, 1 failed, which are tried again without --shard" in printed) == (2 in order)
     assert run(root, tmp_path / "out", *more) == 0
     assert file_hashes(tmp_path / "out") == file_hashes(tmp_path / "one_run")
 
@@ -105,8 +105,10 @@ def test_a_killed_shard_is_redone_with_the_key_that_both_shards_share(root, tmp_
     while len(partial_files(tmp_path / "out")) < 3 and time.monotonic() < deadline:  # the fast one makes two
         time.sleep(0.01)
     slow.send_signal(signal.SIGKILL)
-    said = [process.communicate()[0] for process in (slow, fast)]
-    assert (slow.returncode, fast.returncode) == (-signal.SIGKILL, 0) and sum("new key" in s for s in said) <= 1
+    outputs = [process.communicate()[0] for process in (slow, fast)]
+    assert (slow.returncode, fast.returncode) == (-signal.SIGKILL, 0) and sum(
+        "new key" in text for text in outputs
+    ) <= 1
     assert 3 <= len(partial_files(tmp_path / "out")) < 5
     assert run(root, tmp_path / "out", "--shard=1/2") == 0 and len(partial_files(tmp_path / "out")) == 5
     assert run(root, tmp_path / "out") == 0 and run(root, tmp_path / "one_run") == 0
@@ -193,20 +195,20 @@ def test_the_assembling_run_does_the_work_of_a_failed_job(root, expected, tmp_pa
     monkeypatch.setattr(prepare, "COMMAND", "tests.test_prepare_shards")
     launch = ("--launcher=submitit", "--shards=2", "--slurm=time=5")
     assert run(root, tmp_path / "out", *launch) == 0
-    said = capsys.readouterr().out
-    log = next(line for line in said.splitlines() if line.startswith("shard 2/2 failed; its log is ")).split()[-1]
-    assert log.startswith(str(tmp_path / "out.jobs")) and "shard 1/2 failed" not in said
+    printed = capsys.readouterr().out
+    log = next(line for line in printed.splitlines() if line.startswith("shard 2/2 failed; its log is ")).split()[-1]
+    assert log.startswith(str(tmp_path / "out.jobs")) and "shard 1/2 failed" not in printed
     assert file_hashes(tmp_path / "out") == expected
     logs = "".join(p.read_bytes().decode("latin-1") for p in (tmp_path / "out.jobs").rglob("*") if p.is_file())
     assert "shard 1/2: 3 subjects done, 0 failed" in logs and "RuntimeError, its message withheld" in logs
-    assert "patient00" not in logs + said
+    assert "patient00" not in logs + printed
 
 
 def test_strict_stops_at_a_failed_job(root, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(jobs, "run", lambda module, argvs, folder, parameters: {2: folder / "log"})
     assert run(root, tmp_path / "out", "--launcher=submitit", "--shards=2", "--strict") == 1
-    said = capsys.readouterr()
-    assert "shard 2/2 failed" in said.out and "1 of 2 shards failed: 2" in said.err
+    printed = capsys.readouterr()
+    assert "shard 2/2 failed" in printed.out and "1 of 2 shards failed: 2" in printed.err
     assert not (tmp_path / "out/dataset.json").exists()
 
 

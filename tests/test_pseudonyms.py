@@ -60,7 +60,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def split_file(tmp_path):
-    path = tmp_path / "split_file.csv"
+    path = tmp_path / "splits.csv"
     pd.DataFrame({"subject": [*IDS, "patient888"], "split": [*SPLITS, "train"]}).to_csv(path, index=False)
     return path
 
@@ -79,15 +79,14 @@ def test_nothing_that_a_run_writes_or_prints_contains_an_id(root, split_file, tm
     )
     evaluate.write(tmp_path / "out/evaluation", "test", result, {"run": "toy"})
     printed = capsys.readouterr()
-    everything = all_text(tmp_path / "out") + printed.out + printed.err + repr([t for *_, t in titles])
-    assert "patient0" not in everything and "patient7" not in everything and "patient8" not in everything
+    output = all_text(tmp_path / "out") + printed.out + printed.err + repr([t for *_, t in titles])
+    assert "patient0" not in output and "patient7" not in output and "patient8" not in output
     report = (tmp_path / "out/report.csv").read_text()
     assert all(s in report for s in ("failed", "no row", "no images", "left out", "warning", "no ES; add the line"))
-    # With the key, the table, the split and the images are found to be those of the id.
+    # The key shows that table, split and images belong to the right subject.
     key = Pseudonyms.read(root / "morphojax.key")
-    assert (
-        set(result.scores["subject"]) == {key("patient004"), key("patient005")} and report.count(key("patient002")) == 2
-    )
+    assert set(result.scores["subject"]) == {key("patient004"), key("patient005")}
+    assert report.count(key("patient002")) == 2
     assert dataset.subjects == tuple(sorted(key(i) for i in ("patient001", *IDS[2:5], "patient007")))
     rows = {name: n for n, name in enumerate(dataset.subjects)}
     assert dataset.table["lv_edv_ml"][rows[key("patient004")]] == 4.0
@@ -105,22 +104,22 @@ def _with_percentiles_of_the_toy_run(dataset: Dataset) -> Dataset:
 
 
 def test_subjects_and_their_records_are_in_the_order_of_the_pseudonyms(root, tmp_path):
-    assert run(root, tmp_path / "named", "--key=none") == 0 and run(root, tmp_path / "out") == 0
+    assert run(root, tmp_path / "by_id", "--key=none") == 0 and run(root, tmp_path / "out") == 0
     key = Pseudonyms.read(root / "morphojax.key")
-    named, hidden = Dataset.open(tmp_path / "named"), Dataset.open(tmp_path / "out")
-    assert list(hidden.subjects) == sorted(map(key, named.subjects))
+    by_id, by_pseudonym = Dataset.open(tmp_path / "by_id"), Dataset.open(tmp_path / "out")
+    assert list(by_pseudonym.subjects) == sorted(map(key, by_id.subjects))
     report = pd.read_csv(tmp_path / "out/report.csv", dtype=str)["subject"].tolist()
     assert report == sorted(report)
-    assert named.manifest.pseudonyms == "" and "pseudonyms" not in (tmp_path / "named/dataset.json").read_text()
-    for index, subject in enumerate(named.subjects):
-        hidden_index = hidden.subjects.index(key(subject))
-        assert named.splits[index] == hidden.splits[hidden_index]  # split by the id, whatever the key
-        pd.testing.assert_series_equal(named.table.loc[index], hidden.table.loc[hidden_index], check_names=False)
-        pairs = [d.stacks("sax").query(f"subject == {i}") for d, i in ((named, index), (hidden, hidden_index))]
+    assert by_id.manifest.pseudonyms == "" and "pseudonyms" not in (tmp_path / "by_id/dataset.json").read_text()
+    for index, subject in enumerate(by_id.subjects):
+        row = by_pseudonym.subjects.index(key(subject))
+        assert by_id.splits[index] == by_pseudonym.splits[row]  # split by the id, whatever the key
+        pd.testing.assert_series_equal(by_id.table.loc[index], by_pseudonym.table.loc[row], check_names=False)
+        pairs = [d.stacks("sax").query(f"subject == {i}") for d, i in ((by_id, index), (by_pseudonym, row))]
         for a, b in zip(*(p.to_dict("records") for p in pairs), strict=True):
             assert (a["phase"], a["slices"]) == (b["phase"], b["slices"])
             for z in range(a["slices"]):
-                images = [d.slices("sax")[s["first"] + z]["image"] for d, s in ((named, a), (hidden, b))]
+                images = [d.slices("sax")[s["first"] + z]["image"] for d, s in ((by_id, a), (by_pseudonym, b))]
                 np.testing.assert_array_equal(*images)
 
 
@@ -137,8 +136,8 @@ def test_the_key_is_made_once_and_only_its_owner_may_read_it(root, tmp_path, cap
     assert path.read_text() == text and "new key" not in capsys.readouterr().out
     assert Dataset.open(tmp_path / "one").fingerprint == Dataset.open(tmp_path / "two").fingerprint
     assert run(root, tmp_path / "three", f"--key={tmp_path / 'other.key'}") == 0
-    found = [Dataset.open(tmp_path / name) for name in ("one", "three")]
-    assert not set(found[0].subjects) & set(found[1].subjects)
+    one, three = (Dataset.open(tmp_path / name) for name in ("one", "three"))
+    assert not set(one.subjects) & set(three.subjects)
     with pytest.raises(KeyFileError, match="File exists"):
         Pseudonyms.make(path)
     assert path.read_text() == text and text.strip() not in all_text(tmp_path / "one")
@@ -158,8 +157,8 @@ def test_a_split_file_may_name_pseudonyms(root, tmp_path):
     (tmp_path / "s.csv").write_text("subject,split\n" + rows)
     assert run(root, tmp_path / "two", f"--splits={tmp_path / 's.csv'}") == 0
     dataset = Dataset.open(tmp_path / "two")
-    found = dict(zip(dataset.subjects, dataset.splits, strict=True))
-    assert found == {key(i): s for i, s in zip(IDS, SPLITS, strict=True) if s != "none" and i != "patient002"}
+    splits = dict(zip(dataset.subjects, dataset.splits, strict=True))
+    assert splits == {key(i): s for i, s in zip(IDS, SPLITS, strict=True) if s != "none" and i != "patient002"}
 
 
 def test_errors_contain_no_id(root, tmp_path, capsys):

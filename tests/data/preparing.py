@@ -1,4 +1,4 @@
-"""Preparations for tests: in one process, without a progress bar, unless the test says otherwise."""
+"""Preparations for tests: by default in one process, without a progress bar."""
 
 import contextlib
 import hashlib
@@ -38,7 +38,7 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def interrupted_before_the_manifest(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Within this context, a preparation is interrupted when everything but the manifest is written."""
+    """Interrupts a preparation when everything but the manifest is written."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt

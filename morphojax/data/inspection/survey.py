@@ -1,4 +1,4 @@
-"""Looks at every image of a raw cohort or a prepared dataset. A subject is its index, in the order of the ids."""
+"""Looks at every image of a raw cohort or a dataset. A subject is its index, in id order."""
 
 import dataclasses
 import hashlib
@@ -37,7 +37,7 @@ _MARKS = {
     "ukb_dicom": ("*_2020[89]_*.zip", "*/*_2020[89]_*.zip"),
     "ukb_nifti": ("*/sa*.nii*", "*/la_[24]ch*.nii*"),
 }
-# Endings of readers' warnings that the report leaves out: its counts of planes and phases show them.
+# Endings of warnings that the report leaves out: its counts of planes and phases show them.
 _SHOWN_BY_COUNTS = (": no images", ": no cine", ": no ES image")
 
 STACK_COLUMNS = (
@@ -94,7 +94,7 @@ class _Inspection:
     planes: tuple[str, ...]
 
     def inspect(self, subject: str) -> tuple[list[dict[str, Any]], tuple[str, ...]] | str:
-        """A row per image and the reader's warnings, or the reason why the subject cannot be read."""
+        """A row per image and the reader's warnings, or why the subject cannot be read."""
         try:
             contents = self.source.read(subject, self.planes)
             if not contents.views:
@@ -153,7 +153,7 @@ def of_source(
 
 
 def of_dataset(dataset: Dataset, planes: Sequence[str] | None = None, progress: bool = True) -> Findings:
-    """Inspects every stack of a prepared dataset. Raises DatasetError, also for a plane that it does not hold."""
+    """Inspects every stack of a prepared dataset. Raises DatasetError for a plane it lacks."""
     manifest = dataset.manifest
     planes = tuple(planes or manifest.planes)
     rows, total = [], sum(len(dataset.stacks(p)) for p in planes)

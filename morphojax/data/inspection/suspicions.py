@@ -1,4 +1,4 @@
-"""What looks wrong in the findings of an inspection. None of it is an error: a person should look."""
+"""What looks wrong in the findings of an inspection: for a person to look at, not an error."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -43,7 +43,7 @@ def find(findings: Findings) -> list[Suspicion]:
 
 
 def outliers(values: pd.Series) -> pd.Series:
-    """Whether each value differs from the median by over 6 robust SDs and by over 30 % of the median.
+    """Whether each value is over 6 robust SDs, and over 30 %, away from the median.
 
     The robust SD is 1.4826 times the median absolute deviation.
     """

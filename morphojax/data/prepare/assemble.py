@@ -32,7 +32,7 @@ from morphojax.data.tables.schema import Schema
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What `prepare` did. `report` (subject, status, message) names subjects: for files of the dataset only."""
+    """What `prepare` did. `report` (subject, status, message) names subjects: never log it."""
 
     output: Path
     manifest: Manifest
@@ -54,12 +54,12 @@ def prepare(
     progress: bool = True,
     hidden: Collection[str] = (),
 ) -> Summary:
-    """Prepares a cohort into `spec.output`: an empty or absent folder, or one that a killed run of `spec` left.
+    """Prepares a cohort into `spec.output`: empty, absent, or left by a killed run of `spec`.
 
     workers: processes (default: one per CPU).
     hidden: ids that the report must not name (`withdrawals.Without` keeps them out of the rest).
 
-    With pseudonyms, the subjects are ordered by them, as the order of the ids would identify people.
+    With pseudonyms, subjects are ordered by them: the order of the ids would identify people.
     A subject that cannot be read is reported and left out; with `strict` it raises. Raises
     PrepareError, CohortError and KeyFileError.
     """
@@ -95,7 +95,7 @@ def prepare(
 def prepare_shard(
     spec: PrepareSpec, shard: tuple[int, int], workers: int | None = None, strict: bool = False, progress: bool = True
 ) -> ShardSummary:
-    """Writes the partial results of every N-th subject from the I-th on, for `shard` (I, N), I from 1.
+    """Writes the partial results of every N-th subject from the I-th on; shard: (I, N), I from 1.
 
     It does not read the table. `prepare` with the same spec makes what is missing and assembles.
     Shards may be prepared in any order, more than once, and at once on several machines.
@@ -122,7 +122,7 @@ def _order_subjects(
     report: Sequence[ReportLine],
     table: tuple[pd.DataFrame, Schema] | None,
 ) -> tuple[str, ...]:
-    """The ids to prepare, in the order of the dataset. Raises KeyFileError where two names would be equal."""
+    """The ids to prepare, in the order of the dataset. Raises KeyFileError for equal pseudonyms."""
     ids = tuple(splits)
     if spec.pseudonym:
         spec.pseudonym.check_distinct((*ids, *(i for i, _, _ in report), *(table[0].index if table else ())))
@@ -158,7 +158,7 @@ def _write_table(
     table: tuple[pd.DataFrame, Schema] | None,
     measured: Sequence[Mapping[str, float]],
 ) -> tuple[Schema, Counter[str]]:
-    """Writes table.csv, a row per subject kept; returns its schema and the warnings about its cells."""
+    """Writes table.csv, a row per subject kept; returns its schema and warnings about its cells."""
     raw, schema = table if table else (pd.DataFrame(index=pd.Index([], dtype=object)), Schema(()))
     warnings = Counter(dict.fromkeys(cells.check(raw, schema), 1))
     rows = raw.reindex(list(kept)).reset_index(drop=True)
@@ -219,7 +219,7 @@ def _manifest(
     schema: Schema,
     table_warnings: Counter[str],
 ) -> Manifest:
-    """The manifest of what is in the output folder. splits: by subject; report: with the dataset's names."""
+    """The manifest of the output folder. splits: by subject; report: with the dataset's names."""
     labelled, label_warnings = annotated_structures(images.stacks)
     warnings = Counter(w for subject in images.warnings for w in dict.fromkeys(subject))  # subjects per message
     files = ("subjects.csv", "table.csv", *(f"{p}/stacks.csv" for p in spec.planes))

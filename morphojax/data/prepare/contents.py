@@ -1,4 +1,4 @@
-"""What `prepare` and `exclude` write alike: stacks.csv, subjects.csv, report.csv, and the counts of the manifest."""
+"""CSV files and counts that `prepare` and `exclude` write alike."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,7 +32,7 @@ def write_report(output: Path, lines: Sequence[ReportLine]) -> None:
 
 
 def count_contents(splits: Sequence[str], stacks: Mapping[str, Stacks], statuses: Iterable[str]) -> dict[str, Any]:
-    """The counts of a manifest, from the subjects' splits, the stacks by plane, and the statuses of the report."""
+    """The manifest's counts, from splits by subject, stacks by plane, and statuses of the report."""
     lines = Counter(statuses)
     return {
         "subjects": {s: splits.count(s) for s in SPLITS},
@@ -58,7 +58,7 @@ def _count_stacks(stacks: Stacks) -> dict[str, int]:
 
 
 def annotated_structures(stacks: Mapping[str, Stacks]) -> tuple[dict[str, tuple[str, ...]], Counter[str]]:
-    """By plane, the structures annotated in any subject; and a warning for planes where some subjects lack some."""
+    """The structures annotated in any subject, by plane; warnings where some subjects lack some."""
     annotated, warnings = {}, Counter[str]()
     for plane, rows in stacks.items():
         by_subject = {s["subject"]: set(s["structures"].split()) for s in rows if s["structures"]}

@@ -1,4 +1,4 @@
-"""UK Biobank's zips -> its NIfTI layout: a folder per subject, a 4-D file per plane and one of its labels."""
+"""UK Biobank's zips -> its NIfTI layout: per subject a folder, per plane a 4-D file and labels."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ _REPORT = "report.csv"
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """What `convert` did, in counts. `<output>/report.csv` has the failures and warnings by subject."""
+    """What `convert` did, in counts; `<output>/report.csv` lists failures and warnings."""
 
     written: int
     already_done: int
@@ -43,7 +43,7 @@ class _Conversion:
     output: Path
 
     def convert(self, subject: str) -> list[tuple[str, str]]:
-        """Writes the folder of a subject, completely or not at all; returns (status, message) lines."""
+        """Writes a subject's folder, completely or not at all; returns (status, message) lines."""
         warnings: list[str] = []
         try:
             cines = self.source.cines(subject, self.planes, warnings)

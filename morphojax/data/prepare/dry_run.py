@@ -26,7 +26,7 @@ class Plan:
 
 
 def plan(spec: PrepareSpec, workers: int | None = None, progress: bool = True) -> Plan:
-    """What `prepare` would write with the same spec; raises what it would raise, and writes nothing.
+    """What `prepare` would write with the same spec. Raises what it would raise; writes nothing.
 
     It reads every image: which frames of a cine are kept, and whether a label is usable, depends
     on the voxels.

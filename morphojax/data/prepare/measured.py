@@ -30,7 +30,7 @@ class Measured:
     def join(
         self, rows: pd.DataFrame, schema: Schema, values: Sequence[Mapping[str, float]]
     ) -> tuple[pd.DataFrame, Schema]:
-        """The rows and their schema with the measured columns; columns without any value are left out.
+        """The rows and their schema with the measured columns, except columns without any value.
 
         values: by row, as `of` returns them.
         """

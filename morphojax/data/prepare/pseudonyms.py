@@ -24,7 +24,7 @@ DIGITS = 16
 
 
 class KeyFileError(ValueError):
-    """A key that cannot be used. The message names the file and says what to do; it never holds the key."""
+    """A key that cannot be used. The message names the file and what to do, never the key."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Pseudonyms:
 
     @property
     def check(self) -> str:
-        """A public fingerprint of the key: it distinguishes keys and reveals nothing else about them."""
+        """A public fingerprint of the key: it distinguishes keys and reveals nothing else."""
         return hashlib.sha256(b"morphojax key check" + self.key).hexdigest()[:DIGITS]
 
     def check_distinct(self, subjects: Iterable[str]) -> None:
@@ -56,7 +56,7 @@ class Pseudonyms:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The key of a file. Raises KeyFileError for one that is absent or holds anything but a key."""
+        """The key of a file. Raises KeyFileError where it is absent or holds anything else."""
         try:
             text = path.read_text(encoding="ascii").strip()
         except FileNotFoundError:

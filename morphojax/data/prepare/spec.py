@@ -80,7 +80,7 @@ class PrepareSpec:
         return PartialResults(self.source, planes, self.grid, self.percentiles, folder, self.pseudonym, self.measured)
 
     def subject_splits(self) -> tuple[dict[str, str], list[ReportLine]]:
-        """The split of every subject, in the order of the ids, and the report lines about the split file.
+        """The split of every subject, in the order of the ids, and report lines on the split file.
 
         Raises PrepareError for a split file that cannot be used.
         """
@@ -98,7 +98,7 @@ class PrepareSpec:
         return _read_splits(Path(self.split_file), ids, self.partials)
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
-        """The cohort's own table. Raises CohortError where it has a column that is to be measured."""
+        """The cohort's table. Raises CohortError where it has a column that is to be measured."""
         table = self.source.table()
         if table and self.measured:
             self.measured.check(table[1])
@@ -148,7 +148,7 @@ def unwritable(error: OSError, output: Path) -> PrepareError:
 
 
 def _read_splits(path: Path, ids: Sequence[str], partials: PartialResults) -> tuple[dict[str, str], list[ReportLine]]:
-    """The splits of a file, by id, and its report lines. It may name subjects by id or by pseudonym."""
+    """The splits of a file, by id, and its report lines. The file may hold ids or pseudonyms."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What `prepare` prints about its results: counts only, never a subject's name, so a log may keep it."""
+"""What `prepare` prints about its results: counts, never a subject's name."""
 
 from collections.abc import Mapping
 from pathlib import Path

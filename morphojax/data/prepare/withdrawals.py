@@ -1,4 +1,4 @@
-"""Subjects who withdrew, left out when a cohort is prepared (`exclusion` removes them from a dataset).
+"""Leaves out subjects who withdrew from a cohort (`exclusion` removes them from a dataset).
 
 A list of withdrawals holds one id per line, or is a CSV whose first column is the id. No message
 contains an id.

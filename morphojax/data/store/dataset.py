@@ -45,7 +45,7 @@ class Manifest:
     warnings: subjects per message.
     counts: subjects per split; stacks, slices and label voxels per plane; subjects left out.
     files, slices, native: path, size and hash of the CSV files and of the shards by plane.
-    pseudonyms: identifies the key of the subjects' names (`Pseudonyms.check`); empty if they are ids.
+    pseudonyms: identifies the key of the names (`Pseudonyms.check`); empty if they are ids.
     """
 
     source: str
@@ -102,7 +102,7 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the manifest, which holds the hash of every file: datasets are equal where it is."""
+        """Hash of the manifest and so of every file: equal fingerprints mean equal datasets."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def write(self, root: Path) -> None:
@@ -111,7 +111,7 @@ class Manifest:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A prepared dataset on disk. `splits` and `table` are by subject index (row of subjects.csv)."""
+    """A prepared dataset on disk. `splits` and `table` are by subject index."""
 
     root: Path
     manifest: Manifest
@@ -130,7 +130,7 @@ class Dataset:
         manifest = _read_manifest(root)
         try:
             for shard in (*manifest.files, *_shards(manifest.slices), *_shards(manifest.native)):
-                # The CSV files are small and assign pixels to subjects: their hashes are always checked.
+                # The CSV files are small and assign pixels to subjects: always check hashes.
                 shard.check(root, thorough=verify or shard in manifest.files)
         except RecordError as error:
             raise DatasetError(str(error)) from error
@@ -148,7 +148,7 @@ class Dataset:
         return self.manifest.schema
 
     def stacks(self, plane: str) -> pd.DataFrame:
-        """A row per stack, with the columns of stacks.csv and `labelled` (whether any structure is annotated).
+        """A row per stack: the columns of stacks.csv, and `labelled` (any structure annotated).
 
         `first` is the record number of the stack's first slice; its slices are consecutive records.
         """
@@ -174,7 +174,7 @@ class Dataset:
         return Records(self.root, [shard for plane in planes for shard in self.manifest.slices[plane]])
 
     def native(self, plane: str, row: int) -> tuple[np.ndarray | None, Placement]:
-        """The native label (uint8 [X, Y, Z], canonical ids, or None) of the row-th stack, and its placement."""
+        """The native label (uint8 [X, Y, Z], canonical ids; or None) and placement of a stack."""
         self._check_plane(plane)
         return decode_native(Records(self.root, self.manifest.native[plane])[row])
 
@@ -187,7 +187,7 @@ class Dataset:
 
 
 def encode_native(label: np.ndarray | None, placement: Placement) -> dict[str, Any]:
-    """A stack's native record. Of the label only the bounding box is stored; the rest is background."""
+    """A stack's native record. Of the label only the bounding box is stored."""
     record: dict[str, Any] = {"placement": json.dumps(placement.to_json())}
     if label is not None:
         labelled = label != anatomy.BACKGROUND
@@ -201,7 +201,7 @@ def encode_native(label: np.ndarray | None, placement: Placement) -> dict[str, A
 
 
 def decode_native(record: Mapping[str, Any]) -> tuple[np.ndarray | None, Placement]:
-    """The native label (uint8 [X, Y, Z], or None) and the placement that `encode_native` encoded."""
+    """The native label (uint8 [X, Y, Z] or None) and placement that `encode_native` encoded."""
     placement = Placement.from_json(json.loads(record["placement"]))
     if "box" not in record:
         return None, placement

@@ -1,4 +1,4 @@
-"""ArrayRecord shards of msgpack records: written atomically, read in any order, checked by size and hash."""
+"""ArrayRecord shards of msgpack records: written atomically, checked by size and hash."""
 
 import dataclasses
 import hashlib
@@ -25,7 +25,7 @@ class RecordError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """Size and hash of a file of a dataset when it was written; `path` is relative to the dataset."""
+    """Size and hash of a dataset's file when it was written; `path` is relative."""
 
     path: str
     records: int
@@ -40,7 +40,7 @@ class Shard:
         return cls(**state)
 
     def check(self, root: Path, *, thorough: bool = False) -> None:
-        """Raises RecordError where the file is absent or its size differs; `thorough` also compares hashes."""
+        """Raises RecordError where file or size are wrong; `thorough` also compares hashes."""
         path = root / self.path
         advice = "run prepare again on an empty output folder, or copy the dataset again"
         if not path.is_file():
@@ -123,7 +123,7 @@ def _create(path: Path, data: bytes, mode: int) -> None:
 
 
 def _beside(path: Path) -> Path:
-    """A temporary name beside `path`; random, as processes of two machines may have the same number."""
+    """A random temporary name beside `path`: processes of two machines may share a number."""
     return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
 
 

@@ -63,7 +63,7 @@ def test_the_fingerprint_follows_the_content(root, prepared, tmp_path):
     assert Dataset.open(tmp_path / "other").fingerprint != Dataset.open(prepared).fingerprint
 
 
-def test_the_number_of_workers_changes_no_byte(root, prepared, tmp_path):
+def test_the_number_of_workers_changes_no_byte(root, tmp_path):
     cohorts.acdc(root, subjects=9)
     prepare_acdc(root, tmp_path / "one")
     prepare_acdc(root, tmp_path / "two", workers=2)

@@ -1,4 +1,4 @@
-"""UK Biobank's zips, made from the synthetic cohort, give its files when converted and its records when prepared."""
+"""Zips made from the synthetic cohort give its files when converted, its records when prepared."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ IDS = ("1000017", "1000028", "1000039", "1000040")
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
-    """A folder with the zips, contours and table of four subjects, and the folders that they were made from."""
+    """Zips, contours and a table of four subjects, and the folders that they were made from."""
     root = tmp_path_factory.mktemp("ukb")
     generate(root / "nifti", subjects=4, seed=0, workers=1, progress=False)
     folders = sorted(p for p in (root / "nifti").iterdir() if p.is_dir())
@@ -130,7 +130,7 @@ def test_contours_become_the_labels_that_they_were_drawn_from(cohort) -> None:
 
 
 def test_labels_that_the_layout_cannot_express_are_not_written(cohort, tmp_path: Path) -> None:
-    """A workspace without the right ventricle: written as zero, it would be taken for background."""
+    """A workspace without the right ventricle: zeros would be taken for background."""
     zips, out = tmp_path / "zips", tmp_path / "o"
     zips.mkdir()
     (zips / f"{IDS[0]}_20209_2_0.zip").write_bytes((cohort[0] / f"{IDS[0]}_20209_2_0.zip").read_bytes())
@@ -186,14 +186,14 @@ def test_a_dry_run_of_a_conversion_is_refused(cohort, tmp_path: Path, capsys) ->
 
 
 def test_the_report_keeps_the_lines_of_an_earlier_run(cohort, tmp_path: Path) -> None:
-    """One subject, with the images of the repeat visit alone, is converted first, the other later."""
+    """A subject with images of the repeat visit alone is converted first, the other later."""
     zips, out = tmp_path / "zips", tmp_path / "o"
     zips.mkdir()
     flags = ("--source=ukb_dicom", f"--input={zips}", f"--output={out}", "--convert-only")
     for i, visit in ((0, 3), (1, 2)):
         for field in (20208, 20209):
-            whole = (cohort[0] / f"{IDS[i]}_{field}_2_0.zip").read_bytes()
-            (zips / f"{IDS[i]}_{field}_{visit}_0.zip").write_bytes(whole)
+            zipped = (cohort[0] / f"{IDS[i]}_{field}_2_0.zip").read_bytes()
+            (zips / f"{IDS[i]}_{field}_{visit}_0.zip").write_bytes(zipped)
         assert command(*flags) == 0
     report = pd.read_csv(out / "report.csv", dtype=str)
     assert report.to_numpy().tolist() == [[IDS[0], "warning", "images of the repeat visit"]]

@@ -1,4 +1,4 @@
-"""Partial results: kept when a run is killed, made again when damaged, refused for impossible labels."""
+"""Partial results are kept when a run is killed; a label of a wrong structure is refused."""
 
 import os
 import signal

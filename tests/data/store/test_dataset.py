@@ -1,4 +1,4 @@
-"""Damage to a prepared dataset is noticed and named."""
+"""A prepared dataset reads back; damage to it is noticed and named."""
 
 import shutil
 
@@ -52,3 +52,11 @@ def test_a_bad_manifest_is_named(prepared, text):
 def test_an_absent_plane_is_named(prepared):
     with pytest.raises(DatasetError, match="no plane 'la_2ch', only sax"):
         Dataset.open(prepared).slices("la_2ch")
+
+
+def test_a_plane_without_images_has_no_stacks(tmp_path):
+    root = cohorts.acdc(tmp_path / "cohort", subjects=1)
+    prepare_acdc(root, tmp_path / "out", planes=("sax", "la_4ch"))
+    dataset = Dataset.open(tmp_path / "out")
+    assert dataset.stacks("la_4ch").empty and dataset.manifest.labelled["la_4ch"] == ()
+    assert dataset.annotated("la_4ch").shape == (0, 5) and dataset.annotated("sax").shape == (2, 5)

@@ -13,7 +13,7 @@ from morphojax.data.tables.cells import describe
 from morphojax.data.tables.schema import Column, Schema
 from tests.data import cohorts
 from tests.data.inspection.spoiled import image_path, inspect
-from tests.data.preparing import prepare
+from tests.data.preparing import prepare, prepare_acdc
 
 
 @pytest.fixture
@@ -100,3 +100,11 @@ def test_table_columns_are_described():
         and described.loc["a", "max"] == 50
         and described.loc["d", "classes"] == 2
     )
+
+
+def test_the_contact_sheet_shows_slices_spread_over_the_stack(tmp_path):
+    prepare_acdc(cohorts.acdc(tmp_path / "cohort", subjects=1, shape=(20, 24, 9)), tmp_path / "out")
+    dataset = Dataset.open(tmp_path / "out")
+    sheet = survey.tiles(dataset)
+    assert [title for *_, title in sheet] == [f"#0 sax {phase} z{z}" for phase in ("ED", "ES") for z in (2, 4, 6)]
+    np.testing.assert_array_equal(sheet[4][0], dataset.slices("sax")[9 + 4]["image"])

@@ -83,3 +83,11 @@ def test_an_outlier_needs_enough_values_and_a_large_distance():
     assert suspicions.outliers(pd.Series([1.0, 1, 1, 1, 1.29, 1.31])).tolist() == [False] * 5 + [True]
     spread = pd.Series([80.0, 90, 100, 110, 120, 180, 300, np.nan])
     assert suspicions.outliers(spread).tolist() == [False] * 6 + [True, False]
+
+
+def test_the_subject_with_an_unusual_set_of_annotated_structures_is_named(tmp_path):
+    for n, (stem, values) in enumerate((("seg4", (1, 2, 3, 4, 5)), ("label", (1, 2)), ("seg4", (1, 2, 3, 4, 5)))):
+        cohorts.save(tmp_path / f"s{n}/la_4ch_ED.nii.gz", cohorts.image((20, 24, 1), seed=n))
+        cohorts.save(tmp_path / f"s{n}/{stem}_la_4ch_ED.nii.gz", cohorts.label((20, 24, 1), values))
+    _, suspicious = inspect(tmp_path, "ukb_nifti", ("la_4ch",))
+    assert suspicious["la_4ch: other structures annotated than in most subjects"] == (1,)

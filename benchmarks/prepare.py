@@ -1,9 +1,10 @@
-"""prepare against reading and decompressing the NIfTI files alone, one process each, interleaved.
+"""Time of `prepare` against reading and decompressing the NIfTI files alone, in one process.
 
     python -m benchmarks.prepare                                   # on a small synthetic cohort
     python -m benchmarks.prepare --source=acdc --input=DIR         # on a cohort of your own
 
-Prints the paired ratio prepare / reading (target: at most 2.5) and subjects per second.
+The two alternate. It prints the paired ratio prepare / reading (target: at most 2.5) and subjects
+per second.
 """
 
 import argparse
@@ -37,7 +38,7 @@ def read(files: list[Path]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default="synthetic", choices=sorted(SOURCES))
-    parser.add_argument("--input", type=Path, help="default: a synthetic cohort made for the occasion")
+    parser.add_argument("--input", type=Path, help="default: a temporary synthetic cohort")
     parser.add_argument("--planes", default="sax")
     parser.add_argument("--subjects", type=int, default=12, help="of the synthetic cohort")
     parser.add_argument("--repeats", type=int, default=5)
@@ -50,7 +51,7 @@ def main() -> None:
         root = flags.input or generate(Path(scratch) / "cohort", subjects=flags.subjects)
         source = SOURCES[flags.source](root)
         files = sorted(root.rglob("*.nii.gz"))
-        if flags.source in ("synthetic", "ukb_nifti"):  # the files of the planes asked for, no others
+        if flags.source in ("synthetic", "ukb_nifti"):  # only the files that prepare reads for these planes
             files = [
                 f for f in files if f.name.removesuffix(".nii.gz").removesuffix("_ED").removesuffix("_ES") in wanted
             ]
@@ -62,11 +63,11 @@ def main() -> None:
             output = Path(scratch) / f"dataset-{repeat}"
             prepare(PrepareSpec(source, output, "bench", Grid(1.5, 128), planes), workers=1, progress=False)
             seconds = time.perf_counter() - start
-            if repeat:  # the first of each warms caches and imports
+            if repeat:  # the first repeat warms caches and imports
                 ratios.append(seconds / reading)
                 rates.append(subjects / seconds)
     print(
-        f"{flags.source} {flags.planes}: {subjects} subjects, {len(files)} files, {flags.repeats} interleaved repeats"
+        f"{flags.source} {flags.planes}: {subjects} subjects, {len(files)} files, {flags.repeats} alternating repeats"
     )
     print(
         f"prepare / reading: median {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}), target {TARGET}"

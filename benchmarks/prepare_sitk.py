@@ -1,14 +1,20 @@
-"""prepare beside SimpleITK doing the same work, on one core.
+"""Processor time of `prepare` against SimpleITK doing the same work, on one core.
 
     python -m benchmarks.prepare_sitk                                # on a small synthetic cohort
     python -m benchmarks.prepare_sitk --source=acdc --input=DIR      # on ACDC
 
-Both read the NIfTI files of ED and ES and their labels, scale by the 0.5 and 99.5 percentiles of the whole stack to uint8, and resample in
-plane to 128 x 128 pixels of 1.5 mm, linearly (labels: nearest, in our numbers). `to arrays` stops there. `to records` goes on: `prepare`
-writes its dataset with all that is in it, SimpleITK's slices are written to compressed shards by the same writer, and nothing else.
-SimpleITK has one thread, and NumPy for the percentiles, of which it has none; where the grid lies is asked of `place` on both sides. The
-slices of both are compared first: grey values may differ by 1, and one label pixel in a thousand. Turns alternate; a ratio is
-SimpleITK's processor time over ours, its median over the repeats with the range. Target: at least 2, to arrays.
+Both read the NIfTI files of ED and ES and their labels, scale them to uint8 by the 0.5 and 99.5
+percentiles of the whole stack, and resample them in plane to 128 x 128 pixels of 1.5 mm (images
+linearly, labels to the nearest pixel, in canonical numbers).
+
+- `to arrays` stops there.
+- `to records` writes: `prepare` its whole dataset, SimpleITK's side only the slices, with the same
+  writer of compressed shards.
+
+SimpleITK runs one thread. Its side takes the percentiles from NumPy, as SimpleITK has none, and the
+position of the grid from `place`. First the slices of both are compared: grey values may differ by
+1, and one label pixel in a thousand may differ. Then the two alternate. A ratio is SimpleITK's
+processor time over ours: its median over the repeats, and its range. Target: at least 2, to arrays.
 """
 
 import argparse
@@ -35,7 +41,7 @@ LABELS = {"synthetic": ("label_sa_*.nii.gz", "ukb_sax"), "acdc": ("*_gt.nii.gz",
 Stacks = Iterator[tuple[np.ndarray, np.ndarray]]  # image and label, uint8 [Z, H, W]
 
 
-def ours(source: Source) -> Stacks:
+def morphojax_stacks(source: Source) -> Stacks:
     for subject in source.subjects():
         for frame in source.read(subject, ("sax",)).views["sax"].frames:
             placement = place(frame.image, frame.affine, GRID)
@@ -44,15 +50,15 @@ def ours(source: Source) -> Stacks:
             yield image, to_grid(frame.label, placement, order=0)
 
 
-def theirs(pairs: list[tuple[Path, Path]], convention: str) -> Stacks:
+def simpleitk_stacks(pairs: list[tuple[Path, Path]], convention: str) -> Stacks:
     canonical = np.zeros(256, np.uint8)
-    for disk, ours in CONVENTIONS[convention].to_canonical().items():
-        canonical[disk] = ours
+    for stored, canonical_id in CONVENTIONS[convention].to_canonical().items():
+        canonical[stored] = canonical_id
     for image_path, label_path in pairs:
         image, label = sitk.ReadImage(str(image_path)), sitk.ReadImage(str(label_path))
         low, high = np.percentile(sitk.GetArrayViewFromImage(image), PERCENTILES)
         grey = sitk.Cast(image, sitk.sitkFloat32)
-        # Half a grey value more, as the cast to integers cuts off.
+        # Half a grey value is added, as the cast to integers truncates.
         scaled = sitk.Cast(sitk.IntensityWindowing(grey, float(low), float(high), 0.5, 255.5), sitk.sitkUInt8)
         resample = resampler(image)
         resample.SetInterpolator(sitk.sitkLinear)
@@ -62,7 +68,7 @@ def theirs(pairs: list[tuple[Path, Path]], convention: str) -> Stacks:
 
 
 def resampler(image: sitk.Image) -> sitk.ResampleImageFilter:
-    """To the grid as `place` lays it: rows and columns along axes of the image, perhaps flipped."""
+    """A filter that resamples to the grid of `place`, along the axes of the image."""
     size, spacing = np.array(image.GetSize()), np.array(image.GetSpacing())
     axes = np.array(image.GetDirection()).reshape(3, 3)
     affine = np.eye(4)
@@ -74,22 +80,22 @@ def resampler(image: sitk.Image) -> sitk.ResampleImageFilter:
         start = size[axis] // 2 - GRID.size // 2 * GRID.spacing_mm / spacing[axis]
         first[axis] = size[axis] - 1 - start if flip else start
         directions.insert(0, -axes[:, axis] if flip else axes[:, axis])
-    found = sitk.ResampleImageFilter()
-    found.SetSize([GRID.size, GRID.size, int(size[2])])
-    found.SetOutputSpacing([GRID.spacing_mm, GRID.spacing_mm, float(spacing[2])])
-    found.SetOutputDirection(np.stack(directions, axis=1).ravel().tolist())
-    found.SetOutputOrigin(image.TransformContinuousIndexToPhysicalPoint(first.tolist()))
-    return found
+    resample = sitk.ResampleImageFilter()
+    resample.SetSize([GRID.size, GRID.size, int(size[2])])
+    resample.SetOutputSpacing([GRID.spacing_mm, GRID.spacing_mm, float(spacing[2])])
+    resample.SetOutputDirection(np.stack(directions, axis=1).ravel().tolist())
+    resample.SetOutputOrigin(image.TransformContinuousIndexToPhysicalPoint(first.tolist()))
+    return resample
 
 
-def check(mine: Stacks, other: Stacks) -> int:
-    """Slices compared."""
+def check_equal(stacks: Stacks, sitk_stacks: Stacks) -> int:
+    """Compares the slices of both; returns how many there are."""
     slices = 0
-    for (image, label), (their_image, their_label) in zip(mine, other, strict=True):
-        apart = int(np.abs(image.astype(int) - their_image).max())
-        wrong = np.count_nonzero(label != their_label) / label.size
-        assert apart <= 1 and wrong <= 1e-3, (
-            f"not the same work: {apart} grey values, {wrong:.2%} of label pixels apart"
+    for (image, label), (sitk_image, sitk_label) in zip(stacks, sitk_stacks, strict=True):
+        difference = int(np.abs(image.astype(int) - sitk_image).max())
+        wrong = np.count_nonzero(label != sitk_label) / label.size
+        assert difference <= 1 and wrong <= 1e-3, (
+            f"the results differ: by {difference} grey values and in {wrong:.2%} of the label pixels"
         )
         slices += len(image)
     return slices
@@ -111,7 +117,7 @@ def exhaust(stacks: Stacks) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default="synthetic", choices=sorted(LABELS))
-    parser.add_argument("--input", type=Path, help="of acdc; the synthetic cohort is made for the occasion")
+    parser.add_argument("--input", type=Path, help="folder of ACDC; the synthetic cohort is a temporary one")
     parser.add_argument("--subjects", type=int, default=12, help="of the synthetic cohort")
     parser.add_argument("--repeats", type=int, default=5)
     flags = parser.parse_args()
@@ -123,37 +129,39 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = flags.input or generate(Path(scratch) / "cohort", subjects=flags.subjects)
         if not flags.input:
-            for cine in root.glob("*/sa.nii.gz"):  # of which only one side would read a frame
+            for cine in root.glob("*/sa.nii.gz"):  # only prepare would read frames of these
                 cine.unlink()
         source = SOURCES[flags.source](root)
         labels = sorted(root.rglob(pattern))
         pairs = [(p.with_name(p.name.replace("label_", "").replace("_gt", "")), p) for p in labels]
-        slices = check(ours(source), theirs(pairs, convention))
+        slices = check_equal(morphojax_stacks(source), simpleitk_stacks(pairs, convention))
 
-        def prepared(output: Path) -> None:
+        def prepare_dataset(output: Path) -> None:
             prepare(PrepareSpec(source, output, "bench", GRID), workers=1, progress=False)
 
-        turns = {
-            "to arrays": (lambda _: exhaust(ours(source)), lambda _: exhaust(theirs(pairs, convention))),
-            "to records": (prepared, lambda output: write(output, theirs(pairs, convention))),
+        tasks = {
+            "to arrays": (
+                lambda _: exhaust(morphojax_stacks(source)),
+                lambda _: exhaust(simpleitk_stacks(pairs, convention)),
+            ),
+            "to records": (prepare_dataset, lambda output: write(output, simpleitk_stacks(pairs, convention))),
         }
-        seconds = {name: ([], []) for name in turns}
+        seconds = {name: ([], []) for name in tasks}
         for repeat in range(flags.repeats + 1):
-            for name, sides in turns.items():
-                for side, (run, spent) in enumerate(zip(sides, seconds[name], strict=True)):
+            for name, sides in tasks.items():
+                for side, (run, of_side) in enumerate(zip(sides, seconds[name], strict=True)):
                     start = time.process_time()
                     run(Path(scratch) / f"{name}-{side}-{repeat}")
-                    spent.append(time.process_time() - start)
-    print(
-        f"{flags.source}: {len(pairs)} stacks, {slices} slices, on which both agree; {flags.repeats} interleaved repeats"
-    )
-    for name, (mine, other) in seconds.items():
-        mine, other = mine[1:], other[1:]  # the first of each warms caches and imports
-        ratios = [b / a for a, b in zip(mine, other, strict=True)]
-        each, their_each = (1e3 * statistics.median(s) / len(pairs) for s in (mine, other))
+                    of_side.append(time.process_time() - start)
+    print(f"{flags.source}: {len(pairs)} stacks, {slices} equal slices; {flags.repeats} alternating repeats")
+    for name, (ours, sitks) in seconds.items():
+        ours, sitks = ours[1:], sitks[1:]  # the first repeat warms caches and imports
+        ratios = [b / a for a, b in zip(ours, sitks, strict=True)]
+        our_ms, sitk_ms = (1e3 * statistics.median(s) / len(pairs) for s in (ours, sitks))
+        target = f", target {TARGET:g}" if name == "to arrays" else ""
         print(
-            f"{name}: ours {each:.1f}, SimpleITK {their_each:.1f} ms a stack; SimpleITK over ours {statistics.median(ratios):.2f} "
-            f"({min(ratios):.2f} to {max(ratios):.2f}){f', target {TARGET:g}' if name == 'to arrays' else ''}"
+            f"{name}: ours {our_ms:.1f}, SimpleITK {sitk_ms:.1f} ms a stack; SimpleITK / ours "
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}){target}"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a process and those that it started use, read from /proc."""
+"""Processor time and memory of a process and its descendants, read from /proc."""
 
 import os
 from pathlib import Path
@@ -7,23 +7,25 @@ PAGE, TICKS = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
 
 
 def tree(root: int) -> dict[int, tuple[float, int]]:
-    """By process id, of `root` and all that descend from it: seconds of processor time, and bytes that are resident now (pages that
-    processes share count for each). Nothing where `root` has ended."""
-    found, children = {}, {}
+    """(seconds of processor time, resident bytes) of `root` and its descendants, by process id.
+
+    Memory that processes share counts for each of them. Empty where `root` has ended.
+    """
+    usage, children = {}, {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         try:
             after_name = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:  # it ended meanwhile
+        except OSError:  # the process has ended in the meantime
             continue
         seconds = (int(after_name[11]) + int(after_name[12])) / TICKS
-        found[int(folder.name)] = seconds, int(after_name[21]) * PAGE
+        usage[int(folder.name)] = seconds, int(after_name[21]) * PAGE
         children.setdefault(int(after_name[1]), []).append(int(folder.name))
-    descend, inside = [root], {}
-    while descend:
-        process = descend.pop()
-        if process in found:
-            inside[process] = found[process]
-            descend += children.get(process, [])
-    return inside
+    pending, below_root = [root], {}
+    while pending:
+        process = pending.pop()
+        if process in usage:
+            below_root[process] = usage[process]
+            pending += children.get(process, [])
+    return below_root

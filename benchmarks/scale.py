@@ -1,17 +1,18 @@
-"""prepare at scale: time, memory and disk of many subjects, what kills cost, and what that comes to for 100,000.
+"""Time, memory and disk of `prepare` for many subjects, and the cost of kills.
 
-    python -m benchmarks.scale --scratch=DIR                         # 2,000 synthetic subjects, two workers
-    python -m benchmarks.scale --subjects=40 --kills=2               # a minute, in a temporary folder
+    python -m benchmarks.scale --scratch=DIR               # 2,000 synthetic subjects, two workers
+    python -m benchmarks.scale --subjects=40 --kills=2     # a minute, in a temporary folder
 
-The cohort is generated once; one that is in --scratch is used again, or grown. `python -m morphojax.prepare` runs on a quarter of it, on
-all of it, and once more on all of it with SIGKILL to its whole process group at random points (of a seed): all but the last when a drawn
-number of subjects is done, the last while the shards are assembled. Each time it is started again, and the dataset must come out byte for
-byte as that of the run without interruption, all files of it.
+The cohort is generated once; one in --scratch is used again, and extended where it is too small.
+`python -m morphojax.prepare` runs on a quarter of it, on all of it, and on all of it with kills:
+SIGKILL to its process group at seeded random points. The last kill comes while the shards are
+assembled, the others when a random number of subjects is done. After each kill the command runs
+again. The dataset must equal that of the run without kills, byte for byte.
 
-Memory and processor time are read from /proc every 0.2 s: the sum of the resident sizes of the run's process and all that it started
-(pages that they share count for each), and for each process what it had used when last seen. The parent's peak is that of the kernel
-(VmHWM); how much it grows from the smaller cohort to the larger tells what each subject costs it at most, as that holds what first use
-brings. Projections are proportions of the larger run.
+Memory and processor time are read from /proc every 0.2 s. Memory is the sum of the resident sizes
+of the run's processes; memory that they share counts for each. The parent's peak is the kernel's
+(VmHWM). Its growth from the smaller to the larger cohort is an upper bound of the memory per
+subject. Projections scale the larger run proportionally.
 """
 
 import argparse
@@ -38,7 +39,7 @@ PERIOD = 0.2  # seconds between samples
 
 @dataclass
 class Usage:
-    """What a run used. `cpu` is by process id, in seconds; sizes are in bytes."""
+    """Resources of a run: seconds, processor seconds by process id, peak memory in bytes."""
 
     wall: float = 0.0
     cpu: dict[int, float] = field(default_factory=dict)
@@ -62,9 +63,9 @@ def _read(path: Path) -> str:
 
 
 def run(cohort: Path, output: Path, workers: int, stop: Callable[[], bool] = lambda: False) -> tuple[Usage, bool]:
-    """One prepare, killed once `stop` says so; what it used, and whether it finished."""
+    """Runs `prepare`, kills it once `stop()`; returns its usage and whether it finished."""
     command = [sys.executable, "-m", "morphojax.prepare", "--source=synthetic", f"--workers={workers}"]
-    start, used, sampled = time.perf_counter(), Usage(), 0.0
+    start, usage, sampled = time.perf_counter(), Usage(), 0.0
     with tempfile.TemporaryFile() as messages:
         child = subprocess.Popen(
             [*command, f"--input={cohort}", f"--output={output}"],
@@ -73,7 +74,7 @@ def run(cohort: Path, output: Path, workers: int, stop: Callable[[], bool] = lam
         try:
             while child.poll() is None:
                 if time.perf_counter() - sampled >= PERIOD:
-                    used.sample(child.pid)
+                    usage.sample(child.pid)
                     sampled = time.perf_counter()
                 if stop():
                     break
@@ -83,15 +84,15 @@ def run(cohort: Path, output: Path, workers: int, stop: Callable[[], bool] = lam
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
         code = child.wait()
-        used.wall = time.perf_counter() - start
+        usage.wall = time.perf_counter() - start
         if finished and code:
             messages.seek(0)
             raise RuntimeError(f"prepare ended with {code}: {messages.read().decode()[-2000:]}")
-    return used, finished
+    return usage, finished
 
 
 def killed(cohort: Path, output: Path, workers: int, subjects: int, kills: int, seed: int) -> tuple[float, int]:
-    """prepare with as many kills and starts; seconds of all of them together, and how often one did not come too late."""
+    """Runs `prepare` with kills until it finishes; returns seconds in all, and the kills."""
     random = np.random.default_rng(seed)
     partial, shards = output / ".partial", output / "sax"
 
@@ -105,8 +106,8 @@ def killed(cohort: Path, output: Path, workers: int, subjects: int, kills: int, 
     stops = [*(done(c) for c in counts), assembling][:kills]
     seconds, hits = 0.0, 0
     for stop in [*stops, lambda: False]:
-        used, finished = run(cohort, output, workers, stop)
-        seconds, hits = seconds + used.wall, hits + (not finished)
+        usage, finished = run(cohort, output, workers, stop)
+        seconds, hits = seconds + usage.wall, hits + (not finished)
         if finished:
             break
     return seconds, hits
@@ -122,7 +123,7 @@ def size(root: Path) -> int:
 
 
 def first_of(cohort: Path, root: Path, subjects: int) -> Path:
-    """A cohort of the first subjects of another, by links; `generate` writes its table."""
+    """Makes a cohort of links to the first subjects of another; `generate` writes its table."""
     shutil.rmtree(root, ignore_errors=True)
     generate(root, 1)
     for number in range(2, subjects + 1):
@@ -141,9 +142,9 @@ def measure(scratch: Path, subjects: int, workers: int, kills: int, seed: int) -
     print(f"{workers} workers on {len(os.sched_getaffinity(0))} cores\n")
     head = ["subjects", "wall s", "subjects/s", "CPU s a subject", "tree peak MB", "parent peak MB", "on disk MB"]
     print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}")
-    for n, used in runs.items():
-        cells = [f"{n}", f"{used.wall:.1f}", f"{n / used.wall:.1f}", f"{sum(used.cpu.values()) / n:.4f}"]
-        cells += [f"{b / 1e6:.0f}" for b in (used.tree, used.parent)] + [f"{size(outputs[n]) / 1e6:.1f}"]
+    for n, usage in runs.items():
+        cells = [f"{n}", f"{usage.wall:.1f}", f"{n / usage.wall:.1f}", f"{sum(usage.cpu.values()) / n:.4f}"]
+        cells += [f"{b / 1e6:.0f}" for b in (usage.tree, usage.parent)] + [f"{size(outputs[n]) / 1e6:.1f}"]
         print(f"| {' | '.join(cells)} |")
 
     again = scratch / "dataset-killed"
@@ -151,16 +152,17 @@ def measure(scratch: Path, subjects: int, workers: int, kills: int, seed: int) -
     seconds, hits = killed(sizes[subjects], again, workers, subjects, kills, seed)
     same = digests(again) == digests(outputs[subjects])
     print(
-        f"\nkilled {hits} times and taken up: {seconds:.1f} s in all, {seconds / runs[subjects].wall:.2f} of the run without; "
+        f"\nkilled {hits} times and continued: {seconds:.1f} s in all, {seconds / runs[subjects].wall:.2f} of the run "
+        f"without kills; "
         f"the dataset is {'byte-identical' if same else 'NOT the same'}"
     )
-    (small, less), (_, more) = runs.items()
-    growth = (more.parent - less.parent) / max(subjects - small, 1)
+    (few, smaller), (_, larger) = runs.items()
+    growth = (larger.parent - smaller.parent) / max(subjects - few, 1)
     times = TARGET_SUBJECTS / subjects
     print(
-        f"{TARGET_SUBJECTS:,} subjects: {more.wall * times / 3600:.1f} hours with {workers} workers, "
+        f"{TARGET_SUBJECTS:,} subjects: {larger.wall * times / 3600:.1f} hours with {workers} workers, "
         f"{size(outputs[subjects]) * times / 1e9:.0f} GB; the parent grows by {growth / 1e3:.1f} kB a subject, to at most "
-        f"{(more.parent + growth * (TARGET_SUBJECTS - subjects)) / 1e6:.0f} MB"
+        f"{(larger.parent + growth * (TARGET_SUBJECTS - subjects)) / 1e6:.0f} MB"
     )
     if not same:
         sys.exit("the interrupted run gave another dataset")
@@ -171,8 +173,10 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--kills", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=0, help="of the points of the kills")
-    parser.add_argument("--scratch", type=Path, help="where cohort and datasets are kept; default a temporary folder")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the kills")
+    parser.add_argument(
+        "--scratch", type=Path, help="folder for cohort and datasets, which are kept; default a temporary folder"
+    )
     flags = parser.parse_args()
     if flags.subjects < 4:
         parser.error("--subjects: at least 4")

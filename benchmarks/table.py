@@ -1,9 +1,10 @@
-"""A wide UK Biobank export, read to the model's columns, beside pandas' bare read of the same columns.
+"""Time to read a wide UK Biobank export, against a plain pandas read of the same columns.
 
     python -m benchmarks.table --rows=50000 --columns=3000
 
-The file is made first, in a temporary folder: every field of the published table, amid fields that nobody asks for. Reads alternate; the
-ratio is ours over pandas', its median over the repeats with the range.
+The file is made first, in a temporary folder: every field of the published table, among fields
+that are not read. The two reads alternate. The ratio is ours over pandas': its median over the
+repeats, and its range.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from morphojax.data.tables.ukb_export import read_export, registry
 
 
 def export(path: Path, rows: int, columns: int) -> None:
-    """A CSV of `columns` columns, those of the published table spread over it; one value in five is empty."""
+    """Writes a CSV; the published columns are among its columns; one value in five is empty."""
     rng = np.random.default_rng(0)
     wanted = [f for f in registry().values() if f.published]
     spread = dict(zip(np.linspace(0, columns - 1, len(wanted)).astype(int), wanted, strict=True))
@@ -60,7 +61,7 @@ def main() -> None:
             ratios.append((time.perf_counter() - middle) / (middle - start))
         size = path.stat().st_size / 1e6
     print(
-        f"{options.rows} x {options.columns} ({size:.0f} MB) to {len(ids)} columns: ours over pandas alone {statistics.median(ratios):.2f} "
+        f"{options.rows} x {options.columns} ({size:.0f} MB) to {len(ids)} columns: ours / pandas {statistics.median(ratios):.2f} "
         f"({min(ratios):.2f} to {max(ratios):.2f})"
     )
 

@@ -1,4 +1,4 @@
-"""One command as many jobs, by submitit: a job array of SLURM where there is one, else processes of this machine, all at once."""
+"""Runs a command as many jobs, by submitit: a SLURM job array, or without SLURM processes."""
 
 import argparse
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 POLL_SECONDS = 1.0
-# Key of --slurm -> submitit's name of it, and its kind.
+# Key of --slurm -> the name of submitit's parameter, and its type.
 OPTIONS = {
     "time": ("timeout_min", int),
     "cpus_per_task": ("cpus_per_task", int),
@@ -28,7 +28,7 @@ OPTIONS = {
         "comment",
     )
 }  # fmt: skip
-# submitit's own limits of time are 5 minutes, and 2 without SLURM.
+# submitit's own default time limits are too short: 5 minutes, and 2 without SLURM.
 DEFAULTS = {"name": "morphojax", "timeout_min": 240, "stderr_to_stdout": True}
 
 
@@ -37,50 +37,52 @@ class LaunchError(ValueError):
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--launcher", choices=("submitit",), help="prepare --shards=N parts as jobs, then assemble")
+    parser.add_argument(
+        "--launcher", choices=("submitit",), help="prepare the shards as jobs, then assemble; needs --shards"
+    )
     parser.add_argument("--shards", type=int, metavar="N", help="with --launcher: how many jobs")
     parser.add_argument(
         "--slurm", metavar="KEY=VALUE,...",
-        help=f"with --launcher: of each job, among {', '.join(OPTIONS)}; time is in minutes, 240 by default",
+        help=f"with --launcher: settings of each job, among {', '.join(OPTIONS)}; time is in minutes, 240 by default",
     )  # fmt: skip
 
 
 def without_flags(argv: Sequence[str]) -> list[str]:
-    """A command line without the flags of `add_flags`, as a job gets it."""
+    """A command line without the flags of `add_flags`: what a job must not launch again."""
     parser = argparse.ArgumentParser(add_help=False)
     add_flags(parser)
     return parser.parse_known_args(argv)[1]
 
 
 def options(text: str | None) -> dict[str, Any]:
-    """What --slurm says, in submitit's names. Raises LaunchError."""
-    found: dict[str, Any] = {}
+    """submitit's parameters from the text of --slurm. Raises LaunchError."""
+    parameters: dict[str, Any] = {}
     for pair in text.split(",") if text else ():
         key, _, value = (part.strip() for part in pair.partition("="))
         if key not in OPTIONS or not value:
             raise LaunchError(f"--slurm: {pair!r} is not KEY=VALUE with KEY among {', '.join(OPTIONS)}")
-        name, kind = OPTIONS[key]
-        if name in found:
+        name, convert = OPTIONS[key]
+        if name in parameters:
             raise LaunchError(f"--slurm: {key} is given twice")
         try:
-            found[name] = kind(value)
+            parameters[name] = convert(value)
         except ValueError:
             raise LaunchError(f"--slurm: {key}={value} is no number; time is in minutes") from None
-        if kind is not str and not 0 < found[name] < 1e6:
+        if convert is not str and not 0 < parameters[name] < 1e6:
             raise LaunchError(f"--slurm: {key}={value} must be above 0 and below a million")
-    return found
+    return parameters
 
 
 @dataclasses.dataclass(frozen=True)
 class _Command:
-    """A module's main with arguments, which is all that is pickled of a job."""
+    """Calls a module's `main` with arguments. Only these are pickled for a job: never ids."""
 
     module: str
     argv: tuple[str, ...]
 
     def __call__(self) -> int:
-        # What a library warns of, or the message of an unforeseen error, may name a subject, and this goes to a log.
-        os.environ["PYTHONWARNINGS"] = "ignore"  # of worker processes
+        # The log must name no subject, but warnings and unexpected errors may.
+        os.environ["PYTHONWARNINGS"] = "ignore"  # for worker processes
         warnings.simplefilter("ignore")
         try:
             return importlib.import_module(self.module).main(list(self.argv))
@@ -90,17 +92,18 @@ class _Command:
             return 1
 
     def checkpoint(self) -> Any:
-        """For a job that ran out of time or was preempted: it goes on where it was, up to three times."""
+        """Queues the job again, up to three times: submitit calls this when time runs out."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
 
 
-def run(module: str, argvs: Sequence[Sequence[str]], folder: Path, chosen: Mapping[str, Any]) -> dict[int, Path]:
-    """Runs `module.main(argv)` for each of the command lines, a job each, and waits; the logs of those that failed, by number from 1.
+def run(module: str, argvs: Sequence[Sequence[str]], folder: Path, parameters: Mapping[str, Any]) -> dict[int, Path]:
+    """Runs `module.main(argv)` as one job per command line, and waits for all of them.
 
-    chosen: of `options`. Logs and what submitit keeps go to a new folder below `folder`. Interrupted, it cancels the jobs.
-    Raises LaunchError.
+    parameters: as `options` returns them. Logs and submitit's files go to a new folder below
+        `folder`. An interruption cancels the jobs.
+    Returns the logs of the jobs that failed, by number from 1. Raises LaunchError.
     """
     try:
         import submitit
@@ -108,10 +111,10 @@ def run(module: str, argvs: Sequence[Sequence[str]], folder: Path, chosen: Mappi
         raise LaunchError("--launcher=submitit needs submitit: pip install 'morphojax[slurm]'") from error
     folder = folder.resolve() / time.strftime("%Y%m%d-%H%M%S")
     if "%" in str(folder):
-        raise LaunchError(f"{folder}: submitit and SLURM take % for a placeholder; name another folder")
+        raise LaunchError(f"{folder}: submitit and SLURM read % as a placeholder; name another folder")
     try:
         executor = submitit.AutoExecutor(folder)
-        executor.update_parameters(**DEFAULTS | dict(chosen))
+        executor.update_parameters(**DEFAULTS | dict(parameters))
         jobs = executor.submit_array([_Command(module, tuple(argv)) for argv in argvs])
     except (RuntimeError, OSError) as error:
         raise LaunchError(f"the jobs cannot be submitted: {error}") from error
@@ -120,6 +123,7 @@ def run(module: str, argvs: Sequence[Sequence[str]], folder: Path, chosen: Mappi
 
 
 def _wait(jobs: Sequence[Any]) -> dict[int, Path]:
+    """Waits for all jobs; returns the logs of those that failed, by number from 1."""
     waiting, failed = dict(enumerate(jobs, 1)), {}
     try:
         with tqdm(total=len(jobs), desc="jobs", unit="job") as bar:
@@ -141,5 +145,5 @@ def _wait(jobs: Sequence[Any]) -> dict[int, Path]:
 def _succeeded(job: Any) -> bool:
     try:
         return job.result() == 0
-    except Exception:  # whatever became of the job; its log says more than submitit does
+    except Exception:  # however the job failed, its log says more than submitit's error
         return False

@@ -1,6 +1,7 @@
-"""Morphometrics of a cohort's subjects from their own segmentations, as columns of the table (`prepare --measure`).
+"""Table columns measured on the subjects' own labels (`prepare --measure`).
 
-Each leaks the label of a segmentation of that same subject, as what was measured on masks does.
+Every such column carries the leak "segmentation": it is computed from the label that a
+segmentation of the same subject is scored against.
 """
 
 from collections.abc import Mapping
@@ -12,8 +13,8 @@ from morphojax.data.sources.base import Frame, View
 from morphojax.data.tables.schema import Column
 from morphojax.evaluation import clinical
 
-# Measure -> the plane that it is taken from, and what it is to the term of volumes (`Column.measures`).
-_OF: Mapping[str, tuple[str, str]] = {
+# Measure of `evaluation.clinical` -> its plane, and its `Column.measures`.
+_MEASURES: Mapping[str, tuple[str, str]] = {
     "lv_edv_ml": ("sax", "lv_cavity:ED:ml"),
     "lv_esv_ml": ("sax", "lv_cavity:ES:ml"),
     "lv_sv_ml": ("sax", ""),
@@ -33,15 +34,22 @@ _OF: Mapping[str, tuple[str, str]] = {
 
 def _column(name: str, measures: str) -> Column:
     title, _, unit = clinical.TITLE[name].rpartition(" (")
-    leak, about = ("segmentation",), f"{title}, measured on the segmentation"
-    return Column(f"measured_{name}", "continuous", "cardiac_morphometric", unit.rstrip(")"), (), leak, about, measures)
+    return Column(
+        f"measured_{name}",
+        "continuous",
+        "cardiac_morphometric",
+        unit=unit.rstrip(")"),
+        leak=("segmentation",),
+        description=f"{title}, measured on the segmentation",
+        measures=measures,
+    )
 
 
 def of_views(views: Mapping[str, View]) -> dict[str, float]:
-    """Column -> value, of what is annotated in a subject's native labels; what cannot be measured is left out."""
+    """Values by column name, from a subject's native labels; absent where not measurable."""
     stacks = {plane: (*_ed_and_es(view), view.labelled) for plane, view in views.items()}
-    found = clinical.of_heart({plane: s for plane, s in stacks.items() if s[0] or s[1]})
-    values = {f"measured_{name}": found.get((plane, name), np.nan) for name, (plane, _) in _OF.items()}
+    measures = clinical.of_heart({plane: s for plane, s in stacks.items() if s[0] or s[1]})
+    values = {f"measured_{name}": measures.get((plane, name), np.nan) for name, (plane, _) in _MEASURES.items()}
     return {name: float(value) for name, value in values.items() if np.isfinite(value)}
 
 
@@ -55,4 +63,4 @@ def _stack(frame: Frame) -> clinical.Stack | None:
     return None if frame.label is None else (frame.label, spacing)
 
 
-MORPHOMETRICS = Measured(tuple(_column(name, measures) for name, (_, measures) in _OF.items()), of_views)
+MORPHOMETRICS = Measured(tuple(_column(name, measures) for name, (_, measures) in _MEASURES.items()), of_views)

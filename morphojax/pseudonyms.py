@@ -1,9 +1,10 @@
-"""Subject ids -> the pseudonyms that `prepare` gave them, one a line, in the same order.
+"""Subject ids -> the pseudonyms that `prepare` gave them, one per line, in the same order.
 
     python -m morphojax.pseudonyms --key=COHORT/morphojax.key ids.txt > pseudonyms.txt
     ls COHORT | python -m morphojax.pseudonyms --key=COHORT/morphojax.key --pairs -
 
-The first makes a list for config.data.subjects of a list of ids. The second says who is who: keep what it prints as you keep the raw data.
+The first turns a list of ids into one for config.data.subjects. The second prints id and pseudonym
+side by side, and so identifies people: protect its output as you protect the raw data.
 """
 
 import argparse
@@ -20,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--key", required=True, type=Path, metavar="FILE", help="the key that prepare made or was given")
     p.add_argument("--pairs", action="store_true", help="print subject,pseudonym")
-    p.add_argument("ids", metavar="FILE", help="ids, one a line; - reads standard input")
+    p.add_argument("ids", metavar="FILE", help="ids, one per line; - reads standard input")
     return p
 
 

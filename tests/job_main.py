@@ -1,4 +1,4 @@
-"""What a job of the tests runs: does as its one argument says."""
+"""The command that the jobs of test_jobs run: it succeeds, or fails as its argument says."""
 
 import os
 import signal

@@ -1,3 +1,5 @@
+"""One command as many jobs, in processes of this machine and on a simulated SLURM."""
+
 import argparse
 import os
 import stat
@@ -27,22 +29,22 @@ SACCT = "#!/bin/bash\necho 'JobID|State'\n"
 
 
 @pytest.fixture(autouse=True)
-def local(monkeypatch):
+def without_slurm(monkeypatch):
     monkeypatch.setattr(submitit.AutoExecutor, "which", staticmethod(lambda: "local"))
     monkeypatch.setattr(submitit.Job, "_results_timeout_s", 0)
     monkeypatch.setattr(jobs, "POLL_SECONDS", 0.05)
 
 
-def test_jobs_that_fail_are_told_by_number_and_log(tmp_path, capsys):
+def test_failed_jobs_are_returned_with_their_logs(tmp_path, capsys):
     failed = jobs.run(MODULE, [["ok"], ["fail"], ["raise"], ["die"]], tmp_path / "out.jobs", {})
     assert list(failed) == [2, 3, 4] and "4 jobs submitted; logs in" in capsys.readouterr().out
     assert all("running ignore" in log.read_text() for log in failed.values())
     assert "KeyError, its message withheld" in failed[3].read_text()
-    everything = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
-    assert b"patient001" not in everything
+    contents = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+    assert b"patient001" not in contents
 
 
-def test_an_array_of_slurm(tmp_path, monkeypatch):
+def test_a_slurm_job_array(tmp_path, monkeypatch):
     for name, text in {"sbatch": SBATCH, "srun": SRUN, "sacct": SACCT}.items():
         path = tmp_path / "bin" / name
         path.parent.mkdir(exist_ok=True)
@@ -51,18 +53,18 @@ def test_an_array_of_slurm(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE", str(tmp_path))
     monkeypatch.setattr(submitit.AutoExecutor, "which", staticmethod(lambda: "slurm"))
-    chosen = jobs.options("partition=short,time=120,mem=4GB,cpus_per_task=2,array_parallelism=1")
-    failed = jobs.run(MODULE, [["ok"], ["fail"]], tmp_path / "out.jobs", chosen)
+    parameters = jobs.options("partition=short,time=120,mem=4GB,cpus_per_task=2,array_parallelism=1")
+    failed = jobs.run(MODULE, [["ok"], ["fail"]], tmp_path / "out.jobs", parameters)
     assert list(failed) == [2] and failed[2].name == "7_1_0_log.out" and "running" in failed[2].read_text()
     script = (tmp_path / "script.sh").read_text()
     for line in ("array=0-1%1", "partition=short", "time=120", "mem=4GB", "cpus-per-task=2", "job-name=morphojax"):
         assert f"#SBATCH --{line}\n" in script
 
 
-def test_options(tmp_path):
+def test_options_become_parameters_of_submitit(tmp_path):
     assert jobs.options(None) == {} == jobs.options("")
     assert jobs.options("mem_gb=1.5,time=7") == {"mem_gb": 1.5, "timeout_min": 7}
-    parameters = jobs.DEFAULTS | {name: kind("1") for name, kind in jobs.OPTIONS.values()}
+    parameters = jobs.DEFAULTS | {name: convert("1") for name, convert in jobs.OPTIONS.values()}
     submitit.AutoExecutor(tmp_path).update_parameters(**parameters)
 
 
@@ -78,12 +80,12 @@ def test_options(tmp_path):
         ("time=5,time=6", "time is given twice"),
     ],
 )
-def test_bad_options(text, message):
+def test_bad_options_are_refused(text, message):
     with pytest.raises(jobs.LaunchError, match=message):
         jobs.options(text)
 
 
-def test_what_a_job_is_told_of_a_command_line():
+def test_the_command_line_of_a_job_has_no_launch_flags():
     argv = [
         "--source=acdc",
         "--launcher",
@@ -101,7 +103,7 @@ def test_what_a_job_is_told_of_a_command_line():
     assert parser.parse_args([]).launcher is None
 
 
-def test_a_job_that_ran_out_of_time_goes_on():
+def test_a_job_that_ran_out_of_time_is_queued_again():
     command = jobs._Command(MODULE, ("ok",))
     assert command.checkpoint().function == command
 
@@ -126,7 +128,7 @@ def test_an_interruption_cancels_the_jobs(monkeypatch):
     assert job.cancelled
 
 
-def test_jobs_that_cannot_be_launched(tmp_path, monkeypatch):
+def test_a_failed_launch_is_one_error(tmp_path, monkeypatch):
     with pytest.raises(jobs.LaunchError, match="placeholder"):
         jobs.run(MODULE, [["ok"]], tmp_path / "a%j", {})
     (tmp_path / "file").write_text("")

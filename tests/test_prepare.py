@@ -1,3 +1,5 @@
+"""`morphojax.prepare`: what it prints, refuses and adds to the table."""
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ def _flags(root, output, *more):
     return ["--source=acdc", *flags, *more]
 
 
-def test_command(tmp_path, capsys):
+def test_the_summary_counts_and_names_no_subject(tmp_path, capsys):
     root = cohorts.acdc(tmp_path / "cohort", subjects=3)
     (root / "training/patient002/Info.cfg").write_text("ED: 1\n")
     assert prepare.main(_flags(root, tmp_path / "out", "--split_fractions=1,0,0")) == 0
@@ -26,7 +28,7 @@ def test_command(tmp_path, capsys):
     assert dataset.manifest.grid.size == 16 and set(dataset.splits) == {"train"}
 
 
-def test_frames_of_the_cine_stay_off_the_contact_sheet(tmp_path, capsys, monkeypatch):
+def test_the_contact_sheet_shows_only_ed_mid_and_es(tmp_path, capsys, monkeypatch):
     root = cohorts.acdc(tmp_path / "cohort", subjects=2)
     cohorts.save(root / "training/patient001/patient001_4d.nii.gz", cohorts.image((20, 24, 4, 12)))
     for path in root.rglob("*_gt.nii.gz"):
@@ -71,7 +73,7 @@ def test_unknown_source_and_help(capsys):
     assert "contact_sheet.png" in capsys.readouterr().out
 
 
-def test_a_dry_run_says_what_would_be_written_and_writes_nothing(tmp_path, capsys):
+def test_a_dry_run_prints_what_would_be_written_and_writes_nothing(tmp_path, capsys):
     root = cohorts.acdc(tmp_path / "cohort", subjects=3, shape=(60, 64, 4))
     (root / "training/patient002/Info.cfg").write_text("ED: 1\n")
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
@@ -112,8 +114,8 @@ def test_a_dry_run_makes_no_synthetic_cohort(tmp_path, capsys):
     assert "holds no synthetic cohort" in capsys.readouterr().err and not (tmp_path / "in").exists()
 
 
-def test_measured_columns_are_those_of_the_labels(tmp_path, capsys):
-    """Of the synthetic cohort, whose table has them with the noise of a reader; one subject has no label of the atria."""
+def test_measured_columns_equal_the_volumes_of_the_labels(tmp_path, capsys):
+    """The table of the synthetic cohort has the true values with noise. One subject has no label of the atria."""
     root = generate(tmp_path / "cohort", subjects=2, seed=3, workers=1, progress=False)
     first = next(p for p in sorted(root.iterdir()) if p.is_dir())
     for path in first.glob("*la_4ch_E*"):
@@ -129,9 +131,9 @@ def test_measured_columns_are_those_of_the_labels(tmp_path, capsys):
         "--measure",
     ]
     assert prepare.main([*flags, f"--output={tmp_path / 'out'}", "--dry-run"]) == 0
-    said = capsys.readouterr().out
+    plan = capsys.readouterr().out
     assert prepare.main([*flags, f"--output={tmp_path / 'out'}"]) == 0
-    assert "56 columns" in said and "56 columns" in capsys.readouterr().out
+    assert "56 columns" in plan and "56 columns" in capsys.readouterr().out
     dataset = Dataset.open(tmp_path / "out")
     table, columns = dataset.table, {c.name: c for c in dataset.schema.columns}
     stacks = dataset.stacks("sax")
@@ -152,7 +154,7 @@ def test_measured_columns_are_those_of_the_labels(tmp_path, capsys):
     assert not any(n.startswith("measured") for n in dataset.schema.without_leaks("segmentation").names)
 
 
-def test_what_nobody_has_annotated_is_no_column_and_names_do_not_clash(tmp_path, capsys):
+def test_measured_columns_need_annotations_and_free_names(tmp_path, capsys):
     root = cohorts.acdc(tmp_path / "cohort", subjects=3)
     flags = ["--source=acdc", f"--input={root}", "--size=16", "--workers=1", "--measure", "--key=none"]
     assert prepare.main([*flags, f"--output={tmp_path / 'sax'}"]) == 0

@@ -1,9 +1,8 @@
-"""Nothing that is written or said names a participant, unless asked to."""
+"""Nothing that is written or printed names a participant, unless the user asks for it."""
 
 import hashlib
 import io
 import os
-import pickle
 import stat
 
 import numpy as np
@@ -11,28 +10,25 @@ import pandas as pd
 import pytest
 
 from morphojax import evaluate, exclude, prepare, pseudonyms
-from morphojax.data.geometry import Grid
-from morphojax.data.prepare import pseudonyms as keyed
-from morphojax.data.prepare.partials import PrepareError
+from morphojax.data.prepare import pseudonyms as pseudonyms_module
+from morphojax.data.prepare.checks import PrepareError
 from morphojax.data.prepare.pseudonyms import KeyFileError, Pseudonyms
-from morphojax.data.sources.acdc import Acdc
 from morphojax.data.store.dataset import Dataset, Manifest
 from morphojax.evaluation import figures
 from morphojax.inference import scoring
 from morphojax.tasks import cohort
-from tests.data import cohorts, preparing
+from tests.data import cohorts
+from tests.data.preparing import interrupted_before_the_manifest, prepare_acdc
 from tests.toy_run import toy_run
 
 IDS = [f"patient{n:03d}" for n in range(1, 8)]
 KEY = Pseudonyms(bytes(range(32)))
-SPLIT = ("train", "train", "val", "test", "test", "none", "train")
-
-
-DRAW = figures.contact_sheet
+SPLITS = ("train", "train", "val", "test", "test", "none", "train")
+CONTACT_SHEET = figures.contact_sheet
 
 
 @pytest.fixture(autouse=True)
-def no_drawing(monkeypatch):
+def no_contact_sheet(monkeypatch):
     monkeypatch.setattr(figures, "contact_sheet", lambda path, tiles, columns: path.write_bytes(b""))
 
 
@@ -41,20 +37,20 @@ def run(root, output, *more) -> int:
     return prepare.main([*flags, *more])
 
 
-def texts(folder) -> str:
-    """Every byte of every file, by name and content, and what the compressed records hold."""
-    found = [f"{p} ".encode() + (p.read_bytes() if p.is_file() else b"") for p in folder.rglob("*")]
+def all_text(folder) -> str:
+    """The names and contents of all files below a folder, and the contents of the compressed records."""
+    parts = [f"{p} ".encode() + (p.read_bytes() if p.is_file() else b"") for p in folder.rglob("*")]
     for path in folder.rglob("dataset.json"):
         dataset = Dataset.open(path.parent)
         for plane in dataset.manifest.planes:
-            found += [repr(r).encode() for r in dataset.slices(plane)]
-            found += [repr(dataset.native(plane, row)).encode() for row in range(len(dataset.stacks(plane)))]
-    return b"\n".join(found).decode("latin-1").replace(str(folder.parent), "")
+            parts += [repr(r).encode() for r in dataset.slices(plane)]
+            parts += [repr(dataset.native(plane, row)).encode() for row in range(len(dataset.stacks(plane)))]
+    return b"\n".join(parts).decode("latin-1").replace(str(folder.parent), "")
 
 
 @pytest.fixture
 def root(tmp_path):
-    """Seven patients: one cannot be read, one has no table row, and a row is of nobody."""
+    """Seven patients: one cannot be read, one has no table row, and one row belongs to no patient."""
     root = cohorts.acdc(tmp_path / "cohort", subjects=7)
     (root / "training/patient002/Info.cfg").write_text("ED: 1\n")
     table = root / "morphometrics.csv"
@@ -63,43 +59,34 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def splits(tmp_path):
+def split_file(tmp_path):
     path = tmp_path / "splits.csv"
-    pd.DataFrame({"subject": [*IDS, "patient888"], "split": [*SPLIT, "train"]}).to_csv(path, index=False)
+    pd.DataFrame({"subject": [*IDS, "patient888"], "split": [*SPLITS, "train"]}).to_csv(path, index=False)
     return path
 
 
-def test_a_pseudonym_is_of_the_key_and_the_id_alone():
-    assert KEY("patient001") == "dc7d6296820f5260"  # openssl dgst -mac HMAC says the same
-    assert KEY("patient002") == Pseudonyms(KEY.key)("patient002")
-    other = Pseudonyms(b"k" * 32)
-    assert not {KEY(i) for i in IDS} & {other(i) for i in IDS} and other.check != KEY.check
-    assert pickle.loads(pickle.dumps(KEY)) == KEY  # it travels to worker processes
-    assert KEY.key.hex() not in repr(KEY) and repr(KEY.key) not in repr(KEY)
-    assert KEY.hide("12", "/a/12/12_b12.nii: shape (12, 120, 312)") == "/a/X/X_bX.nii: shape (X, 120, 312)".replace(
-        "X", KEY("12")
-    )
-
-
-def test_nothing_that_a_run_writes_or_says_holds_an_id(root, splits, tmp_path, capsys, monkeypatch):
+def test_nothing_that_a_run_writes_or_prints_contains_an_id(root, split_file, tmp_path, capsys, monkeypatch):
     titles = []
-    monkeypatch.setattr(figures, "contact_sheet", lambda p, t, columns: [titles.extend(t), DRAW(p, t, columns=columns)])
-    assert run(root, tmp_path / "out", f"--splits={splits}", "--size=8") == 0
+    monkeypatch.setattr(
+        figures, "contact_sheet", lambda p, t, columns: [titles.extend(t), CONTACT_SHEET(p, t, columns=columns)]
+    )
+    assert run(root, tmp_path / "out", f"--splits={split_file}", "--size=8") == 0
     dataset = Dataset.open(tmp_path / "out")
     monkeypatch.setattr(scoring, "WORST", 3)
     toy = toy_run(size=8, spacing=1.5)
-    result = scoring.score({"sax": toy}, dataset=_fitting(dataset), split="test", progress=False)
+    result = scoring.score(
+        {"sax": toy}, dataset=_with_percentiles_of_the_toy_run(dataset), split="test", progress=False
+    )
     evaluate.write(tmp_path / "out/evaluation", "test", result, {"run": "toy"})
-    said = capsys.readouterr()
-    everything = texts(tmp_path / "out") + said.out + said.err + repr([t for *_, t in titles])
-    assert "patient0" not in everything and "patient7" not in everything and "patient8" not in everything
+    printed = capsys.readouterr()
+    output = all_text(tmp_path / "out") + printed.out + printed.err + repr([t for *_, t in titles])
+    assert "patient0" not in output and "patient7" not in output and "patient8" not in output
     report = (tmp_path / "out/report.csv").read_text()
     assert all(s in report for s in ("failed", "no row", "no images", "left out", "warning", "no ES; add the line"))
-    # Whoever has the key can tell: the table, the split and the images are those of the id.
+    # The key shows that table, split and images belong to the right subject.
     key = Pseudonyms.read(root / "morphojax.key")
-    assert (
-        set(result.scores["subject"]) == {key("patient004"), key("patient005")} and report.count(key("patient002")) == 2
-    )
+    assert set(result.scores["subject"]) == {key("patient004"), key("patient005")}
+    assert report.count(key("patient002")) == 2
     assert dataset.subjects == tuple(sorted(key(i) for i in ("patient001", *IDS[2:5], "patient007")))
     rows = {name: n for n, name in enumerate(dataset.subjects)}
     assert dataset.table["lv_edv_ml"][rows[key("patient004")]] == 4.0
@@ -110,33 +97,33 @@ def test_nothing_that_a_run_writes_or_says_holds_an_id(root, splits, tmp_path, c
     assert "patient" not in str(error.value)
 
 
-def _fitting(dataset: Dataset) -> Dataset:
-    """With the toy run's percentiles."""
+def _with_percentiles_of_the_toy_run(dataset: Dataset) -> Dataset:
+    """The dataset with the intensity percentiles of the toy run, which scoring compares."""
     manifest = Manifest.from_json(dataset.manifest.to_json() | {"percentiles": [0.0, 100.0]})
     return Dataset(dataset.root, manifest, dataset.subjects, dataset.splits, dataset.table, dataset._stacks)
 
 
-def test_the_order_of_the_subjects_tells_nothing_and_the_records_follow_it(root, tmp_path):
-    assert run(root, tmp_path / "named", "--key=none") == 0 and run(root, tmp_path / "out") == 0
+def test_subjects_and_their_records_are_in_the_order_of_the_pseudonyms(root, tmp_path):
+    assert run(root, tmp_path / "by_id", "--key=none") == 0 and run(root, tmp_path / "out") == 0
     key = Pseudonyms.read(root / "morphojax.key")
-    named, hidden = Dataset.open(tmp_path / "named"), Dataset.open(tmp_path / "out")
-    assert list(hidden.subjects) == sorted(map(key, named.subjects))
+    by_id, by_pseudonym = Dataset.open(tmp_path / "by_id"), Dataset.open(tmp_path / "out")
+    assert list(by_pseudonym.subjects) == sorted(map(key, by_id.subjects))
     report = pd.read_csv(tmp_path / "out/report.csv", dtype=str)["subject"].tolist()
     assert report == sorted(report)
-    assert named.manifest.pseudonyms == "" and "pseudonyms" not in (tmp_path / "named/dataset.json").read_text()
-    for index, subject in enumerate(named.subjects):
-        there = hidden.subjects.index(key(subject))
-        assert named.splits[index] == hidden.splits[there]  # by hash of the id, whatever the key
-        pd.testing.assert_series_equal(named.table.loc[index], hidden.table.loc[there], check_names=False)
-        pairs = [d.stacks("sax").query(f"subject == {i}") for d, i in ((named, index), (hidden, there))]
+    assert by_id.manifest.pseudonyms == "" and "pseudonyms" not in (tmp_path / "by_id/dataset.json").read_text()
+    for index, subject in enumerate(by_id.subjects):
+        row = by_pseudonym.subjects.index(key(subject))
+        assert by_id.splits[index] == by_pseudonym.splits[row]  # split by the id, whatever the key
+        pd.testing.assert_series_equal(by_id.table.loc[index], by_pseudonym.table.loc[row], check_names=False)
+        pairs = [d.stacks("sax").query(f"subject == {i}") for d, i in ((by_id, index), (by_pseudonym, row))]
         for a, b in zip(*(p.to_dict("records") for p in pairs), strict=True):
             assert (a["phase"], a["slices"]) == (b["phase"], b["slices"])
             for z in range(a["slices"]):
-                images = [d.slices("sax")[s["first"] + z]["image"] for d, s in ((named, a), (hidden, b))]
+                images = [d.slices("sax")[s["first"] + z]["image"] for d, s in ((by_id, a), (by_pseudonym, b))]
                 np.testing.assert_array_equal(*images)
 
 
-def test_the_key_is_made_once_for_its_owner_alone(root, tmp_path, capsys):
+def test_the_key_is_made_once_and_only_its_owner_may_read_it(root, tmp_path, capsys):
     old = os.umask(0)
     try:
         assert run(root, tmp_path / "one") == 0
@@ -149,32 +136,32 @@ def test_the_key_is_made_once_for_its_owner_alone(root, tmp_path, capsys):
     assert path.read_text() == text and "new key" not in capsys.readouterr().out
     assert Dataset.open(tmp_path / "one").fingerprint == Dataset.open(tmp_path / "two").fingerprint
     assert run(root, tmp_path / "three", f"--key={tmp_path / 'other.key'}") == 0
-    found = [Dataset.open(tmp_path / name) for name in ("one", "three")]
-    assert not set(found[0].subjects) & set(found[1].subjects)
+    one, three = (Dataset.open(tmp_path / name) for name in ("one", "three"))
+    assert not set(one.subjects) & set(three.subjects)
     with pytest.raises(KeyFileError, match="File exists"):
         Pseudonyms.make(path)
-    assert path.read_text() == text and text.strip() not in texts(tmp_path / "one")
+    assert path.read_text() == text and text.strip() not in all_text(tmp_path / "one")
 
 
-def test_a_dry_run_makes_no_key_and_takes_one_that_is_there(root, splits, tmp_path, capsys):
+def test_a_dry_run_makes_no_key_and_uses_an_existing_one(root, split_file, tmp_path, capsys):
     assert run(root, tmp_path / "out", "--dry-run") == 0 and not (root / "morphojax.key").exists()
     Pseudonyms.make(root / "morphojax.key")
-    assert run(root, tmp_path / "out", "--dry-run", f"--splits={splits}") == 0
+    assert run(root, tmp_path / "out", "--dry-run", f"--splits={split_file}") == 0
     assert "patient0" not in capsys.readouterr().out and not (tmp_path / "out").exists()
 
 
 def test_a_split_file_may_name_pseudonyms(root, tmp_path):
     assert run(root, tmp_path / "one") == 0
     key = Pseudonyms.read(root / "morphojax.key")
-    rows = "".join(f"{key(i) if n % 2 else i},{s}\n" for n, (i, s) in enumerate(zip(IDS, SPLIT, strict=True)))
+    rows = "".join(f"{key(i) if n % 2 else i},{s}\n" for n, (i, s) in enumerate(zip(IDS, SPLITS, strict=True)))
     (tmp_path / "s.csv").write_text("subject,split\n" + rows)
     assert run(root, tmp_path / "two", f"--splits={tmp_path / 's.csv'}") == 0
     dataset = Dataset.open(tmp_path / "two")
-    found = dict(zip(dataset.subjects, dataset.splits, strict=True))
-    assert found == {key(i): s for i, s in zip(IDS, SPLIT, strict=True) if s != "none" and i != "patient002"}
+    splits = dict(zip(dataset.subjects, dataset.splits, strict=True))
+    assert splits == {key(i): s for i, s in zip(IDS, SPLITS, strict=True) if s != "none" and i != "patient002"}
 
 
-def test_errors_name_nobody(root, tmp_path, capsys):
+def test_errors_contain_no_id(root, tmp_path, capsys):
     (tmp_path / "s.csv").write_text("subject,split\npatient001,train\n")
     assert run(root, tmp_path / "a", f"--splits={tmp_path / 's.csv'}") == 1
     assert run(root, tmp_path / "a", "--strict") == 1
@@ -188,53 +175,39 @@ def test_errors_name_nobody(root, tmp_path, capsys):
     (root / "morphometrics.csv").unlink()
     assert run(root, tmp_path / "c") == 1 and "none of the 7 subjects" in (text := capsys.readouterr().err)
     assert "patient0" not in text and f"subject {key('patient002')}" in text and "line 3: the subject is listed" in text
-    assert "patient0" not in texts(tmp_path / "c") and "patient0" not in texts(tmp_path / "a")
+    assert "patient0" not in all_text(tmp_path / "c") and "patient0" not in all_text(tmp_path / "a")
 
 
-def test_an_unfinished_run_names_nobody_and_goes_on_with_its_key_alone(root, tmp_path, monkeypatch):
-    options = {"name": "acdc", "grid": Grid(1.5, 16), "workers": 1, "progress": False}
-    with monkeypatch.context() as patch:
-        patch.setattr(Manifest, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-        with pytest.raises(KeyboardInterrupt):
-            preparing.prepare(Acdc(root), tmp_path / "out", pseudonym=KEY, **options)
+def test_an_unfinished_run_contains_no_id_and_continues_only_with_its_key(root, tmp_path, monkeypatch):
+    with interrupted_before_the_manifest(monkeypatch):
+        prepare_acdc(root, tmp_path / "out", pseudonym=KEY)
     partials = {p.stem for p in (tmp_path / "out/.partial").glob("*.msgpack")}
-    assert "patient0" not in texts(tmp_path / "out") and len(partials) == 6
-    # A hash without the key would be as good as the id, to anyone who can try all ids.
+    assert "patient0" not in all_text(tmp_path / "out") and len(partials) == 6
+    # Anyone can hash all possible ids: file names hashed without the key would identify subjects.
     assert not partials & {hashlib.sha256(i.encode()).hexdigest()[:32] for i in IDS}
     for other in (None, Pseudonyms(b"k" * 32)):
         with pytest.raises(PrepareError, match="other settings"):
-            preparing.prepare(Acdc(root), tmp_path / "out", pseudonym=other, **options)
-    preparing.prepare(Acdc(root), tmp_path / "out", pseudonym=KEY, **options)
-    preparing.prepare(Acdc(root), tmp_path / "whole", pseudonym=KEY, **options)
-    assert Dataset.open(tmp_path / "out").fingerprint == Dataset.open(tmp_path / "whole").fingerprint
+            prepare_acdc(root, tmp_path / "out", pseudonym=other)
+    prepare_acdc(root, tmp_path / "out", pseudonym=KEY)
+    prepare_acdc(root, tmp_path / "uninterrupted", pseudonym=KEY)
+    assert Dataset.open(tmp_path / "out").fingerprint == Dataset.open(tmp_path / "uninterrupted").fingerprint
 
 
-def test_two_subjects_of_one_pseudonym_are_refused(root, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(keyed, "DIGITS", 0)
+def test_two_subjects_with_the_same_pseudonym_are_refused(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pseudonyms_module, "DIGITS", 0)
     assert run(root, tmp_path / "out") == 1
     assert "two subjects have the same pseudonym" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("text", ["", "ab" * 31, "ab" * 33, "xy" * 32, "AB" * 32, "\xe9"])
-def test_a_file_that_is_no_key(text, tmp_path):
-    path = tmp_path / "k"
-    path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(KeyFileError, match=r"k: (holds no key|cannot be read as a key)") as error:
-        Pseudonyms.read(path)
-    assert not text or text not in str(error.value)
-    with pytest.raises(KeyFileError, match="no such key"):
-        Pseudonyms.read(tmp_path / "absent")
-
-
-def test_where_a_key_cannot_lie(root, tmp_path, capsys):
+def test_a_key_in_an_impossible_place_is_refused(root, tmp_path, capsys):
     assert run(root, tmp_path / "out", f"--key={tmp_path / 'out/k'}") == 1
-    assert "lies in the output" in capsys.readouterr().err
+    assert "lies in the output folder" in capsys.readouterr().err
     assert run(root, tmp_path / "out", f"--key={tmp_path / 'absent/k'}") == 1
     assert "the key cannot be written" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert run(tmp_path / "nowhere", tmp_path / "out") == 1 and not (tmp_path / "nowhere").exists()
 
 
-def test_who_withdrew_is_found_with_the_key_and_only_with_it(root, tmp_path, capsys):
+def test_withdrawals_need_the_key_of_the_dataset(root, tmp_path, capsys):
     assert run(root, tmp_path / "out") == 0 and run(root, tmp_path / "open", "--key=none") == 0
     Pseudonyms.make(tmp_path / "other.key")
     (tmp_path / "w.csv").write_text("patient003\n")

@@ -1,4 +1,4 @@
-"""What looks wrong in what `inspection` found. Nothing here is an error: a person should look."""
+"""What looks wrong in the findings of an inspection: for a person to look at, not an error."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -10,8 +10,8 @@ from morphojax import anatomy
 from morphojax.data.inspection.survey import Findings
 from morphojax.data.tables.cells import OUTLIER_SD
 
-_LEAST = 5  # values, for there to be outliers among them
-_SPREAD = 0.3  # of the median: what lies within is no outlier, however alike the others are
+_MIN_VALUES = 5  # with fewer values there are no outliers
+_TOLERANCE = 0.3  # a value within this fraction of the median is never an outlier
 _MEASURES = {
     "x": "pixels along X",
     "y": "pixels along Y",
@@ -19,91 +19,99 @@ _MEASURES = {
     "spacing_x_mm": "mm in plane",
     "slice_gap_mm": "mm between slices",
 }
-_FIXED = ("x", "y", "slices", "spacing_x_mm", "spacing_y_mm", "slice_gap_mm")
+_SAME_AT_ALL_PHASES = ("x", "y", "slices", "spacing_x_mm", "spacing_y_mm", "slice_gap_mm")
 
 
 @dataclasses.dataclass(frozen=True)
 class Suspicion:
     what: str
-    subjects: tuple[int, ...] = ()  # by index; none where it concerns the table or the whole
+    subjects: tuple[int, ...] = ()  # by index; empty where it concerns the table or the whole cohort
 
 
 def find(findings: Findings) -> list[Suspicion]:
-    """All that is suspicious, gravest first."""
-    found: list[Suspicion | None] = [_of("cannot be read, so prepare leaves them out", findings.failures)]
+    """Everything suspicious, the most serious first."""
+    suspicions: list[Suspicion | None] = [_suspicion("cannot be read, so prepare leaves them out", findings.failures)]
     stacks = findings.stacks[~findings.stacks["failed"].astype(bool)]
-    found += _images(stacks)
-    for plane, here in stacks.groupby("plane", sort=False):
-        absent = sorted(set(stacks["subject"]) - set(here["subject"]))
-        found += [_of(f"no {plane}, which others have", absent)]
-        found += _geometry(str(plane), here)
-        found += _labels(str(plane), here)
-    found += _table(findings)
-    return [s for s in found if s is not None]
+    suspicions += _images(stacks)
+    for plane, of_plane in stacks.groupby("plane", sort=False):
+        absent = sorted(set(stacks["subject"]) - set(of_plane["subject"]))
+        suspicions.append(_suspicion(f"no {plane}, although other subjects have it", absent))
+        suspicions += _geometry(str(plane), of_plane)
+        suspicions += _labels(str(plane), of_plane)
+    suspicions += _table(findings)
+    return [s for s in suspicions if s is not None]
 
 
 def outliers(values: pd.Series) -> pd.Series:
-    """Whether a value lies further from the median than six robust SDs (1.4826 times the median deviation) and 30 % of it."""
-    if values.count() < _LEAST:
+    """Whether each value is over 6 robust SDs, and over 30 %, away from the median.
+
+    The robust SD is 1.4826 times the median absolute deviation.
+    """
+    if values.count() < _MIN_VALUES:
         return pd.Series(False, values.index)
-    off = (values - values.median()).abs()
-    return off > max(OUTLIER_SD * 1.4826 * off.median(), _SPREAD * abs(values.median()))
+    distance = (values - values.median()).abs()
+    return distance > max(OUTLIER_SD * 1.4826 * distance.median(), _TOLERANCE * abs(values.median()))
 
 
-def _of(what: str, subjects: Iterable[Any]) -> Suspicion | None:
+def _suspicion(what: str, subjects: Iterable[Any]) -> Suspicion | None:
+    """A suspicion about these subjects; None where there are none."""
     indices = tuple(sorted({int(i) for i in subjects}))
     return Suspicion(what, indices) if indices else None
 
 
 def _images(stacks: pd.DataFrame) -> Iterator[Suspicion | None]:
-    shared = stacks[stacks.duplicated(["digest"], keep=False) & ~stacks["constant"].astype(bool)]
-    several = shared.groupby("digest")["subject"].transform("nunique") > 1
-    yield _of("the same image as another subject", shared[several]["subject"])
-    yield _of("the same image at two phases", shared[shared.duplicated(["digest", "subject", "plane"])]["subject"])
-    yield _of("an image of one grey value", stacks[stacks["constant"].astype(bool)]["subject"])
+    repeated = stacks[stacks.duplicated(["digest"], keep=False) & ~stacks["constant"].astype(bool)]
+    shared = repeated.groupby("digest")["subject"].transform("nunique") > 1
+    yield _suspicion("the same image as another subject", repeated[shared]["subject"])
+    twice = repeated[repeated.duplicated(["digest", "subject", "plane"])]
+    yield _suspicion("the same image at two phases", twice["subject"])
+    yield _suspicion("an image of one grey value", stacks[stacks["constant"].astype(bool)]["subject"])
 
 
 def _geometry(plane: str, stacks: pd.DataFrame) -> Iterator[Suspicion | None]:
     first = stacks.drop_duplicates("subject")
-    for name, words in _MEASURES.items():
-        yield _of(f"{plane}: {words} far from the others'", first[outliers(first[name].astype(float))]["subject"])
+    for column, words in _MEASURES.items():
+        far = first[outliers(first[column].astype(float))]
+        yield _suspicion(f"{plane}: {words} far from the median", far["subject"])
     ratio = first["spacing_x_mm"] / first["spacing_y_mm"]
-    yield _of(f"{plane}: pixels are not square", first[(ratio - 1).abs() > 0.01]["subject"])
-    spans = stacks.groupby("subject")[list(_FIXED)].agg(lambda v: v.max() - v.min())
-    yield _of(f"{plane}: phases differ in shape or spacing", spans.index[(spans > 1e-3).any(axis=1)])
-    lone = set(first["subject"]) - set(stacks[stacks["phase"] == "ES"]["subject"])
-    yield _of(f"{plane}: no ES", lone)
+    yield _suspicion(f"{plane}: pixels are not square", first[(ratio - 1).abs() > 0.01]["subject"])
+    spans = stacks.groupby("subject")[list(_SAME_AT_ALL_PHASES)].agg(lambda v: v.max() - v.min())
+    yield _suspicion(f"{plane}: phases differ in shape or spacing", spans.index[(spans > 1e-3).any(axis=1)])
+    without_es = set(first["subject"]) - set(stacks[stacks["phase"] == "ES"]["subject"])
+    yield _suspicion(f"{plane}: no ES", without_es)
 
 
 def _labels(plane: str, stacks: pd.DataFrame) -> Iterator[Suspicion | None]:
-    labelled = stacks[stacks["structures"] != ""]
-    yield _of(f"{plane}: a label with nothing drawn in it", labelled[labelled["labelled_slices"] == 0]["subject"])
-    yield _of(f"{plane}: an undrawn slice between drawn ones", labelled[labelled["skipped_slices"] > 0]["subject"])
-    drawn = labelled[labelled["labelled_slices"] > 0]
-    schemes = drawn["structures"].value_counts()
-    if len(schemes) > 1:
-        yield _of(
-            f"{plane}: other structures annotated than in most",
-            drawn[drawn["structures"] != schemes.index[0]]["subject"],
-        )
+    annotated = stacks[stacks["structures"] != ""]
+    empty = annotated[annotated["labelled_slices"] == 0]
+    yield _suspicion(f"{plane}: an empty label", empty["subject"])
+    skipped = annotated[annotated["skipped_slices"] > 0]
+    yield _suspicion(f"{plane}: an empty slice between labelled ones", skipped["subject"])
+    labelled = annotated[annotated["labelled_slices"] > 0]
+    most_common = labelled["structures"].value_counts().index[:1]
+    unusual = labelled[~labelled["structures"].isin(most_common)]
+    yield _suspicion(f"{plane}: other structures annotated than in most subjects", unusual["subject"])
     for structure in anatomy.STRUCTURES:
-        volumes = drawn[["subject", "phase", f"{structure}_ml"]].dropna()
-        volumes.columns = ["subject", "phase", "ml"]
-        yield _of(f"{plane}: {structure} annotated but empty", volumes[volumes["ml"] == 0]["subject"])
-        for phase, here in volumes.groupby("phase"):
-            yield _of(
-                f"{plane}: {structure} at {phase}: volume far from the others'", here[outliers(here["ml"])]["subject"]
-            )
-        by_phase = volumes.pivot(index="subject", columns="phase", values="ml")
-        if {"ED", "ES"} <= set(by_phase) and structure in ("lv_cavity", "rv_cavity"):
-            larger = by_phase.index[by_phase["ES"] > by_phase["ED"]]
-            yield _of(f"{plane}: {structure} larger at ES than at ED", larger)
+        yield from _volumes(plane, structure, labelled)
+
+
+def _volumes(plane: str, structure: str, labelled: pd.DataFrame) -> Iterator[Suspicion | None]:
+    volumes = labelled[["subject", "phase", f"{structure}_ml"]].dropna()
+    volumes.columns = ["subject", "phase", "ml"]
+    yield _suspicion(f"{plane}: {structure} annotated but empty", volumes[volumes["ml"] == 0]["subject"])
+    for phase, of_phase in volumes.groupby("phase"):
+        far = of_phase[outliers(of_phase["ml"])]
+        yield _suspicion(f"{plane}: {structure} at {phase}: volume far from the median", far["subject"])
+    by_phase = volumes.pivot(index="subject", columns="phase", values="ml")
+    if {"ED", "ES"} <= set(by_phase) and structure in ("lv_cavity", "rv_cavity"):
+        larger = by_phase.index[by_phase["ES"] > by_phase["ED"]]
+        yield _suspicion(f"{plane}: {structure} larger at ES than at ED", larger)
 
 
 def _table(findings: Findings) -> Iterator[Suspicion | None]:
-    yield _of("images but no row of the table", findings.without_row)
+    yield _suspicion("images but no table row", findings.without_row)
     if findings.rows_without_images:
-        yield Suspicion(f"rows of the table without images: {findings.rows_without_images}")
+        yield Suspicion(f"table rows without images: {findings.rows_without_images}")
     columns = findings.columns
     if columns is None:
         return

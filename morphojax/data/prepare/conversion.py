@@ -1,4 +1,4 @@
-"""A cohort as it was downloaded -> the UK Biobank NIfTI layout: a folder per subject, a 4-D file per plane, and one of its labels."""
+"""UK Biobank's zips -> its NIfTI layout: per subject a folder, per plane a 4-D file and labels."""
 
 import dataclasses
 import json
@@ -12,34 +12,38 @@ import pandas as pd
 from tqdm import tqdm
 
 from morphojax import anatomy
-from morphojax.data.prepare import partials
+from morphojax.data.prepare.checks import PrepareError, check_planes
+from morphojax.data.prepare.contents import ReportLine, write_report
+from morphojax.data.prepare.workers import map_subjects
 from morphojax.data.sources import nifti, ukb_nifti
 from morphojax.data.sources.base import CohortError
 from morphojax.data.sources.ukb_dicom import UkbDicom
 from morphojax.data.store.records import write_atomically
 
-_MARK = "conversion.json"
+_SETTINGS = "conversion.json"  # in the output folder: the planes that it was begun with
 _REPORT = "report.csv"
 
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """What `convert` did, in counts. Who failed, and what was assumed of whom, is in `<output>/report.csv`."""
+    """What `convert` did, in counts; `<output>/report.csv` lists failures and warnings."""
 
     written: int
-    there_already: int
+    already_done: int
     failed: int
     warnings: Mapping[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Job:
+class _Conversion:
+    """What a worker process needs to convert any one subject."""
+
     source: UkbDicom
     planes: tuple[str, ...]
     output: Path
 
-    def run(self, subject: str) -> list[tuple[str, str]]:
-        """Writes the folder of a subject, whole or not at all; returns (status, message) for the report."""
+    def convert(self, subject: str) -> list[tuple[str, str]]:
+        """Writes a subject's folder, completely or not at all; returns (status, message) lines."""
         warnings: list[str] = []
         try:
             cines = self.source.cines(subject, self.planes, warnings)
@@ -66,37 +70,41 @@ def convert(
     strict: bool = False,
     progress: bool = True,
 ) -> Converted:
-    """Writes `<output>/<subject>/{sa,la_2ch,la_4ch}.nii.gz` for every subject, `label_*.nii.gz` where contours are, and report.csv
-    (subject, status, message).
+    """Writes `<output>/<subject>/{sa,la_2ch,la_4ch}.nii.gz` and, from contours, `label_*.nii.gz`.
 
-    A subject whose folder is there is taken as done, so that an interrupted run continues; the report keeps what it said of them. One that
-    cannot be read is reported and left out; with `strict` it raises PrepareError. Raises PrepareError too for planes that are unknown, or
-    others than the output folder was begun with; CohortError for a source without subjects.
+    Beside them it writes report.csv (subject, status, message). A subject with a folder counts as
+    done, so an interrupted run continues, and the report keeps its lines. A subject that cannot
+    be read is reported and left out; with `strict` it raises PrepareError.
+
+    Raises PrepareError for unknown planes, and for other planes than the folder was begun with;
+    CohortError for a source without subjects.
     """
-    partials.check_planes(planes)
+    check_planes(planes)
     ids, output = source.subjects(), Path(output)
     _claim(output, planes)
     todo = [i for i in ids if not (output / i).is_dir()]
-    job, report = _Job(source, tuple(planes), output), _earlier(output, todo)
+    conversion, report = _Conversion(source, tuple(planes), output), _earlier_report(output, todo)
     with tqdm(
         total=len(ids), initial=len(ids) - len(todo), desc="convert", unit="subject", disable=not progress
     ) as bar:
-        for subject, found in partials.results(job.run, todo, workers):
+        for subject, lines in map_subjects(conversion.convert, todo, workers):
             bar.update()
-            report += [(subject, *line) for line in found]
-            if strict and any(status == "failed" for status, _ in found):
-                raise partials.PrepareError(f"subject {subject}: {found[0][1]}")
-    frame = pd.DataFrame(sorted(report), columns=["subject", "status", "message"])
-    write_atomically(output / _REPORT, frame.to_csv(index=False).encode())
-    failed = int((frame["status"] == "failed").sum())
-    warnings = Counter(frame.loc[frame["status"] == "warning", "message"])
+            report += [(subject, *line) for line in lines]
+            if strict and any(status == "failed" for status, _ in lines):
+                raise PrepareError(f"subject {subject}: {lines[0][1]}")
+    write_report(output, sorted(report))
+    failed = sum(status == "failed" for _, status, _ in report)
+    warnings = Counter(message for _, status, message in report if status == "warning")
     return Converted(len(todo) - failed, len(ids) - len(todo), failed, dict(sorted(warnings.items())))
 
 
 def _save_labels(
     folder: Path, plane: str, volume: nifti.Volume, meaning: anatomy.Convention, seconds: float, warnings: list[str]
 ) -> None:
-    """The layout cannot say that a structure was not annotated: labels that lack one of the plane's are left out."""
+    """Writes a label file, unless one of the plane's structures was not annotated.
+
+    The layout cannot express that, and zero would mean background.
+    """
     convention = anatomy.CONVENTIONS[f"ukb_{plane}"]
     if meaning.labelled != convention.labelled:
         warnings.append(f"{plane}: contours of some structures only, which this layout cannot tell: no labels written")
@@ -109,23 +117,26 @@ def _save_labels(
 
 
 def _claim(output: Path, planes: Sequence[str]) -> None:
-    """Remembers the planes in the output folder: a subject that is there has these, and would not be given others."""
-    path = output / _MARK
+    """Begins or continues a conversion in the output folder.
+
+    The folder records its planes, as a subject with a folder would silently lack any other.
+    """
+    path = output / _SETTINGS
     wanted = json.dumps({"planes": sorted(planes)})
     if path.is_file():
-        if (there := path.read_text()) != wanted:
-            raise partials.PrepareError(
-                f"{output} was begun with {there}, not {wanted}; choose these or another folder"
+        if (begun_with := path.read_text()) != wanted:
+            raise PrepareError(
+                f"{output} was begun with {begun_with}, not {wanted}; choose the same planes or another folder"
             )
         return
     if output.is_dir() and any(output.iterdir()):
-        raise partials.PrepareError(f"{output} is not empty, and no conversion; choose another folder")
+        raise PrepareError(f"{output} is not empty and holds no conversion; choose another folder")
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(path, wanted.encode())
 
 
-def _earlier(output: Path, todo: Sequence[str]) -> list[tuple[str, str, str]]:
-    """What an earlier run reported of the subjects that are done."""
+def _earlier_report(output: Path, todo: Sequence[str]) -> list[ReportLine]:
+    """The lines that an earlier run reported about the subjects that are done."""
     path = output / _REPORT
     if not path.is_file():
         return []

@@ -1,4 +1,4 @@
-"""A preparation looked at before it is made."""
+"""What `prepare` would write, without writing it."""
 
 import dataclasses
 from collections import Counter
@@ -6,50 +6,58 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
-from morphojax.data.prepare.partials import results
 from morphojax.data.prepare.spec import LEFT_OUT, PrepareSpec
+from morphojax.data.prepare.workers import map_subjects
 from morphojax.data.store import splits as splitting
 from morphojax.data.store.records import SHARD_OVERHEAD, SHARD_RECORDS
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What `prepare` would do. `splits` and `planes` count as the manifest does; `failures` by index among the source's subjects."""
+    """What `prepare` would write. `splits` and `planes` count as the manifest does."""
 
     splits: Mapping[str, int]
     planes: Mapping[str, Mapping[str, int]]
     columns: int
-    bytes: int  # about
-    failures: Mapping[int, str]
+    bytes: int  # estimated
+    failures: Mapping[int, str]  # reason, by index among the source's subjects
     left_out: int
     warnings: Mapping[str, int]
 
 
-def plan(order: PrepareSpec, workers: int | None = None, progress: bool = True) -> Plan:
-    """What `prepare` would do with the same order, and raise; writes nothing. It reads every image: what a reader keeps of a cine, and
-    whether a label is one, are matters of voxels."""
-    by_subject, _ = order.subject_splits()
-    ids, found = tuple(by_subject), order.table()
-    order.is_begun()
+def plan(spec: PrepareSpec, workers: int | None = None, progress: bool = True) -> Plan:
+    """What `prepare` would write with the same spec. Raises what it would raise; writes nothing.
+
+    It reads every image: which frames of a cine are kept, and whether a label is usable, depends
+    on the voxels.
+    """
+    splits, _ = spec.subject_splits()
+    ids, table = tuple(splits), spec.table()
+    spec.is_begun()
     index, failures, warnings = {i: n for n, i in enumerate(ids)}, {}, Counter[str]()
-    kept, size, columns = Counter[str](), 0, set[str]()
-    counts = {plane: Counter(subjects=0, stacks=0, slices=0, labelled_stacks=0) for plane in order.planes}
-    todo = [i for i in ids if by_subject[i] != LEFT_OUT]
+    subjects, size, measured = Counter[str](), 0, set[str]()
+    planes = {plane: Counter(subjects=0, stacks=0, slices=0, labelled_stacks=0) for plane in spec.planes}
+    todo = [i for i in ids if splits[i] != LEFT_OUT]
     with tqdm(total=len(todo), desc="dry run", unit="subject", disable=not progress) as bar:
-        for subject, measures in results(order.job.measure, todo, workers):
+        for subject, estimate in map_subjects(spec.partials.estimate, todo, workers):
             bar.update()
-            if isinstance(measures, str):
-                failures[index[subject]] = measures
+            if isinstance(estimate, str):
+                failures[index[subject]] = estimate
                 continue
-            kept[by_subject[subject]] += 1
-            size += measures["bytes"]
-            warnings.update(set(measures["warnings"]))
-            columns.update(measures["measured"])
-            for plane, (stacks, slices, labelled) in measures["planes"].items():
-                counts[plane].update(subjects=1, stacks=stacks, slices=slices, labelled_stacks=labelled)
-    for count in counts.values():
-        size += SHARD_OVERHEAD * sum(-(-count[records] // SHARD_RECORDS) for records in ("slices", "stacks"))
-    splits = {s: kept[s] for s in splitting.SPLITS}
-    columns = (len(found[1].columns) if found else 0) + len(columns)
-    failures = dict(sorted(failures.items()))
-    return Plan(splits, counts, columns, size, failures, len(ids) - len(todo), dict(sorted(warnings.items())))
+            subjects[splits[subject]] += 1
+            size += estimate["bytes"]
+            warnings.update(set(estimate["warnings"]))
+            measured.update(estimate["measured"])
+            for plane, (stacks, slices, labelled) in estimate["planes"].items():
+                planes[plane].update(subjects=1, stacks=stacks, slices=slices, labelled_stacks=labelled)
+    for counts in planes.values():
+        size += SHARD_OVERHEAD * sum(-(-counts[records] // SHARD_RECORDS) for records in ("slices", "stacks"))
+    return Plan(
+        splits={s: subjects[s] for s in splitting.SPLITS},
+        planes=planes,
+        columns=(len(table[1].columns) if table else 0) + len(measured),
+        bytes=size,
+        failures=dict(sorted(failures.items())),
+        left_out=len(ids) - len(todo),
+        warnings=dict(sorted(warnings.items())),
+    )

@@ -1,4 +1,4 @@
-"""The synthetic cohort, generated and prepared once and kept."""
+"""The embedded synthetic cohort: generated and prepared once, then read from a cache."""
 
 import fcntl
 import hashlib
@@ -10,7 +10,7 @@ from typing import Any
 
 from morphojax.data.geometry import Grid
 from morphojax.data.prepare.assemble import prepare
-from morphojax.data.prepare.partials import PrepareError
+from morphojax.data.prepare.checks import PrepareError
 from morphojax.data.prepare.spec import PERCENTILES, PrepareSpec
 from morphojax.data.sources.synthetic import Synthetic, generate
 from morphojax.data.sources.synthetic import cohort as synthetic_cohort
@@ -18,14 +18,14 @@ from morphojax.data.store.dataset import FORMAT_VERSION, MANIFEST
 
 
 def default_cache() -> Path:
-    """Where the embedded cohort is kept: $MORPHOJAX_CACHE, else ~/.cache/morphojax."""
+    """The folder of the cache: $MORPHOJAX_CACHE, else ~/.cache/morphojax."""
     return Path(os.environ.get("MORPHOJAX_CACHE") or Path.home() / ".cache" / "morphojax")
 
 
 def ensure_synthetic(
     cache_dir: Path, subjects: int, seed: int, grid: Grid, planes: Sequence[str], workers: int | None = None
 ) -> Path:
-    """The prepared synthetic cohort of these settings, generated and prepared if it is not in the cache yet.
+    """The folder of the prepared synthetic cohort, made first where the cache does not hold it.
 
     Processes that ask at the same time wait for the first. Raises PrepareError.
     """
@@ -44,8 +44,8 @@ def ensure_synthetic(
                 prepare(PrepareSpec(source, output, "synthetic", grid, planes), workers)
     except OSError as error:
         raise PrepareError(
-            f"{error.filename or root}: cannot be written ({error.strerror or error}); set MORPHOJAX_CACHE to a folder "
-            "that can"
+            f"{error.filename or root}: cannot be written ({error.strerror or error}); "
+            "set MORPHOJAX_CACHE to a folder that can be written"
         ) from error
     return output
 

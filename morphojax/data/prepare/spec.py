@@ -1,6 +1,7 @@
-"""What is to be prepared of a cohort, and how: what `prepare`, its shares and its dry run have in common.
+"""Settings of a preparation, shared by `prepare`, its shards and its dry run.
 
-The output folder of an order that is begun holds its settings, so that whoever takes it up, or works on a part of it, does the same.
+A folder that a run has begun holds these settings, so that a run which continues it, or prepares
+a part of it, must have the same ones.
 """
 
 import dataclasses
@@ -13,8 +14,10 @@ from pathlib import Path
 import pandas as pd
 
 from morphojax.data.geometry import Grid
+from morphojax.data.prepare.checks import PrepareError, check_planes
+from morphojax.data.prepare.contents import ReportLine
 from morphojax.data.prepare.measured import Measured
-from morphojax.data.prepare.partials import Job, PrepareError, check_planes
+from morphojax.data.prepare.partials import PartialResults
 from morphojax.data.prepare.pseudonyms import Pseudonyms
 from morphojax.data.sources.base import Source
 from morphojax.data.store import splits as splitting
@@ -24,21 +27,23 @@ from morphojax.data.tables.schema import Schema
 
 PERCENTILES = (0.5, 99.5)
 SPLIT_FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
-OFFICIAL = "official"  # in place of a split file: the split that the cohort's makers published
-LEFT_OUT = "none"  # in a split file: a subject that is not to be part of the dataset
-PARTIAL = ".partial"
+OFFICIAL = "official"  # instead of a split file: the split that the cohort's authors published
+LEFT_OUT = "none"  # split, in a split file, of a subject that the dataset must not contain
+PARTIAL = ".partial"  # folder of the partial results, in the output folder
 
 
 @dataclasses.dataclass(frozen=True)
 class PrepareSpec:
-    """A cohort, the folder of its dataset, and what it is to be made into.
+    """A cohort, the folder of its dataset, and how it is prepared.
 
-    name: of the source, for the manifest. split_file: CSV of subject, split (train, val, test, or none to leave out) that
-    lists every subject with images, or "official": as the cohort's makers published it; without it, by hash of the id.
-    pseudonym: names the subjects in all that is written and raised. A split by hash is that of the ids, whatever the key; a split file may
-    name either.
-    measured: columns for the table, from the subjects' own files.
-    Raises PrepareError for planes or percentiles that cannot be.
+    name: the source's name, for the manifest.
+    split_file: a CSV of subject, split (train, val, test, or none to leave out) that lists every
+        subject with images, by id or by pseudonym; or "official" for the published split. Without
+        it, subjects are split by a hash of their id, whatever the key.
+    pseudonym: names the subjects in everything that is written or raised; None keeps ids.
+    measured: columns to add to the table, measured on the subjects' own files.
+
+    Raises PrepareError for unknown planes and for impossible percentiles.
     """
 
     source: Source
@@ -61,27 +66,28 @@ class PrepareSpec:
 
     @functools.cached_property
     def settings(self) -> str:
-        """What a run that takes this up must share, as a file holds it."""
+        """JSON of the settings that a run must share to continue another."""
         root = str(self.source.root.resolve())
-        found = {"source": self.name, "root": root, "format_version": FORMAT_VERSION} | self._job().settings()
-        return json.dumps(found, indent=1, sort_keys=True)
+        settings = {"source": self.name, "root": root, "format_version": FORMAT_VERSION}
+        return json.dumps(settings | self._partials().settings(), indent=1, sort_keys=True)
 
     @functools.cached_property
-    def job(self) -> Job:
-        return dataclasses.replace(self._job(), stamp=hashlib.sha256(self.settings.encode()).digest())
+    def partials(self) -> PartialResults:
+        return dataclasses.replace(self._partials(), stamp=hashlib.sha256(self.settings.encode()).digest())
 
-    def _job(self) -> Job:
+    def _partials(self) -> PartialResults:
         planes, folder = tuple(self.planes), self.output / PARTIAL
-        return Job(self.source, planes, self.grid, self.percentiles, folder, self.pseudonym, self.measured)
+        return PartialResults(self.source, planes, self.grid, self.percentiles, folder, self.pseudonym, self.measured)
 
-    def subject_splits(self) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
-        """The split of every subject of the source, in the order of the ids, and what there is to report (subject, status, message) about
-        the split file. Raises PrepareError."""
+    def subject_splits(self) -> tuple[dict[str, str], list[ReportLine]]:
+        """The split of every subject, in the order of the ids, and report lines on the split file.
+
+        Raises PrepareError for a split file that cannot be used.
+        """
         ids = self.source.subjects()
         if self.split_file is None:
-            return dict(
-                zip(ids, splitting.assign(ids, self.split_fractions, self.split_seed).tolist(), strict=True)
-            ), []
+            splits = splitting.assign(ids, self.split_fractions, self.split_seed).tolist()
+            return dict(zip(ids, splits, strict=True)), []
         if str(self.split_file) == OFFICIAL:
             official = self.source.splits()
             if official is None:
@@ -89,24 +95,28 @@ class PrepareSpec:
                     f"{self.source.root}: this source knows no official split; name a CSV of subject,split"
                 )
             return {i: official[i] for i in ids}, []
-        return _read_splits(Path(self.split_file), ids, self.job)
+        return _read_splits(Path(self.split_file), ids, self.partials)
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
-        """The cohort's own table, found fit to be joined by the columns that are measured. Raises CohortError."""
-        found = self.source.table()
-        if found and self.measured:
-            self.measured.check(found[1])
-        return found
+        """The cohort's table. Raises CohortError where it has a column that is to be measured."""
+        table = self.source.table()
+        if table and self.measured:
+            self.measured.check(table[1])
+        return table
 
     def is_begun(self) -> bool:
-        """Whether the output folder holds an unfinished run of these settings; PrepareError where it holds anything else."""
+        """Whether the output folder holds an unfinished run with these settings.
+
+        Raises PrepareError where the folder holds anything else.
+        """
         if (self.output / MANIFEST).exists():
             raise PrepareError(f"{self.output} already holds a dataset; name another output folder or remove it")
         path = self._settings_file
         if path.is_file():
             if path.read_text() != self.settings:
                 raise PrepareError(
-                    f"{self.output} holds an unfinished run with other settings ({path}); remove it or repeat them"
+                    f"{self.output} holds an unfinished run with other settings ({path}); "
+                    "remove it or use the same settings again"
                 )
             return True
         if self.output.is_dir() and any(p.name != PARTIAL for p in self.output.iterdir()):
@@ -114,14 +124,17 @@ class PrepareSpec:
         return False
 
     def claim(self) -> None:
-        """Makes the output folder ours, or takes up a run of these settings; any number of processes may do so at once. Raises
-        PrepareError for a folder that holds something else, or cannot be written."""
+        """Begins a run in the output folder, or continues one with these settings.
+
+        Any number of processes may do so at once. Raises PrepareError for a folder that holds
+        something else or cannot be written.
+        """
         path = self._settings_file
         try:
             if not self.is_begun():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if not write_once(path, self.settings.encode()):
-                    self.is_begun()  # another process was first, perhaps with other settings
+                    self.is_begun()  # another process was first; this checks its settings
         except OSError as error:
             raise unwritable(error, self.output) from error
 
@@ -134,31 +147,32 @@ def unwritable(error: OSError, output: Path) -> PrepareError:
     return PrepareError(f"{error.filename or output}: cannot be written ({error.strerror or error})")
 
 
-def _read_splits(path: Path, ids: Sequence[str], job: Job) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
+def _read_splits(path: Path, ids: Sequence[str], partials: PartialResults) -> tuple[dict[str, str], list[ReportLine]]:
+    """The splits of a file, by id, and its report lines. The file may hold ids or pseudonyms."""
     try:
-        listed = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise PrepareError(f"{path}: cannot be read as a CSV of subject,split ({error})") from error
-    if list(listed.columns) != ["subject", "split"]:
-        raise PrepareError(f"{path}: the header is {','.join(listed.columns)}; must be subject,split")
+    if list(table.columns) != ["subject", "split"]:
+        raise PrepareError(f"{path}: the header is {','.join(table.columns)}; must be subject,split")
     allowed = (*splitting.SPLITS, LEFT_OUT)
-    wrong = listed["split"][~listed["split"].isin(allowed)].tolist()
-    if wrong:
-        raise PrepareError(f"{path}: split {wrong[0]!r} is not one of {', '.join(allowed)}")
-    by_name = {job.name(i): i for i in ids}
-    subjects = [by_name.get(i, i) for i in listed["subject"]]
-    chosen: dict[str, str] = {}
-    for line, (subject, split) in enumerate(zip(subjects, listed["split"], strict=True), start=2):
-        if subject in chosen:
+    unknown = table["split"][~table["split"].isin(allowed)].tolist()
+    if unknown:
+        raise PrepareError(f"{path}: split {unknown[0]!r} is not one of {', '.join(allowed)}")
+    id_of_name = {partials.name(i): i for i in ids}
+    splits: dict[str, str] = {}
+    for line, (name, split) in enumerate(zip(table["subject"], table["split"], strict=True), start=2):
+        subject = id_of_name.get(name, name)
+        if subject in splits:
             raise PrepareError(f"{path}, line {line}: the subject is listed twice")
-        chosen[subject] = split
-    absent = [i for i in ids if i not in chosen]
-    if absent:
+        splits[subject] = split
+    unlisted = [i for i in ids if i not in splits]
+    if unlisted:
         raise PrepareError(
-            f"{path}: {len(absent)} subjects with images are not listed, e.g. {job.name(absent[0])}; list them, with the split "
-            f"'{LEFT_OUT}' to leave them out"
+            f"{path}: {len(unlisted)} subjects with images are not listed, e.g. {partials.name(unlisted[0])}; "
+            f"list them, with the split '{LEFT_OUT}' to leave them out"
         )
-    present = set(ids)
-    report = [(i, "left out", f"split {LEFT_OUT}") for i in ids if chosen[i] == LEFT_OUT]
-    report += [(i, "no images", "in the split file but no images") for i in chosen if i not in present]
-    return {i: chosen[i] for i in ids}, report
+    with_images = set(ids)
+    report = [(i, "left out", f"split {LEFT_OUT}") for i in ids if splits[i] == LEFT_OUT]
+    report += [(i, "no images", "in the split file but no images") for i in splits if i not in with_images]
+    return {i: splits[i] for i in ids}, report

@@ -1,13 +1,15 @@
-"""The prepared dataset, as everything above `prepare` sees it.
+"""The prepared dataset: what `prepare` writes and everything else reads.
 
-    dataset.json           the manifest, written last: a folder without it is no dataset
-    subjects.csv           subject (id or pseudonym), split; the row number is the subject's index everywhere else
+    dataset.json           the manifest, written last: a folder without it is not a dataset
+    subjects.csv           subject (id or pseudonym), split; the row number is the subject's index
     table.csv              raw table values by subject index
-    <plane>/stacks.csv     one row per stack: subject, phase, how that is known, first, slices, structures (those annotated, with spaces)
-    <plane>/slices-*       one record per slice: image, label on the grid
+    <plane>/stacks.csv     one row per stack: subject (index), phase, phase_from (how the phase is
+                           known), first (its first slice), slices (how many), structures (those
+                           annotated, separated by spaces)
+    <plane>/slices-*       one record per slice: image and label on the grid
     <plane>/native-*       one record per stack: label on the native grid (or none), placement
 
-The manifest holds no subject id, so that a run may keep it.
+The manifest holds no subject's name, so a run may keep a copy of it.
 """
 
 import dataclasses
@@ -37,8 +39,14 @@ class DatasetError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a dataset is. `labelled` names the structures per plane that somebody has annotated; `warnings` counts subjects per message;
-    `counts` holds subjects per split, stacks and slices per plane; `files`, `slices` and `native` describe files."""
+    """What a dataset holds.
+
+    labelled: by plane, the structures annotated in at least one subject.
+    warnings: subjects per message.
+    counts: subjects per split; stacks, slices and label voxels per plane; subjects left out.
+    files, slices, native: path, size and hash of the CSV files and of the shards by plane.
+    pseudonyms: identifies the key of the names (`Pseudonyms.check`); empty if they are ids.
+    """
 
     source: str
     grid: Grid
@@ -48,11 +56,11 @@ class Manifest:
     schema: Schema
     warnings: Mapping[str, int]
     counts: Mapping[str, Any]
-    files: tuple[Shard, ...]  # the CSV files
-    slices: Mapping[str, tuple[Shard, ...]]  # plane -> shards
+    files: tuple[Shard, ...]
+    slices: Mapping[str, tuple[Shard, ...]]
     native: Mapping[str, tuple[Shard, ...]]
     format_version: int = FORMAT_VERSION
-    pseudonyms: str = ""  # of which key the subjects' names are (`Pseudonyms.check`); empty: they are the cohort's ids
+    pseudonyms: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -73,7 +81,7 @@ class Manifest:
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
         def shards(key: str) -> dict[str, tuple[Shard, ...]]:
-            return {plane: tuple(Shard.from_json(s) for s in found) for plane, found in state[key].items()}
+            return {plane: tuple(Shard.from_json(s) for s in states) for plane, states in state[key].items()}
 
         low, high = state["percentiles"]
         return cls(
@@ -94,7 +102,7 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the manifest, which holds the hash of every file: equal fingerprints mean equal datasets."""
+        """Hash of the manifest and so of every file: equal fingerprints mean equal datasets."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def write(self, root: Path) -> None:
@@ -103,7 +111,7 @@ class Manifest:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A prepared dataset on disk. Arrays and frames are by subject index (row of subjects.csv)."""
+    """A prepared dataset on disk. `splits` and `table` are by subject index."""
 
     root: Path
     manifest: Manifest
@@ -114,20 +122,22 @@ class Dataset:
 
     @classmethod
     def open(cls, path: str | Path, *, verify: bool = False) -> Self:
-        """Opens a dataset and checks that every file has the size it was written with; `verify` also compares hashes,
-        which reads everything. Raises DatasetError."""
+        """Opens a dataset and checks the size of every file.
+
+        verify: also compare the hash of every file, which reads them all. Raises DatasetError.
+        """
         root = Path(path)
         manifest = _read_manifest(root)
         try:
             for shard in (*manifest.files, *_shards(manifest.slices), *_shards(manifest.native)):
-                # The CSV files are small and say which pixels belong to whom: always read in full.
+                # The CSV files are small and assign pixels to subjects: always check hashes.
                 shard.check(root, thorough=verify or shard in manifest.files)
         except RecordError as error:
             raise DatasetError(str(error)) from error
-        listed = pd.read_csv(root / "subjects.csv", dtype=str, keep_default_na=False)
+        subjects = pd.read_csv(root / "subjects.csv", dtype=str, keep_default_na=False)
         table = read_csv(root / "table.csv", manifest.schema)
         stacks = {p: _read_stacks(root / p / "stacks.csv") for p in manifest.planes}
-        return cls(root, manifest, tuple(listed["subject"]), listed["split"].to_numpy(str), table, stacks)
+        return cls(root, manifest, tuple(subjects["subject"]), subjects["split"].to_numpy(str), table, stacks)
 
     @property
     def fingerprint(self) -> str:
@@ -138,25 +148,33 @@ class Dataset:
         return self.manifest.schema
 
     def stacks(self, plane: str) -> pd.DataFrame:
-        """A row per stack: `subject` (index), `phase`, `phase_from` (`Frame.phase_from`), `first` (record of its first slice), `slices`,
-        `structures` (names of those annotated, with spaces between), `labelled` (whether any is)."""
+        """A row per stack: the columns of stacks.csv, and `labelled` (any structure annotated).
+
+        `first` is the record number of the stack's first slice; its slices are consecutive records.
+        """
         self._check_plane(plane)
         return self._stacks[plane].copy()
 
     def annotated(self, plane: str) -> np.ndarray:
-        """bool [stacks, anatomy.STRUCTURES]: what the annotators drew, absent or not. What they did not may be anywhere."""
-        named = self.stacks(plane)["structures"].str.split()
-        return np.array([[s in names for s in anatomy.STRUCTURES] for names in named], bool).reshape(len(named), -1)
+        """Which structures are annotated in each stack, bool [stacks, anatomy.STRUCTURES].
+
+        Where a structure is not annotated, a zero in the label does not mean that it is absent.
+        """
+        annotated = self.stacks(plane)["structures"].str.split()
+        rows = [[s in names for s in anatomy.STRUCTURES] for names in annotated]
+        return np.array(rows, bool).reshape(len(rows), len(anatomy.STRUCTURES))
 
     def slices(self, *planes: str) -> Records:
-        """[i] -> {"image": uint8 [H, W], "label": uint8 [H, W]}; the label is zero where the stack is not labelled. The slices of
-        several planes follow one another."""
+        """The slices: [i] -> {"image": uint8 [H, W], "label": uint8 [H, W]}.
+
+        The label is zero where the stack is not labelled. Several planes are concatenated.
+        """
         for plane in planes:
             self._check_plane(plane)
         return Records(self.root, [shard for plane in planes for shard in self.manifest.slices[plane]])
 
     def native(self, plane: str, row: int) -> tuple[np.ndarray | None, Placement]:
-        """The native label (uint8 [X, Y, Z], canonical ids, or None) of the row-th stack, and its placement."""
+        """The native label (uint8 [X, Y, Z], canonical ids; or None) and placement of a stack."""
         self._check_plane(plane)
         return decode_native(Records(self.root, self.manifest.native[plane])[row])
 
@@ -169,31 +187,32 @@ class Dataset:
 
 
 def encode_native(label: np.ndarray | None, placement: Placement) -> dict[str, Any]:
-    """The record of a stack: the label's bounding box suffices, the rest is background."""
+    """A stack's native record. Of the label only the bounding box is stored."""
     record: dict[str, Any] = {"placement": json.dumps(placement.to_json())}
     if label is not None:
-        drawn = label != anatomy.BACKGROUND
-        in_plane = drawn.any(axis=2)
-        along = in_plane.any(axis=1), in_plane.any(axis=0), drawn.any(axis=(0, 1))
-        filled = [np.flatnonzero(axis) for axis in along]
-        box = [(int(f[0]), int(f[-1]) + 1) if f.size else (0, 0) for f in filled]
+        labelled = label != anatomy.BACKGROUND
+        in_plane = labelled.any(axis=2)
+        along_axes = in_plane.any(axis=1), in_plane.any(axis=0), labelled.any(axis=(0, 1))
+        indices = [np.flatnonzero(axis) for axis in along_axes]
+        box = [(int(i[0]), int(i[-1]) + 1) if i.size else (0, 0) for i in indices]
         record["origin"] = np.array([first for first, _ in box], np.int32)
         record["box"] = np.ascontiguousarray(label[tuple(slice(*b) for b in box)])
     return record
 
 
 def decode_native(record: Mapping[str, Any]) -> tuple[np.ndarray | None, Placement]:
+    """The native label (uint8 [X, Y, Z] or None) and placement that `encode_native` encoded."""
     placement = Placement.from_json(json.loads(record["placement"]))
     if "box" not in record:
         return None, placement
     label = np.zeros(placement.shape, np.uint8)
-    where = tuple(slice(o, o + n) for o, n in zip(record["origin"], record["box"].shape, strict=True))
-    label[where] = record["box"]
+    box = tuple(slice(o, o + n) for o, n in zip(record["origin"], record["box"].shape, strict=True))
+    label[box] = record["box"]
     return label, placement
 
 
 def read_csv(path: Path, schema: Schema) -> pd.DataFrame:
-    """The raw table by subject index. Classes are read as texts: "01" stays "01"."""
+    """table.csv, by subject index. Classes are read as text: "01" stays "01"."""
     texts: dict[Hashable, Any] = {c.name: str for c in schema.columns if c.kind != "continuous"}
     table = pd.read_csv(
         path, index_col=0, dtype=texts, keep_default_na=False, na_values=[""], float_precision="round_trip"
@@ -204,9 +223,8 @@ def read_csv(path: Path, schema: Schema) -> pd.DataFrame:
 
 def _read_stacks(path: Path) -> pd.DataFrame:
     stacks = pd.read_csv(path, keep_default_na=False, dtype={"structures": str})
-    stacks = (
-        stacks if "phase_from" in stacks else stacks.assign(phase_from="")
-    )  # of datasets from before it was recorded
+    if "phase_from" not in stacks:  # datasets of older versions lack it
+        stacks = stacks.assign(phase_from="")
     return stacks.assign(labelled=stacks["structures"] != "")
 
 
@@ -219,7 +237,7 @@ def _read_manifest(root: Path) -> Manifest:
     try:
         state = json.loads(path.read_text())
     except FileNotFoundError:
-        raise DatasetError(f"{path} not found: {root} is no prepared dataset; run morphojax.prepare first") from None
+        raise DatasetError(f"{path} not found: {root} is not a prepared dataset; run morphojax.prepare first") from None
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path} cannot be read ({error}); run prepare again") from error
     version = state.get("format_version") if isinstance(state, dict) else None

@@ -1,4 +1,4 @@
-"""ArrayRecord shards of msgpack records: written atomically, read at random, checked against what was written."""
+"""ArrayRecord shards of msgpack records: written atomically, checked by size and hash."""
 
 import dataclasses
 import hashlib
@@ -14,8 +14,8 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from flax import serialization
 
 SHARD_RECORDS = 8192
-SHARD_OVERHEAD = 98_304  # bytes, about, of a shard besides its records: ArrayRecord fills whole blocks of 64 KiB
-# On MRI slices, level 1 takes a third of the time of the default level 3 and 1.5 % more bytes.
+SHARD_OVERHEAD = 98_304  # estimated bytes of a shard besides its records; ArrayRecord fills blocks of 64 KiB
+# On MRI slices, level 1 takes a third of the time of the default level 3, and 1.5 % more bytes.
 _OPTIONS = "group_size:1,zstd:1"
 
 
@@ -25,7 +25,7 @@ class RecordError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file as it was written; `path` is relative to the dataset."""
+    """Size and hash of a dataset's file when it was written; `path` is relative."""
 
     path: str
     records: int
@@ -40,7 +40,7 @@ class Shard:
         return cls(**state)
 
     def check(self, root: Path, *, thorough: bool = False) -> None:
-        """Raises RecordError where the file is absent or of another size; `thorough` also compares its hash."""
+        """Raises RecordError where file or size are wrong; `thorough` also compares hashes."""
         path = root / self.path
         advice = "run prepare again on an empty output folder, or copy the dataset again"
         if not path.is_file():
@@ -57,6 +57,7 @@ def checksum(path: Path) -> str:
 
 
 def describe(root: Path, relative: str, records: int = 0) -> Shard:
+    """The `Shard` of a file as it is now."""
     path = root / relative
     return Shard(relative, records, path.stat().st_size, checksum(path))
 
@@ -71,7 +72,7 @@ def decode(data: bytes) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Either the whole file is there under its name, or nothing is; `durable`: even if the power fails."""
+    """Writes a file completely or not at all; with `durable`, also when the power fails."""
     partial = _beside(path)
     try:
         with partial.open("wb") as file:
@@ -86,8 +87,11 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def write_once(path: Path, data: bytes, mode: int = 0o666) -> bool:
-    """Whether it was written: a file that is there is never replaced. Of processes that try at the same time, on any machines of a shared
-    disk, one writes it, and the others see it whole. Raises OSError."""
+    """Writes a file unless it exists; returns whether it was written.
+
+    Of processes that try at the same time, on any machines with a shared disk, one writes the
+    file and the others read it complete. Raises OSError.
+    """
     partial = _beside(path)
     try:
         _create(partial, data, mode)
@@ -97,7 +101,7 @@ def write_once(path: Path, data: bytes, mode: int = 0o666) -> bool:
     except OSError:
         if not partial.exists():
             raise
-        try:  # a disk without hard links, where another process may see it half written, but never another's in its place
+        try:  # without hard links another process may read an incomplete file, but one still wins
             _create(path, data, mode)
         except FileExistsError:
             return False
@@ -119,15 +123,15 @@ def _create(path: Path, data: bytes, mode: int) -> None:
 
 
 def _beside(path: Path) -> Path:
-    """Processes of two machines may have one number."""
+    """A random temporary name beside `path`: processes of two machines may share a number."""
     return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
 
 
 class ShardWriter:
     """Writes encoded records to `<root>/<stem>-00000.array_record`, -00001, ... in order.
 
-    One record is one compressed group, so that a random read decompresses nothing else. A shard gets its name when it is
-    whole.
+    Each record is compressed on its own, so reading one decompresses nothing else. A shard gets
+    its name when it is complete.
     """
 
     def __init__(self, root: Path, stem: str, per_shard: int = SHARD_RECORDS):
@@ -167,8 +171,11 @@ class ShardWriter:
 
 
 class Records:
-    """Random access to the decoded records of some shards. Picklable and cheap to build: files are opened on first use,
-    once per process. Raises RecordError naming the shard for a record that cannot be read."""
+    """Random access to the decoded records of shards.
+
+    Picklable and cheap to build: files are opened on first use, once per process. Raises
+    RecordError, naming the shard, for a record that cannot be read.
+    """
 
     def __init__(self, root: Path, shards: Sequence[Shard]):
         self._root = root
@@ -190,7 +197,7 @@ class Records:
         path = self._root / self._shards[shard].path
         try:
             data = self._reader(shard).read([within])[0]
-            if not data:  # what array_record answers for a record that a damaged index points nowhere
+            if not data:  # array_record returns this where a damaged index leads nowhere
                 raise ValueError("empty record")
             return decode(data)
         except RecordError:
@@ -199,15 +206,15 @@ class Records:
             raise RecordError(f"{path}: record {within} cannot be read ({error}); run prepare again") from error
 
     def _reader(self, shard: int) -> ArrayRecordReader:
-        if self._pid != os.getpid():  # a file position must not be shared with the parent process
+        if self._pid != os.getpid():  # after a fork: the parent process shares the file positions
             self._readers, self._pid = {}, os.getpid()
         if shard not in self._readers:
-            described = self._shards[shard]
-            described.check(self._root)
-            reader = ArrayRecordReader(str(self._root / described.path), "readahead_buffer_size:0,max_parallelism:0")
-            if reader.num_records() != described.records:
+            written = self._shards[shard]
+            written.check(self._root)
+            reader = ArrayRecordReader(str(self._root / written.path), "readahead_buffer_size:0,max_parallelism:0")
+            if reader.num_records() != written.records:
                 raise RecordError(
-                    f"{self._root / described.path} holds {reader.num_records()} records, {described.records} were "
+                    f"{self._root / written.path} holds {reader.num_records()} records, {written.records} were "
                     "written; run prepare again on an empty output folder"
                 )
             self._readers[shard] = reader

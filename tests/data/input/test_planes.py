@@ -1,6 +1,5 @@
 """Several planes of a subject in one dataset: whole, absent, and partly annotated."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ from morphojax import anatomy
 from morphojax.data.geometry import Grid
 from morphojax.data.input.stream import StreamError
 from morphojax.data.input.subjects import CHANNELS
-from morphojax.data.sources.base import CohortError, Frame, Subject, View
 from morphojax.data.sources.synthetic import generate
 from morphojax.data.sources.ukb_nifti import UkbNifti
 from morphojax.data.store.dataset import Dataset
@@ -156,33 +154,3 @@ def test_segmentation_mixes_planes_and_knows_what_is_annotated(dataset):
         train=False,
     )
     assert ventricle.examples == 6  # ED and ES of the three subjects in whom it was drawn
-
-
-class _Wrong:
-    root = Path("wrong")
-    frames = "phases"
-
-    def __init__(self, structure: str):
-        self.structure = structure
-
-    def subjects(self):
-        return ["a"]
-
-    def read(self, subject, planes):
-        label = np.zeros((8, 8, 1), np.uint8)
-        label[2:5, 2:5] = anatomy.LABEL_ID[self.structure]
-        image = np.arange(64, dtype=np.float32).reshape(8, 8, 1)
-        frame = Frame("ED", image, label, np.diag([2.0, 2, 8, 1]))
-        return Subject(subject, {"la_2ch": View("la_2ch", (frame,), anatomy.STRUCTURES)})
-
-    def table(self):
-        return None
-
-
-def test_a_label_of_a_structure_that_the_plane_does_not_show_is_refused(tmp_path):
-    settings = {"name": "x", "planes": ("la_2ch",), "grid": Grid(2.0, 8), "workers": 1, "progress": False}
-    with pytest.raises(ValueError, match="la_2ch ED: the label holds ra_cavity"):
-        prepare(_Wrong("ra_cavity"), tmp_path / "a", strict=True, **settings)
-    shutil.rmtree(tmp_path / "a", ignore_errors=True)
-    prepare(_Wrong("la_cavity"), tmp_path / "b", strict=True, **settings)
-    assert issubclass(CohortError, ValueError)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from morphojax.data.geometry import Grid
-from morphojax.data.prepare.partials import PrepareError
+from morphojax.data.prepare.checks import PrepareError
 from morphojax.data.sources import SOURCES
 from morphojax.data.sources.base import CohortError
 from morphojax.data.sources.mnms import Mnms

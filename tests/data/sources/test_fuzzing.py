@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from morphojax.data.prepare import exclusion
+from morphojax.data.prepare import withdrawals
 from morphojax.data.prepare.pseudonyms import KeyFileError, Pseudonyms
 from morphojax.data.sources import table_files
 from morphojax.data.sources.acdc import Acdc
@@ -138,7 +138,7 @@ def test_withdrawals_and_key(tmp_path: Path, data: bytes, key: bytes) -> None:
     (tmp_path / "w.csv").write_bytes(data)
     (tmp_path / "k").write_bytes(key)
     try:
-        exclusion.read_list(tmp_path / "w.csv")
+        withdrawals.read_list(tmp_path / "w.csv")
     except ValueError as error:
         assert "w.csv" in str(error)
     try:

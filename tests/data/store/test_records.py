@@ -1,10 +1,11 @@
 import multiprocessing
 import pickle
+import threading
 
 import numpy as np
 import pytest
 
-from morphojax.data.store.records import RecordError, Records, ShardWriter, encode, write_atomically
+from morphojax.data.store.records import RecordError, Records, ShardWriter, encode, write_atomically, write_once
 
 
 def _write(root, count=25, per_shard=10):
@@ -29,7 +30,7 @@ def test_records_come_back_at_random_across_shards(tmp_path):
         records[25]
 
 
-def test_records_are_picklable_and_survive_a_fork(tmp_path):
+def test_records_are_picklable_and_readable_in_another_process(tmp_path):
     records = Records(tmp_path, _write(tmp_path)[0])
     assert records[3]["number"] == 3
     assert pickle.loads(pickle.dumps(records))[13]["number"] == 13
@@ -85,3 +86,24 @@ def test_an_atomic_write_leaves_all_or_nothing(tmp_path, monkeypatch):
         write_atomically(tmp_path / "a", b"lost")
     assert (tmp_path / "a").read_bytes() == b"new"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_many_writers_at_once_one_writes(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(PermissionError()))
+    barrier, wrote, read = threading.Barrier(16), [], []
+
+    def write(n):
+        barrier.wait()
+        wrote.append(write_once(tmp_path / "f", bytes([n]) * 100_000))
+        read.append((tmp_path / "f").read_bytes())
+
+    for thread in (threads := [threading.Thread(target=write, args=(n,)) for n in range(16)]):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(wrote) == 1 and [p.name for p in tmp_path.iterdir()] == ["f"]
+    assert len({*read}) == 1 or not links  # without links, a reader may come too early
+    with pytest.raises(OSError):
+        write_once(tmp_path / "absent/f", b"")

@@ -1,4 +1,4 @@
-"""UK Biobank's zips, made from the synthetic cohort: converted they are that cohort, and prepared they give its records."""
+"""Zips made from the synthetic cohort give its files when converted, its records when prepared."""
 
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from morphojax import anatomy, prepare
 from morphojax.data.sources.synthetic import generate
 from morphojax.data.sources.ukb_dicom import UkbDicom
 from morphojax.data.store.dataset import Dataset
+from morphojax.evaluation import figures
 from tests.data import cvi42_files, ukb_zips
 from tests.data.test_ukb_table import export
 
@@ -21,26 +22,31 @@ IDS = ("1000017", "1000028", "1000039", "1000040")
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
-    """The zips of four subjects and a table, and the folders that they were made from."""
+    """Zips, contours and a table of four subjects, and the folders that they were made from."""
     root = tmp_path_factory.mktemp("ukb")
     generate(root / "nifti", subjects=4, seed=0, workers=1, progress=False)
     folders = sorted(p for p in (root / "nifti").iterdir() if p.is_dir())
     for eid, folder in zip(IDS, folders, strict=True):
-        # ED and ES: a zip has hundreds of files as it is.
+        # ED and ES alone: even so a zip holds hundreds of files.
         cines = {plane: nib.load(folder / f"{stem}.nii.gz") for plane, stem in FILES.items()}
         arrays = {plane: phases(folder, stem) for plane, stem in FILES.items()}
         short = ukb_zips.short_axis(arrays["sax"], cines["sax"].affine)
         long = [f for n in (2, 4) for f in ukb_zips.long_axis(arrays[f"la_{n}ch"], cines[f"la_{n}ch"].affine, n)]
         ukb_zips.write(root / "zips" / f"{eid}_20209_2_0.zip", short)
         ukb_zips.write(root / "zips" / f"{eid}_20208_2_0.zip", long, manifest=None)
-        drawn = cvi42_files.drawings(labels(folder, "sax"), lambda z, t: ukb_zips.uid(ukb_zips.sax_series(z), z, t))
+        contours = cvi42_files.drawings(labels(folder, "sax"), lambda z, t: ukb_zips.uid(ukb_zips.sax_series(z), z, t))
         for n in (2, 4):
-            drawn |= cvi42_files.drawings(
+            contours |= cvi42_files.drawings(
                 labels(folder, f"la_{n}ch"), lambda z, t, n=n: ukb_zips.uid(ukb_zips.lax_series(n), z, t)
             )
-        cvi42_files.save(root / "zips" / f"{eid}.cvi42wsx", drawn)
+        cvi42_files.save(root / "zips" / f"{eid}.cvi42wsx", contours)
     export(root / "zips" / "table.csv")
     return root / "zips", dict(zip(IDS, folders, strict=True))
+
+
+@pytest.fixture(autouse=True)
+def no_contact_sheet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "contact_sheet", lambda path, tiles, columns: path.write_bytes(b""))
 
 
 def phases(folder: Path, stem: str) -> np.ndarray:
@@ -51,36 +57,36 @@ def phases(folder: Path, stem: str) -> np.ndarray:
 
 def labels(folder: Path, plane: str) -> np.ndarray:
     """[X, Y, Z, T] of canonical ids, of the structures that the workspace holds in that plane."""
-    known = anatomy.CONVENTIONS[f"ukb_{plane}"]
+    convention = anatomy.CONVENTIONS[f"ukb_{plane}"]
     if plane == "la_4ch":
-        found = phases(folder, "seg4_la_4ch")
-        return np.where(np.isin(found, [anatomy.LABEL_ID[s] for s in known.labelled]), found, 0)
-    found = phases(folder, f"label_{FILES[plane]}")
-    return np.vectorize(known.to_canonical().get)(found).astype(np.uint8)
+        stored = phases(folder, "seg4_la_4ch")
+        return np.where(np.isin(stored, [anatomy.LABEL_ID[s] for s in convention.labelled]), stored, 0)
+    stored = phases(folder, f"label_{FILES[plane]}")
+    return np.vectorize(convention.to_canonical().get)(stored).astype(np.uint8)
 
 
 def command(*flags: str) -> int:
     return prepare.main([*flags, PLANES, "--key=none", "--workers=1", "--spacing=3", "--size=48"])
 
 
-def test_converted_files_are_those_that_the_zips_were_made_from(cohort, tmp_path: Path, capsys) -> None:
+def test_converted_files_equal_those_that_the_zips_were_made_from(cohort, tmp_path: Path, capsys) -> None:
     zips, folders = cohort
     assert command("--source=ukb_dicom", f"--input={zips}", f"--output={tmp_path}", "--convert-only") == 0
-    assert "4 subjects written, 0 there already" in capsys.readouterr().out
+    assert "4 subjects written, 0 already there" in capsys.readouterr().out
     for eid, folder in folders.items():
         for stem in FILES.values():
             made, origin = nib.load(tmp_path / eid / f"{stem}.nii.gz"), nib.load(folder / f"{stem}.nii.gz")
             np.testing.assert_array_equal(np.asarray(made.dataobj), phases(folder, stem))
             expected = origin.affine.copy()
             if made.shape[2] == 1 and np.linalg.det(expected[:3, :3]) < 0:
-                expected[:3, 2] *= -1  # of a single slice the headers do not tell which side is up
+                expected[:3, 2] *= -1  # the headers of a single slice do not say which way is up
             np.testing.assert_allclose(made.affine, expected, atol=1e-4)
             assert made.get_data_dtype() == np.int16 and made.header["pixdim"][4] == pytest.approx(0.02)
     assert command("--source=ukb_dicom", f"--input={zips}", f"--output={tmp_path}", "--convert-only") == 0
-    assert "0 subjects written, 4 there already" in capsys.readouterr().out
+    assert "0 subjects written, 4 already there" in capsys.readouterr().out
 
 
-def test_zips_and_the_layout_made_of_them_give_the_same_records(cohort, tmp_path: Path) -> None:
+def test_zips_and_their_conversion_give_the_same_records(cohort, tmp_path: Path) -> None:
     zips, _ = cohort
     command("--source=ukb_dicom", f"--input={zips}", f"--output={tmp_path / 'nifti'}", "--convert-only")
     table = f"--table={zips / 'table.csv'}"
@@ -110,21 +116,21 @@ def test_contours_become_the_labels_that_they_were_drawn_from(cohort) -> None:
     zips, folders = cohort
     sums = np.zeros((3, 1 + len(anatomy.STRUCTURES)), int)
     for eid, folder in folders.items():
-        found = UkbDicom(zips).read(eid, tuple(FILES))
-        assert not any("contours" in w for w in found.warnings)
-        for plane, view in found.views.items():
+        subject = UkbDicom(zips).read(eid, tuple(FILES))
+        assert not any("contours" in w for w in subject.warnings)
+        for plane, view in subject.views.items():
             assert view.labelled == anatomy.CONVENTIONS[f"ukb_{plane}"].labelled
             truth = labels(folder, plane)
             for t, frame in enumerate(f for f in view.frames if f.phase != "mid"):
                 for i in range(1, len(sums[0])):
                     a, b = truth[..., t] == i, frame.label == i
                     sums[:, i] += np.count_nonzero(a & b), np.count_nonzero(a), np.count_nonzero(b)
-    both, drawn, found = sums[:, 1:]
-    assert (drawn > 1000).all() and (2 * both / (drawn + found) > 0.99).all() and (abs(found / drawn - 1) < 0.01).all()
+    both, true, read = sums[:, 1:]
+    assert (true > 1000).all() and (2 * both / (true + read) > 0.99).all() and (abs(read / true - 1) < 0.01).all()
 
 
-def test_labels_that_the_layout_cannot_tell_are_not_written(cohort, tmp_path: Path) -> None:
-    """A workspace without the right ventricle: as background it would be wrong. One without ED: the frame is not labelled."""
+def test_labels_that_the_layout_cannot_express_are_not_written(cohort, tmp_path: Path) -> None:
+    """A workspace without the right ventricle: zeros would be taken for background."""
     zips, out = tmp_path / "zips", tmp_path / "o"
     zips.mkdir()
     (zips / f"{IDS[0]}_20209_2_0.zip").write_bytes((cohort[0] / f"{IDS[0]}_20209_2_0.zip").read_bytes())
@@ -137,7 +143,7 @@ def test_labels_that_the_layout_cannot_tell_are_not_written(cohort, tmp_path: Pa
     assert view.labelled == ("lv_cavity", "lv_myocardium") and view.frames[0].label.max() == 2
 
 
-def test_who_cannot_be_read_is_reported_and_left_out(cohort, tmp_path: Path, capsys) -> None:
+def test_an_unreadable_subject_is_reported_and_left_out(cohort, tmp_path: Path, capsys) -> None:
     zips, _ = cohort
     for path in zips.glob("*.zip"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -155,8 +161,8 @@ def test_who_cannot_be_read_is_reported_and_left_out(cohort, tmp_path: Path, cap
     assert command(*flags, "--strict") == 1 and "truncated" in capsys.readouterr().err
 
 
-def test_planes_are_those_that_the_folder_was_begun_with(cohort, tmp_path: Path, capsys) -> None:
-    """A subject that is there would silently go without the others."""
+def test_other_planes_than_the_folder_was_begun_with_are_refused(cohort, tmp_path: Path, capsys) -> None:
+    """A subject that is converted already would silently lack the other planes."""
     flags = (
         "--source=ukb_dicom",
         f"--input={cohort[0]}",
@@ -173,27 +179,27 @@ def test_planes_are_those_that_the_folder_was_begun_with(cohort, tmp_path: Path,
     assert command(*flags, f"--output={tmp_path / 'other'}") == 1 and "is not empty" in capsys.readouterr().err
 
 
-def test_nothing_is_written_where_nothing_should_be(cohort, tmp_path: Path, capsys) -> None:
+def test_a_dry_run_of_a_conversion_is_refused(cohort, tmp_path: Path, capsys) -> None:
     out = tmp_path / "o"
     flags = ("--source=ukb_dicom", f"--input={cohort[0]}", f"--output={out}", "--convert-only", "--dry-run")
-    assert command(*flags) == 1 and "knows no --dry-run" in capsys.readouterr().err and not out.exists()
+    assert command(*flags) == 1 and "cannot be combined" in capsys.readouterr().err and not out.exists()
 
 
-def test_the_report_keeps_what_an_earlier_run_said(cohort, tmp_path: Path) -> None:
-    """Of two subjects, one first with a repeat visit's images alone, the other added later."""
+def test_the_report_keeps_the_lines_of_an_earlier_run(cohort, tmp_path: Path) -> None:
+    """A subject with images of the repeat visit alone is converted first, the other later."""
     zips, out = tmp_path / "zips", tmp_path / "o"
     zips.mkdir()
     flags = ("--source=ukb_dicom", f"--input={zips}", f"--output={out}", "--convert-only")
     for i, visit in ((0, 3), (1, 2)):
         for field in (20208, 20209):
-            whole = (cohort[0] / f"{IDS[i]}_{field}_2_0.zip").read_bytes()
-            (zips / f"{IDS[i]}_{field}_{visit}_0.zip").write_bytes(whole)
+            zipped = (cohort[0] / f"{IDS[i]}_{field}_2_0.zip").read_bytes()
+            (zips / f"{IDS[i]}_{field}_{visit}_0.zip").write_bytes(zipped)
         assert command(*flags) == 0
     report = pd.read_csv(out / "report.csv", dtype=str)
     assert report.to_numpy().tolist() == [[IDS[0], "warning", "images of the repeat visit"]]
 
 
-def test_other_sources_have_nothing_to_convert(tmp_path: Path, capsys) -> None:
+def test_only_dicom_sources_can_be_converted(tmp_path: Path, capsys) -> None:
     assert command("--source=acdc", f"--input={tmp_path}", f"--output={tmp_path / 'o'}", "--convert-only") == 1
     assert "is NIfTI already" in capsys.readouterr().err
     assert command("--source=acdc", f"--input={tmp_path}", f"--output={tmp_path / 'o'}", "--table_fields=24103") == 1

@@ -9,7 +9,7 @@ IDS = [f"s{i}" for i in range(2000)]
 FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
 
 
-def test_fractions_are_met_and_growth_moves_nobody():
+def test_fractions_are_met_and_new_subjects_change_no_assignment():
     splits = assign(IDS, FRACTIONS, seed=0)
     for name in SPLITS:
         assert abs(np.mean(splits == name) - FRACTIONS[name]) < 0.04
@@ -18,13 +18,13 @@ def test_fractions_are_met_and_growth_moves_nobody():
     assert (assign(IDS, FRACTIONS, seed=1) != splits).mean() > 0.2
 
 
-def test_a_share_of_zero_gets_nobody():
+def test_a_fraction_of_zero_gets_no_subject():
     assert set(assign(IDS, {"train": 0.5, "test": 0.5}, 0)) == {"train", "test"}
     assert set(assign(IDS, {"train": 1.0}, 0)) == {"train"}
 
 
 @pytest.mark.parametrize("fractions", [{"train": 0.5}, {"train": 1.2, "val": -0.2}, {"training": 1.0}])
-def test_refuses_fractions_that_are_none(fractions):
+def test_bad_fractions_are_refused(fractions):
     with pytest.raises(ValueError, match="split"):
         assign(IDS, fractions, 0)
 

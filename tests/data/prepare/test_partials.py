@@ -1,0 +1,82 @@
+"""Partial results are kept when a run is killed; a label of a wrong structure is refused."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from morphojax import anatomy
+from morphojax.data.geometry import Grid
+from morphojax.data.prepare.checks import PrepareError
+from morphojax.data.sources.base import Frame, Subject, View
+from morphojax.data.store.dataset import Dataset, DatasetError
+from tests.data import cohorts
+from tests.data.preparing import file_hashes, prepare, prepare_acdc
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from morphojax.data.prepare.partials import PartialResults
+from tests.data.preparing import prepare_acdc
+write = PartialResults.write
+def slow_write(self, subject):
+    time.sleep(0.05)
+    return write(self, subject)
+PartialResults.write = slow_write
+prepare_acdc(*map(Path, sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_a_killed_run_continues_and_gives_the_same_bytes(tmp_path, after):
+    root = cohorts.acdc(tmp_path / "cohort", subjects=6)
+    output = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(root), str(output)], env=os.environ)
+    deadline = time.monotonic() + 120
+    while len(list(output.glob(".partial/*.msgpack"))) < after and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert after <= len(list(output.glob(".partial/*.msgpack"))) < 6
+    with pytest.raises(DatasetError, match="not a prepared dataset"):
+        Dataset.open(output)
+    with pytest.raises(PrepareError, match="other settings"):
+        prepare_acdc(root, output, grid=Grid(2.0, 16))
+    prepare_acdc(root, output)
+    prepare_acdc(root, tmp_path / "uninterrupted")
+    assert file_hashes(output) == file_hashes(tmp_path / "uninterrupted")
+
+
+class _OneLabel:
+    """A source of one 2-chamber image, whose label holds one structure."""
+
+    root = Path("wrong")
+    frames = "phases"
+
+    def __init__(self, structure: str):
+        self.structure = structure
+
+    def subjects(self):
+        return ["a"]
+
+    def read(self, subject, planes):
+        label = np.zeros((8, 8, 1), np.uint8)
+        label[2:5, 2:5] = anatomy.LABEL_ID[self.structure]
+        image = np.arange(64, dtype=np.float32).reshape(8, 8, 1)
+        frame = Frame("ED", image, label, np.diag([2.0, 2, 8, 1]))
+        return Subject(subject, {"la_2ch": View("la_2ch", (frame,), anatomy.STRUCTURES)})
+
+    def table(self):
+        return None
+
+
+def test_a_label_of_a_structure_that_the_plane_does_not_show_is_refused(tmp_path):
+    settings = {"name": "x", "planes": ("la_2ch",), "grid": Grid(2.0, 8), "workers": 1, "progress": False}
+    with pytest.raises(PrepareError, match="la_2ch ED: the label holds ra_cavity"):
+        prepare(_OneLabel("ra_cavity"), tmp_path / "a", strict=True, **settings)
+    prepare(_OneLabel("la_cavity"), tmp_path / "b", strict=True, **settings)

@@ -19,7 +19,7 @@ from morphojax.data.sources.nifti_table import NiftiTable
 from morphojax.data.sources.ukb_nifti import UkbNifti
 from tests.data import cohorts, cvi42_files
 from tests.data.sources import test_challenges
-from tests.data.test_ukb_table import export
+from tests.data.tables.test_ukb_export import export
 
 TOKENS = (
     "",

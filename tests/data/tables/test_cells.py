@@ -6,7 +6,7 @@ import pytest
 
 from morphojax.data.tables.cells import check, volumes
 from morphojax.data.tables.schema import Column, Schema, TableError
-from tests.data.test_schema import SCHEMA
+from tests.data.tables.test_schema import SCHEMA
 
 
 def rows(**columns):

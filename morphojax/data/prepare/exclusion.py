@@ -22,7 +22,7 @@ from morphojax.data.store.records import Records, Shard, ShardWriter, describe, 
 from morphojax.data.store.splits import SPLITS
 from morphojax.data.tables import cells as tables
 from morphojax.data.tables.schema import Schema
-from morphojax.data.tables.ukb_export import IDS
+from morphojax.data.tables.ukb_headers import IDS
 
 _HEADERS = (*IDS, "subject", "id")
 _EXTRAS = ("report.csv", "contact_sheet.png")

@@ -18,8 +18,8 @@ from morphojax.data.sources.mnms2 import Mnms2
 from morphojax.data.sources.nifti_table import NiftiTable
 from morphojax.data.sources.ukb_nifti import UkbNifti
 from tests.data import cohorts, cvi42_files
-from tests.data.sources import test_challenges
-from tests.data.tables.test_ukb_export import export
+from tests.data.sources import challenge_files
+from tests.data.tables.ukb_exports import export
 
 TOKENS = (
     "",
@@ -147,16 +147,16 @@ def test_withdrawals_and_key(tmp_path: Path, data: bytes, key: bytes) -> None:
         assert "0123456789abcdef" not in str(error)
 
 
-MNMS = test_challenges.HEADER + "0,A1,Siemens,A,1,0,3,50,HCM,M,180,\n1,B2,Philips,B,2,1,4,60,DCM,F,,70\n"
+MNMS = challenge_files.MNMS_HEADER + "0,A1,Siemens,A,1,0,3,50,HCM,M,180,\n1,B2,Philips,B,2,1,4,60,DCM,F,,70\n"
 
 
 @fuzzed
 @given(data=mangled(MNMS), other=mangled("SUBJECT_CODE,DISEASE,FIELD\n1,NOR,1.5\n2,,3\n,,\n"))
 def test_information_of_mnms(tmp_path: Path, data: bytes, other: bytes) -> None:
     if not (tmp_path / "dataset").is_dir():
-        test_challenges._mnms(tmp_path)
+        challenge_files.mnms(tmp_path)
         (tmp_path / "dataset").mkdir()
-    (tmp_path / test_challenges.CSV).write_bytes(data)
+    (tmp_path / challenge_files.MNMS_CSV).write_bytes(data)
     (tmp_path / "dataset_information.csv").write_bytes(other)
     for read in (Mnms(tmp_path).table, Mnms2(tmp_path).table, lambda: Mnms(tmp_path)._phases("A1")):
         try:
@@ -168,12 +168,12 @@ def test_information_of_mnms(tmp_path: Path, data: bytes, other: bytes) -> None:
 @fuzzed
 @given(
     data=mangled(
-        test_challenges.COLUMNS + test_challenges.ED + "\n" + test_challenges.ES + "\nq,sax,,cine.nii.gz,,,0,3\n"
+        challenge_files.MAPPING_HEADER + challenge_files.ED + "\n" + challenge_files.ES + "\nq,sax,,cine.nii.gz,,,0,3\n"
     )
 )
 def test_mapping(tmp_path: Path, data: bytes) -> None:
     if not (tmp_path / "mapping.csv").exists():
-        test_challenges._mapped(tmp_path, "")
+        challenge_files.mapped(tmp_path, "")
     (tmp_path / "mapping.csv").write_bytes(data)
     source = NiftiTable(tmp_path)
     try:

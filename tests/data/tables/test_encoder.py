@@ -7,8 +7,8 @@ import pytest
 from morphojax.data.tables.cells import check
 from morphojax.data.tables.encoder import TableEncoder
 from morphojax.data.tables.schema import Column, Schema, TableError
-from tests.data.tables.test_schema import SCHEMA
 from tests.data.tables.test_cells import rows
+from tests.data.tables.test_schema import SCHEMA
 
 
 def encoder(kind, training, **column):

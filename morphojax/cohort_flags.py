@@ -26,7 +26,7 @@ def add_table(parser: argparse.ArgumentParser) -> None:
 
 
 def source(name: str, root: Path, frames: str, flags: argparse.Namespace) -> Source:
-    """The source `name` over a folder, with the table of the flags of `add_table`. Raises CohortError."""
+    """The source `name` over a folder, with the table of the flags. Raises CohortError."""
     export = UkbTableSpec(flags.table_fields, flags.table_visit)
     options: dict[str, Any] = {}
     if issubclass(SOURCES[name], UkbTableSource):

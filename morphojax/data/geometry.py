@@ -1,9 +1,9 @@
 """Native stack -> training grid, and the exact way back. NumPy only.
 
-A stack is reoriented (in-plane axis order and flips), resampled in plane, and cropped or padded about
-the centre of the image. Z never changes, and no label is used. Both directions use separable linear
-or nearest interpolation, because reorientation permutes and flips the two in-plane axes but never
-rotates them.
+A stack is reoriented (in-plane axis order and flips), resampled in plane, and cropped or padded
+about the centre of the image. Z never changes, and no label is used. Both directions use separable
+linear or nearest interpolation, because reorientation permutes and flips the two in-plane axes but
+never rotates them.
 """
 
 import dataclasses
@@ -73,8 +73,9 @@ class Placement:
 def place(image: np.ndarray, affine: np.ndarray, grid: Grid) -> Placement:
     """The placement of a stack [X, Y, Z] on the grid, by its shape and affine only.
 
-    Chooses the in-plane axes for rows and columns that are closest to (posterior or inferior, left),
-    then flips each to point that way. Raises ValueError where the slices do not lie along axis 2.
+    Chooses the in-plane axes for rows and columns that are closest to (posterior or inferior,
+    left), then flips each to point that way. Raises ValueError where the slices do not lie along
+    axis 2.
     """
     if image.ndim != 3 or 0 in image.shape:
         raise ValueError(f"shape {image.shape}: a stack must have 3 axes X, Y, Z, none of length 0")
@@ -102,7 +103,9 @@ def place(image: np.ndarray, affine: np.ndarray, grid: Grid) -> Placement:
 
 
 def to_grid(volume: np.ndarray, placement: Placement, order: int) -> np.ndarray:
-    """Native [X, Y, Z] -> [Z, H, W] of the same dtype (integers are rounded), zero outside the native image.
+    """Native [X, Y, Z] -> [Z, H, W] of the same dtype; integers are rounded.
+
+    Zero outside the native image.
 
     order: 0 nearest (labels), 1 linear (images).
     """
@@ -123,9 +126,12 @@ def to_grid(volume: np.ndarray, placement: Placement, order: int) -> np.ndarray:
 
 
 def to_native(volume: np.ndarray, placement: Placement, order: int) -> np.ndarray:
-    """Grid [Z, H, W] or [Z, H, W, C] -> native [X, Y, Z] or [X, Y, Z, C] of the same dtype, zero outside the crop.
+    """Grid [Z, H, W] or [Z, H, W, C] -> native [X, Y, Z] or [X, Y, Z, C] of the same dtype.
 
-    order: 0 nearest (labels), 1 linear (images, class probabilities: `argmax` of all zeros is the background).
+    Zero outside the crop.
+
+    order: 0 nearest (labels), 1 linear (images, class probabilities). The `argmax` of all-zero
+        probabilities is the background.
     """
     size, z = placement.grid.size, placement.shape[2]
     if volume.shape[:3] != (z, size, size) or volume.ndim not in (3, 4):
@@ -143,10 +149,10 @@ def to_native(volume: np.ndarray, placement: Placement, order: int) -> np.ndarra
 
 
 def normalise(image: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Any real array -> uint8: the `low` and `high` percentiles of the whole stack become 0 and 255.
+    """Any real array -> uint8; the `low` and `high` percentiles of the stack become 0 and 255.
 
-    Apply it to the native stack, before `to_grid`, so that the result does not depend on the crop. A
-    constant stack becomes 0.
+    Apply it to the native stack, before `to_grid`, so that the result does not depend on the crop.
+    A constant stack becomes 0.
     """
     if not 0 <= low < high <= 100:
         raise ValueError(f"percentiles must satisfy 0 <= low < high <= 100, not {low} and {high}")
@@ -166,12 +172,15 @@ def normalise(image: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _parts(size: int) -> Iterator[slice]:
-    """Slices of `size` elements that fit the CPU cache, which makes percentiles and scaling a third faster."""
+    """Slices that cover `size` elements, each small enough for the CPU cache: a third faster."""
     return (slice(first, first + 2**16) for first in range(0, size, 2**16))
 
 
 def _percentiles(image: np.ndarray, low: float, high: float) -> tuple[float, float]:
-    """np.percentile. Whole numbers, which scanners store, are counted instead of sorted: several times faster."""
+    """np.percentile, by counting instead of sorting where all values are whole numbers.
+
+    Scanners store whole numbers, and counting them is several times faster.
+    """
     values = image.ravel(order="K")
     first, last = float(values.min()), float(values.max())
     if last - first < 2**16 and max(abs(first), abs(last)) < 2**31:
@@ -187,7 +196,7 @@ def _percentiles(image: np.ndarray, low: float, high: float) -> tuple[float, flo
 
 
 def _counts(values: np.ndarray, first: int, last: int) -> np.ndarray | None:
-    """How often each of first, first + 1, ..., last occurs; None where a value is not a whole number."""
+    """How often each of first, ..., last occurs; None where a value is not a whole number."""
     counts = np.zeros(last - first + 1, np.intp)
     for part in _parts(values.size):
         integers = values[part].astype(np.int32)
@@ -203,9 +212,10 @@ def _spacing(affine: np.ndarray) -> tuple[float, ...]:
 
 
 def _check_slice_axis(shape: Sequence[int], spacing: np.ndarray) -> None:
-    """Raises ValueError where slices seem to lie along X or Y: pixels far from square, or one voxel wide.
+    """Raises ValueError where the slices seem to lie along X or Y.
 
-    In-plane pixels of cardiac MRI are square, or nearly so.
+    In-plane pixels of cardiac MRI are nearly square, so an elongated pixel, or an axis of one
+    voxel, shows that the slices lie along another axis.
     """
     geometry = f"shape {tuple(shape)}, spacing {np.round(spacing, 3).tolist()} mm"
     advice = f"({geometry}); slices must lie along axis 2: transpose the array and its affine"
@@ -217,14 +227,17 @@ def _check_slice_axis(shape: Sequence[int], spacing: np.ndarray) -> None:
 
 
 def _in_plane(placement: Placement) -> tuple[tuple[int, int, float], tuple[int, int, float]]:
-    """(axis of the oriented [Z, H, W] stack, native length, native spacing in mm) of rows, then of columns."""
+    """For rows, then columns: (axis of the [Z, H, W] stack, native length, spacing in mm)."""
     rows, columns = placement.axes
     spacing = placement.native_spacing
     return (1, placement.shape[rows], spacing[rows]), (2, placement.shape[columns], spacing[columns])
 
 
 def _interpolate(volume: np.ndarray, positions: np.ndarray, axis: int, order: int) -> np.ndarray:
-    """Samples `axis` at fractional voxel positions; zero beyond the outer faces of the outer voxels, as in ITK."""
+    """Samples `axis` at fractional voxel positions.
+
+    Zero beyond the outer faces of the outer voxels, as in ITK.
+    """
     length = volume.shape[axis]
     inside = (positions >= -0.5) & (positions <= length - 0.5)
     positions = np.clip(positions, 0, length - 1)

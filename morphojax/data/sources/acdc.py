@@ -39,7 +39,7 @@ SCHEMA = Schema(
 
 
 class Acdc(FolderSource):
-    """Source for ACDC. `root` contains `training/` and `testing/`, or the folders of the patients."""
+    """Source for ACDC. `root` contains `training/` and `testing/`, or the patients' folders."""
 
     name = "acdc"
 
@@ -117,7 +117,7 @@ def read_info(path: Path) -> dict[str, str]:
 
 
 def _frame_number(folder: Path, info: dict[str, str], phase: str) -> int:
-    """The frame of a phase, counting from 1. Raises CohortError where it is absent or impossible."""
+    """The frame of a phase, from 1. Raises CohortError where it is absent or impossible."""
     path, text = folder / "Info.cfg", info.get(phase)
     if text is None:
         raise CohortError(f"{path}: no {phase}; add the line '{phase}: <frame, counting from 1>'")

@@ -1,4 +1,4 @@
-"""The data model of cohort readers: a subject has views, a view has frames; a cohort has one table."""
+"""What cohort readers return: a subject has views, a view has frames; a cohort has one table."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ class CohortError(ValueError):
 class Frame:
     """One time point of one plane, as stored: nothing is resampled or flipped.
 
-    image:      [X, Y, Z] float32, the scanner's intensities; Z is the slice axis (Z = 1 in long axis).
+    image:      [X, Y, Z] float32, the scanner's intensities; Z is the slice axis (1 in long axis).
     label:      [X, Y, Z] uint8 of canonical ids (`anatomy.LABEL_ID`); None where not annotated.
     affine:     [4, 4] float64, voxel index -> mm, RAS+.
     phase_from: how the phase is known: one of PHASE_FROM.
@@ -81,11 +81,11 @@ class Source(Protocol):
         ...
 
     def read(self, subject: str, planes: Sequence[str]) -> Subject:
-        """Reads one subject. Raises CohortError where its files are damaged, ambiguous or inconsistent."""
+        """One subject. Raises CohortError where its files are damaged or inconsistent."""
         ...
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
-        """Rows indexed by subject id (str), and their schema; None where the cohort has no table."""
+        """Rows indexed by subject id (str), and their schema; None without a table."""
         ...
 
     def splits(self) -> Mapping[str, str] | None:
@@ -97,7 +97,8 @@ def cine_frames(choice: str, count: int) -> tuple[int, ...]:
     """Frame numbers, from 0, to keep of a cine of `count` frames, besides its phases.
 
     choice: "phases" keeps none, "all" keeps all, and a number such as "8" keeps that many, evenly
-    spaced over the cycle from frame 0 (all, if the cine has fewer). Raises CohortError for another choice.
+    spaced over the cycle from frame 0 (all, if the cine has fewer). Raises CohortError for another
+    choice.
     """
     if choice == "phases":
         return ()

@@ -16,13 +16,14 @@ from morphojax import anatomy
 from morphojax.data.sources.base import CohortError
 from morphojax.data.sources.cvi42 import Contour
 
-# The coordinate of the centre of the first pixel. We assume that whole numbers are pixel centres, as the
-# public pipeline of Bai et al. does. If points were measured from the corner, it would be 0.5.
+# The coordinate of the centre of the first pixel. We assume that whole numbers are pixel centres,
+# as the public pipeline of Bai et al. does. If points were measured from the corner, it would be
+# 0.5.
 CENTRE = 0.0
 SAMPLES = 5  # along each side of a pixel
 MAX_OUTSIDE = 1.0  # pixels by which a contour may leave its image
-# A contour may cross itself over the larger of these areas, as a small loop of the pen does. Beyond that,
-# its inside is ambiguous.
+# A contour may cross itself over the larger of these areas, as a small loop of the pen does. Beyond
+# that, its inside is ambiguous.
 CROSSING_PIXELS, CROSSING_FRACTION = 1.0, 0.01
 # Later structures are painted over earlier ones.
 ORDER = ("rv_cavity", "lv_myocardium", "lv_cavity", "la_cavity", "ra_cavity")
@@ -59,13 +60,14 @@ def fill(contour: Contour, shape: tuple[int, int]) -> tuple[np.ndarray, float]:
 def _winding(points: np.ndarray, count: tuple[int, int]) -> np.ndarray:
     """The winding number of a polygon around each sample point: int [rows, columns].
 
-    points: [N, 2], column and row; sample (r, c) lies at column c and row r. A sample on the line is
-    inside on the left and top of the polygon, and outside on the right and bottom.
+    points: [N, 2], column and row; sample (r, c) lies at column c and row r. A sample on the line
+        is inside on the left and top of the polygon, and outside on the right and bottom.
     """
     rows, columns = count
     start, end = points, np.roll(points, -1, axis=0)
     sign = np.sign(end[:, 1] - start[:, 1]).astype(int)
-    # The rows of samples that an edge crosses: from its upper end, up to but excluding its lower end.
+    # The rows of samples that an edge crosses: from its upper end, up to but excluding its lower
+    # end.
     upper, lower = (
         np.clip(np.ceil(pick(start[:, 1], end[:, 1])), 0, rows).astype(int) for pick in (np.minimum, np.maximum)
     )
@@ -106,8 +108,8 @@ def _paint(contours: Sequence[Contour], shape: tuple[int, int], structures: Sequ
 class Labels:
     """The annotation of one series.
 
-    frames:   in time order, uint8 [X, Y, Z] of canonical ids, X the column and Y the row; None where
-        a frame is not annotated.
+    frames:   in time order, uint8 [X, Y, Z] of canonical ids, X the column and Y the row; None
+        where a frame is not annotated.
     labelled: the structures that are annotated in every annotated frame.
     warnings: assumptions that were made.
     """
@@ -124,13 +126,14 @@ def labels_for(
     shape: tuple[int, int],
     structures: Sequence[str] = anatomy.STRUCTURES,
 ) -> Labels:
-    """Labels of a series whose images have the SOP instance UIDs [Z][T] and `shape` (rows, columns).
+    """Labels of a series of images with the SOP instance UIDs [Z][T] and `shape` (rows, columns).
 
-    A structure counts as annotated if more than half of the annotated frames contain it. A frame that
-    lacks one of these counts as not annotated, so that an undrawn structure never becomes background.
+    A structure counts as annotated if more than half of the annotated frames contain it. A frame
+    that lacks one of these counts as not annotated, so that an undrawn structure never becomes
+    background.
 
-    path: the file of the contours, for messages. Raises CohortError as `fill` does, and for a frame with
-    an epicardium but no endocardium, because its cavity would become myocardium.
+    path: the file of the contours, for messages. Raises CohortError as `fill` does, and for a frame
+        with an epicardium but no endocardium, because its cavity would become myocardium.
     """
     by_frame = [[tuple(contours.get(uid, ())) for uid in frame] for frame in zip(*uids, strict=True)]
     drawn = [{c.structure for image in frame for c in image} & set(structures) for frame in by_frame]

@@ -39,7 +39,7 @@ _ADVICE = "export the workspace from cvi42 again"
 
 @dataclasses.dataclass(frozen=True)
 class Contour:
-    """One contour of one image. A straight line joins the last point to the first, in open contours too.
+    """One contour of one image. A straight line closes it, also where cvi42 calls it open.
 
     points: [N, 2] float64, column and row in pixels (`contours.CENTRE`); [0, 2] for an unused name.
     """
@@ -54,11 +54,11 @@ class Contour:
 
 
 def read_contours(path: str | Path) -> dict[str, tuple[Contour, ...]]:
-    """SOP instance UID -> its contours, including those of unused names; images without any are left out.
+    """SOP instance UID -> its contours, including unused ones; images without any are left out.
 
-    Raises CohortError for a file that is truncated, not a workspace or defines a document type; for a
-    point or resolution that is not a number, a resolution that is absent or not above 0, fewer than
-    three points, and two different contours of one name.
+    Raises CohortError for a file that is truncated, not a workspace or defines a document type; for
+    a point or resolution that is not a number, a resolution that is absent or not above 0, fewer
+    than three points, and two different contours of one name.
     """
     parser = _WorkspaceParser(Path(path))
     try:
@@ -154,7 +154,7 @@ class _WorkspaceParser:
             self._keep()
 
     def _number(self, role: str) -> float:
-        """The number that the current text holds; NaN for other text in a contour of an unused name."""
+        """The current text as a number; NaN for other text in a contour of an unused name."""
         text = (self._text or "").strip()
         try:
             number = float(text)
@@ -187,7 +187,7 @@ class _WorkspaceParser:
 
 
 def _role(parent: str, tag: str, key: str | None) -> str:
-    """The role of an item, by the role of its parent and by its key or tag; "" where it is not used."""
+    """The role of an item, by its parent's role and its key or tag; "" for an unused item."""
     if key == "ImageStates" and parent not in ("states", "image", "contours", "contour", "points", "point"):
         return "states"
     if parent == "point":

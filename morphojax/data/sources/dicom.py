@@ -59,8 +59,9 @@ class Image:
     def pixels(self) -> np.ndarray:
         """[X, Y], X along a row of the image, in the units of the scanner.
 
-        Integers where the header does not rescale, else float32. Raises CohortError for a file without
-        pixels, in colour, with several frames, or in a compression that no installed decoder reads.
+        Integers where the header does not rescale, else float32. Raises CohortError for a file
+        without pixels, in colour, with several frames, or in a compression that no installed
+        decoder reads.
         """
         if "PixelData" not in self.header:
             raise CohortError(f"{self.name}: contains no pixels; download it again")
@@ -85,8 +86,8 @@ class Image:
 def read_zip(path: Path) -> Iterator[Image]:
     """The DICOM files of a zip; other files in it, such as a manifest, are ignored.
 
-    Raises CohortError for a zip that is truncated, encrypted or has paths that lead out of it, and for
-    a file of implausible size or that is not DICOM.
+    Raises CohortError for a zip that is truncated, encrypted or has paths that lead out of it, and
+    for a file of implausible size or that is not DICOM.
     """
     try:
         with zipfile.ZipFile(path) as archive:

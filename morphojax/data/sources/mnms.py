@@ -5,8 +5,8 @@
 <root>/*M&Ms*information*.csv                                                     a row per subject
 
 The CSV, whose name and first column vary between releases, gives the frames of ED and ES, counting
-from 0. Only these two frames are labelled. Files named `_gt` under `Unlabeled` contain no labels and
-are not read.
+from 0. Only these two frames are labelled. Files named `_gt` under `Unlabeled` contain no labels
+and are not read.
 """
 
 import glob
@@ -37,7 +37,7 @@ _COLUMNS = {
 
 
 class Mnms(FolderSource):
-    """Source for M&Ms. `root` contains the CSV and the folders of the splits, or is one of these folders.
+    """Source for M&Ms. `root` contains the CSV and the folders of the splits, or is one of them.
 
     In the second case the CSV may be one or two folders up.
     """
@@ -80,7 +80,7 @@ class Mnms(FolderSource):
         return table_files.tabulate(path, header, rows, _COLUMNS)
 
     def splits(self) -> Mapping[str, str]:
-        """The official split, by folder. Raises CohortError for a subject outside the folders of the splits."""
+        """The official split, by folder. Raises CohortError for a subject outside these folders."""
         splits = {}
         for name, folder in self._folders().items():
             part = folder.relative_to(self.root).parts[0]

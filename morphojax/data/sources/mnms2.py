@@ -64,7 +64,7 @@ class Mnms2(FolderSource):
         return table_files.tabulate(path, header, table_files.keyed(path, padded, _KEY), _COLUMNS)
 
     def splits(self) -> Mapping[str, str]:
-        """The official split, by subject number. Raises CohortError for a number outside 1 to 360."""
+        """The official split, by number. Raises CohortError for a number outside 1 to 360."""
         splits = {}
         for subject in self.subjects():
             number = int(subject) if subject.isascii() and subject.isdigit() and len(subject) < 7 else 0

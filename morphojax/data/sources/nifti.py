@@ -21,7 +21,7 @@ _COSINE_TOLERANCE = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class Volume:
-    """A NIfTI file in memory: `raw` [X, Y, Z] or [X, Y, Z, T] as stored; frames are scaled on access."""
+    """A NIfTI file in memory. `raw`: [X, Y, Z] or [X, Y, Z, T] as stored, not yet scaled."""
 
     path: Path
     raw: np.ndarray
@@ -71,8 +71,8 @@ def find(folder: Path, stem: str) -> Path | None:
 def load(path: Path, ndim: int) -> Volume:
     """Reads a NIfTI-1 or -2 file with axes X, Y, Z (`ndim` 3) or X, Y, Z, T (`ndim` 4).
 
-    Drops trailing axes of length 1; a 2-D image becomes one slice. Raises CohortError for a file that
-    is not NIfTI or is truncated, and for unusable voxels, spacing or affine.
+    Drops trailing axes of length 1; a 2-D image becomes one slice. Raises CohortError for a file
+    that is not NIfTI or is truncated, and for unusable voxels, spacing or affine.
     """
     data = _bytes(path)
     image = _parse(path, data)
@@ -108,8 +108,8 @@ def load(path: Path, ndim: int) -> Volume:
 def straighten(volume: Volume) -> tuple[Volume, bool]:
     """The volume with orthonormal direction cosines, and whether they were changed.
 
-    Replaces the cosines by the nearest orthonormal ones and keeps the image centre in place. In-plane
-    resampling assumes perpendicular axes, so a shear beyond rounding raises CohortError.
+    Replaces the cosines by the nearest orthonormal ones and keeps the image centre in place.
+    In-plane resampling assumes perpendicular axes, so a shear beyond rounding raises CohortError.
     """
     affine = volume.affine
     spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
@@ -145,7 +145,8 @@ def save(path: Path, volume: Volume, seconds: float = 0.0) -> None:
 def canonical_label(volume: Volume, convention: anatomy.Convention, image: Volume, frame: int = 0) -> np.ndarray:
     """[X, Y, Z] uint8 of canonical ids.
 
-    Raises CohortError where the grids of label and image differ, and for a value outside the convention.
+    Raises CohortError where the grids of label and image differ, and for a value outside the
+    convention.
     """
     if volume.raw.shape[:3] != image.raw.shape[:3]:
         raise CohortError(
@@ -180,7 +181,7 @@ def canonical_label(volume: Volume, convention: anatomy.Convention, image: Volum
 
 @dataclasses.dataclass(frozen=True)
 class CineFrames(Sequence[Frame]):
-    """The frames that `choice` (`base.cine_frames`) keeps of a cine, scaled and labelled on access."""
+    """The frames that `choice` (`base.cine_frames`) keeps of a cine; made on access."""
 
     volume: Volume
     choice: str

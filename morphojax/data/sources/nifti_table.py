@@ -6,10 +6,10 @@
 
 - `subject`, `plane`, `phase` and `image` are required columns, the others are optional.
 - `phase` is ED, ES or mid for a 3-D image, and cine or empty for a 4-D one.
-- `ed_frame` and `es_frame` give the frames of ED and ES in a cine, counting from 0. A phase with a row
-  of its own needs none.
-- `labels` gives the meaning of the numbers in a label file. Structures that it does not name count as
-  not annotated.
+- `ed_frame` and `es_frame` give the frames of ED and ES in a cine, counting from 0. A phase with a
+  row of its own needs none.
+- `labels` gives the meaning of the numbers in a label file. Structures that it does not name count
+  as not annotated.
 - Paths are relative to the folder of `mapping.csv`.
 - `table.csv` and `dictionary.csv` are as in the UK Biobank layout (`ukb_nifti`).
 """
@@ -43,7 +43,7 @@ class _Row:
 
 
 class NiftiTable(table_files.UkbTableSource):
-    """Source for a folder with a `mapping.csv`. The whole file is checked before any image is read."""
+    """Source for a folder with a `mapping.csv`, which is checked before any image is read."""
 
     name = "nifti_table"
 
@@ -116,7 +116,8 @@ class NiftiTable(table_files.UkbTableSource):
 def _read_mapping(path: Path, changed_ns: int) -> tuple[_Row, ...]:
     """The checked rows. Raises CohortError naming the line.
 
-    changed_ns: the file's time of change, part of the cache key, so that a changed file is read again.
+    changed_ns: the file's time of change, part of the cache key, so that a changed file is read
+        again.
     """
     del changed_ns
     header, lines = table_files.read_rows(path, _REQUIRED)

@@ -1,4 +1,4 @@
-"""The table beside a cohort: a CSV by a data dictionary, by a fixed schema, or an export of UK Biobank."""
+"""The table beside a cohort: a CSV with a dictionary or fixed schema, or a UK Biobank export."""
 
 import csv
 import re
@@ -67,8 +67,8 @@ def beside(source: FolderSource, export: UkbTableSpec | None = None) -> tuple[pd
 def read_table(path: Path, key: str, schema: Schema | Path) -> tuple[pd.DataFrame, Schema]:
     """Rows of a CSV indexed by subject id (str), with the columns of the schema, and the schema.
 
-    `schema` may be the path of a data dictionary. Raises CohortError for an unreadable file, an absent
-    key column or described column, a repeated or empty id, or text in a numeric column.
+    `schema` may be the path of a data dictionary. Raises CohortError for an unreadable file, an
+    absent key column or described column, a repeated or empty id, or text in a numeric column.
     """
     try:
         if isinstance(schema, Path):
@@ -101,7 +101,7 @@ def read_table(path: Path, key: str, schema: Schema | Path) -> tuple[pd.DataFram
 
 
 def read_rows(path: Path, required: Sequence[str]) -> tuple[tuple[str, ...], list[tuple[int, dict[str, str]]]]:
-    """The header of a CSV in lower case, and (line, cells by header) of the rows that are not empty.
+    """The header of a CSV in lower case, and (line, cells by header) of its non-empty rows.
 
     Raises CohortError for a file that cannot be read, a required column that is absent, a repeated
     column, and a row whose length differs from the header's.
@@ -176,7 +176,7 @@ def choose(given: str | Path | None, *candidates: Path) -> Path | None:
 
 
 def folders(root: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
-    """Name -> path of the subfolders with a file that matches a pattern; CohortError where none has."""
+    """Name -> path of the subfolders with a matching file. Raises CohortError where none has."""
     if not root.is_dir():
         raise CohortError(f"{root}: no such folder")
     matches = {

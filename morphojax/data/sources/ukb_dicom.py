@@ -32,8 +32,8 @@ _ARRAYS = (0, 1)
 class UkbDicom(table_files.UkbTableSource):
     """Source for folders of UK Biobank's DICOM zips.
 
-    Reads the first imaging visit that was downloaded. Labels are the contours of a cvi42 workspace. ED
-    is frame 0; ES is found as in `ukb_nifti`.
+    Reads the first imaging visit that was downloaded. Labels are the contours of a cvi42 workspace.
+    ED is frame 0; ES is found as in `ukb_nifti`.
     """
 
     name = "ukb_dicom"
@@ -122,8 +122,8 @@ def _with_labels(path: Path, cines: dict[str, Cine], planes: Sequence[str], warn
             volume = nifti.Volume(path, raw, 1.0, 0.0, cine.volume.affine)
             convention = anatomy.Convention("contours", {anatomy.LABEL_ID[s]: s for s in labels.labelled})
             labelled_cines[plane] = dataclasses.replace(cine, labels=(volume, convention))
-    # A long-axis contour can belong to either view. So we can tell that its image is absent only where
-    # both views were read.
+    # A long-axis contour can belong to either view. So its image counts as absent only
+    # where both views were read.
     needed = {"sa": {"sax"}, "la": set(anatomy.LONG_AXIS)}
     kinds = [kind for kind, kind_planes in needed.items() if kind_planes <= set(planes)]
     warnings.extend(contours.unplaced(by_uid, (u for c in cines.values() for s in c.uids for u in s), kinds))

@@ -58,8 +58,8 @@ class _Labels:
 class UkbNifti(table_files.UkbTableSource):
     """Source for the UK Biobank NIfTI layout.
 
-    ED is frame 0. ES is its own file, else the frame of the smallest LV cavity (short axis) or largest
-    LA (long axis) in the 4-D labels, else estimated from the images, with a warning.
+    ED is frame 0. ES is its own file, else the frame of the smallest LV cavity (short axis) or
+    largest LA (long axis) in the 4-D labels, else estimated from the images, with a warning.
     """
 
     name = "ukb_nifti"
@@ -111,8 +111,8 @@ def assemble(
 ) -> View:
     """The view of a cine, by the rules of this layout.
 
-    labels: [X, Y, Z, T] on the grid of the cine, all zero in frames that are not annotated, and their
-        convention.
+    labels: [X, Y, Z, T] on the grid of the cine, all zero in frames that are not annotated, and
+        their convention.
     choice: which frames to keep besides the phases (`base.cine_frames`).
     """
     volume, convention = labels or (None, _CONVENTION[plane])

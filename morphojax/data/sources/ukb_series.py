@@ -39,8 +39,8 @@ class Cine:
 def short_axis(path: Path, warnings: list[str]) -> dict[str, list[Slices]]:
     """{"sax": slices} of a zip, empty where it has no short axis.
 
-    Slices are in the order of their series (`_b1`, `_b2`, ...). Slices that share one series are in the
-    order of their frame numbers. Raises CohortError where a series is missing.
+    Slices are in the order of their series (`_b1`, `_b2`, ...). Slices that share one series are in
+    the order of their frame numbers. Raises CohortError where a series is missing.
     """
     numbered = _images_by_series(path, _SHORT_AXIS)
     shared_series = numbered.pop("", [])
@@ -114,7 +114,7 @@ def _images_by_series(path: Path, pattern: re.Pattern[str]) -> dict[str, Slices]
 
 
 def _last_series(name: str, images: Slices, warnings: list[str]) -> Slices:
-    """The images of the last acquired series: a series is repeated when the first attempt failed."""
+    """The last acquired series: a series is repeated when the first attempt failed."""
     series: dict[str, Slices] = defaultdict(list)
     for image in images:
         series[image.text("SeriesInstanceUID")].append(image)
@@ -189,7 +189,8 @@ def _fill_missing_frames(
 ) -> Slices:
     """`frames` images, from fewer with their times: each missing one repeats the one before it.
 
-    Raises CohortError where half of the frames or more are missing, or the times are not evenly spaced.
+    Raises CohortError where half of the frames or more are missing, or the times are not evenly
+    spaced.
     """
     times = np.array([t for t, _ in kept])
     if len(kept) < max(2, frames // 2):

@@ -1,4 +1,4 @@
-"""A view from files whose phases are known: an image per phase, a cine with frame numbers, or both."""
+"""A view from files of known phases: an image per phase, a cine with frame numbers, or both."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -63,8 +63,8 @@ def read(plane: str, image: Path, label: Path | None, ndim: int, warnings: list[
 def build(files: ViewFiles, choice: str, warnings: list[str]) -> View:
     """The view of a plane; mid is halfway from ED to ES in a cine.
 
-    choice: which frames of the cine to keep besides the phases (`base.cine_frames`). Raises CohortError
-    for impossible frame numbers and where ED is absent.
+    choice: which frames of the cine to keep besides the phases (`base.cine_frames`). Raises
+        CohortError for impossible frame numbers and where ED is absent.
     """
     cine, plane = files.cine, files.plane
     numbers = _phase_numbers(files) if cine is not None else {}
@@ -93,7 +93,7 @@ def build(files: ViewFiles, choice: str, warnings: list[str]) -> View:
 
 
 def _phase_numbers(files: ViewFiles) -> Mapping[str, int]:
-    """`files.numbers`, checked against the cine, and mid where ED and ES are two or more frames apart."""
+    """`files.numbers` checked against the cine, and mid where ED and ES are not adjacent."""
     assert files.cine is not None
     image, numbers = files.cine.image, files.numbers
     for phase, number in numbers.items():

@@ -16,9 +16,9 @@ OUTLIER_SD = 6
 def check(frame: pd.DataFrame, schema: Schema) -> tuple[str, ...]:
     """Reads every column, and returns a warning for each column with values outside its categories.
 
-    `TableEncoder` refuses such values in training rows and treats them as missing in other rows. Raises
-    TableError for an absent column, text or infinity in a numeric column, and a value that cannot be the
-    volume, mass or ejection fraction that its column measures.
+    `TableEncoder` refuses such values in training rows and treats them as missing in other rows.
+    Raises TableError for an absent column, text or infinity in a numeric column, and a value that
+    cannot be the volume, mass or ejection fraction that its column measures.
     """
     warnings = []
     for column in schema.columns:
@@ -73,12 +73,13 @@ def volumes(
 ) -> np.ndarray:
     """The volumes in a table: float32 [N, phases, structures] in ml, NaN where unknown.
 
-    A volume comes from the first filled column that measures it; else, for the myocardium, from its mass
-    at 1.05 g/ml; else, at ES, from ED and the ejection fraction: ESV = EDV (1 - EF / 100). Nothing is
-    imputed.
+    A volume comes from the first filled column that measures it; else, for the myocardium, from its
+    mass at 1.05 g/ml; else, at ES, from ED and the ejection fraction: ESV = EDV (1 - EF / 100).
+    Nothing is imputed.
 
-    These columns leak the segmentation label of their subject (`Column.leak`): use them for training
-    subjects only. Raises TableError for an unknown structure or phase, and as `check` does.
+    These columns leak the segmentation label of their subject (`Column.leak`): use them for
+    training subjects only. Raises TableError for an unknown structure or phase, and as `check`
+    does.
     """
     unknown = [name for name in structures if name not in STRUCTURES] + [p for p in phases if p not in PHASES]
     if unknown:
@@ -104,7 +105,8 @@ def volumes(
 def _measured(frame: pd.DataFrame, column: Column) -> np.ndarray:
     """[N] float64, NaN where missing.
 
-    Raises TableError for a value that gives no positive volume, such as a code that means "missing".
+    Raises TableError for a value that gives no positive volume, such as a code that means
+    "missing".
     """
     numbers = numbers_of(frame, column)
     impossible = numbers >= 100 if column.measures.endswith("%") else numbers <= 0
@@ -159,8 +161,8 @@ def numbers_of(frame: pd.DataFrame, column: Column) -> np.ndarray:
 def texts_of(frame: pd.DataFrame, column: Column) -> list[str | None]:
     """The classes as texts, None where missing.
 
-    True, 1, 1.0, "1" and "1.0" are the same class: pandas turns whole numbers into floats where a value
-    of the column is missing. Raises TableError for infinity.
+    True, 1, 1.0, "1" and "1.0" are the same class: pandas turns whole numbers into floats where a
+    value of the column is missing. Raises TableError for infinity.
     """
     texts: list[str | None] = []
     for row, cell in enumerate(_cells(frame, column)):

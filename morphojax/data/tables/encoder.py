@@ -18,7 +18,7 @@ IMPUTATIONS = ("mean", "iterative")
 
 @dataclasses.dataclass(frozen=True)
 class _Fitted:
-    """Statistics of one column: mean and population SD, or classes and the code of the most frequent one."""
+    """Statistics of one column: mean and population SD, or classes and the most frequent code."""
 
     mean: float = 0.0
     std: float = 1.0
@@ -84,7 +84,7 @@ class TableEncoder:
         return [i for i, k in enumerate(self.cardinalities) if k == 1]
 
     def classes(self, name: str) -> tuple[str, ...]:
-        """The classes of an encoded column, in the order of their codes; () for a continuous one. Raises KeyError."""
+        """The classes of a column by code; () for a continuous one. Raises KeyError."""
         return {c.name: f.classes for c, f in self._pairs}[name]
 
     @property
@@ -95,9 +95,9 @@ class TableEncoder:
         """values float32 [N, F], and missing bool [N, F].
 
         Continuous columns are standardised, classes become codes 0..k-1. Missing numbers become the
-        training mean or the imputer's prediction, missing classes the most frequent class. A class that
-        is unknown to the column counts as missing, with a warning. Raises TableError for unreadable
-        cells and for a value that float32 cannot hold.
+        training mean or the imputer's prediction, missing classes the most frequent class. A class
+        that is unknown to the column counts as missing, with a warning. Raises TableError for
+        unreadable cells and for a value that float32 cannot hold.
         """
         values = np.zeros((len(frame), len(self.fitted)), np.float32)
         missing = np.zeros(values.shape, bool)
@@ -146,7 +146,8 @@ def _fit(frame: pd.DataFrame, column: Column) -> _Fitted | str:
         numbers = numbers[~np.isnan(numbers)]
         if not numbers.size:
             return "all missing"
-        # The mean of equal floats can differ from them by rounding, so the SD of a constant may exceed 0.
+        # The mean of equal floats can differ from them by rounding, so the SD of a constant may
+        # exceed 0.
         if numbers.min() == numbers.max() or not 0 < (std := float(numbers.std())) < math.inf:
             return "constant"
         return _Fitted(mean=float(numbers.mean()), std=std)

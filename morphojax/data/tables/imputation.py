@@ -45,7 +45,7 @@ class Imputer:
         return cls(rows, *(tuple(v.tolist()) for v in (offsets, low, high)))
 
     def fill(self, values: np.ndarray) -> np.ndarray:
-        """`values` [N, C] with NaN replaced by predictions; a row that is all NaN becomes zero, the mean."""
+        """`values` [N, C] with predictions for NaN; a row that is all NaN becomes 0, the mean."""
         missing = np.isnan(values)
         filled = np.where(missing, 0.0, values)
         predictable = missing & ~missing.all(axis=1, keepdims=True)
@@ -65,12 +65,12 @@ class Imputer:
 
 
 def _ridge(inputs: np.ndarray, target: np.ndarray, own: int) -> tuple[np.ndarray, float]:
-    """weights [C] and offset of the regression of `target` on all columns but `own`, whose weight is 0."""
-    others = np.arange(inputs.shape[1]) != own
-    mean, centre = inputs[:, others].mean(axis=0), target.mean()
-    centred = inputs[:, others] - mean
+    """weights [C] and offset of `target` on all columns but `own`, whose weight is 0."""
+    predictors = np.arange(inputs.shape[1]) != own
+    mean, centre = inputs[:, predictors].mean(axis=0), target.mean()
+    centred = inputs[:, predictors] - mean
     penalty = RIDGE * len(target) * np.eye(centred.shape[1])
-    solved = np.linalg.solve(centred.T @ centred + penalty, centred.T @ (target - centre))
+    coefficients = np.linalg.solve(centred.T @ centred + penalty, centred.T @ (target - centre))
     weights = np.zeros(inputs.shape[1])
-    weights[others] = solved
-    return weights, float(centre - mean @ solved)
+    weights[predictors] = coefficients
+    return weights, float(centre - mean @ coefficients)

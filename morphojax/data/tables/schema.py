@@ -1,7 +1,8 @@
 """The schema of a cohort's table: the meaning of its columns, read from a data dictionary.
 
-A column is continuous, binary or categorical, belongs to one group, and may leak the label of a task.
-Ablations select or drop groups: "no cardiac morphometry" is `schema.select("-cardiac_morphometric")`.
+A column is continuous, binary or categorical, belongs to one group, and may leak the label of a
+task. Ablations select or drop groups: "no cardiac morphometry" is
+`schema.select("-cardiac_morphometric")`.
 """
 
 import csv
@@ -23,7 +24,8 @@ GROUPS = (
     "acquisition",
 )
 DICTIONARY_FIELDS = ("name", "kind", "group", "unit", "categories", "leak", "description", "measures")
-# What a column can measure: the volume (ml) or mass (g) of a structure at a phase, or an ejection fraction.
+# What a column can measure: the volume (ml) or mass (g) of a structure at a phase, or an ejection
+# fraction.
 MEASURES = (
     *(f"{structure}:{phase}:ml" for structure in STRUCTURES for phase in PHASES),
     *(f"lv_myocardium:{phase}:g" for phase in PHASES),
@@ -32,15 +34,15 @@ MEASURES = (
 
 
 class TableError(ValueError):
-    """A table or data dictionary cannot be used. The message names the column, never the subject."""
+    """A table or dictionary cannot be used. The message names the column, never the subject."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
     """One column.
 
-    categories: the texts of its classes, in the order of their codes. Without any, a binary column has
-        the classes 0 and 1, and a categorical one learns its classes from the training rows.
+    categories: the texts of its classes, in the order of their codes. Without any, a binary column
+        has the classes 0 and 1, and a categorical one learns its classes from the training rows.
     leak:       the tasks whose label this column is, or is derived from.
     measures:   what a continuous column measures, one of MEASURES such as lv_cavity:ED:ml; read by
         `cells.volumes`.
@@ -109,8 +111,8 @@ class Schema:
 
         The columns keep the order of the schema. A leading '-' drops columns; a list of drops only
         starts from all columns, and a drop wins over a pick. Raises TableError for a name that is
-        neither a group nor a column of this table, because the ablation would have no effect, and where
-        no column is left.
+        neither a group nor a column of this table, because the ablation would have no effect, and
+        where no column is left.
         """
         picked, dropped, any_pick = set(), set(), False
         for word in (w.strip() for w in spec.split(",")):
@@ -158,7 +160,7 @@ def _column(fields: dict[str, Any]) -> Column:
 
 
 def read_dictionary(path: str | Path) -> Schema:
-    """Reads a data dictionary: a CSV with the headers name, kind, group and any others of DICTIONARY_FIELDS.
+    """Reads a data dictionary: a CSV with name, kind, group and any others of DICTIONARY_FIELDS.
 
     Semicolons separate several categories or leaks. Raises TableError naming the file and line.
     """

@@ -37,14 +37,14 @@ def read_export(
 
     spec: which fields, at which visit; by default all known fields at the first imaging visit.
     dictionary: a data dictionary that changes fields of the registry or adds others
-        (`ukb_fields.described`). A column that it describes by header alone is always read.
+        (`ukb_fields.described`). A column that it describes by header only is always read.
 
-    Repeated readings (the array of a field) give the mean of a number, or the first class. Codes that
-    mean "no answer" are missing; "less than one" counts as one half.
+    Repeated readings (the array of a field) give the mean of a number, or the first class. Codes
+    that mean "no answer" are missing; "less than one" counts as one half.
 
-    Raises TableError for a file that cannot be read, rows longer or shorter than the header, ids that
-    are repeated or that a spreadsheet damaged, one field under two headers, a title of several fields,
-    text in a number, or nothing to read. The message never contains an id.
+    Raises TableError for a file that cannot be read, rows longer or shorter than the header, ids
+    that are repeated or that a spreadsheet damaged, one field under two headers, a title of several
+    fields, text in a number, or nothing to read. The message never contains an id.
     """
     spec = spec or UkbTableSpec()
     header = _read_header(path)
@@ -111,8 +111,8 @@ def _read_columns(path: Path, key: str, headers: Sequence[str], verbatim: Sequen
         separator = _separator(path)
         types: dict[Hashable, Any] = dict.fromkeys([key, *verbatim], str)
         with ThreadPoolExecutor(1) as pool, warnings.catch_warnings():
-            # pandas reads in chunks, to save memory, so a column may be numbers in one chunk and texts
-            # in another. `ukb_values` accepts both.
+            # pandas reads in chunks, to save memory, so a column may be numbers in one chunk and
+            # texts in another. `ukb_values` accepts both.
             warnings.simplefilter("ignore", pd.errors.DtypeWarning)
             line_check = pool.submit(_check_lines, path, separator)
             try:

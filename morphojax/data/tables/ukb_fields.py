@@ -1,8 +1,8 @@
 """The fields of UK Biobank that can become a table column, by field id.
 
-`ukb_fields.csv` is the registry: facts of the public data dictionary (Showcase). Fields are found by
-id, because titles repeat. Dates, files and lists (diagnoses, several answers at once) are left out.
-A column is named after title and id, as `lv_ejection_fraction_24103`.
+`ukb_fields.csv` is the registry: facts of the public data dictionary (Showcase). Fields are found
+by id, because titles repeat. Dates, files and lists (diagnoses, several answers at once) are left
+out. A column is named after title and id, as `lv_ejection_fraction_24103`.
 """
 
 import csv
@@ -42,7 +42,7 @@ class Field:
 
     @property
     def missing_numbers(self) -> list[float]:
-        """`missing` of a continuous field as numbers. Raises TableError where one is not a number."""
+        """`missing` of a continuous field as numbers. Raises TableError for other text."""
         if self.column.kind != "continuous":
             return []
         try:
@@ -75,12 +75,12 @@ def registry() -> Mapping[int, Field]:
 
 
 def described(dictionary: Path | None) -> tuple[Mapping[int, Field], list[Field]]:
-    """The registry as a data dictionary changes it, and the fields that it describes by header alone.
+    """The registry as a dictionary changes it, and the fields that it describes by header only.
 
-    A row of the dictionary describes the field whose id is under `field`; else the registry's field of
-    that column name; else the column of the file with that name as header. `missing` lists the codes
-    that mean "no answer", separated by semicolons; the registry's codes apply where it is empty.
-    Raises TableError for a field id or a code that is not a number.
+    A row of the dictionary describes the field whose id is under `field`; else the registry's field
+    of that column name; else the column of the file with that name as header. `missing` lists the
+    codes that mean "no answer", separated by semicolons; the registry's codes apply where it is
+    empty. Raises TableError for a field id or a code that is not a number.
     """
     fields, by_header = dict(registry()), []
     by_name = {field.column.name: field for field in fields.values()}
@@ -110,7 +110,8 @@ def described(dictionary: Path | None) -> tuple[Mapping[int, Field], list[Field]
 def select_fields(choice: str, fields: Mapping[int, Field]) -> tuple[set[int], set[int]]:
     """The ids that `choice` selects from `fields`, and those among them that the file must contain.
 
-    choice: as `UkbTableSpec.fields`. Raises TableError for an unknown word, and where nothing is selected.
+    choice: as `UkbTableSpec.fields`. Raises TableError for an unknown word, and where nothing is
+        selected.
     """
     if not choice:
         return set(fields), {i for i, field in fields.items() if field.from_dictionary}

@@ -27,13 +27,13 @@ class UkbTableSpec:
     """What to read from a UK Biobank export.
 
     fields: words separated by commas, or a file of such words; "" reads every field of the registry
-        that the file contains. A word is a field id, which the file must contain, or a preset, whose
-        fields may be absent from the file:
+        that the file contains. A word is a field id, which the file must contain, or a preset,
+        whose fields may be absent from the file:
         - `published_118`: the fields of the table of Hager et al. 2023 (arXiv:2303.14080);
-        - `cardiac_morphometric`: every measure of the heart, including the scanner's own analysis, so
-          that an ablation of this group leaves no measure behind.
-    visit: the number that headers call instance; 2 is the first imaging visit. Fields that were asked
-        once are always read from instance 0.
+        - `cardiac_morphometric`: every measure of the heart, including the scanner's own analysis,
+          so that an ablation of this group leaves no measure behind.
+    visit: the number that headers call instance; 2 is the first imaging visit. Fields that were
+        asked once are always read from instance 0.
     """
 
     fields: str = ""
@@ -88,21 +88,21 @@ def choose_headers(
 ) -> dict[int, list[str]]:
     """Field id -> its headers at the visit, in the order of the registry and of the array.
 
-    Raises TableError for a title of several fields, two headers of one field, and an absent field that
-    `spec.fields` names.
+    Raises TableError for a title of several fields, two headers of one field, and an absent field
+    that `spec.fields` names.
     """
     selected, required = select_fields(spec.fields, fields)
     by_field: dict[int, dict[int, str]] = {}  # field id -> array element -> header
     for text, candidates in matches.items():
-        here = [m for m in candidates if m.field in selected]
-        if not here or all(m.visit not in (None, 0 if fields[m.field].once else spec.visit) for m in here):
+        chosen = [m for m in candidates if m.field in selected]
+        if not chosen or all(m.visit not in (None, 0 if fields[m.field].once else spec.visit) for m in chosen):
             continue
         if len(candidates) > 1:
             raise TableError(
                 f"{text!r} is the title of several fields ({', '.join(str(m.field) for m in candidates)}); "
                 "export it with ids as headers, or describe it in a dictionary"
             )
-        match = here[0]
+        match = chosen[0]
         headers = by_field.setdefault(match.field, {})
         if match.array in headers:
             raise TableError(f"{headers[match.array]!r} and {text!r} are the same field; keep one")

@@ -1,4 +1,4 @@
-"""The raw columns of a UK Biobank export -> participant ids, and one value per participant and field.
+"""Raw columns of a UK Biobank export -> participant ids, and a value per participant and field.
 
 Errors give the row, counted from 0, and never a participant id.
 """
@@ -18,7 +18,7 @@ LESS_THAN_ONE = -10.0  # the code of several counts; read as one half
 
 
 def participants(ids: pd.Series, key: str) -> pd.Series:
-    """The ids as texts of digits. key: the header of the column. Raises TableError for damaged ids."""
+    """The ids as texts of digits. key: the column's header. Raises TableError for damaged ids."""
     if pd.api.types.is_float_dtype(ids) and (ids == np.floor(ids)).all():
         ids = ids.astype("int64")
     texts = ids.astype("string").str.strip()
@@ -49,7 +49,7 @@ def participants(ids: pd.Series, key: str) -> pd.Series:
 
 
 def combine(readings: Sequence[pd.Series], field: Field) -> pd.Series:
-    """One value per participant from the readings of a field: the mean of numbers, the first class."""
+    """One value per participant from the readings of a field: mean of numbers, or first class."""
     if field.column.kind != "continuous":
         answers = [_classes(values, field) for values in readings]
         return functools.reduce(lambda first, second: first.where(first.notna(), second), answers)

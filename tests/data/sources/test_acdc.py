@@ -60,8 +60,8 @@ def test_other_frames_of_the_cine_are_kept_without_labels(root):
     assert [f.phase for f in view.cine] == ["t000", "t002", "t004", "t007", "t009"]
     np.testing.assert_array_equal([f.image for f in view.cine], np.moveaxis(cine, 3, 0)[[0, 2, 4, 7, 9]])
     assert all(f.label is None for f in view.cine)
-    other = Acdc(root, frames="5").read("patient002", ("sax",))
-    assert other.warnings == ("sax: no cine",) and len(other.views["sax"].cine) == 0
+    without_cine = Acdc(root, frames="5").read("patient002", ("sax",))
+    assert without_cine.warnings == ("sax: no cine",) and len(without_cine.views["sax"].cine) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Challenge cohorts and a mapped folder, made from the synthetic cohort, give the records of the synthetic one."""
+"""Challenge cohorts and a mapped folder, written from the synthetic cohort, give its records."""
 
 import numpy as np
 import pytest

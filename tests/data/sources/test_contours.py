@@ -30,7 +30,8 @@ def dice(a, b) -> float:
 def test_a_whole_number_is_the_centre_of_a_pixel_and_x_is_the_column():
     corner = Contour(NAME["lv_cavity"], np.array([(1.6, 0.6), (3.4, 0.6), (3.4, 1.4), (1.6, 1.4)]))
     assert np.argwhere(rasterise([corner], (5, 7))).tolist() == [[1, 2], [1, 3]]
-    # On lines through centres, left and top are inside and right and bottom are not; the corner is covered by a quarter.
+    # On lines through centres, left and top are inside and right and bottom are not; the corner is
+    # covered by a quarter.
     square = Contour(NAME["lv_cavity"], np.array([(2.0, 1.0), (6, 1), (6, 4), (2, 4)]))
     expected = np.zeros((6, 9), bool)
     expected[1:4, 2:6] = True
@@ -41,7 +42,7 @@ def test_a_whole_number_is_the_centre_of_a_pixel_and_x_is_the_column():
 
 @pytest.mark.parametrize(("radii", "tolerance"), [((24, 24), 0.01), ((31, 17), 0.01), ((9, 7), 0.02), ((2.5, 2), 0.12)])
 def test_areas_are_those_of_the_polygons(radii, tolerance):
-    """Averaged over positions of the centre within a pixel, so that the result does not depend on one position."""
+    """Averaged over positions of the centre within a pixel, so that no single one decides."""
     rng, areas = np.random.default_rng(0), []
     for centre in rng.uniform(35, 36, (40, 2)):
         points = ellipse(centre, radii)
@@ -82,8 +83,8 @@ def test_the_cavity_is_not_part_of_the_myocardium():
     contours = [Contour(NAME[s], ellipse(c, (r, r), 400)) for s, (c, r) in reversed(shapes.items())]
     label = rasterise(contours, (80, 90))
     for structure in shapes:
-        found, truth = (a == anatomy.LABEL_ID[structure] for a in (label, expected))
-        assert dice(found, truth) > 0.99 and abs(found.sum() / truth.sum() - 1) < 0.01
+        mask, truth = (a == anatomy.LABEL_ID[structure] for a in (label, expected))
+        assert dice(mask, truth) > 0.99 and abs(mask.sum() / truth.sum() - 1) < 0.01
     only = rasterise(contours, (80, 90), ("lv_myocardium",))
     np.testing.assert_array_equal(only, np.where(label == anatomy.LABEL_ID["lv_myocardium"], label, 0))
 
@@ -96,13 +97,13 @@ def test_the_labels_of_the_synthetic_cohort_are_recovered_from_their_outlines(tm
             native, _ = dataset.native(plane, row)
             for z in range(0 if native is None else native.shape[2]):
                 label = native[:, :, z].T
-                found, covers = np.zeros_like(label), covered(label)
+                recovered, masks = np.zeros_like(label), covered(label)
                 for structure in ("rv_cavity", "lv_myocardium", "lv_cavity", "la_cavity", "ra_cavity"):
-                    around = outlines(covers[structure])
+                    around = outlines(masks[structure])
                     part = rasterise([Contour(NAME[structure], o) for o in around], label.shape)
-                    found[part > 0] = anatomy.LABEL_ID[structure]
+                    recovered[part > 0] = anatomy.LABEL_ID[structure]
                 for i in np.unique(label[label > 0]):
-                    a, b = label == i, found == i
+                    a, b = label == i, recovered == i
                     sums[0, i] += np.count_nonzero(a & b)
                     sums[1, i] += np.count_nonzero(a) + np.count_nonzero(b)
                     assert a.sum() < 50 or (dice(a, b) > 0.99 and abs(b.sum() / a.sum() - 1) < 0.01)

@@ -26,14 +26,14 @@ def test_points_are_divided_by_the_resolution_and_names_give_structures(tmp_path
         "1.2.4": drawn("sacardialRefPoint", [(1, 1)], "text"),  # an unused name: any content is accepted
         "1.2.5": "",
     }
-    found = read_contours(write(tmp_path, workspace(drawings)))
-    assert set(found) == {"1.2.3", "1.2.4"}
-    first, second = found["1.2.3"]
+    contours = read_contours(write(tmp_path, workspace(drawings)))
+    assert set(contours) == {"1.2.3", "1.2.4"}
+    first, second = contours["1.2.3"]
     assert (first.name, first.structure, second.structure) == ("saendocardialContour", "lv_cavity", "lv_myocardium")
     np.testing.assert_array_equal(first.points, TRIANGLE)
     np.testing.assert_array_equal(second.points, SQUARE)
     assert set(STRUCTURES.values()) == set(anatomy.STRUCTURES)
-    assert rasterise(found["1.2.4"], (8, 8)).sum() == 0
+    assert rasterise(contours["1.2.4"], (8, 8)).sum() == 0
 
 
 EIGHT = [(5, 5), (25, 25), (25, 5), (5, 25)]

@@ -1,4 +1,4 @@
-"""UK Biobank's zips, written from known cines and then damaged: `ukb_dicom`, `ukb_series` and `dicom`."""
+"""Zips of known cines, intact and damaged: tests of `ukb_dicom`, `ukb_series` and `dicom`."""
 
 import io
 import zipfile
@@ -38,10 +38,10 @@ def one(source: UkbDicom, plane: str = "sax"):
 
 @pytest.mark.parametrize("manifest", ["manifest.cvs", "manifest.csv", None])
 def test_a_stack_has_the_pixels_and_the_affine_of_the_scan(manifest: str | None, tmp_path: Path) -> None:
-    found, warnings = one(sax(tmp_path, ukb_zips.short_axis(cine(), AFFINE), manifest=manifest))
-    np.testing.assert_array_equal(found.volume.raw, cine())
-    assert found.volume.raw.dtype == np.int16 and found.seconds == pytest.approx(0.020) and not warnings
-    np.testing.assert_allclose(found.volume.affine, AFFINE, atol=1e-4)
+    result, warnings = one(sax(tmp_path, ukb_zips.short_axis(cine(), AFFINE), manifest=manifest))
+    np.testing.assert_array_equal(result.volume.raw, cine())
+    assert result.volume.raw.dtype == np.int16 and result.seconds == pytest.approx(0.020) and not warnings
+    np.testing.assert_allclose(result.volume.affine, AFFINE, atol=1e-4)
 
 
 def test_phases_of_a_cine_and_the_warnings(tmp_path: Path) -> None:
@@ -76,9 +76,9 @@ def drawings(
 def test_contours_label_the_frames_in_which_they_were_drawn(tmp_path: Path) -> None:
     source = sax(tmp_path, ukb_zips.short_axis(cine(), AFFINE))
     cvi42_files.save(tmp_path / "1000017.cvi42wsx", drawings())
-    found = source.read("1000017", ["sax"])
-    view = found.views["sax"]
-    assert [f.phase for f in view.frames if f.label is not None] == ["ED", "ES"] and found.warnings == ()
+    subject = source.read("1000017", ["sax"])
+    view = subject.views["sax"]
+    assert [f.phase for f in view.frames if f.label is not None] == ["ED", "ES"] and subject.warnings == ()
     np.testing.assert_array_equal(
         view.frames[2].image, cine()[..., 4]
     )  # annotated, although another frame differs more
@@ -114,9 +114,9 @@ def test_long_axis_views_by_name_and_by_order(tmp_path: Path) -> None:
     files += ukb_zips.images(cine(seed=9), AFFINE, lambda _: "CINE_segmented_LAX_4Ch_InlineVF")
     source = sax(tmp_path / "named", files, "1000017_20208_2_0.zip")
     for n in (2, 4):
-        found, _ = one(source, f"la_{n}ch")
-        np.testing.assert_array_equal(found.volume.raw, views[n])
-        np.testing.assert_allclose(found.volume.affine, tilted[n], atol=1e-4)
+        result, _ = one(source, f"la_{n}ch")
+        np.testing.assert_array_equal(result.volume.raw, views[n])
+        np.testing.assert_allclose(result.volume.affine, tilted[n], atol=1e-4)
     together = []
     for i, n in enumerate((3, 4, 2)):
         for file in ukb_zips.images(views[n], tilted[n], lambda _: "CINE_segmented_LAX", SeriesInstanceUID="1.2.3"):
@@ -125,8 +125,8 @@ def test_long_axis_views_by_name_and_by_order(tmp_path: Path) -> None:
             together.append(file)
     source = sax(tmp_path / "ordered", together, "1000017_20208_2_0.zip")
     for n in (2, 4):
-        found, warnings = one(source, f"la_{n}ch")
-        np.testing.assert_array_equal(found.volume.raw, views[n])
+        result, warnings = one(source, f"la_{n}ch")
+        np.testing.assert_array_equal(result.volume.raw, views[n])
         assert warnings == ["long-axis views told apart by their order in one series"]
 
 
@@ -135,8 +135,8 @@ def test_a_series_that_contains_all_slices(tmp_path: Path) -> None:
     for file in files:
         place = np.linalg.norm(np.array(file.ImagePositionPatient, float) - np.diag([-1, -1, 1]) @ AFFINE[:3, 3])
         file.InstanceNumber += 6 * round(place / 10)
-    found, _ = one(sax(tmp_path, files))
-    np.testing.assert_array_equal(found.volume.raw, cine())
+    result, _ = one(sax(tmp_path, files))
+    np.testing.assert_array_equal(result.volume.raw, cine())
 
 
 def test_the_last_of_repeated_series_is_used(tmp_path: Path) -> None:
@@ -144,8 +144,8 @@ def test_the_last_of_repeated_series_is_used(tmp_path: Path) -> None:
     again = ukb_zips.short_axis(cine(), AFFINE, SeriesTime="104500")
     for file in again:
         file.SeriesInstanceUID = file.SeriesInstanceUID[:50] + ".7"
-    found, warnings = one(sax(tmp_path, [*again, *first]))
-    np.testing.assert_array_equal(found.volume.raw, cine())
+    result, warnings = one(sax(tmp_path, [*again, *first]))
+    np.testing.assert_array_equal(result.volume.raw, cine())
     assert warnings == ["sax: a series was repeated, the last taken"]
 
 
@@ -167,14 +167,14 @@ def test_visits_and_folders(tmp_path: Path) -> None:
 
 def test_of_two_downloads_the_second_is_used(tmp_path: Path) -> None:
     sax(tmp_path, ukb_zips.short_axis(cine(seed=5), AFFINE))
-    found, warnings = one(sax(tmp_path, ukb_zips.short_axis(cine(), AFFINE), "1000017_20209_2_1.zip"))
-    np.testing.assert_array_equal(found.volume.raw, cine())
+    result, warnings = one(sax(tmp_path, ukb_zips.short_axis(cine(), AFFINE), "1000017_20209_2_1.zip"))
+    np.testing.assert_array_equal(result.volume.raw, cine())
     assert warnings == ["field 20209: several zips, the last taken"]
 
 
 def test_rescaled_pixels_are_in_the_units_of_the_scanner(tmp_path: Path) -> None:
-    found, _ = one(sax(tmp_path, ukb_zips.short_axis(cine(), AFFINE, RescaleSlope="2", RescaleIntercept="-10")))
-    np.testing.assert_array_equal(found.volume.raw, 2.0 * cine() - 10)
+    result, _ = one(sax(tmp_path, ukb_zips.short_axis(cine(), AFFINE, RescaleSlope="2", RescaleIntercept="-10")))
+    np.testing.assert_array_equal(result.volume.raw, 2.0 * cine() - 10)
 
 
 def frame(files, z: int, t: int):
@@ -187,18 +187,18 @@ def frame(files, z: int, t: int):
 def test_a_missing_frame_repeats_the_one_before(tmp_path: Path) -> None:
     files = ukb_zips.short_axis(cine(), AFFINE)
     del files[frame(files, 2, 3)]
-    found, warnings = one(sax(tmp_path, files))
+    result, warnings = one(sax(tmp_path, files))
     expected = cine()
     expected[:, :, 2, 3] = expected[:, :, 2, 2]
-    np.testing.assert_array_equal(found.volume.raw, expected)
+    np.testing.assert_array_equal(result.volume.raw, expected)
     assert warnings == ["sax: missing frames repeat the ones before"]
 
 
 def test_a_repeated_frame_is_dropped(tmp_path: Path) -> None:
     files = ukb_zips.short_axis(cine(), AFFINE)
     files.append(files[frame(files, 1, 2)])
-    found, warnings = one(sax(tmp_path, files))
-    np.testing.assert_array_equal(found.volume.raw, cine())
+    result, warnings = one(sax(tmp_path, files))
+    np.testing.assert_array_equal(result.volume.raw, cine())
     assert warnings == ["sax: a frame is there twice"]
 
 
@@ -206,9 +206,9 @@ def test_without_trigger_times_frames_are_ordered_by_number(tmp_path: Path) -> N
     files = ukb_zips.short_axis(cine(), AFFINE)
     for file in files:
         del file.TriggerTime
-    found, warnings = one(sax(tmp_path, files))
-    np.testing.assert_array_equal(found.volume.raw, cine())
-    assert warnings == ["sax: no trigger times, frames ordered by number"] and found.seconds == 0
+    result, warnings = one(sax(tmp_path, files))
+    np.testing.assert_array_equal(result.volume.raw, cine())
+    assert warnings == ["sax: no trigger times, frames ordered by number"] and result.seconds == 0
 
 
 def change(at: int | None = None, **fields):
@@ -298,11 +298,11 @@ def test_undecodable_pixels_name_the_extra_to_install(tmp_path: Path, monkeypatc
 def test_damaged_or_hostile_zips_are_refused(tmp_path: Path) -> None:
     files = [ukb_zips.encode(f) for f in ukb_zips.short_axis(cine(), AFFINE)]
     path = ukb_zips.write(tmp_path / NAME, files)
-    source, whole = UkbDicom(tmp_path), path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
+    source, intact = UkbDicom(tmp_path), path.read_bytes()
+    path.write_bytes(intact[: len(intact) // 2])
     with pytest.raises(CohortError, match="truncated or corrupt zip"):
         one(source)
-    flipped = bytearray(whole)
+    flipped = bytearray(intact)
     flipped[400] ^= 255
     path.write_bytes(flipped)
     with pytest.raises(CohortError, match="corrupt"):
@@ -319,7 +319,7 @@ def test_damaged_or_hostile_zips_are_refused(tmp_path: Path) -> None:
         archive.writestr("1.dcm", b"no DICOM at all")
     with pytest.raises(CohortError, match="not a readable DICOM file"):
         one(source)
-    encrypted = bytearray(whole)
+    encrypted = bytearray(intact)
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         at = -1
         while (at := encrypted.find(signature, at + 1)) >= 0:
@@ -331,10 +331,10 @@ def test_damaged_or_hostile_zips_are_refused(tmp_path: Path) -> None:
 
 def test_randomly_damaged_zips_are_read_or_refused(tmp_path: Path) -> None:
     path = ukb_zips.write(tmp_path / NAME, ukb_zips.short_axis(cine((6, 5, 2, 3)), AFFINE))
-    source, whole, rng = UkbDicom(tmp_path), path.read_bytes(), np.random.default_rng(0)
+    source, intact, rng = UkbDicom(tmp_path), path.read_bytes(), np.random.default_rng(0)
     refused = 0
     for _ in range(60):
-        data = bytearray(whole)
+        data = bytearray(intact)
         for at in rng.integers(0, len(data), 8):
             data[at] = rng.integers(256)
         path.write_bytes(data)
@@ -352,10 +352,10 @@ def test_compressed_pixels_are_read_where_a_decoder_is_installed(tmp_path: Path)
     plain = ukb_zips.write(tmp_path / "plain" / NAME, files)
     packed = []
     for file in files:
-        whole = pydicom.dcmread(io.BytesIO(ukb_zips.encode(file)))
-        whole.compress(JPEG2000Lossless, encoding_plugin="pylibjpeg", j2k_cr=[1])
+        dataset = pydicom.dcmread(io.BytesIO(ukb_zips.encode(file)))
+        dataset.compress(JPEG2000Lossless, encoding_plugin="pylibjpeg", j2k_cr=[1])
         stream = io.BytesIO()
-        whole.save_as(stream)
+        dataset.save_as(stream)
         packed.append(stream.getvalue())
-    found, _ = one(sax(tmp_path / "packed", packed))
-    np.testing.assert_array_equal(found.volume.raw, one(UkbDicom(plain.parent))[0].volume.raw)
+    result, _ = one(sax(tmp_path / "packed", packed))
+    np.testing.assert_array_equal(result.volume.raw, one(UkbDicom(plain.parent))[0].volume.raw)

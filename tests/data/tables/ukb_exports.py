@@ -8,8 +8,8 @@ import pandas as pd
 from morphojax.data.tables.ukb_fields import registry
 
 IDS = ["1000017", "1000028", "1000039", "1000040"]
-# (field, instance, array) -> cells as exported. 4080 has two readings; in 1289, -10 means less than one;
-# 924 holds codes.
+# (field, instance, array) -> cells as exported. 4080 has two readings; in 1289, -10 means less than
+# one; 924 holds codes.
 VALUES = {
     (31, 0, 0): ["0", "1", "1", "0"],
     (24103, 2, 0): ["61.5", "", "55", "40.25"],
@@ -54,7 +54,7 @@ DIALECTS = {
 
 
 def export(path: Path, key: str = "eid", name=showcase, values=None, ids=IDS, sep: str = ",") -> Path:
-    """Writes an export: `key` and `name` give the dialect, `values` the cells by (field, instance, array)."""
+    """Writes an export. `key` and `name` give the dialect, `values` the cells as in VALUES."""
     frame = pd.DataFrame({name(*k): v for k, v in (VALUES if values is None else values).items()})
     frame.insert(0, key, ids)
     for i in range(3):  # fields outside the registry

@@ -17,11 +17,11 @@ class Synthetic(UkbNifti):
     name = "synthetic"
 
     def subjects(self) -> Sequence[str]:
-        """Ids, sorted. Raises CohortError for a folder that `generate` did not write, or did not finish."""
+        """Ids, sorted. Raises CohortError for a folder that `generate` did not write completely."""
         make = f"make it with python -m morphojax.data.sources.synthetic --output={self.root} --subjects=N"
         mark = self.root / MARK
         if not mark.is_file():
-            raise CohortError(f"{self.root}: no synthetic cohort ({MARK} is absent); {make}")
+            raise CohortError(f"{self.root}: holds no synthetic cohort ({MARK} is absent); {make}")
         try:
             expected = json.loads(mark.read_text())["subjects"]
         except (ValueError, KeyError, TypeError) as error:

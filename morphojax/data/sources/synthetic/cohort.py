@@ -1,4 +1,4 @@
-"""Writes the cohort: a folder per subject in the UK Biobank NIfTI layout, a table and its dictionary."""
+"""Writes the cohort: a folder per subject in the UK Biobank NIfTI layout, and the table."""
 
 import concurrent.futures
 import csv
@@ -38,14 +38,16 @@ _PHASES = {"ED": 0, "ES": imaging.END_SYSTOLE}
 def generate(root: Path, subjects: int, seed: int = 0, workers: int | None = None, progress: bool = True) -> Path:
     """Writes the subjects syn000001 to syn<subjects> to `root`, and returns `root`.
 
-    A subject depends only on the seed and its number. Existing subjects are kept, so that calling again
-    with more subjects extends the cohort; calling with fewer removes none. A subject appears once it is
-    complete, also if the process is killed. A cine has 6 frames (ED is frame 0, ES frame 2) and 10 to
-    14 slices; a subject takes less than 0.3 s of one core. About one subject in fifty has no table row.
+    A subject depends only on the seed and its number. Existing subjects are kept, so that calling
+    again with more subjects extends the cohort; calling with fewer removes none. A subject appears
+    once it is complete, also if the process is killed. A cine has 6 frames (ED is frame 0, ES frame
+    2) and 10 to 14 slices; a subject takes less than 0.3 s of one core. About one subject in fifty
+    has no table row.
 
     workers: number of processes; by default one per available core.
 
-    Raises CohortError where `root` has a cohort of another seed or generator version, or other files.
+    Raises CohortError where `root` has a cohort of another seed or generator version, or other
+    files.
     """
     root = Path(root)
     if subjects < 1:
@@ -122,7 +124,7 @@ def _write_subject(root: Path, name: str, seed: int, number: int) -> None:
 
 
 def subject_files(seed: int, number: int, shape: str | None = None) -> dict[str, bytes]:
-    """File name -> content of one subject. `shape` fixes the kind of heart, one of `person.SHAPES`."""
+    """File name -> content of one subject. `shape`: the kind of heart, of `person.SHAPES`."""
     body_rng, scanner_rng, report_rng = np.random.default_rng([seed, number]).spawn(3)
     person = persons.draw(body_rng, shape)
     heart = hearts.build(person, body_rng)

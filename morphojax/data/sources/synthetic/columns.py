@@ -1,4 +1,4 @@
-"""The table of the synthetic cohort: its schema, and the row of a subject with errors and missing cells."""
+"""The table of the synthetic cohort: its schema, and rows with errors and missing cells."""
 
 import numpy as np
 
@@ -92,7 +92,7 @@ SCHEMA = Schema(
     )
 )
 
-# Fraction of missing blocks (the columns of one examination), then of missing cells in single columns.
+# How often cells are missing: whole blocks (the columns of one examination), then single columns.
 _BLOCKS = (
     (0.05, ("lv_edv", "lv_esv", "lv_sv", "lv_ef", "cardiac_output", "lv_mass", "rv_edv", "rv_esv", "rv_sv", "rv_ef")),
     (0.07, ("wall_thickness_mean", "wall_thickness_max")),

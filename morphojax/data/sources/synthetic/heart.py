@@ -1,12 +1,12 @@
 """A beating heart as implicit solids in patient coordinates.
 
 Local coordinates in mm:
-- `u` along the LV axis, from the mitral ring at end-diastole (0) to the endocardial apex (`length`);
+- `u` along the LV axis, from the mitral ring at end-diastole (0) to the apex (`length`);
 - `s` towards the RV;
 - `i` towards the inferior wall.
 
-Each solid is a truncated ellipsoid with an approximate signed distance, negative inside. Occupancy is a
-ramp of this distance, one pixel wide, which gives partial volume.
+Each solid is a truncated ellipsoid with an approximate signed distance, negative inside. Occupancy
+is a ramp of this distance, one pixel wide, which gives partial volume.
 """
 
 import dataclasses
@@ -132,9 +132,10 @@ def activation(time: float) -> float:
 
 
 def _ellipsoid(rho2: np.ndarray, v: np.ndarray, radius, half) -> np.ndarray:
-    """Approximate signed distance k0 (k0 - 1) / k1 to an ellipsoid of revolution, exact to first order.
+    """Approximate signed distance k0 (k0 - 1) / k1 to an ellipsoid of revolution.
 
-    rho2: squared distance to its axis; v: position along it; radius, half: its half axes.
+    Exact to first order at the surface. rho2: squared distance to its axis; v: position along it;
+    radius, half: its half axes.
     """
     a, b = rho2 / (radius * radius), (v / half) ** 2
     k0 = np.sqrt(a + b) + np.float32(1e-3)
@@ -142,7 +143,7 @@ def _ellipsoid(rho2: np.ndarray, v: np.ndarray, radius, half) -> np.ndarray:
 
 
 def _triaxial(v, i, s, axes) -> np.ndarray:
-    """Approximate signed distance to an ellipsoid with the half axes (s, i, v), as in `_ellipsoid`."""
+    """Approximate signed distance to an ellipsoid of half axes (s, i, v), as in `_ellipsoid`."""
     a, b, c = s / axes[0], i / axes[1], v / axes[2]
     k0 = np.sqrt(a * a + b * b + c * c) + np.float32(1e-3)
     k1 = np.sqrt((a / axes[0]) ** 2 + (b / axes[1]) ** 2 + (c / axes[2]) ** 2) + np.float32(1e-5)
@@ -150,7 +151,7 @@ def _triaxial(v, i, s, axes) -> np.ndarray:
 
 
 def distances(heart: Heart, local: np.ndarray, activation: float, atria: bool = True) -> dict[str, np.ndarray]:
-    """Signed distances in mm at local [3, ...]: "endo", "epi", "rv" and, with `atria`, "la" and "ra".
+    """Signed distances in mm at local [3, ...]: "endo", "epi", "rv" and, with atria, "la", "ra".
 
     "mitral" and "tricuspid" are the distances below the valve planes. activation: 0 at ED, 1 at ES.
     """
@@ -183,7 +184,7 @@ def distances(heart: Heart, local: np.ndarray, activation: float, atria: bool = 
     half_epi = np.where(below, f((1 - _BULGE) * length + _APICAL * wall), f(_BASAL * length + wall))
     epi = np.maximum(_ellipsoid(rho2, v, endo_r + thick, half_epi), cut)
 
-    # The RV: an ellipsoid on the septal side, without the LV; at the base it leans forward, to the outflow.
+    # The RV: an ellipsoid on the septal side, minus the LV; at the base it leans forward.
     outer = heart.radius + heart.wall
     middle = 0.55 * outer
     reach = max(outer + heart.rv_reach - middle - heart.rv_squeeze * activation, 6.0)
@@ -206,7 +207,7 @@ def distances(heart: Heart, local: np.ndarray, activation: float, atria: bool = 
 
 
 def _atrium(axes: np.ndarray, ring: np.float32, local, activation: float) -> np.ndarray:
-    """An ellipsoid cut by its valve plane. In systole the ring descends below a fixed roof: the atrium fills."""
+    """An ellipsoid cut by its valve plane. In systole the ring descends, so the atrium fills."""
     s, i, u = local
     f = np.float32
     half, grow = f(axes[2] + ring / 2), 0.95 + 0.08 * activation
@@ -217,8 +218,8 @@ def _atrium(axes: np.ndarray, ring: np.float32, local, activation: float) -> np.
 def ventricle(heart: Heart, activation: float) -> tuple[float, float, float, float]:
     """Descent of the mitral ring, and length, radius and wall of the LV, in mm.
 
-    The cavity volume follows from the EF, the myocardial volume is constant, and the epicardial apex does
-    not move.
+    The cavity volume follows from the EF, the myocardial volume is constant, and the epicardial
+    apex does not move.
     """
     ring = heart.mapse * activation
     volume = heart.length * heart.radius**2 * (1 - heart.ef * activation)

@@ -24,7 +24,7 @@ _MARGIN_MM = 7.0
 
 @dataclasses.dataclass(frozen=True)
 class Plane:
-    """`affine` is what the header says; `shift` [Z, 3] mm is the true displacement of each slice from it."""
+    """`affine` goes into the header; `shift` [Z, 3] mm is each slice's displacement from it."""
 
     name: str
     affine: np.ndarray
@@ -84,7 +84,7 @@ def _unit(v: np.ndarray) -> np.ndarray:
 
 
 def _axes(normal, right, down, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Orthonormal in-plane axes near two patient directions, rotated by a random angle (SD 8 degrees)."""
+    """Orthonormal in-plane axes near two patient directions, rotated at random (SD 8 degrees)."""
     right = _unit(right - normal * (normal @ right))
     down = np.cross(normal, right) * np.sign(np.cross(normal, right) @ down)
     angle = np.deg2rad(rng.normal(0, 8))
@@ -100,7 +100,10 @@ def _affine(middle, right, down, normal, spacing: float, gap: float, size) -> np
 
 
 def scan(heart: Heart, thorax: Thorax, plane: Plane, rng: np.random.Generator, gain: float, sigma: float) -> Cine:
-    """The cine of a plane. gain: signal of blood in scanner units; sigma: SD of the noise, relative to it."""
+    """The cine of a plane.
+
+    gain: signal of blood in scanner units. sigma: SD of the noise, relative to blood.
+    """
     f = np.float32
     spacing = float(np.linalg.norm(plane.affine[:3, 0]))
     normal = plane.affine[:3, 2] / np.linalg.norm(plane.affine[:3, 2])
@@ -145,7 +148,7 @@ def scan(heart: Heart, thorax: Thorax, plane: Plane, rng: np.random.Generator, g
 
 
 def _near(heart: Heart, local: np.ndarray) -> np.ndarray:
-    """A mask of a box around the heart and its fat: distances are computed only there, to save time."""
+    """The mask of a box around the heart and its fat, the only place that needs distances."""
     s, i, u = local
     wide = heart.radius + heart.wall + heart.rv_reach + 25
     return (s > -65) & (s < wide + 15) & (np.abs(i) < wide) & (u > -80) & (u < heart.length + heart.wall + 20)
@@ -154,8 +157,8 @@ def _near(heart: Heart, local: np.ndarray) -> np.ndarray:
 def _signal(heart: Heart, thorax: Thorax, fractions, d, inside, rough, level: float) -> np.ndarray:
     """Signal [samples, N] of the heart, with papillary muscles, trabeculae and valves in the blood.
 
-    fractions, d: of `hearts.occupancy` and `hearts.distances`. inside: local coordinates [3, samples, N].
-    rough: fine noise. level: activation.
+    fractions, d: of `hearts.occupancy` and `hearts.distances`. inside: local
+    coordinates [3, samples, N]. rough: fine noise. level: activation.
     """
     f = np.float32
     blood, myo = f(thorax.signal["blood"]), f(thorax.signal["myo"])
@@ -182,9 +185,10 @@ def _signal(heart: Heart, thorax: Thorax, fractions, d, inside, rough, level: fl
 
 
 def _label(plane: Plane, moving: np.ndarray, fractions: np.ndarray) -> np.ndarray:
-    """Canonical ids uint8: the largest structure of a voxel, where structures fill at least half of it.
+    """Canonical ids, uint8: the largest structure where structures fill half of a voxel or more.
 
-    The walls of RV and atria are background. fractions: [6, N] of TISSUES at the voxels of `moving`.
+    The walls of RV and atria are background. fractions: [6, N] of TISSUES at the voxels of
+    `moving`.
     """
     drawn = {"lv": "lv_cavity", "myo": "lv_myocardium", "rv": "rv_cavity"}
     if plane.name != "sax":
@@ -197,8 +201,8 @@ def _label(plane: Plane, moving: np.ndarray, fractions: np.ndarray) -> np.ndarra
     label = np.zeros(plane.shape, np.uint8)
     label[moving] = np.where(labelled.sum(0) >= 0.5, ids[labelled.argmax(0)], 0)
     if plane.name == "sax":
-        # The valve planes cut the basal slices obliquely. As annotators do, drop a chamber from a basal
-        # slice that contains only a small part of it.
+        # The valve planes cut the basal slices obliquely. As annotators do, drop a chamber from a
+        # basal slice that contains only a small part of it.
         for chamber in ((LABEL_ID["lv_cavity"], LABEL_ID["lv_myocardium"]), (LABEL_ID["rv_cavity"],)):
             mask = np.isin(label, chamber)
             area = mask.sum((0, 1))
@@ -208,7 +212,7 @@ def _label(plane: Plane, moving: np.ndarray, fractions: np.ndarray) -> np.ndarra
 
 
 def _shading(thorax: Thorax, points: np.ndarray, index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Coil sensitivity: falls with the distance from the chest wall, and varies smoothly over the image."""
+    """Coil sensitivity: falls with distance from the chest wall, and varies smoothly in plane."""
     f = np.float32
     x, y = (2 * index[k] / f(max(index.shape[k + 1] - 1, 1)) - 1 for k in (0, 1))
     a, b, c, d, e = rng.normal(0, 0.13, 5).astype(f)

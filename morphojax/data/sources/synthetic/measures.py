@@ -1,4 +1,4 @@
-"""Cardiac morphometry of one subject, measured on its masks. Volumes in mL, lengths in mm, mass in g."""
+"""Cardiac morphometry of one subject, measured on its masks: volumes in mL, lengths in mm."""
 
 import numpy as np
 
@@ -12,8 +12,8 @@ def measure(
 ) -> dict[str, float]:
     """Name -> value; NaN where it cannot be measured.
 
-    sax: phase -> canonical labels [X, Y, Z] at ED and ES. la_2ch, la_4ch: canonical labels [X, Y, 1] at
-    ES, where the atria are largest.
+    sax:            phase -> canonical labels [X, Y, Z] at ED and ES.
+    la_2ch, la_4ch: canonical labels [X, Y, 1] at ES, where the atria are largest.
 
     LA volume is biplane area-length, 8 / (3 pi) A2 A4 / L with the mean length; RA volume is
     8 A^2 / (3 pi L) (Lang et al., JASE 2015).
@@ -42,8 +42,8 @@ def measure(
 def wall_thickness(label: np.ndarray, pixel: float) -> tuple[float, float]:
     """Mean and maximum over sectors of the wall thickness in mm, averaged over the middle slices.
 
-    The radii of endocardium and epicardium follow from areas: a sector of angle t and radius r has the
-    area t r^2 / 2. label: [X, Y, Z] canonical ids; pixel: its size in mm.
+    The radii of endocardium and epicardium follow from areas: a sector of angle t and radius r has
+    the area t r^2 / 2. label: [X, Y, Z] canonical ids; pixel: its size in mm.
     """
     cavity, myo = label == LABEL_ID["lv_cavity"], label == LABEL_ID["lv_myocardium"]
     slices = np.flatnonzero(cavity.any((0, 1)))

@@ -9,7 +9,7 @@ SHAPES = ("healthy", "dilated", "hypertrophic", "infarcted", "rv_overload")
 
 @dataclasses.dataclass(frozen=True)
 class Person:
-    """Volumes in mL, lengths of the heart in mm, fractions 0..1; other units as in the data dictionary.
+    """Volumes in mL, heart lengths in mm, fractions 0..1; other units as in the data dictionary.
 
     The fields from `lv_edv` on describe the heart at end-diastole; `heart.build` makes it.
     """
@@ -98,10 +98,11 @@ class _Chambers:
 
 
 def draw(rng: np.random.Generator, shape: str | None = None) -> Person:
-    """A random person. `shape` fixes the kind of heart; otherwise it depends on age, sex and risk factors.
+    """A random person. Without `shape`, the kind of heart depends on age, sex and risk factors.
 
-    Means and slopes are rounded from published population means: LV and RV volumes per body surface area
-    and EF by sex as in Petersen et al. (JCMR 2017), body surface area by Du Bois and Du Bois (1916).
+    Means and slopes are rounded from published population means: LV and RV volumes per body surface
+    area and EF by sex as in Petersen et al. (JCMR 2017), body surface area by Du Bois and Du Bois
+    (1916).
     """
     body = _draw_body(rng)
     drawn = _draw_shape(rng, body)

@@ -1,4 +1,4 @@
-"""The static surroundings of the heart: fat, chest wall, lungs, abdominal organs, spine and great vessels."""
+"""The surroundings of the heart, which do not move: chest wall, lungs, abdomen, vessels."""
 
 import dataclasses
 
@@ -86,13 +86,13 @@ def build(person: Person, heart: Heart, rng: np.random.Generator) -> Thorax:
 
 
 def noise(thorax: Thorax, points: np.ndarray, period: float) -> np.ndarray:
-    """A smooth random field at points [3, ...] mm, of unit variance at its nodes, `period` mm apart."""
+    """A smooth random field at points [3, ...] mm; its nodes are `period` mm apart."""
     cells = points * np.float32(1 / period)
     return ndimage.map_coordinates(thorax.texture, cells, order=1, mode="grid-wrap", output=np.float32)
 
 
 def render(thorax: Thorax, points: np.ndarray, to_heart: np.ndarray) -> np.ndarray:
-    """Signal at points [3, ...] (RAS+ mm). to_heart: [...] mm to the heart at rest; large far from it."""
+    """Signal at points [3, ...] (RAS+ mm). to_heart: [...] mm to the heart at rest."""
     f = np.float32
     x, y, z = points
     level = {k: f(v) for k, v in thorax.signal.items()}

@@ -17,7 +17,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from morphojax.data.tables.ukb_export import read_export, registry
+from morphojax.data.tables.ukb_export import read_export
+from morphojax.data.tables.ukb_fields import registry
+from morphojax.data.tables.ukb_headers import UkbTableSpec
 
 
 def export(path: Path, rows: int, columns: int) -> None:
@@ -49,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "export.csv"
         export(path, options.rows, options.columns)
-        _, schema = read_export(path, "published_118")
+        _, schema = read_export(path, UkbTableSpec("published_118"))
         ids = {c.name: int(c.name.rsplit("_", 1)[1]) for c in schema.columns}
         wanted = ["eid", *(f"{i}-{0 if registry()[i].once else 2}.0" for i in ids.values())]
         ratios = []
@@ -57,7 +59,7 @@ def main() -> None:
             start = time.perf_counter()
             pd.read_csv(path, usecols=wanted)
             middle = time.perf_counter()
-            read_export(path, "published_118")
+            read_export(path, UkbTableSpec("published_118"))
             ratios.append((time.perf_counter() - middle) / (middle - start))
         size = path.stat().st_size / 1e6
     print(

@@ -1,8 +1,9 @@
 """Native stack -> training grid, and the exact way back. NumPy only.
 
-A stack is reoriented (axis order and flips in plane), resampled in plane, and cropped or padded about the centre of the
-image. Z is never touched and no label is ever consulted. Both directions are separable linear or nearest interpolation:
-the two in-plane axes are independent because reorientation permutes and flips but never rotates.
+A stack is reoriented (in-plane axis order and flips), resampled in plane, and cropped or padded
+about the centre of the image. Z never changes, and no label is used. Both directions use separable
+linear or nearest interpolation, because reorientation permutes and flips the two in-plane axes but
+never rotates them.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ _LEFT, _POSTERIOR, _INFERIOR = np.array([-1.0, 0, 0]), np.array([0, -1.0, 0]), n
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """The square in-plane grid that models see: `size` x `size` pixels of `spacing_mm`."""
+    """The square in-plane grid of model inputs: `size` x `size` pixels of `spacing_mm`."""
 
     spacing_mm: float
     size: int
@@ -37,7 +38,7 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """How a native stack was brought to the grid: all that the way back needs.
+    """How a native stack maps to the grid. It contains all that the inverse needs.
 
     shape:  native (X, Y, Z).
     affine: native 4 x 4, voxel -> mm, RAS+.
@@ -70,13 +71,14 @@ class Placement:
 
 
 def place(image: np.ndarray, affine: np.ndarray, grid: Grid) -> Placement:
-    """Decides how a stack [X, Y, Z] comes to the grid, from its shape and affine alone.
+    """The placement of a stack [X, Y, Z] on the grid, by its shape and affine only.
 
-    Of the two in-plane axes, the pair (rows, columns) is chosen that best points (Posterior or Inferior, Left); each is
-    then flipped to point that way. Raises ValueError where the slices do not lie along axis 2.
+    Chooses the in-plane axes for rows and columns that are closest to (posterior or inferior,
+    left), then flips each to point that way. Raises ValueError where the slices do not lie along
+    axis 2.
     """
     if image.ndim != 3 or 0 in image.shape:
-        raise ValueError(f"a stack has 3 axes X, Y, Z, all filled; this one has shape {image.shape}")
+        raise ValueError(f"shape {image.shape}: a stack must have 3 axes X, Y, Z, none of length 0")
     affine = np.asarray(affine, np.float64)
     spacing = np.array(_spacing(affine))
     if not (np.isfinite(affine).all() and (spacing > 0).all()):
@@ -84,14 +86,14 @@ def place(image: np.ndarray, affine: np.ndarray, grid: Grid) -> Placement:
     _check_slice_axis(image.shape, spacing)
     directions = affine[:3, :3] / spacing
 
-    def rowness(axis: int) -> float:
+    def row_score(axis: int) -> float:
         return float(max(abs(directions[:, axis] @ _POSTERIOR), abs(directions[:, axis] @ _INFERIOR)))
 
-    def columnness(axis: int) -> float:
+    def column_score(axis: int) -> float:
         return float(abs(directions[:, axis] @ _LEFT))
 
-    # A tie goes to columns along X, the usual order of pixels on disk.
-    rows, columns = (0, 1) if rowness(0) + columnness(1) > rowness(1) + columnness(0) + 1e-6 else (1, 0)
+    # On a tie, columns run along X, the usual order of pixels on disk.
+    rows, columns = (0, 1) if row_score(0) + column_score(1) > row_score(1) + column_score(0) + 1e-6 else (1, 0)
     along = [directions[:, rows] @ _POSTERIOR, directions[:, rows] @ _INFERIOR]
     flip_rows = bool(along[int(abs(along[1]) > abs(along[0]) + 1e-6)] < 0)
     flip_columns = bool(directions[:, columns] @ _LEFT < 0)
@@ -101,7 +103,9 @@ def place(image: np.ndarray, affine: np.ndarray, grid: Grid) -> Placement:
 
 
 def to_grid(volume: np.ndarray, placement: Placement, order: int) -> np.ndarray:
-    """Native [X, Y, Z] -> [Z, H, W] of the same dtype (integers are rounded), zero outside the native image.
+    """Native [X, Y, Z] -> [Z, H, W] of the same dtype; integers are rounded.
+
+    Zero outside the native image.
 
     order: 0 nearest (labels), 1 linear (images).
     """
@@ -112,7 +116,7 @@ def to_grid(volume: np.ndarray, placement: Placement, order: int) -> np.ndarray:
         step = placement.grid.spacing_mm / native
         positions = (np.arange(placement.grid.size) - placement.grid.size // 2) * step + length // 2
         positions = length - 1 - positions if placement.flips[axis - 1] else positions
-        # What lies outside the crop need not be interpolated along the other axis.
+        # Drop the voxels outside the crop before interpolating along the other axis.
         first = max(int(positions.min()), 0)
         oriented = oriented[(slice(None),) * axis + (slice(first, int(positions.max()) + 2),)]
         sampled.append((axis, positions - first))
@@ -122,9 +126,12 @@ def to_grid(volume: np.ndarray, placement: Placement, order: int) -> np.ndarray:
 
 
 def to_native(volume: np.ndarray, placement: Placement, order: int) -> np.ndarray:
-    """Grid [Z, H, W] or [Z, H, W, C] -> native [X, Y, Z] or [X, Y, Z, C] of the same dtype, zero outside the crop.
+    """Grid [Z, H, W] or [Z, H, W, C] -> native [X, Y, Z] or [X, Y, Z, C] of the same dtype.
 
-    order: 0 nearest (labels), 1 linear (images, class probabilities: `argmax` of all zeros is the background).
+    Zero outside the crop.
+
+    order: 0 nearest (labels), 1 linear (images, class probabilities). The `argmax` of all-zero
+        probabilities is the background.
     """
     size, z = placement.grid.size, placement.shape[2]
     if volume.shape[:3] != (z, size, size) or volume.ndim not in (3, 4):
@@ -142,9 +149,10 @@ def to_native(volume: np.ndarray, placement: Placement, order: int) -> np.ndarra
 
 
 def normalise(image: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Any real array -> uint8, the `low` and `high` percentiles of the whole stack becoming 0 and 255.
+    """Any real array -> uint8; the `low` and `high` percentiles of the stack become 0 and 255.
 
-    Applied to the native stack, before `to_grid`, so that the rule does not depend on the crop. A constant stack is 0.
+    Apply it to the native stack, before `to_grid`, so that the result does not depend on the crop.
+    A constant stack becomes 0.
     """
     if not 0 <= low < high <= 100:
         raise ValueError(f"percentiles must satisfy 0 <= low < high <= 100, not {low} and {high}")
@@ -164,12 +172,15 @@ def normalise(image: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _parts(size: int) -> Iterator[slice]:
-    """What is worked on at once fits the cache, which makes percentiles and scaling a third faster."""
+    """Slices that cover `size` elements, each small enough for the CPU cache: a third faster."""
     return (slice(first, first + 2**16) for first in range(0, size, 2**16))
 
 
 def _percentiles(image: np.ndarray, low: float, high: float) -> tuple[float, float]:
-    """np.percentile; whole numbers, which scanners store, are counted rather than sorted, several times faster."""
+    """np.percentile, by counting instead of sorting where all values are whole numbers.
+
+    Scanners store whole numbers, and counting them is several times faster.
+    """
     values = image.ravel(order="K")
     first, last = float(values.min()), float(values.max())
     if last - first < 2**16 and max(abs(first), abs(last)) < 2**31:
@@ -185,14 +196,14 @@ def _percentiles(image: np.ndarray, low: float, high: float) -> tuple[float, flo
 
 
 def _counts(values: np.ndarray, first: int, last: int) -> np.ndarray | None:
-    """How often each of first, first + 1, ... last is among the values; None where one of these is no whole number."""
+    """How often each of first, ..., last occurs; None where a value is not a whole number."""
     counts = np.zeros(last - first + 1, np.intp)
     for part in _parts(values.size):
-        whole = values[part].astype(np.int32)
-        if not np.array_equal(whole.astype(values.dtype), values[part]):
+        integers = values[part].astype(np.int32)
+        if not np.array_equal(integers.astype(values.dtype), values[part]):
             return None
-        whole -= first
-        counts += np.bincount(whole, minlength=len(counts))
+        integers -= first
+        counts += np.bincount(integers, minlength=len(counts))
     return counts
 
 
@@ -201,32 +212,39 @@ def _spacing(affine: np.ndarray) -> tuple[float, ...]:
 
 
 def _check_slice_axis(shape: Sequence[int], spacing: np.ndarray) -> None:
-    """In plane, cardiac pixels are square or nearly so: an elongated or one-pixel plane means slices along X or Y."""
-    found = f"shape {tuple(shape)}, spacing {np.round(spacing, 3).tolist()} mm"
-    advice = f"({found}); slices must lie along axis 2: transpose the array and its affine"
+    """Raises ValueError where the slices seem to lie along X or Y.
+
+    In-plane pixels of cardiac MRI are nearly square, so an elongated pixel, or an axis of one
+    voxel, shows that the slices lie along another axis.
+    """
+    geometry = f"shape {tuple(shape)}, spacing {np.round(spacing, 3).tolist()} mm"
+    advice = f"({geometry}); slices must lie along axis 2: transpose the array and its affine"
     for axis in (0, 1):
         if shape[axis] == 1:
-            raise ValueError(f"axis {axis} holds a single voxel {advice}")
+            raise ValueError(f"axis {axis} has a single voxel {advice}")
         if spacing[axis] > 2 * spacing[1 - axis]:
             raise ValueError(f"the slices seem to lie along axis {axis} {advice}")
 
 
 def _in_plane(placement: Placement) -> tuple[tuple[int, int, float], tuple[int, int, float]]:
-    """(axis of the oriented [Z, H, W] stack, native length, native spacing in mm) of rows, then of columns."""
+    """For rows, then columns: (axis of the [Z, H, W] stack, native length, spacing in mm)."""
     rows, columns = placement.axes
     spacing = placement.native_spacing
     return (1, placement.shape[rows], spacing[rows]), (2, placement.shape[columns], spacing[columns])
 
 
 def _interpolate(volume: np.ndarray, positions: np.ndarray, axis: int, order: int) -> np.ndarray:
-    """Samples `axis` at fractional voxel positions; zero beyond the outer faces of the outer voxels, as in ITK."""
+    """Samples `axis` at fractional voxel positions.
+
+    Zero beyond the outer faces of the outer voxels, as in ITK.
+    """
     length = volume.shape[axis]
     inside = (positions >= -0.5) & (positions <= length - 0.5)
     positions = np.clip(positions, 0, length - 1)
     column = [1] * volume.ndim
     column[axis] = -1
     if order == 0:
-        # Halves go up, within rounding error; np.rint would send them to the even neighbour and double some voxels.
+        # Halves round up. np.rint would round them to even, and repeat some voxels.
         out = np.take(volume, np.minimum(np.floor(positions + 0.5 + 1e-9).astype(np.intp), length - 1), axis)
     elif order == 1:
         below = np.floor(positions).astype(np.intp)

@@ -1,4 +1,4 @@
-"""Tiny cohorts on disk, with values that tests can foresee."""
+"""Tiny cohorts on disk, with known values."""
 
 from pathlib import Path
 
@@ -60,12 +60,15 @@ def _lookup(convention: str) -> np.ndarray:
 
 
 def mnms(source: Source, root: Path) -> Path:
-    """The short axes of another cohort in the layout of M&Ms, in turn over its four folders: a cine of ED at frame 0, mid at 2, ES at 4."""
+    """The short axes of another cohort in the layout of M&Ms, distributed over its four folders.
+
+    A cine has ED at frame 0, mid at 2 and ES at 4.
+    """
     parts = ("Training/Labeled", "Training/Unlabeled", "Validation", "Testing")
     lines = [",External code,VendorName,Vendor,Centre,ED,ES,Age,Pathology,Sex,Height,Weight"]
     for i, subject in enumerate(source.subjects()):
-        found = frames_of(source.read(subject, ("sax",)))
-        ed, mid, es = (found[p] for p in anatomy.PHASES)
+        frames = frames_of(source.read(subject, ("sax",)))
+        ed, mid, es = (frames[p] for p in anatomy.PHASES)
         cine = np.stack([ed.image, ed.image // 2, mid.image, es.image // 2, es.image], axis=-1).astype(np.int16)
         labels = np.zeros(cine.shape, np.uint8)
         labels[..., 0], labels[..., 4] = (_lookup("mnms")[f.label] for f in (ed, es))
@@ -84,29 +87,29 @@ def mnms2(source: Source, root: Path) -> Path:
     for i, subject in enumerate(source.subjects(), 1):
         read = source.read(subject, ("sax", "la_4ch"))
         for plane, prefix in (("sax", "SA"), ("la_4ch", "LA")):
-            found = frames_of(read, plane)
+            frames = frames_of(read, plane)
             stem = root / f"dataset/{i:03d}/{i:03d}_{prefix}"
-            cine = np.stack([found[p].image for p in anatomy.PHASES], axis=-1).astype(np.int16)
-            save(Path(f"{stem}_CINE.nii.gz"), cine, found["ED"].affine)
+            cine = np.stack([frames[p].image for p in anatomy.PHASES], axis=-1).astype(np.int16)
+            save(Path(f"{stem}_CINE.nii.gz"), cine, frames["ED"].affine)
             for phase in ("ED", "ES"):
-                frame = found[phase]
+                frame = frames[phase]
                 save(Path(f"{stem}_{phase}.nii.gz"), frame.image.astype(np.int16), frame.affine)
                 save(Path(f"{stem}_{phase}_gt.nii.gz"), _lookup("mnms2")[frame.label], frame.affine)
-        lines.append(f"{i},NOR,SIEMENS,Avanto,1.5")  # a spreadsheet drops zeros in front
+        lines.append(f"{i},NOR,SIEMENS,Avanto,1.5")  # a spreadsheet drops leading zeros
     (root / "dataset_information.csv").write_text("\n".join([*lines, ",,,,", "", ",,,,"]) + "\n")
     return root
 
 
 def nifti_table(source: Source, root: Path) -> Path:
-    """Another cohort as a hospital might keep it: the short axis as a labelled cine, the 4-chamber view as files of ED and ES."""
+    """Another cohort with a mapping.csv: a labelled short-axis cine, 4-chamber ED and ES."""
     numbers = {"lv_cavity": 7, "lv_myocardium": 2, "rv_cavity": 4}
     disk = np.array([0, *(numbers.get(s, 0) for s in anatomy.STRUCTURES)], np.uint8)
     labels = ";".join(f"{s}:{n}" for s, n in numbers.items())
     lines = ["subject,plane,phase,image,label,labels,ed_frame,es_frame"]
     for subject in source.subjects():
         read = source.read(subject, ("sax", "la_4ch"))
-        found = frames_of(read)
-        ed, mid, es = (found[p] for p in anatomy.PHASES)
+        frames = frames_of(read)
+        ed, mid, es = (frames[p] for p in anatomy.PHASES)
         cine = np.stack([ed.image // 2, es.image, mid.image, ed.image], axis=-1).astype(np.int16)
         drawn = np.zeros(cine.shape, np.uint8)
         drawn[..., 1], drawn[..., 3] = disk[es.label], disk[ed.label]

@@ -37,7 +37,7 @@ def workspace(images: dict[str, str]) -> str:
 
 
 def outlines(mask: np.ndarray) -> list[np.ndarray]:
-    """Closed polygons round a mask, midway between the centres of pixels: marching squares, followed from square to square."""
+    """Closed polygons around a mask, midway between pixel centres, by marching squares."""
     padded = np.pad(mask, 1)
     leaving = {}  # side of a square, in half pixels -> the side where the outline that enters there leaves
     for r, c in np.argwhere(padded[1:, 1:] | padded[:-1, 1:] | padded[1:, :-1] | padded[:-1, :-1]):
@@ -47,30 +47,30 @@ def outlines(mask: np.ndarray) -> list[np.ndarray]:
         for i in falls:  # each corner by itself, where two are opposite
             j = next(k % 4 for k in range(i - 1, i - 5, -1) if not corners[k % 4] and corners[(k + 1) % 4])
             leaving[sides[i]] = sides[j]
-    found = []
+    polygons = []
     while leaving:
-        at, way = next(iter(leaving)), []
-        while at in leaving:
-            way.append(at)
-            at = leaving.pop(at)
-        found.append(np.array(way) / 2 - 1)
-    return found
+        side, polygon = next(iter(leaving)), []
+        while side in leaving:
+            polygon.append(side)
+            side = leaving.pop(side)
+        polygons.append(np.array(polygon) / 2 - 1)
+    return polygons
 
 
 def covered(label: np.ndarray) -> dict[str, np.ndarray]:
-    """What the contours of a label map [rows, columns] enclose, by structure: the epicardium encloses the cavity too."""
-    found = {s: label == i for s, i in anatomy.LABEL_ID.items()}
-    found["lv_myocardium"] = found["lv_myocardium"] | found["lv_cavity"]
-    return found
+    """Structure -> mask that its contour encloses: the epicardium encloses the cavity too."""
+    masks = {s: label == i for s, i in anatomy.LABEL_ID.items()}
+    masks["lv_myocardium"] = masks["lv_myocardium"] | masks["lv_cavity"]
+    return masks
 
 
 def drawings(labels: np.ndarray, uid: Callable[[int, int], str]) -> dict[str, str]:
-    """The XML of the contours round labels [X, Y, Z, T] of canonical ids, by the UID of the image (z, t)."""
-    found = {}
+    """UID -> XML of the contours around labels [X, Y, Z, T] of canonical ids; `uid(z, t)`."""
+    by_uid = {}
     for z, t in np.ndindex(labels.shape[2:]):
         around = {s: outlines(mask) for s, mask in covered(labels[:, :, z, t].T).items()}
-        found[uid(z, t)] = "".join(drawn(NAME[s], max(o, key=len)) for s, o in around.items() if o)
-    return found
+        by_uid[uid(z, t)] = "".join(drawn(NAME[s], max(o, key=len)) for s, o in around.items() if o)
+    return by_uid
 
 
 def save(path: Path, images: Mapping[str, str]) -> Path:

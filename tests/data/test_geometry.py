@@ -35,7 +35,8 @@ def test_orientation_follows_the_affine(x, y, axes, flips):
 
 
 def test_rows_run_posterior_and_columns_left():
-    # One bright voxel, to the right and front of the centre, must land left and top of the centre of the grid.
+    # One bright voxel, to the right and front of the centre, must land left and top of the centre
+    # of the grid.
     volume = np.zeros((9, 9, 2), np.float32)
     volume[6, 7, 1] = 1  # affine identity: X towards right, Y towards anterior
     grid = to_grid(volume, place(volume, np.diag([1, 1, 8.0, 1]), Grid(1.0, 9)), order=1)
@@ -46,7 +47,8 @@ def test_equal_spacing_is_a_crop_or_pad_by_whole_voxels():
     volume = _volume((11, 14, 3))
     placement = place(volume, np.diag([-1.5, -1.5, 8, 1]), Grid(1.5, 12))
     expected = np.zeros((3, 12, 12), np.float32)
-    # Centre 11 // 2 = 5 and 14 // 2 = 7 go to 12 // 2 = 6: one column of padding, one row cropped at the start.
+    # Centre 11 // 2 = 5 and 14 // 2 = 7 go to 12 // 2 = 6: one column of padding, one row cropped
+    # at the start.
     expected[:, :, 1:12] = volume.transpose(2, 1, 0)[:, 1:13, :]
     np.testing.assert_array_equal(to_grid(volume, placement, 1), expected)
     np.testing.assert_array_equal(to_grid(volume, placement, 0), expected)
@@ -71,7 +73,7 @@ def test_round_trip_keeps_a_smooth_label_at_other_spacing():
     back = to_native(to_grid(disc, placement, 0).astype(np.float32), placement, 1) > 0.5
     dice = 2 * (back & (disc > 0)).sum() / (back.sum() + disc.sum())
     assert dice > 0.97
-    # The centre of mass would shift if one way ran off by half a voxel.
+    # The centre of mass would shift if one direction were off by half a voxel.
     np.testing.assert_allclose(np.argwhere(back).mean(0), np.argwhere(disc).mean(0), atol=0.25)
 
 
@@ -102,12 +104,12 @@ def test_agrees_with_itk(native):
     reference = sitk.GetImageFromArray(volume[..., 0].T)  # SimpleITK wants [Y, X]
     reference.SetSpacing([native, native])
     origin = [(n // 2) * native - 10 * 1.5 for n in (21, 26)]
-    for order, how in ((0, sitk.sitkNearestNeighbor), (1, sitk.sitkLinear)):
-        out = sitk.Resample(reference, [20, 20], sitk.Transform(), how, origin, [1.5, 1.5], [1, 0, 0, 1], 0.0)
-        ours = to_grid(volume, placement, order)[0]
-        theirs = sitk.GetArrayFromImage(out)
-        # A position halfway between two voxels may fall either way.
-        assert np.mean(np.abs(ours - theirs) < 1e-4) > (0.95 if order == 0 else 0.9999)
+    for order, interpolator in ((0, sitk.sitkNearestNeighbor), (1, sitk.sitkLinear)):
+        out = sitk.Resample(reference, [20, 20], sitk.Transform(), interpolator, origin, [1.5, 1.5], [1, 0, 0, 1], 0.0)
+        actual = to_grid(volume, placement, order)[0]
+        expected = sitk.GetArrayFromImage(out)
+        # A position halfway between two voxels may be rounded either way.
+        assert np.mean(np.abs(actual - expected) < 1e-4) > (0.95 if order == 0 else 0.9999)
 
 
 def test_one_slice_and_one_voxel():
@@ -122,23 +124,23 @@ def test_one_slice_and_one_voxel():
         ((20, 0, 3), (1, 1, 8), "3 axes"),
         ((12, 100, 100), (8, 1.4, 1.4), "along axis 0"),
         ((100, 12, 100), (1.4, 8, 1.4), "along axis 1"),
-        ((1, 100, 100), (1.4, 1.4, 1.4), "axis 0 holds a single voxel"),
+        ((1, 100, 100), (1.4, 1.4, 1.4), "axis 0 has a single voxel"),
     ],
 )
-def test_refuses_another_layout(shape, spacing, message):
+def test_other_array_layouts_are_refused(shape, spacing, message):
     with pytest.raises(ValueError, match=message):
         place(np.zeros(shape), np.diag([*spacing, 1.0]), Grid(1.5, 8))
 
 
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
-def test_refuses_unusable_spacing(bad):
+def test_unusable_spacing_is_refused(bad):
     with pytest.raises(ValueError, match="spacing"):
         place(np.zeros((4, 4, 2)), np.diag([1.0, bad, 8, 1]), Grid(1.5, 8))
     with pytest.raises(ValueError, match="spacing"):
         Grid(bad, 8)
 
 
-def test_refuses_volumes_of_another_shape():
+def test_volumes_of_another_shape_are_refused():
     placement = place(np.zeros((4, 5, 2)), np.eye(4), Grid(1.0, 8))
     with pytest.raises(ValueError, match="does not fit"):
         to_grid(np.zeros((5, 4, 2)), placement, 1)
@@ -148,7 +150,7 @@ def test_refuses_volumes_of_another_shape():
         to_grid(np.zeros((4, 5, 2)), placement, 3)
 
 
-def test_placement_survives_json_and_knows_its_spacing():
+def test_placement_survives_json_and_gives_its_spacing():
     affine = _affine((0, 1.25, 0), (-1.3, 0, 0), (0, 0, 9.5))
     placement = place(np.zeros((4, 5, 2)), affine, Grid(1.5, 8))
     assert Placement.from_json(json.loads(json.dumps(placement.to_json()))) == placement
@@ -159,8 +161,8 @@ def test_placement_survives_json_and_knows_its_spacing():
 @pytest.mark.parametrize("scale", [1, 0.37])
 @pytest.mark.parametrize("offset", [0, -500])
 def test_percentiles_counted_or_sorted_agree_with_numpy(scale, offset):
-    whole = np.random.default_rng(0).integers(0, 1000, (17, 13, 5)) ** 2 // 700 + offset
-    stack = np.asfortranarray(whole.astype(np.float32) * scale)
+    integers = np.random.default_rng(0).integers(0, 1000, (17, 13, 5)) ** 2 // 700 + offset
+    stack = np.asfortranarray(integers.astype(np.float32) * scale)
     for low, high in ((0.5, 99.5), (0, 100), (33.3, 66.6)):
         bottom, top = np.percentile(stack.astype(np.float64), (low, high))
         expected = np.floor(np.clip((stack - bottom) / (top - bottom) * 255, 0, 255) + 0.5)
@@ -169,8 +171,8 @@ def test_percentiles_counted_or_sorted_agree_with_numpy(scale, offset):
 
 @pytest.mark.parametrize("last", [0.0, -1000.5, 2000.25])
 @pytest.mark.parametrize("order", ["F", "C", "K"])
-def test_a_stack_worked_on_in_parts_is_as_one_worked_on_whole(last, order):
-    # More voxels than a part holds; one that is no whole number, in the last part alone, must be found there.
+def test_normalising_in_parts_equals_normalising_the_whole_stack(last, order):
+    # More voxels than one part; the last part alone has a value that is not a whole number.
     stack = np.random.default_rng(0).integers(-300, 1500, (190, 180, 5)).astype(np.float32)
     stack[-1, -1, -1] = last
     stack = stack.transpose(0, 2, 1)[::-1] if order == "K" else stack.copy(order=order)
@@ -181,11 +183,11 @@ def test_a_stack_worked_on_in_parts_is_as_one_worked_on_whole(last, order):
 
 @pytest.mark.parametrize("order", [0, 1])
 @pytest.mark.parametrize("signs", [(-1, -1), (1, 1)])
-def test_what_lies_outside_the_crop_changes_nothing(order, signs):
+def test_voxels_outside_the_crop_change_nothing(order, signs):
     volume, affine = _volume((60, 50, 2)), np.diag([1.3 * signs[0], 1.1 * signs[1], 8, 1])
     placement = place(volume, affine, Grid(1.5, 16))
     seen = to_native(np.ones((2, 16, 16), np.float32), placement, 1) > 0
-    # A margin of a voxel, as linear interpolation reads the neighbour of the outermost.
+    # Add a margin of one voxel: linear interpolation reads the neighbour of the outermost voxel.
     near = np.pad(seen, ((1, 1), (1, 1), (0, 0)))
     near = near[2:, 1:-1] | near[:-2, 1:-1] | seen
     near = np.pad(near, ((0, 0), (1, 1), (0, 0)))

@@ -17,7 +17,7 @@ MANIFEST = "filename,series discription,date\n{},CINE,Aug 30, 2015\n"  # the com
 
 
 def oblique(spacing: float = 1.5, gap: float = 10.0) -> np.ndarray:
-    """A right-handed grid in no plane of the body."""
+    """The affine of a right-handed oblique grid."""
     q, _ = np.linalg.qr(OBLIQUE[:3, :3])
     affine = np.eye(4)
     affine[:3] = np.column_stack([q * np.sign(np.linalg.det(q)) * [spacing, spacing + 0.2, gap], OBLIQUE[:3, 3]])
@@ -25,37 +25,37 @@ def oblique(spacing: float = 1.5, gap: float = 10.0) -> np.ndarray:
 
 
 def uid(series: str, z: int, t: int) -> str:
-    """Of the image at slice z and frame t of a series. Other subjects have the same: nobody compares them."""
+    """SOP instance UID of slice z and frame t of a series; the same for every subject."""
     return generate_uid(entropy_srcs=[series, str(z), str(t)])
 
 
 def header(affine: np.ndarray, z: int, shape: tuple[int, ...], series: str, **fields: Any) -> Dataset:
-    """What UK Biobank's files tell of one image of slice z."""
+    """The header of one image of slice z, with the keywords of UK Biobank's files."""
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    found = Dataset()
-    found.SeriesDescription = series
-    found.SeriesInstanceUID = generate_uid(entropy_srcs=[series])
-    found.SeriesNumber, found.SeriesDate, found.SeriesTime = 1, "20150830", "101500"
-    found.ImagePositionPatient = [f"{v:.6f}" for v in (lps @ [0, 0, z, 1])[:3]]
-    found.ImageOrientationPatient = [f"{v:.9f}" for v in (*lps[:3, 0] / spacing[0], *lps[:3, 1] / spacing[1])]
-    found.PixelSpacing = [f"{spacing[1]:.6f}", f"{spacing[0]:.6f}"]
-    found.SpacingBetweenSlices, found.SliceThickness = f"{spacing[2]:.6f}", "8"
-    found.CardiacNumberOfImages = shape[3]
-    found.Rows, found.Columns = shape[1], shape[0]
+    image = Dataset()
+    image.SeriesDescription = series
+    image.SeriesInstanceUID = generate_uid(entropy_srcs=[series])
+    image.SeriesNumber, image.SeriesDate, image.SeriesTime = 1, "20150830", "101500"
+    image.ImagePositionPatient = [f"{v:.6f}" for v in (lps @ [0, 0, z, 1])[:3]]
+    image.ImageOrientationPatient = [f"{v:.9f}" for v in (*lps[:3, 0] / spacing[0], *lps[:3, 1] / spacing[1])]
+    image.PixelSpacing = [f"{spacing[1]:.6f}", f"{spacing[0]:.6f}"]
+    image.SpacingBetweenSlices, image.SliceThickness = f"{spacing[2]:.6f}", "8"
+    image.CardiacNumberOfImages = shape[3]
+    image.Rows, image.Columns = shape[1], shape[0]
     for name, value in fields.items():
         if value is None:
-            delattr(found, name)
+            delattr(image, name)
         else:
-            setattr(found, name, value)
-    return found
+            setattr(image, name, value)
+    return image
 
 
 def images(
     cine: np.ndarray, affine: np.ndarray, series: Callable[[int], str], milliseconds: float = 20.0, **fields: Any
 ) -> list[Dataset]:
-    """A header and pixels for every frame of every slice, in an order that says nothing."""
-    found = []
+    """An image for every frame of every slice, in random order."""
+    files = []
     for z in range(cine.shape[2]):
         for t in range(cine.shape[3]):
             image = header(affine, z, cine.shape, series(z), **fields)
@@ -64,8 +64,8 @@ def images(
             pixels = np.ascontiguousarray(cine[:, :, z, t].T.astype(np.uint16))
             image.PixelData, image.BitsAllocated, image.BitsStored, image.HighBit = pixels.tobytes(), 16, 16, 15
             image.SamplesPerPixel, image.PixelRepresentation, image.PhotometricInterpretation = 1, 0, "MONOCHROME2"
-            found.append(image)
-    return [found[i] for i in np.random.default_rng(0).permutation(len(found))]
+            files.append(image)
+    return [files[i] for i in np.random.default_rng(0).permutation(len(files))]
 
 
 def encode(image: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
@@ -74,8 +74,8 @@ def encode(image: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
     meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
     image.SOPClassUID = meta.MediaStorageSOPClassUID
     file = io.BytesIO()
-    whole = FileDataset(file, image, file_meta=meta, preamble=b"\0" * 128)
-    whole.save_as(file, enforce_file_format=True)
+    dataset = FileDataset(file, image, file_meta=meta, preamble=b"\0" * 128)
+    dataset.save_as(file, enforce_file_format=True)
     return file.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Cohort readers by name. `SOURCES[name](root, table=None, dictionary=None)` reads nothing until asked."""
+"""Cohort readers by name: `SOURCES[name](root, table=None, dictionary=None, frames="phases")`."""
 
 from morphojax.data.sources.acdc import Acdc
 from morphojax.data.sources.base import CohortError, Frame, Source, Subject, View

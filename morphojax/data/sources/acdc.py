@@ -1,6 +1,10 @@
-"""ACDC: patientXXX/{Info.cfg, patientXXX_4d.nii.gz, patientXXX_frameNN.nii.gz, patientXXX_frameNN_gt.nii.gz}.
+"""ACDC (Bernard et al., IEEE TMI 2018, doi 10.1109/TMI.2018.2837502).
 
-Bernard et al., IEEE TMI 2018, doi 10.1109/TMI.2018.2837502.
+<root>/{training,testing}/patientXXX/Info.cfg                     the frames of ED and ES, from 1
+<root>/{training,testing}/patientXXX/patientXXX_4d.nii.gz         4-D cine; may be absent
+<root>/{training,testing}/patientXXX/patientXXX_frameNN.nii.gz    ED and ES
+<root>/{training,testing}/patientXXX/patientXXX_frameNN_gt.nii.gz labels
+<root>/morphometrics.csv                                          the table; may be absent
 """
 
 from collections.abc import Sequence
@@ -10,7 +14,7 @@ import pandas as pd
 
 from morphojax import anatomy
 from morphojax.data.sources import nifti, table_files
-from morphojax.data.sources.base import CohortError, Folder, Frame, Subject, View
+from morphojax.data.sources.base import CohortError, FolderSource, Frame, Subject, View
 from morphojax.data.tables.schema import Column, Schema
 
 _CONVENTION = anatomy.CONVENTIONS["acdc"]
@@ -25,7 +29,7 @@ _VALUES = (
     ("lv_max_wall_thickness_ed_mm", "mm", "largest LV wall thickness at end-diastole", ""),
     ("lv_max_wall_thickness_es_mm", "mm", "largest LV wall thickness at end-systole", ""),
 )
-# The values were measured on the expert masks: each leaks the label of a segmentation of that same subject.
+# Measured on the expert masks: each value leaks the segmentation label of its own subject.
 SCHEMA = Schema(
     (
         *(Column(n, "continuous", "cardiac_morphometric", u, (), ("segmentation",), d, m) for n, u, d, m in _VALUES),
@@ -34,8 +38,8 @@ SCHEMA = Schema(
 )
 
 
-class Acdc(Folder):
-    """Source for ACDC. `root` holds `training/` (and `testing/`), or the patients themselves."""
+class Acdc(FolderSource):
+    """Source for ACDC. `root` contains `training/` and `testing/`, or the patients' folders."""
 
     name = "acdc"
 
@@ -55,25 +59,27 @@ class Acdc(Folder):
         frames = []
         for phase, number in numbers.items():
             if cine is not None and number > cine.frames:
-                raise CohortError(f"{folder / 'Info.cfg'}: {phase} is frame {number} of a cine of {cine.frames}")
+                raise CohortError(
+                    f"{folder / 'Info.cfg'}: {phase} is frame {number} of a cine of {cine.frames}; correct the number"
+                )
             path = nifti.find(folder, f"{subject}_frame{number:02d}")
             label_path = nifti.find(folder, f"{subject}_frame{number:02d}_gt")
             image = nifti.load(path, 3) if path else cine
             if image is None:
                 raise CohortError(
-                    f"{folder}: {phase} is frame {number} in Info.cfg, but {subject}_frame{number:02d}.nii.gz is absent"
+                    f"{folder}: {phase} is frame {number} in Info.cfg, but {subject}_frame{number:02d}.nii.gz is absent; add it"
                 )
-            at = 0 if path else number - 1
+            index = 0 if path else number - 1
             label = nifti.canonical_label(nifti.load(label_path, 3), _CONVENTION, image) if label_path else None
-            frames.append(Frame(phase, image.values(at), label, image.affine, "metadata"))
+            frames.append(Frame(phase, image.values(index), label, image.affine, "metadata"))
         if cine is not None and abs(numbers["ES"] - numbers["ED"]) > 1:
             middle = (numbers["ED"] + numbers["ES"]) // 2
             frames.insert(1, Frame("mid", cine.values(middle - 1), None, cine.affine, "halfway"))
         if cine is None:
             warnings = () if self.frames == "phases" else ("sax: no cine",)
             return Subject(subject, {"sax": View("sax", tuple(frames), _CONVENTION.labelled)}, warnings)
-        others = nifti.Cine(cine, self.frames, lambda _: None)
-        return Subject(subject, {"sax": View("sax", tuple(frames), _CONVENTION.labelled, others)})
+        other_frames = nifti.CineFrames(cine, self.frames, lambda _: None)
+        return Subject(subject, {"sax": View("sax", tuple(frames), _CONVENTION.labelled, other_frames)})
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
         path = table_files.choose(
@@ -86,32 +92,32 @@ class Acdc(Folder):
         return [p for p in (self.root / "training", self.root / "testing") if p.is_dir()] or [self.root]
 
     def _folders(self) -> dict[str, Path]:
-        found: dict[str, Path] = {}
+        folders: dict[str, Path] = {}
         for part in self._parts():
             for name, folder in table_files.folders(part, ("Info.cfg", "*_frame*.nii*")).items():
-                if name in found:
-                    raise CohortError(f"{folder} and {found[name]}: one subject found twice; remove one")
-                found[name] = folder
-        return found
+                if name in folders:
+                    raise CohortError(f"{folder} and {folders[name]}: the same subject found twice; remove one")
+                folders[name] = folder
+        return folders
 
 
 def read_info(path: Path) -> dict[str, str]:
-    """`Key: value` lines. Any key may be absent; a line that is not of that form raises CohortError."""
+    """The `Key: value` lines of Info.cfg. Raises CohortError for a line of another form."""
     try:
         lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise CohortError(f"{path}: cannot be read ({error}); it says which frames are ED and ES") from error
+        raise CohortError(f"{path}: cannot be read ({error}); it must give the frames of ED and ES") from error
     info = {}
     for line in lines:
         key, separator, value = line.partition(":")
         if not separator:
-            raise CohortError(f"{path}: {line!r} is not of the form 'Key: value'")
+            raise CohortError(f"{path}: {line!r} must have the form 'Key: value'; correct the line")
         info[key.strip()] = value.strip()
     return info
 
 
 def _frame_number(folder: Path, info: dict[str, str], phase: str) -> int:
-    """The frame (1-based) of a phase. Raises CohortError where it is absent, or no frame of the cine."""
+    """The frame of a phase, from 1. Raises CohortError where it is absent or impossible."""
     path, text = folder / "Info.cfg", info.get(phase)
     if text is None:
         raise CohortError(f"{path}: no {phase}; add the line '{phase}: <frame, counting from 1>'")
@@ -119,5 +125,5 @@ def _frame_number(folder: Path, info: dict[str, str], phase: str) -> int:
     if not number:
         raise CohortError(f"{path}: {phase} is {text!r}; must be a frame number, counting from 1")
     if last is not None and number > last:
-        raise CohortError(f"{path}: {phase} is frame {number} of {last}")
+        raise CohortError(f"{path}: {phase} is frame {number} of {last}; correct the number")
     return number

@@ -1,4 +1,4 @@
-"""What every cohort reader yields: subjects made of views made of frames, and one table."""
+"""What cohort readers return: a subject has views, a view has frames; a cohort has one table."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,23 +10,30 @@ import pandas as pd
 
 from morphojax.data.tables.schema import Schema
 
-# A file of its own says so by its name; the cohort's metadata give the frame of a cine; the largest or smallest chamber of a
-# segmentation; the frame that differs most from the first; a cine starts at ED; halfway from ED to ES; the number is the name.
-PHASE_FROM = ("file", "metadata", "segmentation", "motion", "first frame", "halfway", "number")
+# How the phase of a frame is known.
+PHASE_FROM = (
+    "file",  # the file is named after the phase, or equals that frame of the cine
+    "metadata",  # the cohort's metadata give the frame number
+    "segmentation",  # the frame of the smallest LV cavity or the largest LA
+    "motion",  # the frame that differs most from frame 0
+    "first frame",  # the cine starts at ED
+    "halfway",  # mid: halfway from ED to ES
+    "number",  # no phase: the frame is named by its number
+)
 
 
 class CohortError(ValueError):
-    """A subject, file or table that cannot be used. The message names it and says what to do."""
+    """A subject, file or table cannot be used. The message names it and says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """One time point of one plane, as stored: nothing resampled, nothing flipped.
+    """One time point of one plane, as stored: nothing is resampled or flipped.
 
-    image:   [X, Y, Z] float32, the scanner's intensities; Z is the slice axis (Z = 1 in long-axis planes).
-    label:   [X, Y, Z] uint8 of canonical ids (`anatomy.LABEL_ID`), or None where nobody drew one.
-    affine:  [4, 4] float64, voxel index -> mm, RAS+.
-    phase_from: how it is known which phase this is: one of PHASE_FROM.
+    image:      [X, Y, Z] float32, the scanner's intensities; Z is the slice axis (1 in long axis).
+    label:      [X, Y, Z] uint8 of canonical ids (`anatomy.LABEL_ID`); None where not annotated.
+    affine:     [4, 4] float64, voxel index -> mm, RAS+.
+    phase_from: how the phase is known: one of PHASE_FROM.
     """
 
     phase: str  # one of anatomy.PHASES, or anatomy.cine_phase
@@ -38,31 +45,35 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """One plane of one subject. `labelled` names the structures that the annotators drew (absent ones included). `cine` are frames
-    kept besides those of `frames`, each made when it is asked for."""
+    """One plane of one subject.
+
+    frames:   at most one per phase, in the order of anatomy.PHASES.
+    labelled: the annotated structures, including those that are absent from this heart.
+    cine:     the other kept frames, named by anatomy.cine_phase, in time order; made on access.
+    """
 
     plane: str
-    frames: tuple[Frame, ...]  # at most one per phase, in the order of anatomy.PHASES
+    frames: tuple[Frame, ...]
     labelled: tuple[str, ...]
-    cine: Sequence[Frame] = ()  # phases of anatomy.cine_phase, in the order of time
+    cine: Sequence[Frame] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
     id: str
     views: Mapping[str, View]  # plane -> view
-    warnings: tuple[str, ...] = ()  # what the reader had to assume; never holds the subject's id
+    warnings: tuple[str, ...] = ()  # assumptions of the reader; they never contain the subject's id
 
 
 class Source(Protocol):
-    """A cohort on disk. Cheap to build and to pickle: it reads nothing until asked."""
+    """A cohort on disk. Cheap to build and to pickle: building it reads no file."""
 
     @property
     def root(self) -> Path: ...
 
     @property
     def frames(self) -> str:
-        """Those kept of a cine, as in `cine_frames`."""
+        """Which frames of a cine to keep besides the phases: a choice of `cine_frames`."""
         ...
 
     def subjects(self) -> Sequence[str]:
@@ -70,35 +81,41 @@ class Source(Protocol):
         ...
 
     def read(self, subject: str, planes: Sequence[str]) -> Subject:
-        """Raises CohortError for anything in that subject's files that could become a wrong number."""
+        """One subject. Raises CohortError where its files are damaged or inconsistent."""
         ...
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
-        """Rows indexed by subject id (str), and the meaning of the columns; None where the cohort has no table."""
+        """Rows indexed by subject id (str), and their schema; None without a table."""
         ...
 
     def splits(self) -> Mapping[str, str] | None:
-        """Subject -> train, val or test, as the cohort's makers published it; None where they published none."""
+        """Subject -> train, val or test: the official split; None where the cohort has none."""
         ...
 
 
 def cine_frames(choice: str, count: int) -> tuple[int, ...]:
-    """Numbers, from 0, of the frames that are kept of a cine of `count`, besides its phases: none ("phases"), "all", or so many
-    evenly spaced over the cycle, frame 0 among them ("8"; all where there are no more). Raises CohortError for another choice."""
+    """Frame numbers, from 0, to keep of a cine of `count` frames, besides its phases.
+
+    choice: "phases" keeps none, "all" keeps all, and a number such as "8" keeps that many, evenly
+    spaced over the cycle from frame 0 (all, if the cine has fewer). Raises CohortError for another
+    choice.
+    """
     if choice == "phases":
         return ()
     if choice != "all" and not (choice.isdecimal() and int(choice)):
         raise CohortError(f"frames={choice!r}: choose phases, all, or a number such as 8")
-    n = count if choice == "all" else min(int(choice), count)
-    return tuple(i * count // n for i in range(n))
+    kept = count if choice == "all" else min(int(choice), count)
+    return tuple(i * count // kept for i in range(kept))
 
 
-class Folder:
-    """What the sources of a folder are built from: where it is, a table and its dictionary in place of the folder's own, the frames that
-    are kept of a cine (`cine_frames`), and, of an export of UK Biobank's, which fields and which visit (`ukb_table.read_export`)."""
+class FolderSource:
+    """Base class of the sources that read a folder.
+
+    table, dictionary: files to use instead of the cohort's own.
+    frames: which frames of a cine to keep besides the phases (`cine_frames`).
+    """
 
     name: str
-    reads_exports = False
 
     def __init__(
         self,
@@ -106,16 +123,10 @@ class Folder:
         table: str | Path | None = None,
         dictionary: str | Path | None = None,
         frames: str = "phases",
-        fields: str = "",
-        visit: int = 2,
     ):
-        cine_frames(frames, 1)  # a bad choice is refused now, not for every subject
-        if fields and not self.reads_exports:
-            raise CohortError(
-                f"the source {self.name} reads no export of UK Biobank, so no fields to choose; leave out --table_fields"
-            )
+        cine_frames(frames, 1)  # refuse a bad choice once, instead of for every subject
         self.root, self.frames = Path(root), frames
-        self.table_path, self.dictionary_path, self.fields, self.visit = table, dictionary, fields, visit
+        self.table_path, self.dictionary_path = table, dictionary
 
     def splits(self) -> Mapping[str, str] | None:
         return None

@@ -1,7 +1,8 @@
 """Contours -> label maps.
 
-A pixel belongs to a structure where the contour covers more than half of it, by 5 x 5 sample points: filling whole pixels along the line
-instead would make a heart 5 to 10 % larger. 5 is odd, so that no pixel is covered exactly by half.
+A pixel belongs to a structure if the contour covers more than half of it, measured at 5 x 5 sample
+points. Filling every pixel that the line touches would make a heart 5 to 10 % larger. 5 is odd, so
+that no pixel is covered by exactly half.
 """
 
 import dataclasses
@@ -15,30 +16,33 @@ from morphojax import anatomy
 from morphojax.data.sources.base import CohortError
 from morphojax.data.sources.cvi42 import Contour
 
-# Where the centre of the first pixel lies in the coordinates of the points. That whole numbers are centres is an assumption, which the
-# public pipeline of Bai et al. shares; for files that count from the corner of the first pixel it would be 0.5.
+# The coordinate of the centre of the first pixel. We assume that whole numbers are pixel centres,
+# as the public pipeline of Bai et al. does. If points were measured from the corner, it would be
+# 0.5.
 CENTRE = 0.0
 SAMPLES = 5  # along each side of a pixel
-OUTSIDE = 1.0  # pixels by which a contour may leave its image
-# A loop of the pen is as good as no loop; a contour that crosses itself over more than this is not to be guessed at.
-CROSSING_PIXELS, CROSSING_SHARE = 1.0, 0.01
-# Later ones are painted over earlier ones.
+MAX_OUTSIDE = 1.0  # pixels by which a contour may leave its image
+# A contour may cross itself over the larger of these areas, as a small loop of the pen does. Beyond
+# that, its inside is ambiguous.
+CROSSING_PIXELS, CROSSING_FRACTION = 1.0, 0.01
+# Later structures are painted over earlier ones.
 ORDER = ("rv_cavity", "lv_myocardium", "lv_cavity", "la_cavity", "ra_cavity")
 
 
 def fill(contour: Contour, shape: tuple[int, int]) -> tuple[np.ndarray, float]:
-    """The mask bool [rows, columns] of what a contour encloses, and the pixels (a float) that it winds round otherwise than once.
+    """The mask bool [rows, columns] of a contour, and the area in pixels where it crosses itself.
 
-    Raises CohortError for a contour that leaves the image, or crosses itself so much that it cannot be told what it encloses.
+    The area is that of the samples whose winding number is neither 0 nor the one of most samples.
+    Raises CohortError for a contour that leaves the image, or crosses itself beyond the limits.
     """
     points = contour.points - CENTRE
     mask = np.zeros(shape, bool)
     low, high = points.min(axis=0), points.max(axis=0)
-    if (low < -0.5 - OUTSIDE).any() or (high > np.array(shape[::-1]) - 0.5 + OUTSIDE).any():
+    if (low < -0.5 - MAX_OUTSIDE).any() or (high > np.array(shape[::-1]) - 0.5 + MAX_OUTSIDE).any():
         raise CohortError(
-            f"{contour.name} leaves its image of {shape[1]} columns and {shape[0]} rows; is it of another series?"
+            f"{contour.name} leaves its image of {shape[1]} columns and {shape[0]} rows; does it belong to another series?"
         )
-    first = np.maximum(np.floor(low + 0.5).astype(int), 0)  # the pixels around it
+    first = np.maximum(np.floor(low + 0.5).astype(int), 0)  # the bounding box of the contour, in pixels
     count = np.minimum(np.floor(high + 0.5).astype(int) + 1, shape[::-1]) - first
     if (count < 1).any():
         return mask, 0.0
@@ -46,20 +50,24 @@ def fill(contour: Contour, shape: tuple[int, int]) -> tuple[np.ndarray, float]:
     enclosed = winding != 0
     once = max(np.count_nonzero(winding == sign) for sign in (-1, 1))
     crossing = (np.count_nonzero(enclosed) - once) / SAMPLES**2
-    if crossing > CROSSING_PIXELS and crossing > CROSSING_SHARE * np.count_nonzero(enclosed) / SAMPLES**2:
-        raise CohortError(f"{contour.name} crosses itself, over {crossing:.3g} pixels; draw it again in cvi42")
+    if crossing > CROSSING_PIXELS and crossing > CROSSING_FRACTION * np.count_nonzero(enclosed) / SAMPLES**2:
+        raise CohortError(f"{contour.name} crosses itself over {crossing:.3g} pixels; draw it again in cvi42")
     covered = enclosed.reshape(count[1], SAMPLES, count[0], SAMPLES).sum(axis=(1, 3))
     mask[first[1] : first[1] + count[1], first[0] : first[0] + count[0]] = 2 * covered > SAMPLES**2
     return mask, crossing
 
 
 def _winding(points: np.ndarray, count: tuple[int, int]) -> np.ndarray:
-    """How often a polygon winds round each of rows x columns sample points, int [rows, columns]. points: [N, 2], column and row, in steps
-    of the samples, of which the first is 0. A sample on the line is inside on the left and top of the polygon, outside on the others."""
+    """The winding number of a polygon around each sample point: int [rows, columns].
+
+    points: [N, 2], column and row; sample (r, c) lies at column c and row r. A sample on the line
+        is inside on the left and top of the polygon, and outside on the right and bottom.
+    """
     rows, columns = count
     start, end = points, np.roll(points, -1, axis=0)
     sign = np.sign(end[:, 1] - start[:, 1]).astype(int)
-    # The rows of samples that an edge crosses: those from the upper end on, up to but without the lower end.
+    # The rows of samples that an edge crosses: from its upper end, up to but excluding its lower
+    # end.
     upper, lower = (
         np.clip(np.ceil(pick(start[:, 1], end[:, 1])), 0, rows).astype(int) for pick in (np.minimum, np.maximum)
     )
@@ -76,27 +84,35 @@ def _winding(points: np.ndarray, count: tuple[int, int]) -> np.ndarray:
 def rasterise(
     contours: Sequence[Contour], shape: tuple[int, int], structures: Sequence[str] = anatomy.STRUCTURES
 ) -> np.ndarray:
-    """Label uint8 [rows, columns] of one image, canonical ids, of the structures named, the rest background. Raises as `fill` does."""
+    """The label of one image: uint8 [rows, columns] of canonical ids, with `structures` only.
+
+    Raises CohortError as `fill` does.
+    """
     return _paint(contours, shape, structures)[0]
 
 
 def _paint(contours: Sequence[Contour], shape: tuple[int, int], structures: Sequence[str]) -> tuple[np.ndarray, float]:
-    """As `rasterise`, and the pixels over which contours cross themselves."""
+    """The label of `rasterise`, and the area in pixels where contours cross themselves."""
     label, crossing = np.zeros(shape, np.uint8), 0.0
     for structure in ORDER:
         for contour in contours:
             if contour.structure == structure:
-                mask, over = fill(contour, shape)
+                mask, crossed = fill(contour, shape)
                 label[mask] = anatomy.LABEL_ID[structure]
-                crossing += over
+                crossing += crossed
     label[~np.isin(label, [anatomy.LABEL_ID[s] for s in structures])] = anatomy.BACKGROUND
     return label, crossing
 
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """What was drawn in one series. frames: by time, uint8 [X, Y, Z] of canonical ids, X the column and Y the row, or None where a frame
-    is not annotated; labelled: the structures that are annotated in all frames that are; warnings: what had to be assumed."""
+    """The annotation of one series.
+
+    frames:   in time order, uint8 [X, Y, Z] of canonical ids, X the column and Y the row; None
+        where a frame is not annotated.
+    labelled: the structures that are annotated in every annotated frame.
+    warnings: assumptions that were made.
+    """
 
     frames: tuple[np.ndarray | None, ...]
     labelled: tuple[str, ...]
@@ -110,33 +126,36 @@ def labels_for(
     shape: tuple[int, int],
     structures: Sequence[str] = anatomy.STRUCTURES,
 ) -> Labels:
-    """Labels of a series whose images have the SOP instance UIDs [Z][T] and `shape` (rows, columns).
+    """Labels of a series of images with the SOP instance UIDs [Z][T] and `shape` (rows, columns).
 
-    Of the structures, those that more than half of the annotated frames have are labelled, and a frame that lacks one of them counts as not
-    annotated: nothing that was not drawn becomes background. path: of the contours, for messages. Raises CohortError as `fill` does, and
-    for a frame with an epicardium in which no endocardium was drawn, as that would make the cavity myocardium.
+    A structure counts as annotated if more than half of the annotated frames contain it. A frame
+    that lacks one of these counts as not annotated, so that an undrawn structure never becomes
+    background.
+
+    path: the file of the contours, for messages. Raises CohortError as `fill` does, and for a frame
+        with an epicardium but no endocardium, because its cavity would become myocardium.
     """
-    columns = [[tuple(contours.get(uid, ())) for uid in frame] for frame in zip(*uids, strict=True)]
-    drawn = [{c.structure for image in frame for c in image} & set(structures) for frame in columns]
-    annotated = [t for t, found in enumerate(drawn) if found]
-    votes = Counter(s for t in annotated for s in drawn[t])
-    labelled = tuple(s for s in anatomy.STRUCTURES if 2 * votes[s] > len(annotated))
-    frames: list[np.ndarray | None] = [None] * len(columns)
+    by_frame = [[tuple(contours.get(uid, ())) for uid in frame] for frame in zip(*uids, strict=True)]
+    drawn = [{c.structure for image in frame for c in image} & set(structures) for frame in by_frame]
+    annotated = [t for t, frame_structures in enumerate(drawn) if frame_structures]
+    counts = Counter(s for t in annotated for s in drawn[t])
+    labelled = tuple(s for s in anatomy.STRUCTURES if 2 * counts[s] > len(annotated))
+    frames: list[np.ndarray | None] = [None] * len(by_frame)
     crossing = 0.0
     for t in annotated:
         if not labelled or not drawn[t].issuperset(labelled):
             continue
-        if "lv_myocardium" in labelled and not any(c.structure == "lv_cavity" for image in columns[t] for c in image):
+        if "lv_myocardium" in labelled and not any(c.structure == "lv_cavity" for image in by_frame[t] for c in image):
             raise CohortError(f"{path}: frame {t} (from 0) has an epicardium but no endocardium; draw both or neither")
-        images = []
-        for z, image in enumerate(columns[t]):
+        slices = []
+        for z, image in enumerate(by_frame[t]):
             try:
-                label, over = _paint(image, shape, labelled)
+                label, crossed = _paint(image, shape, labelled)
             except CohortError as error:
                 raise CohortError(f"{path}: slice {z}, frame {t} (from 0): {error}") from error
-            images.append(label.T)
-            crossing += over
-        frames[t] = np.stack(images, axis=-1)
+            slices.append(label.T)
+            crossing += crossed
+        frames[t] = np.stack(slices, axis=-1)
     warnings = ["contours that cross themselves by less than a pixel or 1 %"] if crossing > 0 else []
     if any(drawn[t] != set(labelled) for t in annotated):
         warnings.append("contours of some structures in some frames only: not used")
@@ -144,8 +163,11 @@ def labels_for(
 
 
 def unplaced(contours: Mapping[str, Sequence[Contour]], uids: Iterable[str], kinds: Sequence[str]) -> tuple[str, ...]:
-    """The warning that there are contours of images that were not read, if there are. uids: of all of a subject's images that were; kinds:
-    how the names of those contours begin of which all images should be ("sa", "la")."""
-    missing = set(contours).difference(uids)
-    lost = any(c.structure and c.name.startswith(tuple(kinds)) for u in missing for c in contours[u])
-    return ("contours of images that are not there: not used",) if lost else ()
+    """A warning if contours belong to images that were not read, else nothing.
+
+    uids: of the images that were read. kinds: the beginnings ("sa", "la") of the contour names to
+    check, those whose images were all meant to be read.
+    """
+    unread = set(contours).difference(uids)
+    unused = any(c.structure and c.name.startswith(tuple(kinds)) for uid in unread for c in contours[uid])
+    return ("contours of images that are not there: not used",) if unused else ()

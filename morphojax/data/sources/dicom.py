@@ -1,7 +1,7 @@
-"""Zips of DICOM files -> series of frames, read without unpacking anything to disk.
+"""Zips of DICOM files -> images, read without unpacking anything to disk.
 
-A file in a zip is looked at only where its size is plausible. Pixels are decoded when asked for, so that series which nobody wants cost
-their headers alone.
+A file is unpacked only if its size is plausible. Pixels are decoded on access, so that an unused
+series costs only its headers.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ import pydicom
 
 from morphojax.data.sources.base import CohortError
 
-_MOST_BYTES = 64 * 2**20  # of one image; those of a cine have about 100 kB
-_MOST_RATIO = 200  # of compression; images reach 3
+_MAX_BYTES = 64 * 2**20  # of one image; images of a cine have about 100 kB
+_MAX_COMPRESSION_RATIO = 200  # images reach 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """One DICOM file: the header, and the pixels when asked for. `name` is that of the zip and of the file in it."""
+    """One DICOM file: the header, and the pixels on access. `name` is "zip:file", for messages."""
 
     name: str
     header: pydicom.Dataset
@@ -36,52 +36,58 @@ class Image:
         return str(self.get(keyword, ""))
 
     def numbers(self, keyword: str, count: int) -> np.ndarray | None:
-        """float64 [count]; None where the header has none. Raises CohortError for anything but so many finite numbers."""
+        """float64 [count]; None where the header lacks the keyword.
+
+        Raises CohortError unless the value is `count` finite numbers.
+        """
         value = self.get(keyword)
         if value is None:
             return None
+        problem = f"{self.name}: {keyword} is {value!r}, must be {count} finite numbers; export it again"
         try:
-            found = np.atleast_1d(np.asarray(value, np.float64))
+            numbers = np.atleast_1d(np.asarray(value, np.float64))
         except (TypeError, ValueError) as error:
-            raise CohortError(f"{self.name}: {keyword} is {value!r}, no {count} numbers; export it again") from error
-        if found.shape != (count,) or not np.isfinite(found).all():
-            raise CohortError(f"{self.name}: {keyword} is {value!r}, no {count} numbers; export it again")
-        return found
+            raise CohortError(problem) from error
+        if numbers.shape != (count,) or not np.isfinite(numbers).all():
+            raise CohortError(problem)
+        return numbers
 
     def number(self, keyword: str) -> float | None:
-        found = self.numbers(keyword, 1)
-        return None if found is None else float(found[0])
+        numbers = self.numbers(keyword, 1)
+        return None if numbers is None else float(numbers[0])
 
     def pixels(self) -> np.ndarray:
-        """[X, Y] (X along a row of the image) in the units of the scanner: integers where the header rescales nothing, else float32.
+        """[X, Y], X along a row of the image, in the units of the scanner.
 
-        Raises CohortError for a file without pixels, in colour, of several frames, or in a compression that nothing here decodes.
+        Integers where the header does not rescale, else float32. Raises CohortError for a file
+        without pixels, in colour, with several frames, or in a compression that no installed
+        decoder reads.
         """
         if "PixelData" not in self.header:
-            raise CohortError(f"{self.name}: holds no pixels; download it again")
+            raise CohortError(f"{self.name}: contains no pixels; download it again")
         try:
-            found = self.header.pixel_array
+            pixels = self.header.pixel_array
         except (RuntimeError, NotImplementedError, ImportError) as error:
             syntax = getattr(self.header.file_meta.TransferSyntaxUID, "name", "unknown")
             raise CohortError(
-                f"{self.name}: pixels in {syntax}, which nothing here decodes; install morphojax[dicom-compressed]"
+                f"{self.name}: pixels in {syntax}, which no installed decoder reads; install morphojax[dicom-compressed]"
             ) from error
-        except Exception as error:  # pydicom raises whatever it trips over; each means the same to the user
+        except Exception as error:  # pydicom raises many types; they all mean an unreadable image
             raise CohortError(f"{self.name}: the pixels cannot be read ({error}); download it again") from error
-        if found.ndim != 2:
-            raise CohortError(f"{self.name}: pixels of shape {found.shape}, not one grey image; leave the series out")
+        if pixels.ndim != 2:
+            raise CohortError(f"{self.name}: pixels of shape {pixels.shape}, not one grey image; leave the series out")
         slope, intercept = self.number("RescaleSlope"), self.number("RescaleIntercept")
         slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
         if slope != 1 or intercept != 0:
-            found = found.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-        return found.T
+            pixels = pixels.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+        return pixels.T
 
 
 def read_zip(path: Path) -> Iterator[Image]:
-    """The DICOM files of a zip; other files in it (a manifest) are passed over.
+    """The DICOM files of a zip; other files in it, such as a manifest, are ignored.
 
-    Raises CohortError for a zip that is truncated, encrypted or holds paths out of it, a file of an implausible size, and one that is no
-    DICOM file.
+    Raises CohortError for a zip that is truncated, encrypted or has paths that lead out of it, and
+    for a file of implausible size or that is not DICOM.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -97,12 +103,15 @@ def read_zip(path: Path) -> Iterator[Image]:
 def _bytes(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     parts = info.filename.replace("\\", "/").split("/")
     if ".." in parts or parts[0] == "" or ":" in parts[0]:
-        raise CohortError(f"{path}: the name {info.filename!r} leads out of the zip; this is no download of UK Biobank")
+        raise CohortError(
+            f"{path}: the name {info.filename!r} leads out of the zip; UK Biobank's zips have no such name, download it again"
+        )
     if info.flag_bits & 1:
         raise CohortError(f"{path}: {info.filename} is encrypted; decrypt the zip")
-    if info.file_size > _MOST_BYTES or info.file_size > _MOST_RATIO * max(info.compress_size, 1024):
+    if info.file_size > _MAX_BYTES or info.file_size > _MAX_COMPRESSION_RATIO * max(info.compress_size, 1024):
         raise CohortError(
-            f"{path}: {info.filename} says it unpacks to {info.file_size} bytes from {info.compress_size}; no image does"
+            f"{path}: {info.filename} would unpack to {info.file_size} bytes from {info.compress_size}, too many for an image; "
+            "download the zip again"
         )
     try:
         with archive.open(info) as file:
@@ -117,5 +126,5 @@ def _bytes(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes
 def _parse(name: str, data: bytes) -> pydicom.Dataset:
     try:
         return pydicom.dcmread(io.BytesIO(data))
-    except Exception as error:  # pydicom raises whatever it trips over; each means the same to the user
+    except Exception as error:  # pydicom raises many types; they all mean an unreadable file
         raise CohortError(f"{name}: not a readable DICOM file ({error}); download it again") from error

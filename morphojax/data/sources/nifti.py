@@ -1,4 +1,4 @@
-"""One strict way to read NIfTI: a file that could become a wrong number is an error that names it."""
+"""Strict reading of NIfTI: a damaged or ambiguous file raises an error that names it."""
 
 import dataclasses
 import gzip
@@ -14,15 +14,14 @@ from morphojax import anatomy
 from morphojax.data.sources.base import CohortError, Frame, cine_frames
 
 _AFFINE_TOLERANCE_MM = 1e-2  # labels are often written by another tool, which rounds the affine
-_COSINE_NOISE = 1e-5  # of a header's 32-bit numbers
-_COSINE_TOLERANCE = (
-    0.01  # half a degree: no voxel within 100 mm of the centre of the image moves by more than a millimetre
-)
+_COSINE_NOISE = 1e-5  # rounding of a header's 32-bit numbers
+# Half a degree: a correction moves no voxel within 100 mm of the image centre by more than 1 mm.
+_COSINE_TOLERANCE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class Volume:
-    """A NIfTI file in memory: `raw` [X, Y, Z] or [X, Y, Z, T] in the type of the file, to be scaled frame by frame."""
+    """A NIfTI file in memory. `raw`: [X, Y, Z] or [X, Y, Z, T] as stored, not yet scaled."""
 
     path: Path
     raw: np.ndarray
@@ -43,30 +42,38 @@ class Volume:
         return values
 
     def drawn(self, frame: int = 0) -> bool:
-        """Whether a frame of a label holds anything but background."""
+        """Whether a frame of a label contains anything but background."""
         raw = self.raw[..., frame] if self.raw.ndim == 4 else self.raw
         return bool((raw if self.slope == 1 and self.intercept == 0 else self.values(frame)).any())
 
     def closest(self, image: "Volume") -> int:
-        """The frame of this cine that a 3-D image is, or is nearest to. Raises CohortError where their shapes differ."""
+        """The frame of this cine with the least mean absolute difference from a 3-D image.
+
+        Raises CohortError where their shapes differ.
+        """
         if image.raw.shape != self.raw.shape[:3]:
             raise CohortError(f"{image.path}: shape {image.raw.shape} differs from that of {self.path.name}")
-        wanted = image.values()
-        return int(np.argmin([np.abs(self.values(t) - wanted).mean() for t in range(self.frames)]))
+        target = image.values()
+        return int(np.argmin([np.abs(self.values(t) - target).mean() for t in range(self.frames)]))
 
 
 def find(folder: Path, stem: str) -> Path | None:
-    """`<stem>.nii.gz` or `<stem>.nii` in the folder; None where there is neither, CohortError where there are both."""
-    found = [p for p in (folder / f"{stem}.nii.gz", folder / f"{stem}.nii") if p.is_file()]
-    if len(found) > 1:
-        raise CohortError(f"{found[0]} and {found[1].name} are both there; remove one")
-    return found[0] if found else None
+    """`<stem>.nii.gz` or `<stem>.nii` in the folder; None where neither exists.
+
+    Raises CohortError where both exist.
+    """
+    paths = [p for p in (folder / f"{stem}.nii.gz", folder / f"{stem}.nii") if p.is_file()]
+    if len(paths) > 1:
+        raise CohortError(f"{paths[0]} and {paths[1].name} both exist; remove one")
+    return paths[0] if paths else None
 
 
 def load(path: Path, ndim: int) -> Volume:
-    """Reads a NIfTI-1 or -2 file of `ndim` axes: X, Y, Z and, if 4, T. Trailing axes of length 1 are dropped, and a
-    flat image of X, Y is one slice. Raises CohortError for a file that cannot be read in full, is no NIfTI, or whose
-    voxels, spacing or affine are unusable."""
+    """Reads a NIfTI-1 or -2 file with axes X, Y, Z (`ndim` 3) or X, Y, Z, T (`ndim` 4).
+
+    Drops trailing axes of length 1; a 2-D image becomes one slice. Raises CohortError for a file
+    that is not NIfTI or is truncated, and for unusable voxels, spacing or affine.
+    """
     data = _bytes(path)
     image = _parse(path, data)
     header = image.header
@@ -76,9 +83,9 @@ def load(path: Path, ndim: int) -> Volume:
     if len(shape) == 2:
         shape = (*shape, 1)
     if len(shape) == 3 and ndim == 4:
-        raise CohortError(f"{path}: has shape {shape}, no time axis; a cine of X, Y, Z, T is needed here")
+        raise CohortError(f"{path}: has shape {shape}, no time axis; must be a cine with axes X, Y, Z, T")
     if len(shape) != ndim or 0 in shape:
-        raise CohortError(f"{path}: has shape {image.shape}; {ndim} filled axes are needed here")
+        raise CohortError(f"{path}: has shape {image.shape}; must have {ndim} axes, none of length 0")
 
     affine = np.asarray(image.affine, np.float64)
     _check_geometry(path, affine, np.asarray(header["pixdim"][1:4], np.float64))
@@ -88,7 +95,7 @@ def load(path: Path, ndim: int) -> Volume:
     except (ValueError, OSError, EOFError) as error:
         raise CohortError(f"{path}: the voxels cannot be read ({error}); copy the file again") from error
     if raw.dtype.kind not in "iuf":
-        raise CohortError(f"{path}: voxels of type {raw.dtype} are no grey values; convert the file")
+        raise CohortError(f"{path}: voxels of type {raw.dtype} are not grey values; convert the file")
     slope, intercept = float(proxy.slope), float(proxy.inter)
     if not (np.isfinite([slope, intercept]).all() and slope != 0):
         raise CohortError(f"{path}: scaling slope {slope} and intercept {intercept} are unusable; write the file again")
@@ -99,17 +106,20 @@ def load(path: Path, ndim: int) -> Volume:
 
 
 def straighten(volume: Volume) -> tuple[Volume, bool]:
-    """The volume with orthonormal direction cosines, and whether they had to be made so: to the nearest ones, about the centre of the
-    image. What resamples in plane takes the axes for perpendicular, so a true shear raises CohortError."""
+    """The volume with orthonormal direction cosines, and whether they were changed.
+
+    Replaces the cosines by the nearest orthonormal ones and keeps the image centre in place.
+    In-plane resampling assumes perpendicular axes, so a shear beyond rounding raises CohortError.
+    """
     affine = volume.affine
     spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     cosines = affine[:3, :3] / spacing
-    off = float(np.abs(cosines.T @ cosines - np.eye(3)).max())
-    if off <= _COSINE_NOISE:
+    deviation = float(np.abs(cosines.T @ cosines - np.eye(3)).max())
+    if deviation <= _COSINE_NOISE:
         return volume, False
-    if off > _COSINE_TOLERANCE:
+    if deviation > _COSINE_TOLERANCE:
         raise CohortError(
-            f"{volume.path}: two axes of the affine have a cosine of {off:.3g} between them, more than {_COSINE_TOLERANCE:g}; "
+            f"{volume.path}: two axes of the affine have a cosine of {deviation:.3g} between them, more than {_COSINE_TOLERANCE:g}; "
             "resample the image onto perpendicular axes, or correct the header"
         )
     left, _, right = np.linalg.svd(cosines)
@@ -121,7 +131,7 @@ def straighten(volume: Volume) -> tuple[Volume, bool]:
 
 
 def save(path: Path, volume: Volume, seconds: float = 0.0) -> None:
-    """Writes a volume with its affine; `seconds` from frame to frame of a cine goes into the fourth spacing."""
+    """Writes a volume with its affine; `seconds` per frame of a cine becomes the fourth spacing."""
     image = nib.Nifti1Image(volume.raw, volume.affine)
     image.set_qform(volume.affine, 1)
     image.set_sform(volume.affine, 1)
@@ -133,8 +143,11 @@ def save(path: Path, volume: Volume, seconds: float = 0.0) -> None:
 
 
 def canonical_label(volume: Volume, convention: anatomy.Convention, image: Volume, frame: int = 0) -> np.ndarray:
-    """[X, Y, Z] uint8 of canonical ids. Raises CohortError where the label lies on another grid than its image, or
-    holds values that the convention does not know."""
+    """[X, Y, Z] uint8 of canonical ids.
+
+    Raises CohortError where the grids of label and image differ, and for a value outside the
+    convention.
+    """
     if volume.raw.shape[:3] != image.raw.shape[:3]:
         raise CohortError(
             f"{volume.path}: label of shape {volume.raw.shape[:3]} on an image of shape {image.raw.shape[:3]} "
@@ -153,22 +166,22 @@ def canonical_label(volume: Volume, convention: anatomy.Convention, image: Volum
     known = raw == anatomy.BACKGROUND
     for disk, canonical in mapping.items():
         if disk != anatomy.BACKGROUND:
-            here = raw == disk
-            out[here] = canonical
-            known |= here
+            mask = raw == disk
+            out[mask] = canonical
+            known |= mask
     if not known.all():
         values = [f"{v:g}" for v in np.unique(raw[~known])[:10]]
-        convention_says = ", ".join(f"{disk} {name}" for disk, name in convention.structures.items())
+        allowed = ", ".join(f"{disk} {name}" for disk, name in convention.structures.items())
         raise CohortError(
             f"{volume.path}: label values {', '.join(values)} are not in the convention {convention.name} "
-            f"({convention_says}); correct the label, or choose the source of its cohort"
+            f"({allowed}); correct the label, or choose the source of its cohort"
         )
     return out
 
 
 @dataclasses.dataclass(frozen=True)
-class Cine(Sequence[Frame]):
-    """The frames that `choice` (see `base.cine_frames`) keeps of a cine, scaled and labelled one by one, when asked for."""
+class CineFrames(Sequence[Frame]):
+    """The frames that `choice` (`base.cine_frames`) keeps of a cine; made on access."""
 
     volume: Volume
     choice: str
@@ -207,11 +220,11 @@ def _parse(path: Path, data: bytes) -> nib.Nifti1Image:
         raise CohortError(f"{path}: not a NIfTI file (only {len(data)} bytes)")
     kind = nib.Nifti2Image if 540 in _sizes(data) else nib.Nifti1Image
     try:
-        # nibabel repairs a negative spacing silently, so the raw header is looked at first.
+        # nibabel silently repairs a negative spacing, so check the raw header first.
         raw = kind.header_class(data[: kind.header_class.sizeof_hdr], check=False)
         spacing = np.asarray(raw["pixdim"][1:4], np.float64)
         image = kind.from_bytes(data)
-    except Exception as error:  # nibabel raises whatever it trips over; each means the same to the user
+    except Exception as error:  # nibabel raises many types; they all mean an unreadable file
         raise CohortError(f"{path}: not a readable NIfTI file ({error}); convert it or copy it again") from error
     if not (np.isfinite(spacing).all() and (spacing > 0).all()):
         raise CohortError(
@@ -226,13 +239,13 @@ def _sizes(data: bytes) -> tuple[int, int]:
 
 def _check_geometry(path: Path, affine: np.ndarray, spacing: np.ndarray) -> None:
     if not np.isfinite(affine).all():
-        raise CohortError(f"{path}: the affine holds NaN or infinity; correct the header")
+        raise CohortError(f"{path}: the affine contains NaN or infinity; correct the header")
     lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    # Relative to the voxel volume, so that small voxels are not taken for a flat one.
+    # Relative to the voxel volume, so that small voxels are not mistaken for flat ones.
     if not (lengths > 0).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-3 * lengths.prod():
         raise CohortError(f"{path}: the affine is singular; correct the header")
     if not np.allclose(lengths, spacing, rtol=0.01):
         raise CohortError(
-            f"{path}: the header says voxels of {np.round(spacing, 4).tolist()} mm, its affine "
+            f"{path}: the header gives voxels of {np.round(spacing, 4).tolist()} mm, its affine "
             f"{np.round(lengths, 4).tolist()} mm; correct whichever is wrong"
         )

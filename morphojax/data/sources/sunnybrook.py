@@ -1,6 +1,9 @@
-"""Sunnybrook Cardiac Data as NIfTI: <subject>/{sa,label_sa}_{ED,ES}.nii.gz, LV cavity only, and participants.csv.
+"""Sunnybrook Cardiac Data (Radau et al., The MIDAS Journal 2009), converted to NIfTI.
 
-Radau et al., The MIDAS Journal 2009. The ES stack may have fewer slices than the ED stack: frames are independent.
+<root>/<subject>/{sa,label_sa}_{ED,ES}.nii.gz     labels of the LV cavity only
+<root>/participants.csv                           the table
+
+The ES stack may have fewer slices than the ED stack.
 """
 
 from collections.abc import Sequence
@@ -9,7 +12,7 @@ import pandas as pd
 
 from morphojax import anatomy
 from morphojax.data.sources import nifti, table_files
-from morphojax.data.sources.base import CohortError, Folder, Frame, Subject, View
+from morphojax.data.sources.base import CohortError, FolderSource, Frame, Subject, View
 from morphojax.data.tables.schema import Column, Schema
 
 _CONVENTION = anatomy.CONVENTIONS["sunnybrook"]
@@ -18,7 +21,7 @@ _VALUES = (
     ("lv_esv_ml", "mL", "LV end-systolic volume", "lv_cavity:ES:ml"),
     ("lv_ef_percent", "%", "LV ejection fraction", "lv_cavity:EF:%"),
 )
-# The volumes were measured on the expert masks: each leaks the label of a segmentation of that same subject.
+# Measured on the expert masks: each volume leaks the segmentation label of its own subject.
 SCHEMA = Schema(
     (
         Column("sex", "binary", "demographic", "", ("Female", "Male"), (), "sex"),
@@ -29,8 +32,8 @@ SCHEMA = Schema(
 )
 
 
-class Sunnybrook(Folder):
-    """Source for the Sunnybrook folders. A subject must have its ED image; ES may be absent, and is then reported."""
+class Sunnybrook(FolderSource):
+    """Source for the Sunnybrook folders. ED is required; an absent ES is a warning."""
 
     name = "sunnybrook"
 

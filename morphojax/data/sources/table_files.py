@@ -1,4 +1,4 @@
-"""The table beside a cohort: a CSV with a key column and, for cohorts of free form, a data dictionary."""
+"""The table beside a cohort: a CSV with a dictionary or fixed schema, or a UK Biobank export."""
 
 import csv
 import re
@@ -8,17 +8,67 @@ from typing import Any
 
 import pandas as pd
 
-from morphojax.data.sources.base import CohortError, Folder
+from morphojax.data.sources.base import CohortError, FolderSource
 from morphojax.data.tables import ukb_export
 from morphojax.data.tables.cells import check
 from morphojax.data.tables.schema import Column, Schema, TableError, read_dictionary
+from morphojax.data.tables.ukb_headers import UkbTableSpec
+
+
+class UkbTableSource(FolderSource):
+    """Base class of the sources whose table may be an export of UK Biobank.
+
+    export: which fields to read from such an export, and of which visit.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        table: str | Path | None = None,
+        dictionary: str | Path | None = None,
+        frames: str = "phases",
+        export: UkbTableSpec | None = None,
+    ):
+        super().__init__(root, table, dictionary, frames)
+        self.export = export or UkbTableSpec()
+
+    def table(self) -> tuple[pd.DataFrame, Schema] | None:
+        return beside(self, self.export)
+
+
+def beside(source: FolderSource, export: UkbTableSpec | None = None) -> tuple[pd.DataFrame, Schema] | None:
+    """The table of a folder: its `table.csv` by its `dictionary.csv`, or the files named instead.
+
+    A table with UK Biobank's participant ids is read as an export, which needs no dictionary.
+    None where there is no table. Raises CohortError.
+    """
+    export = export or UkbTableSpec()
+    path = choose(
+        source.table_path, source.root / "table.csv", source.root / "table.tsv", source.root / "table.parquet"
+    )
+    if path is None:
+        return None
+    dictionary = choose(source.dictionary_path, path.parent / "dictionary.csv", source.root / "dictionary.csv")
+    try:
+        if ukb_export.is_export(path):
+            return ukb_export.read_export(path, export, dictionary)
+    except TableError as error:
+        raise CohortError(f"{path}: {error}") from error
+    if export.fields:
+        raise CohortError(
+            f"{path}: --table_fields needs a UK Biobank export, and this table has no participant ids (eid); "
+            "leave out --table_fields"
+        )
+    if dictionary is None:
+        raise CohortError(f"{path}: has no dictionary.csv beside it; write it or name it with --dictionary")
+    return read_table(path, "subject", dictionary)
 
 
 def read_table(path: Path, key: str, schema: Schema | Path) -> tuple[pd.DataFrame, Schema]:
     """Rows of a CSV indexed by subject id (str), with the columns of the schema, and the schema.
 
-    `schema` may be the path of a data dictionary. Raises CohortError for an unreadable file, a missing key column or
-    described column, a repeated or empty id, or text in a numeric column.
+    `schema` may be the path of a data dictionary. Raises CohortError for an unreadable file, an
+    absent key column or described column, a repeated or empty id, or text in a numeric column.
     """
     try:
         if isinstance(schema, Path):
@@ -42,43 +92,19 @@ def read_table(path: Path, key: str, schema: Schema | Path) -> tuple[pd.DataFram
         second = int(repeated.argmax())
         first = int((frame[key] == frame[key].iloc[second]).to_numpy().argmax())
         raise CohortError(
-            f"{path}: rows {first} and {second} (counting from 0) are of one {key} ({repeated.sum()} repeated in all); keep one each"
+            f"{path}: rows {first} and {second} (counting from 0) have the same {key} ({repeated.sum()} repeated rows in all); "
+            "keep one each"
         )
     frame = frame.set_index(key)
     frame.index.name = None
     return frame[list(schema.names)], schema
 
 
-def beside(folder: Folder) -> tuple[pd.DataFrame, Schema] | None:
-    """The `table.csv` of a folder by its `dictionary.csv`, or those that are named in their place; None where there is no table.
-
-    A table with a column of UK Biobank's participant ids is read as an export of theirs, which needs no dictionary.
-    """
-    path = choose(
-        folder.table_path, folder.root / "table.csv", folder.root / "table.tsv", folder.root / "table.parquet"
-    )
-    if path is None:
-        return None
-    found = choose(folder.dictionary_path, path.parent / "dictionary.csv", folder.root / "dictionary.csv")
-    try:
-        if ukb_export.is_export(path):
-            return ukb_export.read_export(path, folder.fields, folder.visit, found)
-    except TableError as error:
-        raise CohortError(f"{path}: {error}") from error
-    if folder.fields:
-        raise CohortError(
-            f"{path}: has no column of UK Biobank's participant ids (eid), so no fields to choose; leave out --table_fields"
-        )
-    if found is None:
-        raise CohortError(f"{path}: has no dictionary.csv beside it; write it or name it with --dictionary")
-    return read_table(path, "subject", found)
-
-
 def read_rows(path: Path, required: Sequence[str]) -> tuple[tuple[str, ...], list[tuple[int, dict[str, str]]]]:
-    """A CSV of texts: its header in lower case, and (line, cells by header) of the rows that hold anything.
+    """The header of a CSV in lower case, and (line, cells by header) of its non-empty rows.
 
-    Raises CohortError for a file that cannot be read, a column that is required and absent or there twice, and a row of
-    another length than the header.
+    Raises CohortError for a file that cannot be read, a required column that is absent, a repeated
+    column, and a row whose length differs from the header's.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -92,33 +118,36 @@ def read_rows(path: Path, required: Sequence[str]) -> tuple[tuple[str, ...], lis
     if absent:
         hint = "; save it with commas between the columns" if len(header) == 1 and ";" in header[0] else ""
         raise CohortError(f"{path}: no column {', '.join(absent)} among {', '.join(header) or 'none'}{hint}")
-    twice = sorted({name for name in header if name and header.count(name) > 1})
-    if twice:
-        raise CohortError(f"{path}: the column {twice[0]} is there twice; remove one")
+    repeated = sorted({name for name in header if name and header.count(name) > 1})
+    if repeated:
+        raise CohortError(f"{path}: the column {repeated[0]} appears twice; remove one")
     for line, cells in lines[1:]:
         if len(cells) != len(header):
             raise CohortError(
-                f"{path}, line {line}: {len(cells)} cells under a header of {len(header)}; quote a text that holds a comma"
+                f"{path}, line {line}: {len(cells)} cells under a header of {len(header)}; quote a text that contains a comma"
             )
     return header, [(line, dict(zip(header, cells, strict=True))) for line, cells in lines[1:]]
 
 
 def keyed(path: Path, rows: Sequence[tuple[int, Mapping[str, str]]], key: str) -> dict[str, Mapping[str, str]]:
-    """The rows of `read_rows` by their key. Raises CohortError for one that is empty or there twice."""
-    found: dict[str, Mapping[str, str]] = {}
+    """The rows of `read_rows` by their key. Raises CohortError for an empty or repeated key."""
+    by_key: dict[str, Mapping[str, str]] = {}
     for line, row in rows:
         if not row[key]:
             raise CohortError(f"{path}, line {line}: no {key}; fill it or remove the row")
-        if row[key] in found:
-            raise CohortError(f"{path}, line {line}: the {key} has a row already; keep one")
-        found[row[key]] = row
-    return found
+        if row[key] in by_key:
+            raise CohortError(f"{path}, line {line}: this {key} already has a row; keep one")
+        by_key[row[key]] = row
+    return by_key
 
 
 def tabulate(
     path: Path, header: Sequence[str], rows: Mapping[str, Mapping[str, str]], columns: Mapping[str, Column]
 ) -> tuple[pd.DataFrame, Schema]:
-    """The table that rows make: of `columns` (by header) those that are in the header. Raises CohortError as `read_table` does."""
+    """The table of `rows` (by subject), with those of `columns` (by header) that `header` contains.
+
+    Raises CohortError as `read_table` does.
+    """
     present = {name: column for name, column in columns.items() if name in header}
     schema = Schema(tuple(present.values()))
     cells = {column.name: [row[name] or None for row in rows.values()] for name, column in present.items()}
@@ -133,12 +162,12 @@ def tabulate(
 
 def frame_number(text: str) -> int | None:
     """A frame number as people and spreadsheets write it ("7", "7.0"); None for anything else."""
-    found = re.fullmatch(r"([0-9]{1,6})(\.0+)?", text)
-    return int(found[1]) if found else None
+    match = re.fullmatch(r"([0-9]{1,6})(\.0+)?", text)
+    return int(match[1]) if match else None
 
 
 def choose(given: str | Path | None, *candidates: Path) -> Path | None:
-    """The path asked for, which must exist, else the first candidate that does, else None."""
+    """`given`, which must exist; without it the first candidate that exists, else None."""
     if given is not None:
         if not Path(given).is_file():
             raise CohortError(f"{given}: no such file; correct the path of the table or dictionary")
@@ -146,15 +175,15 @@ def choose(given: str | Path | None, *candidates: Path) -> Path | None:
     return next((c for c in candidates if c.is_file()), None)
 
 
-def folders(root: Path, holds: tuple[str, ...]) -> dict[str, Path]:
-    """Name -> path of the subfolders that hold a file matching one of the patterns; CohortError where none does."""
+def folders(root: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
+    """Name -> path of the subfolders with a matching file. Raises CohortError where none has."""
     if not root.is_dir():
         raise CohortError(f"{root}: no such folder")
-    found = {
+    matches = {
         p.name: p
         for p in sorted(root.iterdir())
-        if p.is_dir() and not p.name.startswith(".") and any(any(p.glob(pattern)) for pattern in holds)
+        if p.is_dir() and not p.name.startswith(".") and any(any(p.glob(pattern)) for pattern in patterns)
     }
-    if not found:
-        raise CohortError(f"{root}: no subfolder holds {' or '.join(holds)}; is this the folder of the subjects?")
-    return found
+    if not matches:
+        raise CohortError(f"{root}: no subfolder holds {' or '.join(patterns)}; is this the folder of the subjects?")
+    return matches

@@ -1,9 +1,11 @@
 """The UK Biobank NIfTI layout of the public cardiac pipeline of Bai et al. (JCMR 2018).
 
-<root>/<subject>/{sa,la_2ch,la_4ch}.nii.gz        4-D cine, and/or
-<root>/<subject>/{sa,la_2ch,la_4ch}_{ED,ES}.nii.gz
-labels: `label_*` (manual) before `seg4_*` before `seg_*`, each a 4-D cine and/or 3-D files of ED and ES
-<root>/table.csv, <root>/dictionary.csv           rows by `subject`, and the meaning of the columns
+<root>/<subject>/{sa,la_2ch,la_4ch}.nii.gz            4-D cine, and/or
+<root>/<subject>/{sa,la_2ch,la_4ch}_{ED,ES}.nii.gz    3-D images
+<root>/<subject>/{label,seg4,seg}_*.nii.gz            labels, 4-D and/or 3-D as the images
+<root>/table.csv, <root>/dictionary.csv               rows by `subject`, and their data dictionary
+
+Of several families of labels, the first of `label_*` (manual), `seg4_*` and `seg_*` is used.
 """
 
 import dataclasses
@@ -11,16 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from morphojax import anatomy
 from morphojax.data.sources import nifti, table_files
-from morphojax.data.sources.base import CohortError, Folder, Frame, Subject, View
-from morphojax.data.tables.schema import Schema
+from morphojax.data.sources.base import CohortError, Frame, Subject, View
 
 PREFIX = {"sax": "sa", "la_2ch": "la_2ch", "la_4ch": "la_4ch"}
 _CONVENTION = {plane: anatomy.CONVENTIONS[f"ukb_{plane}"] for plane in PREFIX}
-# Four-chamber segmentations of the automatic pipeline number all five structures.
+# Families of label files: (stem, convention), best first. In the four-chamber segmentations of the
+# automatic pipeline (`seg4`), the numbers are those of all five structures.
 _FAMILIES = {
     "sax": (("label_sa", "ukb_sax"), ("seg_sa", "ukb_sax")),
     "la_2ch": (("label_la_2ch", "ukb_la_2ch"), ("seg_la_2ch", "ukb_la_2ch")),
@@ -30,7 +31,11 @@ _FAMILIES = {
 
 @dataclasses.dataclass(frozen=True)
 class _Labels:
-    """The labels of one plane of one subject: one family of files, so one convention, for every phase."""
+    """The labels of one plane of one subject, of one family of files and so of one convention.
+
+    stem: the beginning of the file names; None without label files.
+    cine: the 4-D labels, if any.
+    """
 
     folder: Path
     stem: str | None
@@ -38,7 +43,10 @@ class _Labels:
     cine: nifti.Volume | None
 
     def of(self, phase: str, frame: int | None, image: nifti.Volume) -> np.ndarray | None:
-        """The label of a phase: its own file, else that frame of the 4-D labels where anything was drawn, else None."""
+        """The label of a phase: from its own file, else from that frame of the 4-D labels.
+
+        None where neither exists. A frame that is all background counts as not annotated.
+        """
         path = nifti.find(self.folder, f"{self.stem}_{phase}") if self.stem and phase in ("ED", "ES") else None
         if path is not None:
             return nifti.canonical_label(nifti.load(path, 3), self.convention, image)
@@ -47,12 +55,14 @@ class _Labels:
         return nifti.canonical_label(self.cine, self.convention, image, frame)
 
 
-class UkbNifti(Folder):
-    """Source for the UK Biobank NIfTI layout. ED is frame 0; ES, where not given as a file, is the frame of smallest LV
-    cavity (short axis) or largest LA (long axis) in the 4-D labels, else assumed from the images with a warning."""
+class UkbNifti(table_files.UkbTableSource):
+    """Source for the UK Biobank NIfTI layout.
+
+    ED is frame 0. ES is its own file, else the frame of the smallest LV cavity (short axis) or
+    largest LA (long axis) in the 4-D labels, else estimated from the images, with a warning.
+    """
 
     name = "ukb_nifti"
-    reads_exports = True
 
     def subjects(self) -> Sequence[str]:
         return sorted(table_files.folders(self.root, ("sa*.nii*", "la_[24]ch*.nii*")))
@@ -70,9 +80,6 @@ class UkbNifti(Folder):
                 views[plane] = view
         return Subject(subject, views, tuple(warnings))
 
-    def table(self) -> tuple[pd.DataFrame, Schema] | None:
-        return table_files.beside(self)
-
 
 def _read_view(folder: Path, plane: str, choice: str, warnings: list[str]) -> View | None:
     prefix = PREFIX[plane]
@@ -89,7 +96,7 @@ def _read_view(folder: Path, plane: str, choice: str, warnings: list[str]) -> Vi
             f"{labels.cine.path}: {labels.cine.frames} frames for a cine of {cine.frames}; export it again"
         )
     if cine is None and files["ED"] is None:
-        raise CohortError(f"{folder}: neither {prefix}.nii.gz nor {prefix}_ED.nii.gz is there; ED is needed")
+        raise CohortError(f"{folder}: needs ED, but neither {prefix}.nii.gz nor {prefix}_ED.nii.gz exists; add one")
 
     images = {phase: nifti.load(path, 3) for phase, path in files.items() if path}
     return _view(plane, images, cine, labels, choice, warnings)
@@ -102,8 +109,12 @@ def assemble(
     warnings: list[str],
     labels: tuple[nifti.Volume, anatomy.Convention] | None = None,
 ) -> View:
-    """The view of a cine, as this layout reads it. labels: [X, Y, Z, T] on its grid, all zero in frames that nobody labelled, and what the
-    numbers mean. choice: `Folder.frames`."""
+    """The view of a cine, by the rules of this layout.
+
+    labels: [X, Y, Z, T] on the grid of the cine, all zero in frames that are not annotated, and
+        their convention.
+    choice: which frames to keep besides the phases (`base.cine_frames`).
+    """
     volume, convention = labels or (None, _CONVENTION[plane])
     return _view(plane, {}, cine, _Labels(cine.path, None, convention, volume), choice, warnings)
 
@@ -117,9 +128,9 @@ def _view(
     warnings: list[str],
 ) -> View:
     numbers: dict[str, int | None] = {"ED": 0 if cine is not None else None, "ES": None}
-    known = {"ED": "first frame", "ES": "motion", "mid": "halfway"}
+    phase_from = {"ED": "first frame", "ES": "motion", "mid": "halfway"}
     if cine is not None:
-        numbers["ES"], known["ES"] = _end_systole(plane, cine, labels, images.get("ES"), warnings)
+        numbers["ES"], phase_from["ES"] = _end_systole(plane, cine, labels, images.get("ES"), warnings)
         numbers["mid"] = numbers["ES"] // 2 if numbers["ES"] is not None and numbers["ES"] > 1 else None
     elif "ES" not in images:
         warnings.append(f"{plane}: no ES image")
@@ -128,22 +139,23 @@ def _view(
     for phase in anatomy.PHASES:
         number = numbers.get(phase)
         if phase in images:
-            image, at, known[phase] = images[phase], 0, "file"
+            image, index, phase_from[phase] = images[phase], 0, "file"
         elif cine is not None and number is not None:
-            image, at = cine, number
+            image, index = cine, number
         else:
             continue
-        frames.append(Frame(phase, image.values(at), labels.of(phase, number, image), image.affine, known[phase]))
+        label = labels.of(phase, number, image)
+        frames.append(Frame(phase, image.values(index), label, image.affine, phase_from[phase]))
     if cine is None:
         if choice != "phases":
             warnings.append(f"{plane}: no cine")
         return View(plane, tuple(frames), labels.convention.labelled)
-    others = nifti.Cine(cine, choice, lambda number: labels.of(anatomy.cine_phase(number), number, cine))
-    return View(plane, tuple(frames), labels.convention.labelled, others)
+    other_frames = nifti.CineFrames(cine, choice, lambda number: labels.of(anatomy.cine_phase(number), number, cine))
+    return View(plane, tuple(frames), labels.convention.labelled, other_frames)
 
 
 def _find_labels(folder: Path, plane: str) -> _Labels:
-    """The first family of which any file is there; where there is none, no stem."""
+    """The labels of the first family that has any file; empty labels where none has."""
     for stem, convention in _FAMILIES[plane]:
         path = nifti.find(folder, stem)
         if path or any(nifti.find(folder, f"{stem}_{phase}") for phase in ("ED", "ES")):
@@ -154,33 +166,36 @@ def _find_labels(folder: Path, plane: str) -> _Labels:
 def _end_systole(
     plane: str, cine: nifti.Volume, labels: _Labels, image: nifti.Volume | None, warnings: list[str]
 ) -> tuple[int | None, str]:
-    """The frame of ES in a cine, or None (with a warning) where there is none but frame 0; and how it is known."""
+    """The frame of ES in a cine, and how it is known (`base.PHASE_FROM`).
+
+    (None, "") where no frame but frame 0 looks like ES; without a file of ES that is a warning.
+    """
     if cine.frames == 1:
         if image is None:
             warnings.append(f"{plane}: a cine of one frame, so no ES")
         return None, ""
-    found, known = None, "segmentation"
+    number, phase_from = None, "segmentation"
     if image is not None:
-        found, known = cine.closest(image), "file"
+        number, phase_from = cine.closest(image), "file"
     elif labels.cine is not None:
         structure, best = ("lv_cavity", np.argmin) if plane == "sax" else ("la_cavity", np.argmax)
         disk = {s: n for n, s in labels.convention.structures.items()}.get(structure)
-        drawn = [t for t in range(cine.frames) if labels.cine.raw[..., t].any()]  # a frame left empty was not annotated
-        if disk is not None and len(drawn) > 1:
-            sizes = [np.count_nonzero(labels.cine.raw[..., t] == disk) for t in drawn]
-            found = drawn[int(best(sizes))]
-    if found is None:
-        found, known = _assumed_end_systole(cine), "motion"
+        annotated = [t for t in range(cine.frames) if labels.cine.raw[..., t].any()]
+        if disk is not None and len(annotated) > 1:
+            sizes = [np.count_nonzero(labels.cine.raw[..., t] == disk) for t in annotated]
+            number = annotated[int(best(sizes))]
+    if number is None:
+        number, phase_from = _end_systole_by_motion(cine), "motion"
         warnings.append(f"{plane}: ES assumed to be the frame that differs most from frame 0")
-    if found == 0:
+    if number == 0:
         if image is None:
             warnings.append(f"{plane}: no frame but ED looks like ES, so no ES")
         return None, ""
-    return found, known
+    return number, phase_from
 
 
-def _assumed_end_systole(cine: nifti.Volume) -> int:
-    """The frame whose central half differs most from frame 0: the heart is near the centre, and moves most there."""
+def _end_systole_by_motion(cine: nifti.Volume) -> int:
+    """The frame whose central half, where the heart lies, differs most from frame 0."""
     x, y = (slice(n // 4, n - n // 4) for n in cine.raw.shape[:2])
     centre = cine.raw[x, y]
     first = centre[..., 0].astype(np.float32)

@@ -1,4 +1,4 @@
-"""A view from files whose frames are known: an image of each phase, a cine with the numbers of its phases, or both."""
+"""A view from files of known phases: an image per phase, a cine with frame numbers, or both."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,73 +13,97 @@ from morphojax.data.sources.base import CohortError, Frame, View
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """An image and, where there is one, its label: both 3-D (a phase) or both 4-D (a cine)."""
+    """An image and its label, if any: both 3-D (a phase) or both 4-D (a cine)."""
 
     image: nifti.Volume
     label: nifti.Volume | None = None
 
     def frame(self, phase: str, number: int, convention: anatomy.Convention | None, phase_from: str) -> Frame:
-        """One frame; of a cine, a frame in which nothing is drawn has no label."""
+        """One frame. A frame of a cine whose label is all background counts as not annotated."""
         label = None
         if self.label is not None and convention is not None and (self.label.raw.ndim == 3 or self.label.drawn(number)):
             label = nifti.canonical_label(self.label, convention, self.image, number)
         return Frame(phase, self.image.values(number), label, self.image.affine, phase_from)
 
 
+@dataclasses.dataclass(frozen=True)
+class ViewFiles:
+    """The images of one plane of one subject, and which phases they show.
+
+    convention: meaning of the label values; None without labels.
+    phases:     phase -> an image of its own; it wins over a frame of the cine.
+    numbers:    phase -> its frame in the cine, counting from 0.
+    metadata:   the file or folder that says so, for messages.
+    """
+
+    plane: str
+    convention: anatomy.Convention | None
+    phases: Mapping[str, Images]
+    cine: Images | None
+    numbers: Mapping[str, int]
+    metadata: Path
+
+
 def read(plane: str, image: Path, label: Path | None, ndim: int, warnings: list[str]) -> Images:
-    """Loads an image and its label, with direction cosines made orthonormal where they are nearly so. Raises CohortError."""
-    found, crooked = nifti.straighten(nifti.load(image, ndim))
-    if crooked and (message := f"{plane}: direction cosines not quite orthonormal, made so") not in warnings:
+    """Loads an image and its label, with nearly orthonormal direction cosines made exactly so.
+
+    Raises CohortError.
+    """
+    straight, corrected = nifti.straighten(nifti.load(image, ndim))
+    if corrected and (message := f"{plane}: direction cosines not quite orthonormal, made so") not in warnings:
         warnings.append(message)
-    drawn = nifti.straighten(nifti.load(label, ndim))[0] if label else None
-    if drawn is not None and drawn.frames != found.frames:
-        raise CohortError(f"{drawn.path}: {drawn.frames} frames for a cine of {found.frames}; export it again")
-    return Images(found, drawn)
+    label_volume = nifti.straighten(nifti.load(label, ndim))[0] if label else None
+    if label_volume is not None and label_volume.frames != straight.frames:
+        raise CohortError(
+            f"{label_volume.path}: {label_volume.frames} frames for a cine of {straight.frames}; export it again"
+        )
+    return Images(straight, label_volume)
 
 
-def build(
-    plane: str,
-    convention: anatomy.Convention | None,
-    phases: Mapping[str, Images],
-    cine: Images | None,
-    numbers: Mapping[str, int],
-    choice: str,
-    warnings: list[str],
-    told_by: Path,
-) -> View:
-    """The view of a plane. `phases` are images of their own, `numbers` the frames (from 0) of phases in the cine; the image wins.
-    mid is halfway from ED to ES in a cine. `choice`: `Folder.frames`. Raises CohortError, naming `told_by`, for numbers that
-    cannot be, and where there is no ED."""
-    if cine is not None:
-        for phase, number in numbers.items():
-            if number >= cine.image.frames:
-                raise CohortError(
-                    f"{told_by}: {phase} is frame {number}, counting from 0, of a cine of {cine.image.frames} frames "
-                    f"({cine.image.path})"
-                )
-        if "ED" in numbers and numbers["ED"] == numbers.get("ES"):
-            raise CohortError(f"{told_by}: ED and ES are both frame {numbers['ED']} of {cine.image.path}; correct one")
-        if {"ED", "ES"} <= numbers.keys() and abs(numbers["ES"] - numbers["ED"]) > 1:
-            numbers = {"mid": (numbers["ED"] + numbers["ES"]) // 2} | dict(numbers)
+def build(files: ViewFiles, choice: str, warnings: list[str]) -> View:
+    """The view of a plane; mid is halfway from ED to ES in a cine.
+
+    choice: which frames of the cine to keep besides the phases (`base.cine_frames`). Raises
+        CohortError for impossible frame numbers and where ED is absent.
+    """
+    cine, plane = files.cine, files.plane
+    numbers = _phase_numbers(files) if cine is not None else {}
     frames = []
     for phase in anatomy.PHASES:
-        if phase in phases:
-            frames.append(phases[phase].frame(phase, 0, convention, "file"))
+        if phase in files.phases:
+            frames.append(files.phases[phase].frame(phase, 0, files.convention, "file"))
         elif cine is not None and phase in numbers:
-            known = "halfway" if phase == "mid" else "metadata"
-            frames.append(cine.frame(phase, numbers[phase], convention, known))
-    have = {frame.phase for frame in frames}
-    if "ED" not in have:
-        raise CohortError(f"{told_by}: no ED of the plane {plane}; ED is needed")
-    if "ES" not in have:
+            phase_from = "halfway" if phase == "mid" else "metadata"
+            frames.append(cine.frame(phase, numbers[phase], files.convention, phase_from))
+    phases = {frame.phase for frame in frames}
+    if "ED" not in phases:
+        raise CohortError(f"{files.metadata}: no ED of the plane {plane}; add it or leave the subject out")
+    if "ES" not in phases:
         warnings.append(f"{plane}: no ES image")
-    labelled = convention.labelled if convention is not None else ()
+    labelled = files.convention.labelled if files.convention is not None else ()
     if cine is None:
         if choice != "phases":
             warnings.append(f"{plane}: no cine")
         return View(plane, tuple(frames), labelled)
 
     def label(number: int) -> np.ndarray | None:
-        return cine.frame(anatomy.cine_phase(number), number, convention, "number").label
+        return cine.frame(anatomy.cine_phase(number), number, files.convention, "number").label
 
-    return View(plane, tuple(frames), labelled, nifti.Cine(cine.image, choice, label))
+    return View(plane, tuple(frames), labelled, nifti.CineFrames(cine.image, choice, label))
+
+
+def _phase_numbers(files: ViewFiles) -> Mapping[str, int]:
+    """`files.numbers` checked against the cine, and mid where ED and ES are not adjacent."""
+    assert files.cine is not None
+    image, numbers = files.cine.image, files.numbers
+    for phase, number in numbers.items():
+        if number >= image.frames:
+            raise CohortError(
+                f"{files.metadata}: {phase} is frame {number}, counting from 0, of a cine of {image.frames} frames "
+                f"({image.path}); correct the number"
+            )
+    if "ED" in numbers and numbers["ED"] == numbers.get("ES"):
+        raise CohortError(f"{files.metadata}: ED and ES are both frame {numbers['ED']} of {image.path}; correct one")
+    if {"ED", "ES"} <= numbers.keys() and abs(numbers["ES"] - numbers["ED"]) > 1:
+        return {"mid": (numbers["ED"] + numbers["ES"]) // 2} | dict(numbers)
+    return numbers

@@ -1,4 +1,4 @@
-"""Table rows -> numbers for a model, by what the training rows alone tell."""
+"""Table rows -> numbers for a model, with statistics of the training rows only."""
 
 import dataclasses
 import math
@@ -18,7 +18,7 @@ IMPUTATIONS = ("mean", "iterative")
 
 @dataclasses.dataclass(frozen=True)
 class _Fitted:
-    """What one column learned: mean and SD (of the population, ddof=0), or classes and the code of the commonest."""
+    """Statistics of one column: mean and population SD, or classes and the most frequent code."""
 
     mean: float = 0.0
     std: float = 1.0
@@ -28,48 +28,63 @@ class _Fitted:
 
 @dataclasses.dataclass(frozen=True)
 class TableEncoder:
-    """Table rows -> numbers. `schema` holds the columns encoded, `dropped` names those that say nothing in training."""
+    """Table rows -> numbers.
+
+    schema:  the encoded columns.
+    fitted:  their statistics.
+    dropped: names of the columns that are missing or constant in the training rows.
+    imputer: of the continuous columns; None imputes their means.
+    """
 
     schema: Schema
     fitted: tuple[_Fitted, ...]
     dropped: tuple[str, ...] = ()
-    imputer: Imputer | None = None  # of the continuous columns; None: their means
+    imputer: Imputer | None = None
 
     @classmethod
     def fit(cls, frame: pd.DataFrame, schema: Schema, imputation: str = "mean") -> Self:
-        """Learns from `frame`, which holds training rows only. A column that is all missing or constant there is
-        dropped, with a warning. `imputation`: missing numbers become the mean, or (`iterative`) what the row's other numbers tell.
-        Raises TableError for another one, as `check` does, for a class outside a column's categories, and where
-        no column is left.
+        """The encoder fitted to `frame`, which must contain training rows only.
+
+        Columns that are all missing or constant are dropped, with a warning. imputation: "mean", or
+        "iterative", which predicts a missing number from the row's other numbers (`Imputer`).
+
+        Raises TableError for another imputation, unreadable cells, a class outside a column's
+        categories, and where no column is left.
         """
         if imputation not in IMPUTATIONS:
             raise TableError(f"imputation {imputation!r} is unknown: choose one of {', '.join(IMPUTATIONS)}")
         columns, fitted, dropped = [], [], []
         for column in schema.columns:
-            learned = _fit(frame, column)
-            if isinstance(learned, str):
-                logging.warning("column %r is %s in the training rows: dropped", column.name, learned)
+            statistics = _fit(frame, column)
+            if isinstance(statistics, str):
+                logging.warning("column %r is %s in the training rows: dropped", column.name, statistics)
                 dropped.append(column.name)
             else:
                 columns.append(column)
-                fitted.append(learned)
+                fitted.append(statistics)
         if not columns:
-            raise TableError(f"every column is missing or constant in the {len(frame)} training rows: {dropped}")
+            raise TableError(
+                f"every column is missing or constant in the {len(frame)} training rows: {dropped}; choose other columns or more rows"
+            )
         encoder = cls(Schema(tuple(columns)), tuple(fitted), tuple(dropped))
-        numbers = [i for i, k in enumerate(encoder.cardinalities) if k == 1]
-        if imputation == "mean" or len(numbers) < 2:
+        if imputation == "mean" or len(encoder._continuous) < 2:
             return encoder
         values, missing = encoder.encode(frame)
-        known = np.where(missing, np.nan, values.astype(np.float64))[:, numbers]
+        known = np.where(missing, np.nan, values.astype(np.float64))[:, encoder._continuous]
         return dataclasses.replace(encoder, imputer=Imputer.fit(known))
 
     @property
     def cardinalities(self) -> tuple[int, ...]:
-        """Per encoded column: 1 = continuous, k = number of classes."""
+        """Per encoded column: 1 for a continuous one, else the number of classes."""
         return tuple(1 if c.kind == "continuous" else len(f.classes) for c, f in self._pairs)
 
+    @property
+    def _continuous(self) -> list[int]:
+        """Positions of the continuous columns."""
+        return [i for i, k in enumerate(self.cardinalities) if k == 1]
+
     def classes(self, name: str) -> tuple[str, ...]:
-        """The classes of an encoded column, in the order of their codes; () for a continuous one. Raises KeyError."""
+        """The classes of a column by code; () for a continuous one. Raises KeyError."""
         return {c.name: f.classes for c, f in self._pairs}[name]
 
     @property
@@ -77,9 +92,13 @@ class TableEncoder:
         return tuple(zip(self.schema.columns, self.fitted, strict=True))
 
     def encode(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """values float32 [N, F] (continuous standardised, classes as codes 0..k-1, the missing imputed by the training
-        mean, or as the imputer tells, or most frequent class) and missing bool [N, F]. A class unknown to the column is missing here, with
-        a warning that counts it. Raises TableError as `check` does, and for a value too far off to be a float32."""
+        """values float32 [N, F], and missing bool [N, F].
+
+        Continuous columns are standardised, classes become codes 0..k-1. Missing numbers become the
+        training mean or the imputer's prediction, missing classes the most frequent class. A class
+        that is unknown to the column counts as missing, with a warning. Raises TableError for
+        unreadable cells and for a value that float32 cannot hold.
+        """
         values = np.zeros((len(frame), len(self.fitted)), np.float32)
         missing = np.zeros(values.shape, bool)
         for i, (column, fitted) in enumerate(self._pairs):
@@ -89,7 +108,7 @@ class TableEncoder:
                 scaled = np.where(missing[:, i], 0.0, (numbers - fitted.mean) / fitted.std)
                 if (np.abs(scaled) > np.finfo(np.float32).max).any():
                     raise TableError(
-                        f"column {column.name!r}: a value lies too far from the training rows for a float32"
+                        f"column {column.name!r}: a value lies too far from the training rows for a float32; correct it"
                     )
                 values[:, i] = scaled
                 continue
@@ -100,12 +119,12 @@ class TableEncoder:
             unseen = [t for t in texts if t is not None and t not in codes]
             if unseen:
                 logging.warning(
-                    "column %r: %d values of %d classes unknown in training (e.g. %r) taken as missing",
+                    "column %r: %d values of %d classes unknown in training (e.g. %r) treated as missing",
                     *(column.name, len(unseen), len(set(unseen)), unseen[0]),
                 )
         if self.imputer is not None:
-            numbers = [i for i, k in enumerate(self.cardinalities) if k == 1]
-            values[:, numbers] = self.imputer.fill(np.where(missing, np.nan, values.astype(np.float64))[:, numbers])
+            known = np.where(missing, np.nan, values.astype(np.float64))[:, self._continuous]
+            values[:, self._continuous] = self.imputer.fill(known)
         return values, missing
 
     def to_json(self) -> dict[str, Any]:
@@ -121,13 +140,14 @@ class TableEncoder:
 
 
 def _fit(frame: pd.DataFrame, column: Column) -> _Fitted | str:
-    """What the column learned, or the reason why it says nothing."""
+    """The statistics of a column, or the reason to drop it."""
     if column.kind == "continuous":
         numbers = numbers_of(frame, column)
         numbers = numbers[~np.isnan(numbers)]
         if not numbers.size:
             return "all missing"
-        # Equal floats can have a mean that is one rounding away from them, so the SD alone does not show a constant.
+        # The mean of equal floats can differ from them by rounding, so the SD of a constant may
+        # exceed 0.
         if numbers.min() == numbers.max() or not 0 < (std := float(numbers.std())) < math.inf:
             return "constant"
         return _Fitted(mean=float(numbers.mean()), std=std)

@@ -1,6 +1,7 @@
-"""Missing numbers told from the others of a row: chained ridge regressions, fitted on training rows alone (cf. van Buuren 2011, MICE).
+"""Imputation of missing numbers by chained ridge regressions, fitted on training rows only.
 
-Every column is regressed on all others. One guess is made of each missing value, the expected one, not several draws.
+Every column is regressed on all others, as in MICE (van Buuren and Groothuis-Oudshoorn, 2011), but
+with a single expected value for each missing one instead of several random draws.
 """
 
 import dataclasses
@@ -10,13 +11,17 @@ from typing import Any, Self
 import numpy as np
 
 SWEEPS = 10
-RIDGE = 1e-5  # per row, of standardised columns: steadies columns that say the same
+RIDGE = 1e-5  # penalty per row, for standardised columns; keeps collinear columns stable
 
 
 @dataclasses.dataclass(frozen=True)
 class Imputer:
-    """`weights` [C][C] (a column's own is zero) and `offsets` [C] predict each of C standardised columns from the others; a prediction
-    is held within `low` and `high` [C], what the training rows span."""
+    """Predicts each of C standardised columns from the others.
+
+    weights:   [C][C], row i predicts column i; its own weight is zero.
+    offsets:   [C].
+    low, high: [C], range of the training rows; predictions are clipped to it.
+    """
 
     weights: tuple[tuple[float, ...], ...]
     offsets: tuple[float, ...]
@@ -25,7 +30,7 @@ class Imputer:
 
     @classmethod
     def fit(cls, values: np.ndarray) -> Self:
-        """Learns from float [N, C], standardised, NaN where missing; in every column something is there."""
+        """Fits to float [N, C]: standardised, NaN where missing, no column all NaN."""
         missing = np.isnan(values)
         low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
         filled = np.where(missing, 0.0, values)
@@ -33,21 +38,21 @@ class Imputer:
         weights, offsets = np.zeros((count, count)), np.zeros(count)
         for _ in range(SWEEPS):
             for i in range(count):
-                seen = ~missing[:, i]
-                weights[i], offsets[i] = _ridge(filled[seen], filled[seen, i], i)
-                filled[~seen, i] = np.clip(filled[~seen] @ weights[i] + offsets[i], low[i], high[i])
+                known = ~missing[:, i]
+                weights[i], offsets[i] = _ridge(filled[known], filled[known, i], i)
+                filled[~known, i] = np.clip(filled[~known] @ weights[i] + offsets[i], low[i], high[i])
         rows = tuple(tuple(row) for row in weights.tolist())
         return cls(rows, *(tuple(v.tolist()) for v in (offsets, low, high)))
 
     def fill(self, values: np.ndarray) -> np.ndarray:
-        """[N, C] without NaN. A row of which nothing is known gets the mean, zero."""
+        """`values` [N, C] with predictions for NaN; a row that is all NaN becomes 0, the mean."""
         missing = np.isnan(values)
         filled = np.where(missing, 0.0, values)
-        some = missing & ~missing.all(axis=1, keepdims=True)
+        predictable = missing & ~missing.all(axis=1, keepdims=True)
         for _ in range(SWEEPS):
             for i, (weights, offset) in enumerate(zip(self.weights, self.offsets, strict=True)):
-                guess = filled[some[:, i]] @ np.array(weights) + offset
-                filled[some[:, i], i] = np.clip(guess, self.low[i], self.high[i])
+                prediction = filled[predictable[:, i]] @ np.array(weights) + offset
+                filled[predictable[:, i], i] = np.clip(prediction, self.low[i], self.high[i])
         return filled
 
     def to_json(self) -> dict[str, Any]:
@@ -60,12 +65,12 @@ class Imputer:
 
 
 def _ridge(inputs: np.ndarray, target: np.ndarray, own: int) -> tuple[np.ndarray, float]:
-    """weights [C], that of column `own` zero, and offset."""
-    others = np.arange(inputs.shape[1]) != own
-    mean, centre = inputs[:, others].mean(axis=0), target.mean()
-    centred = inputs[:, others] - mean
+    """weights [C] and offset of `target` on all columns but `own`, whose weight is 0."""
+    predictors = np.arange(inputs.shape[1]) != own
+    mean, centre = inputs[:, predictors].mean(axis=0), target.mean()
+    centred = inputs[:, predictors] - mean
     penalty = RIDGE * len(target) * np.eye(centred.shape[1])
-    solved = np.linalg.solve(centred.T @ centred + penalty, centred.T @ (target - centre))
+    coefficients = np.linalg.solve(centred.T @ centred + penalty, centred.T @ (target - centre))
     weights = np.zeros(inputs.shape[1])
-    weights[others] = solved
-    return weights, float(centre - mean @ solved)
+    weights[predictors] = coefficients
+    return weights, float(centre - mean @ coefficients)

@@ -1,7 +1,8 @@
-"""What the columns of a cohort's table mean: its schema, and the data dictionary it is read from.
+"""The schema of a cohort's table: the meaning of its columns, read from a data dictionary.
 
-A column is continuous, binary or categorical, belongs to one group, and may leak the label of a task. Groups are what
-an ablation selects or drops: "no cardiac morphometry" is `schema.select("-cardiac_morphometric")`.
+A column is continuous, binary or categorical, belongs to one group, and may leak the label of a
+task. Ablations select or drop groups: "no cardiac morphometry" is
+`schema.select("-cardiac_morphometric")`.
 """
 
 import csv
@@ -23,7 +24,8 @@ GROUPS = (
     "acquisition",
 )
 DICTIONARY_FIELDS = ("name", "kind", "group", "unit", "categories", "leak", "description", "measures")
-# What a column can measure of the heart: a volume in ml or a mass in g of a structure at a phase, or an ejection fraction.
+# What a column can measure: the volume (ml) or mass (g) of a structure at a phase, or an ejection
+# fraction.
 MEASURES = (
     *(f"{structure}:{phase}:ml" for structure in STRUCTURES for phase in PHASES),
     *(f"lv_myocardium:{phase}:g" for phase in PHASES),
@@ -32,15 +34,19 @@ MEASURES = (
 
 
 class TableError(ValueError):
-    """A table or data dictionary that cannot be used. The message names the column, never the subject."""
+    """A table or dictionary cannot be used. The message names the column, never the subject."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One column. `categories` are the texts of its classes, in the order of their codes; a binary column without any
-    holds 0 and 1, a categorical one without any learns them from the training rows. `leak` names the tasks whose label
-    this column is, or is derived from. `measures`, one of MEASURES as in lv_cavity:ED:ml, says what a continuous column
-    measures of the heart, for `volumes`."""
+    """One column.
+
+    categories: the texts of its classes, in the order of their codes. Without any, a binary column
+        has the classes 0 and 1, and a categorical one learns its classes from the training rows.
+    leak:       the tasks whose label this column is, or is derived from.
+    measures:   what a continuous column measures, one of MEASURES such as lv_cavity:ED:ml; read by
+        `cells.volumes`.
+    """
 
     name: str
     kind: str
@@ -54,7 +60,9 @@ class Column:
     def __post_init__(self):
         reserved = self.name in ("all", *GROUPS) or self.name.startswith("-") or "," in self.name
         if not self.name or self.name != self.name.strip() or reserved:
-            raise TableError(f"column {self.name!r}: a name is a word without comma or leading '-', no group nor 'all'")
+            raise TableError(
+                f"column {self.name!r}: a name must not contain a comma, start with '-', be empty, be a group or be 'all'"
+            )
         if self.kind not in KINDS:
             raise TableError(f"column {self.name!r}: kind {self.kind!r} is not one of {', '.join(KINDS)}")
         if self.group not in GROUPS:
@@ -69,7 +77,7 @@ class Column:
         if self.measures and self.kind != "continuous":
             raise TableError(f"column {self.name!r}: a {self.kind} column cannot measure {self.measures}")
         if self.measures and self.unit and self.unit.lower() != self.measures.split(":")[-1]:
-            raise TableError(f"column {self.name!r}: in {self.unit}, it cannot measure {self.measures}")
+            raise TableError(f"column {self.name!r}: its unit {self.unit} does not fit its measures {self.measures}")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -94,15 +102,16 @@ class Schema:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The groups that have a column here, in the order of GROUPS."""
+        """The groups of these columns, in the order of GROUPS."""
         present = {c.group for c in self.columns}
         return tuple(g for g in GROUPS if g in present)
 
     def select(self, spec: str) -> "Schema":
-        """The columns that a comma-separated list of `all`, groups and column names asks for, in schema order.
+        """The columns selected by a comma-separated list of `all`, groups and column names.
 
-        A leading '-' drops; a spec of drops alone starts from all columns, and a drop wins over a pick. Raises
-        TableError for a name that is neither a group nor a column here (an ablation of nothing is no ablation), and
+        The columns keep the order of the schema. A leading '-' drops columns; a list of drops only
+        starts from all columns, and a drop wins over a pick. Raises TableError for a name that is
+        neither a group nor a column of this table, because the ablation would have no effect, and
         where no column is left.
         """
         picked, dropped, any_pick = set(), set(), False
@@ -110,16 +119,16 @@ class Schema:
             if not word:
                 continue
             name = word.removeprefix("-").strip()
-            found = {c.name for c in self.columns if name in ("all", c.name, c.group)}
-            if not found:
+            matches = {c.name for c in self.columns if name in ("all", c.name, c.group)}
+            if not matches:
                 raise TableError(
                     f"{name!r} in the selection {spec!r} is neither a group nor a column of this table. "
                     f"Groups: {', '.join(self.groups)}. Columns: {', '.join(self.names)}."
                 )
             if word.startswith("-"):
-                dropped |= found
+                dropped |= matches
             else:
-                picked |= found
+                picked |= matches
                 any_pick = True
         kept = tuple(c for c in self.columns if (c.name in picked or not any_pick) and c.name not in dropped)
         if not spec.strip(" ,") or not kept:
@@ -127,12 +136,14 @@ class Schema:
         return Schema(kept)
 
     def without_leaks(self, task: str) -> "Schema":
-        """The columns that do not give away the label of `task`."""
+        """The columns that do not leak the label of `task`."""
         return Schema(tuple(c for c in self.columns if task not in c.leak))
 
     def to_json(self) -> list[dict[str, Any]]:
-        """A column that measures nothing is written without `measures`: a dataset from before there was that field keeps its
-        fingerprint."""
+        """JSON of the columns, without `measures` where it is empty.
+
+        So datasets that were prepared before this field existed keep their fingerprint.
+        """
         columns = [
             dataclasses.asdict(c) | {"categories": list(c.categories), "leak": list(c.leak)} for c in self.columns
         ]
@@ -149,16 +160,18 @@ def _column(fields: dict[str, Any]) -> Column:
 
 
 def read_dictionary(path: str | Path) -> Schema:
-    """Reads a data dictionary: a CSV with the header name,kind,group[,unit,categories,leak,description,measures].
+    """Reads a data dictionary: a CSV with name, kind, group and any others of DICTIONARY_FIELDS.
 
-    Several categories or leaks are separated by semicolons. Raises TableError naming the file and line.
+    Semicolons separate several categories or leaks. Raises TableError naming the file and line.
     """
     return Schema(tuple(column for column, _ in read_described(path)))
 
 
-def read_described(path: str | Path, more: Sequence[str] = ()) -> list[tuple[Column, dict[str, str]]]:
-    """The columns of a data dictionary, each with its cells under the headers `more`, which it may have besides; "" where it has none.
-    Raises TableError as `read_dictionary` does."""
+def read_described(path: str | Path, extra: Sequence[str] = ()) -> list[tuple[Column, dict[str, str]]]:
+    """The columns of a data dictionary, each with its cells under the optional headers `extra`.
+
+    An absent header gives "". Raises TableError as `read_dictionary` does.
+    """
     path = Path(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -167,23 +180,23 @@ def read_described(path: str | Path, more: Sequence[str] = ()) -> list[tuple[Col
             lines = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TableError(f"{path}: cannot be read as a CSV data dictionary ({error})") from error
-    unknown, absent = set(header) - {*DICTIONARY_FIELDS, *more}, set(DICTIONARY_FIELDS[:3]) - set(header)
+    unknown, absent = set(header) - {*DICTIONARY_FIELDS, *extra}, set(DICTIONARY_FIELDS[:3]) - set(header)
     if unknown or absent:
-        raise TableError(f"{path}: the header is {list(header)}; expected {', '.join((*DICTIONARY_FIELDS, *more))}")
-    found: list[tuple[Column, dict[str, str]]] = []
+        raise TableError(f"{path}: the header is {list(header)}; expected {', '.join((*DICTIONARY_FIELDS, *extra))}")
+    described: list[tuple[Column, dict[str, str]]] = []
     for line, row in lines:
         if None in row or None in row.values():
-            raise TableError(f"{path}, line {line}: {len(header)} fields expected; quote a text that holds a comma")
+            raise TableError(f"{path}, line {line}: {len(header)} fields expected; quote a text that contains a comma")
         fields: dict[str, Any] = {k: v.strip() for k, v in row.items()}
-        cells = {key: fields.pop(key, "") for key in more}
+        cells = {key: fields.pop(key, "") for key in extra}
         for key in ("categories", "leak"):
             fields[key] = [w.strip() for w in fields.get(key, "").split(";") if w.strip()]
         try:
-            found.append((_column(fields), cells))
+            described.append((_column(fields), cells))
         except TableError as error:
             raise TableError(f"{path}, line {line}: {error}") from error
     try:
-        Schema(tuple(column for column, _ in found))
+        Schema(tuple(column for column, _ in described))
     except TableError as error:
         raise TableError(f"{path}: {error}") from error
-    return found
+    return described

@@ -13,7 +13,7 @@ from morphojax.data.sources.ukb_dicom import UkbDicom
 from morphojax.data.store.dataset import Dataset
 from morphojax.evaluation import figures
 from tests.data import cvi42_files, ukb_zips
-from tests.data.test_ukb_table import export
+from tests.data.tables.ukb_exports import export
 
 FILES = {"sax": "sa", "la_2ch": "la_2ch", "la_4ch": "la_4ch"}
 PLANES = "--planes=sax,la_2ch,la_4ch"

@@ -29,14 +29,14 @@ def test_reads_phases_labels_and_table(root):
     assert source.read("patient002", ("la_2ch",)).views == {}
 
 
-def test_the_folder_of_patients_is_a_root_too(root):
+def test_the_root_may_be_the_folder_of_patients(root):
     inner = Acdc(root / "training")
     assert inner.subjects() == ["patient001", "patient002"]
     assert len(inner.table()[0]) == 2  # found one level up
     assert Acdc(root, table=root / "morphometrics.csv").table() is not None
 
 
-def test_a_cine_gives_the_mid_frame_and_missing_phases(root):
+def test_a_cine_gives_the_mid_frame_and_absent_phases(root):
     cine = cohorts.image((20, 24, 4, 12), seed=5)
     folder = root / "training" / "patient001"
     cohorts.save(folder / "patient001_4d.nii.gz", cine)
@@ -60,8 +60,8 @@ def test_other_frames_of_the_cine_are_kept_without_labels(root):
     assert [f.phase for f in view.cine] == ["t000", "t002", "t004", "t007", "t009"]
     np.testing.assert_array_equal([f.image for f in view.cine], np.moveaxis(cine, 3, 0)[[0, 2, 4, 7, 9]])
     assert all(f.label is None for f in view.cine)
-    other = Acdc(root, frames="5").read("patient002", ("sax",))
-    assert other.warnings == ("sax: no cine",) and len(other.views["sax"].cine) == 0
+    without_cine = Acdc(root, frames="5").read("patient002", ("sax",))
+    assert without_cine.warnings == ("sax: no cine",) and len(without_cine.views["sax"].cine) == 0
 
 
 @pytest.mark.parametrize(
@@ -73,23 +73,23 @@ def test_other_frames_of_the_cine_are_kept_without_labels(root):
         ("ED: 1\nES: nine\n", "ES is 'nine'"),
         ("ED: 1\nES: 40\nNbFrame: 30\n", "ES is frame 40 of 30"),
         ("ED: 1\nES: 10\n", "frame10.nii.gz is absent"),
-        ("ED = 1\n", "not of the form"),
+        ("ED = 1\n", "must have the form"),
     ],
 )
-def test_phases_out_of_range_or_absent(root, info, message):
+def test_bad_phases_in_info_are_refused(root, info, message):
     (root / "training/patient001/Info.cfg").write_text(info)
     with pytest.raises(CohortError, match=message) as caught:
         Acdc(root).read("patient001", ("sax",))
     assert "patient001" in str(caught.value)
 
 
-def test_info_absent(root):
+def test_an_absent_info_is_refused(root):
     (root / "training/patient001/Info.cfg").unlink()
     with pytest.raises(CohortError, match=r"Info.cfg: cannot be read"):
         Acdc(root).read("patient001", ("sax",))
 
 
-def test_a_subject_found_twice(root):
+def test_a_subject_in_two_folders_is_refused(root):
     cohorts.save(root / "testing/patient001/patient001_frame01.nii.gz", cohorts.image())
     with pytest.raises(CohortError, match="found twice"):
         Acdc(root).subjects()

@@ -1,4 +1,4 @@
-"""Files that nobody foresaw: whatever is in them, a reader takes them or raises its own error."""
+"""Random damage to files: a reader accepts them or raises its own error, never another one."""
 
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from morphojax.data.sources.mnms2 import Mnms2
 from morphojax.data.sources.nifti_table import NiftiTable
 from morphojax.data.sources.ukb_nifti import UkbNifti
 from tests.data import cohorts, cvi42_files
-from tests.data.sources import test_challenges
-from tests.data.test_ukb_table import export
+from tests.data.sources import challenge_files
+from tests.data.tables.ukb_exports import export
 
 TOKENS = (
     "",
@@ -53,7 +53,7 @@ fuzzed = settings(
 
 
 def mangled(text: str, tokens: tuple[str, ...] = TOKENS):
-    """The bytes of a text with some characters, cells or lines changed, repeated or lost, and now and then a bad end."""
+    """The bytes of a text with characters, cells or lines changed, repeated or removed."""
     piece = st.one_of(st.sampled_from(tokens), st.text(max_size=3), st.sampled_from(text.split("\n")))
     change = st.tuples(st.integers(0, len(text)), st.integers(0, 4), piece)
     end = st.one_of(st.just(b""), st.binary(max_size=3))
@@ -76,12 +76,12 @@ WORKSPACE = cvi42_files.workspace(
 
 @fuzzed
 @given(data=mangled(WORKSPACE, TOKENS + XML))
-def test_contours(tmp_path: Path, data: bytes) -> None:
+def test_workspace(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "heart.cvi42wsx"
     path.write_bytes(data)
     try:
-        found = read_contours(path)
-        labels_for(path, [list(found)], found, (40, 40))
+        contours = read_contours(path)
+        labels_for(path, [list(contours)], contours, (40, 40))
     except CohortError as error:
         assert path.name in str(error)
 
@@ -125,11 +125,11 @@ def test_export_of_uk_biobank(tmp_path: Path, exported: str, draw) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(draw.draw(mangled(exported)))
     try:
-        found = UkbNifti(tmp_path, table=path).table()
+        table = UkbNifti(tmp_path, table=path).table()
     except CohortError as error:
         assert path.name in str(error)
     else:
-        assert found is not None and found[0].index.is_unique
+        assert table is not None and table[0].index.is_unique
 
 
 @fuzzed
@@ -147,17 +147,17 @@ def test_withdrawals_and_key(tmp_path: Path, data: bytes, key: bytes) -> None:
         assert "0123456789abcdef" not in str(error)
 
 
-MNMS = test_challenges.HEADER + "0,A1,Siemens,A,1,0,3,50,HCM,M,180,\n1,B2,Philips,B,2,1,4,60,DCM,F,,70\n"
+MNMS = challenge_files.MNMS_HEADER + "0,A1,Siemens,A,1,0,3,50,HCM,M,180,\n1,B2,Philips,B,2,1,4,60,DCM,F,,70\n"
 
 
 @fuzzed
-@given(data=mangled(MNMS), other=mangled("SUBJECT_CODE,DISEASE,FIELD\n1,NOR,1.5\n2,,3\n,,\n"))
-def test_information_of_mnms(tmp_path: Path, data: bytes, other: bytes) -> None:
+@given(mnms=mangled(MNMS), mnms2=mangled("SUBJECT_CODE,DISEASE,FIELD\n1,NOR,1.5\n2,,3\n,,\n"))
+def test_information_of_mnms(tmp_path: Path, mnms: bytes, mnms2: bytes) -> None:
     if not (tmp_path / "dataset").is_dir():
-        test_challenges._mnms(tmp_path)
+        challenge_files.mnms(tmp_path)
         (tmp_path / "dataset").mkdir()
-    (tmp_path / test_challenges.CSV).write_bytes(data)
-    (tmp_path / "dataset_information.csv").write_bytes(other)
+    (tmp_path / challenge_files.MNMS_CSV).write_bytes(mnms)
+    (tmp_path / "dataset_information.csv").write_bytes(mnms2)
     for read in (Mnms(tmp_path).table, Mnms2(tmp_path).table, lambda: Mnms(tmp_path)._phases("A1")):
         try:
             read()
@@ -168,12 +168,12 @@ def test_information_of_mnms(tmp_path: Path, data: bytes, other: bytes) -> None:
 @fuzzed
 @given(
     data=mangled(
-        test_challenges.COLUMNS + test_challenges.ED + "\n" + test_challenges.ES + "\nq,sax,,cine.nii.gz,,,0,3\n"
+        challenge_files.MAPPING_HEADER + challenge_files.ED + "\n" + challenge_files.ES + "\nq,sax,,cine.nii.gz,,,0,3\n"
     )
 )
 def test_mapping(tmp_path: Path, data: bytes) -> None:
     if not (tmp_path / "mapping.csv").exists():
-        test_challenges._mapped(tmp_path, "")
+        challenge_files.mapped(tmp_path, "")
     (tmp_path / "mapping.csv").write_bytes(data)
     source = NiftiTable(tmp_path)
     try:

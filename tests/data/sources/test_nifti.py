@@ -35,7 +35,7 @@ def test_reads_values_affine_and_scaling(tmp_path):
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 @pytest.mark.parametrize("dtype", [">i2", "<f4", "u1"])
-def test_reads_every_flavour(tmp_path, kind, name, dtype):
+def test_reads_every_format_and_data_type(tmp_path, kind, name, dtype):
     array = (image() % 200).astype(dtype)
     stored = kind(array, AFFINE)
     stored.header.set_data_dtype(array.dtype)
@@ -50,49 +50,49 @@ def test_frames_of_a_cine(tmp_path):
     np.testing.assert_array_equal(volume.values(3), array[..., 3])
 
 
-def test_one_slice_in_every_spelling(tmp_path):
+def test_a_single_slice_of_any_dimension(tmp_path):
     for shape in ((8, 9), (8, 9, 1), (8, 9, 1, 1)):
         assert load(save(tmp_path / "s.nii.gz", image(shape)), 3).values().shape == (8, 9, 1)
 
 
 @pytest.mark.parametrize("keep", [0.2, 0.9, -4])
-def test_truncated_gzip(path, keep):
+def test_truncated_gzip_is_refused(path, keep):
     data = path.read_bytes()
     path.write_bytes(data[: int(keep * len(data)) if keep > 0 else keep])
     _refused(path, 3, "truncated or corrupt gzip")
 
 
-def test_corrupt_gzip(path):
+def test_corrupt_gzip_is_refused(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
     _refused(path, 3, "truncated or corrupt gzip")
 
 
-def test_truncated_voxels(path):
+def test_truncated_voxels_are_refused(path):
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-100]))
     _refused(path, 3, "voxels cannot be read|not a readable NIfTI")
 
 
 @pytest.mark.parametrize("data", [b"", b"ab", b"<html>not an image</html>" * 40])
-def test_not_nifti(tmp_path, data):
+def test_other_files_are_refused(tmp_path, data):
     (tmp_path / "x.nii").write_bytes(data)
     _refused(tmp_path / "x.nii", 3, "NIfTI")
     (tmp_path / "x.nii.gz").write_bytes(gzip.compress(data))
     _refused(tmp_path / "x.nii.gz", 3, "NIfTI")
 
 
-def test_named_gz_but_is_not(tmp_path):
+def test_a_file_named_gz_that_is_not_gzip_is_refused(tmp_path):
     (tmp_path / "x.nii.gz").write_bytes(b"PK\x03\x04 whatever")
     _refused(tmp_path / "x.nii.gz", 3, "not a gzip file")
 
 
-def test_absent(tmp_path):
+def test_an_absent_file_is_refused(tmp_path):
     _refused(tmp_path / "x.nii.gz", 3, "cannot be read")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_nan_and_infinity(tmp_path, bad):
+def test_nan_and_infinity_are_refused(tmp_path, bad):
     array = image().astype(np.float32)
     array[3, 4, 1] = bad
     _refused(save(tmp_path / "x.nii.gz", array), 3, "1 voxels are NaN or infinite")
@@ -115,7 +115,7 @@ def test_spacing_must_agree_with_the_affine(path):
     _refused(path, 3, "voxels of .* mm, its affine")
 
 
-def test_singular_affine(tmp_path):
+def test_a_singular_affine_is_refused(tmp_path):
     affine = AFFINE.copy()
     affine[:3, 1] = affine[:3, 0]
     stored = nib.Nifti1Image(image(), None)
@@ -126,13 +126,13 @@ def test_singular_affine(tmp_path):
 
 
 @pytest.mark.parametrize(("shape", "ndim"), [((4, 4, 2, 3), 3), ((4, 4, 2), 4), ((4, 4, 2, 3, 2), 4)])
-def test_wrong_dimensions(tmp_path, shape, ndim):
+def test_wrong_dimensions_are_refused(tmp_path, shape, ndim):
     _refused(save(tmp_path / "x.nii.gz", image(shape)), ndim, "shape")
 
 
-def test_two_files_of_one_name(path):
+def test_two_files_of_one_name_are_refused(path):
     save(path.with_suffix(""), image())
-    with pytest.raises(CohortError, match="both there"):
+    with pytest.raises(CohortError, match="both exist"):
         find(path.parent, "sa")
     assert find(path.parent, "absent") is None
 
@@ -146,14 +146,14 @@ def test_labels_become_canonical(tmp_path, path):
     np.testing.assert_array_equal(canonical_label(floats, anatomy.CONVENTIONS["acdc"], load(path, 3)), out)
 
 
-def test_labels_outside_the_convention(tmp_path, path):
+def test_label_values_outside_the_convention_are_refused(tmp_path, path):
     for array, values in ((label(values=(1, 4, 7)), "4, 7"), (label().astype(np.float32) / 2, "0.5, 1.5")):
         labels = load(save(tmp_path / "l.nii.gz", array), 3)
         with pytest.raises(CohortError, match=rf"l.nii.gz: label values {values} are not in the convention acdc"):
             canonical_label(labels, anatomy.CONVENTIONS["acdc"], load(path, 3))
 
 
-def test_labels_of_another_grid(tmp_path, path):
+def test_labels_on_another_grid_are_refused(tmp_path, path):
     convention = anatomy.CONVENTIONS["acdc"]
     smaller = load(save(tmp_path / "l.nii.gz", label((20, 24, 3))), 3)
     with pytest.raises(CohortError, match=r"l.nii.gz: label of shape \(20, 24, 3\)"):

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from morphojax.data.sources import SOURCES
 from morphojax.data.sources.base import CohortError
 from morphojax.data.sources.sunnybrook import Sunnybrook
 from tests.data.cohorts import image, label, save
@@ -30,9 +29,9 @@ def test_table(root):
     assert set(schema.groups) == {"cardiac_morphometric", "demographic", "medical_history"}
 
 
-def test_absent_phases(root):
+def test_an_absent_es_is_a_warning_and_an_absent_ed_an_error(root):
     (root / "S-1/sa_ES.nii.gz").unlink()
-    with pytest.raises(CohortError, match=r"sa_ES.nii.gz is absent"):  # its label is there
+    with pytest.raises(CohortError, match=r"sa_ES.nii.gz is absent"):  # but its label exists
         Sunnybrook(root).read("S-1", ("sax",))
     (root / "S-1/label_sa_ES.nii.gz").unlink()
     assert Sunnybrook(root).read("S-1", ("sax",)).warnings == ("sax: no ES image",)
@@ -41,10 +40,6 @@ def test_absent_phases(root):
         Sunnybrook(root).read("S-1", ("sax",))
 
 
-def test_there_is_no_cine(root):
+def test_asking_for_cine_frames_gives_a_warning(root):
     subject = Sunnybrook(root, frames="8").read("S-1", ("sax",))
     assert subject.warnings == ("sax: no cine",) and len(subject.views["sax"].cine) == 0
-
-
-def test_registry():
-    assert set(SOURCES) == {"ukb_nifti", "ukb_dicom", "acdc", "mnms", "mnms2", "sunnybrook", "nifti_table", "synthetic"}

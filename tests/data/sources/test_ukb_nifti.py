@@ -30,13 +30,13 @@ def test_phase_files(tmp_path):
     view = _read(tmp_path).views["sax"]
     assert [f.phase for f in view.frames] == ["ED", "ES"]
     assert view.labelled == ("lv_cavity", "lv_myocardium", "rv_cavity")
-    np.testing.assert_array_equal(view.frames[0].label, label(SHAPE))  # the convention of this plane is canonical
+    np.testing.assert_array_equal(view.frames[0].label, label(SHAPE))  # on disk, this plane has canonical ids
     np.testing.assert_array_equal(view.frames[1].image, image(SHAPE))
 
 
 def test_end_systole_is_the_smallest_cavity_of_labelled_frames(tmp_path):
     labels = _beating(smallest=6)
-    labels[..., 2] = 0  # not annotated: an empty frame is no small cavity
+    labels[..., 2] = 0  # not annotated, so not the smallest cavity
     save(tmp_path / "s1/sa.nii.gz", _cine(_beating(smallest=6)))
     save(tmp_path / "s1/seg_sa.nii.gz", labels)
     subject = _read(tmp_path)
@@ -59,7 +59,7 @@ def test_end_systole_of_a_long_axis_is_the_largest_atrium(tmp_path):
     assert set(np.unique(view.frames[2].label)) == {0, 4}  # the canonical id of the left atrium
 
 
-def test_end_systole_from_images_alone_is_said_to_be_assumed(tmp_path):
+def test_end_systole_from_images_alone_gives_a_warning(tmp_path):
     cine = _cine(_beating(smallest=4))
     save(tmp_path / "s1/sa.nii.gz", cine)
     subject = _read(tmp_path)
@@ -69,7 +69,7 @@ def test_end_systole_from_images_alone_is_said_to_be_assumed(tmp_path):
     assert all(f.label is None for f in subject.views["sax"].frames)
 
 
-def test_phase_files_beside_a_cine_win_and_place_the_mid_frame(tmp_path):
+def test_a_phase_file_wins_over_the_cine_and_defines_the_mid_frame(tmp_path):
     cine = _cine(_beating(smallest=4))
     save(tmp_path / "s1/sa.nii.gz", cine)
     save(tmp_path / "s1/sa_ES.nii.gz", cine[..., 6])
@@ -93,13 +93,13 @@ def test_other_frames_of_the_cine_are_kept_beside_the_phases(tmp_path):
         for frame, t in zip(view.cine, numbers, strict=True):
             np.testing.assert_array_equal(frame.image, _cine(_beating())[..., t])
             np.testing.assert_array_equal(frame.affine, view.frames[0].affine)
-            if t in (3, 5):  # nothing was drawn there
+            if t in (3, 5):  # not annotated
                 assert frame.label is None
             else:
                 np.testing.assert_array_equal(frame.label, labels[..., t])
 
 
-def test_frames_of_a_cine_that_is_absent_and_of_no_choice(tmp_path):
+def test_an_absent_cine_and_a_bad_choice_of_frames(tmp_path):
     save(tmp_path / "s1/sa_ED.nii.gz", image(SHAPE))
     subject = UkbNifti(tmp_path, frames="all").read("s1", ("sax",))
     assert subject.warnings == ("sax: no ES image", "sax: no cine") and len(subject.views["sax"].cine) == 0
@@ -136,11 +136,11 @@ def test_absent_phases_and_planes(tmp_path):
     assert list(subject.views) == ["sax"]
     assert subject.warnings == ("sax: no ES image", "la_2ch: no images")
     (tmp_path / "s1/sa_ED.nii.gz").rename(tmp_path / "s1/sa_ES.nii.gz")
-    with pytest.raises(CohortError, match="ED is needed"):
+    with pytest.raises(CohortError, match="needs ED"):
         _read(tmp_path)
 
 
-def test_labels_that_do_not_fit(tmp_path):
+def test_labels_without_their_image_or_frames_are_refused(tmp_path):
     save(tmp_path / "s1/sa.nii.gz", _cine(_beating()))
     save(tmp_path / "s1/label_sa.nii.gz", _beating()[..., :5])
     with pytest.raises(CohortError, match="5 frames for a cine of 9"):
@@ -151,7 +151,7 @@ def test_labels_that_do_not_fit(tmp_path):
         _read(tmp_path)
 
 
-def test_empty_roots(tmp_path):
+def test_empty_and_absent_roots_are_refused(tmp_path):
     with pytest.raises(CohortError, match="no subfolder holds"):
         UkbNifti(tmp_path).subjects()
     with pytest.raises(CohortError, match="no such folder"):
@@ -170,7 +170,7 @@ def _table(tmp_path, text, dictionary=DICTIONARY):
 def test_table(tmp_path):
     assert UkbNifti(tmp_path).table() is None
     frame, schema = _table(tmp_path, "subject,age,code,unused\n001,50.5,01,x\n2,,02,y\n")
-    assert frame.index.tolist() == ["001", "2"]  # ids are texts: leading zeros stay
+    assert frame.index.tolist() == ["001", "2"]  # ids are texts, so leading zeros stay
     assert frame["code"].tolist() == ["01", "02"] and np.isnan(frame["age"].iloc[1])
     assert schema.names == ("age", "code") and list(frame.columns) == ["age", "code"]
 
@@ -178,7 +178,7 @@ def test_table(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("subject,age,code\n1,5,a\n1,6,b\n", r"rows 0 and 1 \(counting from 0\) are of one subject"),
+        ("subject,age,code\n1,5,a\n1,6,b\n", r"rows 0 and 1 \(counting from 0\) have the same subject"),
         ("person,age,code\n1,5,a\n", "no key column 'subject'"),
         ("subject,age,code\n1,old,a\n", "not a number"),
         ("subject,age\n1,5\n", "no column 'code'"),
@@ -186,7 +186,7 @@ def test_table(tmp_path):
         ("", "cannot be read"),
     ],
 )
-def test_bad_tables(tmp_path, text, message):
+def test_bad_tables_are_refused(tmp_path, text, message):
     with pytest.raises(CohortError, match=message) as caught:
         _table(tmp_path, text)
     assert "table.csv" in str(caught.value)

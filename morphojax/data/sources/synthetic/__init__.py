@@ -1,6 +1,6 @@
-"""The embedded cohort: hearts made of solids that beat, scanned and tabulated, on disk in the UK Biobank NIfTI layout.
+"""The embedded synthetic cohort: beating hearts made of solids, with images, labels and a table.
 
-`generate` writes it; `Synthetic` reads it, as any UK Biobank folder is read.
+`generate` writes it in the UK Biobank NIfTI layout, which `Synthetic` reads.
 """
 
 import json
@@ -17,21 +17,19 @@ class Synthetic(UkbNifti):
     name = "synthetic"
 
     def subjects(self) -> Sequence[str]:
-        """Ids, sorted. Raises CohortError for a folder that `generate` did not make, or did not finish."""
+        """Ids, sorted. Raises CohortError for a folder that `generate` did not write completely."""
         make = f"make it with python -m morphojax.data.sources.synthetic --output={self.root} --subjects=N"
         mark = self.root / MARK
         if not mark.is_file():
-            raise CohortError(f"{self.root}: holds no synthetic cohort ({MARK} is not there); {make}")
+            raise CohortError(f"{self.root}: holds no synthetic cohort ({MARK} is absent); {make}")
         try:
-            written = json.loads(mark.read_text())["subjects"]
+            expected = json.loads(mark.read_text())["subjects"]
         except (ValueError, KeyError, TypeError) as error:
             raise CohortError(f"{mark}: cannot be read ({error}); delete the folder and {make}") from error
-        found = super().subjects() if written else []
-        if len(found) < max(written, 1):
-            raise CohortError(
-                f"{self.root}: {len(found)} subjects of {written} are there, or it was never finished; {make}"
-            )
-        return found
+        subjects = super().subjects() if expected else []
+        if len(subjects) < max(expected, 1):
+            raise CohortError(f"{self.root}: has {len(subjects)} subjects of {expected}, or was never finished; {make}")
+        return subjects
 
 
 __all__ = ["Synthetic", "generate"]

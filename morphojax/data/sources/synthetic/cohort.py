@@ -1,4 +1,4 @@
-"""Writes the cohort: a folder per subject in the UK Biobank NIfTI layout, table.csv, dictionary.csv and cohort.json."""
+"""Writes the cohort: a folder per subject in the UK Biobank NIfTI layout, and the table."""
 
 import concurrent.futures
 import csv
@@ -24,7 +24,7 @@ from morphojax.data.sources.synthetic import imaging, measures, thorax
 from morphojax.data.sources.synthetic import person as persons
 from morphojax.data.tables.schema import DICTIONARY_FIELDS
 
-VERSION = 3  # raise it whenever the same seed gives other files
+VERSION = 3  # increase it whenever the files of a seed change
 MARK = "cohort.json"
 _PREFIX = {"sax": "sa", "la_2ch": "la_2ch", "la_4ch": "la_4ch"}
 _LABELS = {
@@ -36,14 +36,18 @@ _PHASES = {"ED": 0, "ES": imaging.END_SYSTOLE}
 
 
 def generate(root: Path, subjects: int, seed: int = 0, workers: int | None = None, progress: bool = True) -> Path:
-    """Makes subjects syn000001 to syn<subjects> under `root`, and returns `root`.
+    """Writes the subjects syn000001 to syn<subjects> to `root`, and returns `root`.
 
-    A cine has 6 frames (ED is frame 0, ES frame 2), which with 10-14 slices keeps a subject under 0.3 s of one core. A subject
-    depends on (seed, its number) alone: not on `workers` (processes; by default one per available core) nor on `subjects`, so
-    a cohort grows by calling again with more, and never shrinks. Subjects already there are kept; one that was being written
-    when the process died was never visible. About one subject in fifty has no row in the table.
+    A subject depends only on the seed and its number. Existing subjects are kept, so that calling
+    again with more subjects extends the cohort; calling with fewer removes none. A subject appears
+    once it is complete, also if the process is killed. A cine has 6 frames (ED is frame 0, ES frame
+    2) and 10 to 14 slices; a subject takes less than 0.3 s of one core. About one subject in fifty
+    has no table row.
 
-    Raises CohortError where `root` holds a cohort of another seed or generator version, or files that are no cohort.
+    workers: number of processes; by default one per available core.
+
+    Raises CohortError where `root` has a cohort of another seed or generator version, or other
+    files.
     """
     root = Path(root)
     if subjects < 1:
@@ -52,20 +56,20 @@ def generate(root: Path, subjects: int, seed: int = 0, workers: int | None = Non
         raise ValueError(f"seed is {seed}; it must not be negative")
     _claim(root, seed)
     names = [f"syn{number:06d}" for number in range(1, subjects + 1)]
-    todo = [(root, name, seed, number) for number, name in enumerate(names, 1) if not (root / name).is_dir()]
-    workers = min(workers or _cores(), len(todo))
+    jobs = [(root, name, seed, number) for number, name in enumerate(names, 1) if not (root / name).is_dir()]
+    workers = min(workers or _cores(), len(jobs))
     with tqdm(
-        total=len(todo), desc="synthetic cohort", unit="subject", disable=None if progress and todo else True
+        total=len(jobs), desc="synthetic cohort", unit="subject", disable=None if progress and jobs else True
     ) as bar:
         if workers <= 1:
-            for job in todo:
+            for job in jobs:
                 _write_subject(*job)
                 bar.update()
         else:
-            # Spawned, not forked: the caller may already run JAX's threads.
+            # Spawned, not forked, because the caller may already run JAX's threads.
             context = multiprocessing.get_context("spawn")
             with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-                pending = [pool.submit(_write_subject, *job) for job in todo]
+                pending = [pool.submit(_write_subject, *job) for job in jobs]
                 try:
                     for done in concurrent.futures.as_completed(pending):
                         done.result()
@@ -82,28 +86,28 @@ def _cores() -> int:
 
 
 def _claim(root: Path, seed: int) -> None:
-    """Checks that `root` is ours or empty, and marks it."""
+    """Checks that `root` is empty or a cohort of this seed and version, and writes its mark."""
     mark = root / MARK
     if mark.is_file():
         try:
-            found = json.loads(mark.read_text())
-            version, old = found["version"], found["seed"]
+            state = json.loads(mark.read_text())
+            old_version, old_seed = state["version"], state["seed"]
         except (ValueError, KeyError, TypeError) as error:
-            raise CohortError(f"{mark}: cannot be read ({error}); delete {root} to make the cohort anew") from error
-        if (version, old) != (VERSION, seed):
+            raise CohortError(f"{mark}: cannot be read ({error}); delete {root} to make the cohort again") from error
+        if (old_version, old_seed) != (VERSION, seed):
             raise CohortError(
-                f"{root}: holds a synthetic cohort of generator version {version}, seed {old}; version {VERSION}, seed {seed} "
-                "was asked for. Choose another folder, or delete this one to make it anew."
+                f"{root}: has a synthetic cohort of generator version {old_version}, seed {old_seed}, not of version {VERSION}, "
+                f"seed {seed}; choose another folder, or delete this one to make it again"
             )
         return
     if root.is_dir() and any(root.iterdir()):
-        raise CohortError(f"{root}: is not empty and holds no {MARK}; choose an empty folder for the synthetic cohort")
+        raise CohortError(f"{root}: is not empty and has no {MARK}; choose an empty folder for the synthetic cohort")
     root.mkdir(parents=True, exist_ok=True)
     _replace(mark, json.dumps({"version": VERSION, "seed": seed, "subjects": 0}, indent=2).encode())
 
 
 def _write_subject(root: Path, name: str, seed: int, number: int) -> None:
-    """One subject, whole or not at all."""
+    """Writes one subject, completely or not at all."""
     files = subject_files(seed, number)
     folder = Path(tempfile.mkdtemp(prefix=f".partial-{name}-", dir=root))
     try:
@@ -113,42 +117,42 @@ def _write_subject(root: Path, name: str, seed: int, number: int) -> None:
         try:
             folder.rename(root / name)
         except OSError:
-            if not (root / name).is_dir():  # otherwise another process made the same subject meanwhile
+            if not (root / name).is_dir():  # otherwise another process has written the same subject
                 raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def subject_files(seed: int, number: int, shape: str | None = None) -> dict[str, bytes]:
-    """File name -> content of one subject. `shape` fixes the kind of heart (`person.SHAPES`) instead of drawing it."""
-    body, scanner, report = np.random.default_rng([seed, number]).spawn(3)
-    person = persons.draw(body, shape)
-    heart = hearts.build(person, body)
-    chest = thorax.build(person, heart, body)
-    gain, sigma = float(scanner.lognormal(5.6, 0.4)), float(scanner.uniform(0.03, 0.075))
+    """File name -> content of one subject. `shape`: the kind of heart, of `person.SHAPES`."""
+    body_rng, scanner_rng, report_rng = np.random.default_rng([seed, number]).spawn(3)
+    person = persons.draw(body_rng, shape)
+    heart = hearts.build(person, body_rng)
+    chest = thorax.build(person, heart, body_rng)
+    gain, sigma = float(scanner_rng.lognormal(5.6, 0.4)), float(scanner_rng.uniform(0.03, 0.075))
     seconds = 60 / person.heart_rate / imaging.FRAMES
 
     files: dict[str, bytes] = {}
     masks: dict[str, dict[str, np.ndarray]] = {}
     affines: dict[str, np.ndarray] = {}
-    for plane in imaging.planes(heart, scanner):
-        cine = imaging.scan(heart, chest, plane, scanner, gain, sigma)
+    for plane in imaging.planes(heart, scanner_rng):
+        cine = imaging.scan(heart, chest, plane, scanner_rng, gain, sigma)
         prefix = _PREFIX[plane.name]
         stem, convention = _LABELS[plane.name]
         files[f"{prefix}.nii.gz"] = _nifti(cine.image, plane.affine, seconds)
         for phase, frame in _PHASES.items():
             files[f"{prefix}_{phase}.nii.gz"] = _nifti(cine.image[..., frame], plane.affine)
-            on_disk = _lookup(convention)[cine.labels[frame]]
-            files[f"{stem}_{phase}.nii.gz"] = _nifti(on_disk, plane.affine)
+            label = _lookup(convention)[cine.labels[frame]]
+            files[f"{stem}_{phase}.nii.gz"] = _nifti(label, plane.affine)
         masks[plane.name] = {phase: cine.labels[frame] for phase, frame in _PHASES.items()}
         affines[plane.name] = plane.affine
     measured = measures.measure(masks["sax"], masks["la_2ch"]["ES"], masks["la_4ch"]["ES"], affines)
-    files["row.json"] = json.dumps(table.row(person, measured, report)).encode()
+    files["row.json"] = json.dumps(table.row(person, measured, report_rng)).encode()
     return files
 
 
 def _lookup(convention: str) -> np.ndarray:
-    """Canonical id -> number on disk; what the convention does not name is background."""
+    """Canonical id -> number on disk; background for structures outside the convention."""
     lookup = np.zeros(8, np.uint8)
     for canonical, disk in CONVENTIONS[convention].from_canonical().items():
         lookup[canonical] = disk
@@ -162,14 +166,14 @@ def _nifti(data: np.ndarray, affine: np.ndarray, seconds: float | None = None) -
     image.header.set_xyzt_units("mm", "sec")
     if seconds is not None:
         image.header["pixdim"][4] = seconds
-    # Noise holds no repetition to look for: Huffman codes alone are as small and twice as fast.
+    # Noise does not repeat, so Huffman codes alone compress it as well, twice as fast.
     strategy = zlib.Z_HUFFMAN_ONLY if data.dtype == np.int16 else zlib.Z_DEFAULT_STRATEGY
-    packer = zlib.compressobj(1, zlib.DEFLATED, 31, 9, strategy)  # 31: a gzip header, without a date
-    return packer.compress(image.to_bytes()) + packer.flush()
+    compressor = zlib.compressobj(1, zlib.DEFLATED, 31, 9, strategy)  # 31: a gzip header, without a date
+    return compressor.compress(image.to_bytes()) + compressor.flush()
 
 
 def _write_table(root: Path, seed: int) -> None:
-    """The table of all subjects that are there, then its dictionary, then the mark."""
+    """Writes the table of all existing subjects, then its dictionary, then the mark."""
     names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     text = io.StringIO()
     writer = csv.DictWriter(text, ["subject", *table.SCHEMA.names], lineterminator="\n")
@@ -192,7 +196,7 @@ def _write_table(root: Path, seed: int) -> None:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file completely or not at all."""
     handle, partial = tempfile.mkstemp(prefix=f".partial-{path.name}-", dir=path.parent)
     with os.fdopen(handle, "wb") as file:
         file.write(data)

@@ -1,11 +1,11 @@
-"""The table of the synthetic cohort: what its columns mean, and the row of a subject, noised and with gaps as reports have them."""
+"""The table of the synthetic cohort: its schema, and rows with errors and missing cells."""
 
 import numpy as np
 
 from morphojax.data.sources.synthetic.person import Person
 from morphojax.data.tables.schema import Column, Schema
 
-NO_ROW = 0.02  # share of subjects with images and no row at all
+NO_ROW = 0.02  # fraction of subjects with images but without a row
 
 
 def _continuous(group: str, leak: tuple[str, ...], **columns: tuple[str, ...]) -> list[Column]:
@@ -23,7 +23,7 @@ def _categorical(group: str, name: str, categories: str, text: str) -> Column:
 
 SCHEMA = Schema(
     tuple(
-        # Measured on the subject's own masks: they give the segmentation of that same subject away, so none may reach its test.
+        # Measured on the subject's own masks, so each leaks the segmentation label of its subject.
         _continuous(
             "cardiac_morphometric",
             ("segmentation",),
@@ -92,7 +92,7 @@ SCHEMA = Schema(
     )
 )
 
-# Gaps: share missing of whole blocks that one examination fills, then of single columns.
+# How often cells are missing: whole blocks (the columns of one examination), then single columns.
 _BLOCKS = (
     (0.05, ("lv_edv", "lv_esv", "lv_sv", "lv_ef", "cardiac_output", "lv_mass", "rv_edv", "rv_esv", "rv_sv", "rv_ef")),
     (0.07, ("wall_thickness_mean", "wall_thickness_max")),
@@ -120,39 +120,42 @@ _SINGLE = {
 def row(
     person: Person, measured: dict[str, float], rng: np.random.Generator
 ) -> dict[str, float | int | str | None] | None:
-    """The row of a person whose masks gave `measured`; None in a cell is missing, and None for all is no row.
+    """The row of a person; None for a missing cell, or instead of the whole row.
 
-    Reported volumes differ from the masks by about 3 %, thickness by 5 %, atria by 7 %: SV and EF follow the reported volumes.
+    measured: values of `measures.measure`. Reported volumes differ from them by about 3 %, wall
+    thickness by 5 %, atria by 7 %; SV and EF follow from the reported volumes.
     """
-    said: dict[str, float] = {}
+    reported: dict[str, float] = {}
     for name, error in {
         "lv_edv": 0.025, "lv_esv": 0.035, "rv_edv": 0.035, "rv_esv": 0.045, "lv_mass": 0.04,
         "wall_thickness_mean": 0.05, "wall_thickness_max": 0.05, "la_volume": 0.07, "ra_volume": 0.07,
     }.items():  # fmt: skip
-        said[name] = measured[name] * float(np.clip(1 + error * rng.standard_normal(), 1 - 3 * error, 1 + 3 * error))
-    # One reader drew both walls: their errors go together, and the thickest sector stays the thickest.
-    ratio = said["wall_thickness_mean"] / measured["wall_thickness_mean"]
-    said["wall_thickness_max"] = measured["wall_thickness_max"] * ratio
+        reported[name] = measured[name] * float(
+            np.clip(1 + error * rng.standard_normal(), 1 - 3 * error, 1 + 3 * error)
+        )
+    # Both thicknesses have the same relative error, so the maximum stays above the mean.
+    ratio = reported["wall_thickness_mean"] / measured["wall_thickness_mean"]
+    reported["wall_thickness_max"] = measured["wall_thickness_max"] * ratio
     for side in ("lv", "rv"):
-        edv, stroke = said[f"{side}_edv"], said[f"{side}_edv"] - said[f"{side}_esv"]
-        said |= {f"{side}_sv": stroke, f"{side}_ef": 100 * stroke / edv if edv > 0 else np.nan}
-    said["cardiac_output"] = said["lv_sv"] * person.heart_rate / 1000
+        edv, stroke = reported[f"{side}_edv"], reported[f"{side}_edv"] - reported[f"{side}_esv"]
+        reported |= {f"{side}_sv": stroke, f"{side}_ef": 100 * stroke / edv if edv > 0 else np.nan}
+    reported["cardiac_output"] = reported["lv_sv"] * person.heart_rate / 1000
     for name in ("height", "weight", "bmi", "bsa", "waist", "hip", "body_fat", "heart_rate", "age", "deprivation"):
-        said[name] = getattr(person, name)
+        reported[name] = getattr(person, name)
     for name in ("alcohol", "activity", "sleep"):
-        said[name] = getattr(person, name)
-    said |= {
+        reported[name] = getattr(person, name)
+    reported |= {
         "sbp": person.sbp + rng.normal(0, 4),
         "dbp": person.dbp + rng.normal(0, 3),
         "arterial_stiffness": person.stiffness,
     }
     cells: dict[str, float | int | str | None] = {
-        k: float(f"{v:.4g}") if np.isfinite(v) else None for k, v in said.items()
+        k: float(f"{v:.4g}") if np.isfinite(v) else None for k, v in reported.items()
     }
     cells |= {name: getattr(person, name) for name in ("sex", "ethnicity", "smoking", "diet")}
     for name in ("hypertension", "diabetes", "high_cholesterol", "atrial_fibrillation"):
         cells[name] = int(getattr(person, name))
-    # Histories miss cases, and hold a few that the heart does not show.
+    # Histories miss cases, and contain a few that the heart does not show.
     cells["infarction"] = int(rng.random() < (0.85 if person.shape == "infarcted" else 0.01))
     cells["cardiomyopathy"] = int(rng.random() < (0.6 if person.shape in ("dilated", "hypertrophic") else 0.004))
     cells["pulmonary_hypertension"] = int(rng.random() < (0.55 if person.shape == "rv_overload" else 0.005))
@@ -160,11 +163,11 @@ def row(
         rng.random() < {"dilated": 0.6, "infarcted": 0.2, "rv_overload": 0.2}.get(person.shape, 0.02)
     )
 
-    for share, names in _BLOCKS:
-        if rng.random() < share:
+    for fraction, names in _BLOCKS:
+        if rng.random() < fraction:
             cells |= dict.fromkeys(names)
-    for name, share in _SINGLE.items():
-        if rng.random() < share:
+    for name, fraction in _SINGLE.items():
+        if rng.random() < fraction:
             cells[name] = None
     no_row = rng.random() < NO_ROW
     return None if no_row else {name: cells[name] for name in SCHEMA.names}

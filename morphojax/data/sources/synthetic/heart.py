@@ -1,8 +1,12 @@
 """A beating heart as implicit solids in patient coordinates.
 
-Local coordinates in mm: `u` along the LV axis from the mitral ring at end-diastole (0) to the endocardial apex (`length`),
-`s` towards the RV, `i` towards the inferior wall. Each solid is a truncated ellipsoid with an approximate signed
-distance (negative inside), so that occupancy, and with it partial volume, is a ramp one pixel wide.
+Local coordinates in mm:
+- `u` along the LV axis, from the mitral ring at end-diastole (0) to the apex (`length`);
+- `s` towards the RV;
+- `i` towards the inferior wall.
+
+Each solid is a truncated ellipsoid with an approximate signed distance, negative inside. Occupancy
+is a ramp of this distance, one pixel wide, which gives partial volume.
 """
 
 import dataclasses
@@ -15,32 +19,32 @@ from numpy.typing import ArrayLike
 
 from morphojax.data.sources.synthetic.person import Person
 
-TISSUES = ("lv", "myo", "la", "rv", "ra", "wall")  # in the order in which the nearer hides the farther
-_BULGE = 0.3  # level of the widest LV section, as a share of the length below the mitral ring
-_BASAL = 0.62  # half axis of the basal part, same unit
-_APICAL = 0.7  # thickness of the apex, as a share of the wall
+TISSUES = ("lv", "myo", "la", "rv", "ra", "wall")  # where solids overlap, the earlier tissue wins
+_BULGE = 0.3  # depth of the widest LV section below the mitral ring, as a fraction of the length
+_BASAL = 0.62  # half axis of the basal part, as a fraction of the length
+_APICAL = 0.7  # thickness of the apex, as a fraction of the wall thickness
 _LV_SHAPE = np.pi * (2 / 3 * (1 - _BULGE) + _BULGE - _BULGE**3 / (3 * _BASAL**2))  # volume = shape x radius^2 x length
 
 
 @dataclasses.dataclass(frozen=True)
 class Heart:
-    """Lengths in mm at end-diastole; fractions are of the end-diastolic value."""
+    """Lengths in mm, all at end-diastole."""
 
     origin: np.ndarray  # [3] centre of the mitral ring, RAS+
     axes: np.ndarray  # [3, 3] rows s, i, u
     length: float
     radius: float
     wall: float
-    septal: float  # extra thickness of the septum, as a share of the wall
-    flat: float  # how far the septum is pushed into the LV
+    septal: float  # extra thickness of the septum, as a fraction of the wall
+    flat: float  # flattening of the septum, as a fraction of the LV radius
     ef: float
-    scar: float  # 0..1, how dead the infarcted wall is
+    scar: float  # 0..1, from normal contraction to none in the infarcted wall
     scar_angle: float
-    scar_width: float  # concentration of the territory: larger is narrower
-    mapse: float
-    tapse: float
-    rv_reach: float
-    rv_squeeze: float
+    scar_width: float  # concentration of the infarct territory: larger is narrower
+    mapse: float  # systolic descent of the mitral ring
+    tapse: float  # systolic descent of the tricuspid ring
+    rv_reach: float  # how far the RV extends beyond the LV wall
+    rv_squeeze: float  # by how much systole shortens rv_reach
     la: np.ndarray  # [3] half axes s, i, u
     ra: np.ndarray
 
@@ -54,7 +58,7 @@ class Heart:
 
 
 def build(person: Person, rng: np.random.Generator) -> Heart:
-    """The heart of a person: the LV cavity and the RV width are solved for the volumes that the person should have."""
+    """The heart of a person. LV radius and RV size are solved for the person's volumes."""
     forward = _unit(np.array([-0.62, 0.52, -0.58]) + rng.normal(0, 0.07, 3))
     septal = np.array([0.75, 0.65, 0.10]) + rng.normal(0, 0.05, 3)
     septal = _unit(septal - forward * (septal @ forward))
@@ -89,7 +93,10 @@ def _unit(v: np.ndarray) -> np.ndarray:
 
 
 def _solve(heart: Heart, field: str, bracket: tuple[float, float], excess: Callable[[Heart], float]) -> Heart:
-    """Bisection: `excess` grows from the first end of the bracket to the second."""
+    """The heart whose `field` makes `excess` zero, by bisection.
+
+    `excess` must increase from the first end of the bracket to the second.
+    """
 
     def changed(value: float) -> Heart:
         change: dict[str, Any] = {field: value}
@@ -108,12 +115,15 @@ def _rv_grid(length: float) -> np.ndarray:
 
 
 def _rv_volume(heart: Heart, grid: np.ndarray, activation: float) -> float:
-    epi = distances(heart, grid, activation, atria=False)
-    return float(np.clip(0.5 - epi["rv"] / 6, 0, 1).sum() * 0.216)  # mL: cells of 6 mm, with a ramp of that width
+    d = distances(heart, grid, activation, atria=False)
+    return float(np.clip(0.5 - d["rv"] / 6, 0, 1).sum() * 0.216)  # mL: cells of 6 mm, and a ramp as wide
 
 
 def activation(time: float) -> float:
-    """0 at end-diastole, 1 at end-systole. `time` in cycles: systole takes a third, then early filling and atrial kick."""
+    """0 at end-diastole, 1 at end-systole; `time` in cycles.
+
+    Systole takes a third of the cycle, followed by early filling and the atrial kick.
+    """
     time = time % 1.0
     if time <= 1 / 3:
         return float(np.sin(np.pi / 2 * 3 * time) ** 2)
@@ -122,14 +132,18 @@ def activation(time: float) -> float:
 
 
 def _ellipsoid(rho2: np.ndarray, v: np.ndarray, radius, half) -> np.ndarray:
-    """Approximate signed distance k0 (k0 - 1) / k1 to an ellipsoid, exact to first order at its surface."""
+    """Approximate signed distance k0 (k0 - 1) / k1 to an ellipsoid of revolution.
+
+    Exact to first order at the surface. rho2: squared distance to its axis; v: position along it;
+    radius, half: its half axes.
+    """
     a, b = rho2 / (radius * radius), (v / half) ** 2
     k0 = np.sqrt(a + b) + np.float32(1e-3)
     return k0 * (k0 - 1) / (np.sqrt(a / (radius * radius) + b / (half * half)) + np.float32(1e-5))
 
 
-def _box(d: np.ndarray, v, i, s, axes) -> np.ndarray:
-    """Signed distance to an ellipsoid of three half axes."""
+def _triaxial(v, i, s, axes) -> np.ndarray:
+    """Approximate signed distance to an ellipsoid of half axes (s, i, v), as in `_ellipsoid`."""
     a, b, c = s / axes[0], i / axes[1], v / axes[2]
     k0 = np.sqrt(a * a + b * b + c * c) + np.float32(1e-3)
     k1 = np.sqrt((a / axes[0]) ** 2 + (b / axes[1]) ** 2 + (c / axes[2]) ** 2) + np.float32(1e-5)
@@ -137,8 +151,10 @@ def _box(d: np.ndarray, v, i, s, axes) -> np.ndarray:
 
 
 def distances(heart: Heart, local: np.ndarray, activation: float, atria: bool = True) -> dict[str, np.ndarray]:
-    """Signed distances in mm at local [3, ...] for "endo", "epi", "rv" and, if asked, "la" and "ra"; and "mitral" and
-    "tricuspid", the height below the valve planes."""
+    """Signed distances in mm at local [3, ...]: "endo", "epi", "rv" and, with atria, "la", "ra".
+
+    "mitral" and "tricuspid" are the distances below the valve planes. activation: 0 at ED, 1 at ES.
+    """
     s, i, u = local
     f = np.float32
     ring, length, radius, wall = ventricle(heart, activation)
@@ -151,14 +167,14 @@ def distances(heart: Heart, local: np.ndarray, activation: float, atria: bool = 
     endo_r, thick = f(radius), f(wall) * (1 + f(heart.septal) * septum)
     if heart.scar:
         angle = cosine * f(np.cos(heart.scar_angle)) + i * inverse * f(np.sin(heart.scar_angle))
-        dead = (
+        scar = (
             f(heart.scar) * np.exp(f(heart.scar_width) * (angle - 1)) * np.clip((u - f(0.2 * heart.length)) / 15, 0, 1)
         )
-        endo_r = endo_r + dead * f(heart.radius - radius)
-        thick = thick + dead * (f(0.55 * heart.wall) - thick)
+        endo_r = endo_r + scar * f(heart.radius - radius)
+        thick = thick + scar * (f(0.55 * heart.wall) - thick)
     # An overloaded RV flattens the septum most at end-systole.
-    squash = 1 - f(heart.flat * (0.7 + 0.3 * activation)) * septum if heart.flat else f(1)
-    endo_r = endo_r * squash
+    flattening = 1 - f(heart.flat * (0.7 + 0.3 * activation)) * septum if heart.flat else f(1)
+    endo_r = endo_r * flattening
 
     below = u > centre
     v = u - centre
@@ -168,7 +184,7 @@ def distances(heart: Heart, local: np.ndarray, activation: float, atria: bool = 
     half_epi = np.where(below, f((1 - _BULGE) * length + _APICAL * wall), f(_BASAL * length + wall))
     epi = np.maximum(_ellipsoid(rho2, v, endo_r + thick, half_epi), cut)
 
-    # The RV: an ellipsoid around the septal side, less the LV; its outflow leans forward at the base.
+    # The RV: an ellipsoid on the septal side, minus the LV; at the base it leans forward.
     outer = heart.radius + heart.wall
     middle = 0.55 * outer
     reach = max(outer + heart.rv_reach - middle - heart.rv_squeeze * activation, 6.0)
@@ -177,31 +193,34 @@ def distances(heart: Heart, local: np.ndarray, activation: float, atria: bool = 
     rv_centre = tricuspid + f(0.22 * heart.length)
     rv_half = np.where(u > rv_centre, f(0.93 * heart.length) - rv_centre, f(0.55 * heart.length))
     lean = f(-0.16) * (f(0.5 * heart.length) - u)
-    rv = _box(u, u - rv_centre, i - lean, s - f(middle), (f(reach), f(tall), rv_half))
-    edge = f(0.12 * outer) - s  # the RV ends where it meets the septum, in a rounded corner: a smooth maximum
+    rv = _triaxial(u - rv_centre, i - lean, s - f(middle), (f(reach), f(tall), rv_half))
+    edge = f(0.12 * outer) - s  # the RV ends at the septum; a smooth maximum rounds the corner
     rv = f(0.5) * (rv + edge + np.sqrt((rv - edge) ** 2 + f(144)))
     rv = np.maximum(np.maximum(rv, tricuspid - u), -epi)
-    found = {"endo": endo, "epi": epi, "rv": rv, "mitral": u - f(ring), "tricuspid": u - tricuspid}
+    signed = {"endo": endo, "epi": epi, "rv": rv, "mitral": u - f(ring), "tricuspid": u - tricuspid}
     if atria:
-        found["la"] = _atrium(heart.la, f(ring), (s + 3, i - 3, u), activation)
+        signed["la"] = _atrium(heart.la, f(ring), (s + 3, i - 3, u), activation)
         right = f(middle + 6 + 0.36 * heart.rv_reach)
         ra = _atrium(heart.ra, tricuspid, (s - right, i - 4, u), activation)
-        found["ra"] = np.maximum(ra, 2.5 - np.minimum(found["la"], epi))
-    return found
+        signed["ra"] = np.maximum(ra, 2.5 - np.minimum(signed["la"], epi))
+    return signed
 
 
 def _atrium(axes: np.ndarray, ring: np.float32, local, activation: float) -> np.ndarray:
-    """An ellipsoid cut by its valve plane. The roof stays while the ring descends: the atrium fills in systole."""
+    """An ellipsoid cut by its valve plane. In systole the ring descends, so the atrium fills."""
     s, i, u = local
     f = np.float32
     half, grow = f(axes[2] + ring / 2), 0.95 + 0.08 * activation
     centre = f(-0.75 * axes[2] + ring / 2)
-    return np.maximum(_box(u, u - centre, i, s, (f(axes[0] * grow), f(axes[1] * grow), half)), u - ring)
+    return np.maximum(_triaxial(u - centre, i, s, (f(axes[0] * grow), f(axes[1] * grow), half)), u - ring)
 
 
 def ventricle(heart: Heart, activation: float) -> tuple[float, float, float, float]:
-    """How far the mitral ring has descended, and length, radius and wall of the LV. The cavity has the volume that the EF says,
-    the myocardium keeps its own, and the epicardial apex stays in place."""
+    """Descent of the mitral ring, and length, radius and wall of the LV, in mm.
+
+    The cavity volume follows from the EF, the myocardial volume is constant, and the epicardial
+    apex does not move.
+    """
     ring = heart.mapse * activation
     volume = heart.length * heart.radius**2 * (1 - heart.ef * activation)
     length = heart.length - ring
@@ -212,7 +231,7 @@ def ventricle(heart: Heart, activation: float) -> tuple[float, float, float, flo
 
 
 def _wall(heart: Heart, radius: float, length: float) -> float:
-    """The wall thickness at which the myocardium keeps its volume."""
+    """The wall thickness that keeps the myocardial volume of end-diastole."""
 
     def shell(w: float, r: float, n: float) -> float:
         return (r + w) ** 2 * (n + _APICAL * w) - r**2 * n
@@ -226,7 +245,10 @@ def _wall(heart: Heart, radius: float, length: float) -> float:
 
 
 def occupancy(heart: Heart, d: dict[str, np.ndarray], pixel: float) -> tuple[np.ndarray, np.ndarray]:
-    """Shares [6, ...] of each of TISSUES, and the share [...] of all else, from signed distances; they sum to one."""
+    """Fractions of each of TISSUES [6, ...] and of everything else [...], which sum to one.
+
+    d: signed distances of `distances`; pixel: width of the ramp in mm.
+    """
     surfaces = {
         "lv": d["endo"],
         "myo": d["epi"],
@@ -235,10 +257,10 @@ def occupancy(heart: Heart, d: dict[str, np.ndarray], pixel: float) -> tuple[np.
         "ra": d["ra"],
         "wall": np.minimum(np.minimum(d["la"], d["ra"]) - 2, d["rv"] - 3),
     }
-    shares = np.empty((len(TISSUES), *d["endo"].shape), np.float32)
+    fractions = np.empty((len(TISSUES), *d["endo"].shape), np.float32)
     rest = np.ones(d["endo"].shape, np.float32)
-    for share, tissue in zip(shares, TISSUES, strict=True):
-        np.clip(np.float32(0.5) - surfaces[tissue] * np.float32(1 / pixel), 0, 1, out=share)
-        share *= rest
-        rest -= share
-    return shares, rest
+    for fraction, tissue in zip(fractions, TISSUES, strict=True):
+        np.clip(np.float32(0.5) - surfaces[tissue] * np.float32(1 / pixel), 0, 1, out=fraction)
+        fraction *= rest
+        rest -= fraction
+    return fractions, rest

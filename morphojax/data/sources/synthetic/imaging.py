@@ -1,7 +1,8 @@
-"""The scanner: where the planes lie, and what a cine of them looks like.
+"""The scanner: the planes of a heart, and the cines of these planes.
 
-Partial volume comes from samples through the slice and from ramps one pixel wide in plane; every slice is displaced as by
-another breath-hold, image and label together. Then coil shading and Rician noise (Gudbjartsson and Patz, MRM 1995).
+- Partial volume: samples through the slice, and ramps one pixel wide in plane.
+- Breath-holds: every slice is displaced, its image and label together.
+- Coil shading and Rician noise (Gudbjartsson and Patz, MRM 1995).
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ _MARGIN_MM = 7.0
 
 @dataclasses.dataclass(frozen=True)
 class Plane:
-    """`affine` is what the scanner believes; `shift` [Z, 3] mm is where each slice really was."""
+    """`affine` goes into the header; `shift` [Z, 3] mm is each slice's displacement from it."""
 
     name: str
     affine: np.ndarray
@@ -41,8 +42,10 @@ class Cine:
 
 
 def planes(heart: Heart, rng: np.random.Generator) -> tuple[Plane, ...]:
-    """The short-axis stack from base to apex, then the 2-chamber and 4-chamber planes through the LV axis, each turned in
-    plane and moved off the middle as technicians do."""
+    """The short-axis stack from base to apex, then the 2-chamber and 4-chamber planes.
+
+    Each plane has a random in-plane rotation and offset, as planned by hand.
+    """
     s, i, u = heart.axes
     spacing = float(rng.choice([1.56, 1.67, 1.77, 1.83, 1.92]))
     size = int(rng.choice([120, 128, 136, 144])), int(rng.choice([120, 128, 136]))
@@ -60,7 +63,7 @@ def planes(heart: Heart, rng: np.random.Generator) -> tuple[Plane, ...]:
     )
     stack = Plane("sax", _affine(start, right, down, normal, spacing, gap, size), (*size, slices), min(gap, 8.0), shift)
 
-    found = [stack]
+    all_planes = [stack]
     views = (
         ("la_2ch", _unit(s - 0.2 * i + tilt[2] * u), np.array([0, -1.0, 0]), np.array([0, 0, -1.0]), 0.0),
         ("la_4ch", _unit(i + 0.15 * s + tilt[3] * u), np.array([-1.0, 0, 0]), np.array([0, -1.0, 0]), 14.0),
@@ -72,8 +75,8 @@ def planes(heart: Heart, rng: np.random.Generator) -> tuple[Plane, ...]:
         middle += rng.normal(0, 1.5) * normal
         shift = severity * rng.normal(0, 1.2, (1, 2)) @ np.stack([right, down])
         affine = _affine(middle, right, down, normal, spacing, 6.0, size)
-        found.append(Plane(name, affine, (*size, 1), 6.0, shift))
-    return tuple(found)
+        all_planes.append(Plane(name, affine, (*size, 1), 6.0, shift))
+    return tuple(all_planes)
 
 
 def _unit(v: np.ndarray) -> np.ndarray:
@@ -81,7 +84,7 @@ def _unit(v: np.ndarray) -> np.ndarray:
 
 
 def _axes(normal, right, down, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Orthonormal in-plane axes near two patient directions, turned by a random angle of about 8 degrees."""
+    """Orthonormal in-plane axes near two patient directions, rotated at random (SD 8 degrees)."""
     right = _unit(right - normal * (normal @ right))
     down = np.cross(normal, right) * np.sign(np.cross(normal, right) @ down)
     angle = np.deg2rad(rng.normal(0, 8))
@@ -97,7 +100,10 @@ def _affine(middle, right, down, normal, spacing: float, gap: float, size) -> np
 
 
 def scan(heart: Heart, thorax: Thorax, plane: Plane, rng: np.random.Generator, gain: float, sigma: float) -> Cine:
-    """The cine of a plane. `gain` is the signal of blood in scanner units, `sigma` the noise as a share of it."""
+    """The cine of a plane.
+
+    gain: signal of blood in scanner units. sigma: SD of the noise, relative to blood.
+    """
     f = np.float32
     spacing = float(np.linalg.norm(plane.affine[:3, 0]))
     normal = plane.affine[:3, 2] / np.linalg.norm(plane.affine[:3, 2])
@@ -130,26 +136,30 @@ def scan(heart: Heart, thorax: Thorax, plane: Plane, rng: np.random.Generator, g
     for frame in range(FRAMES):
         level = hearts.activation(frame / FRAMES)
         d = hearts.distances(heart, inside, level)
-        shares, rest = hearts.occupancy(heart, d, spacing)
-        signal = _signal(heart, thorax, shares, d, inside, rough, level).mean(0)
+        fractions, rest = hearts.occupancy(heart, d, spacing)
+        signal = _signal(heart, thorax, fractions, d, inside, rough, level).mean(0)
         current = still.copy()
         current[moving] = signal * tone + behind * rest.mean(0)
         if frame in (0, END_SYSTOLE):
-            labels[frame] = _label(plane, moving, shares.mean(1))
+            labels[frame] = _label(plane, moving, fractions.mean(1))
         current *= shade
         image[..., frame] = _receive(current, gain, sigma, rng)
     return Cine(image, labels)
 
 
 def _near(heart: Heart, local: np.ndarray) -> np.ndarray:
-    """A generous box around the heart and its fat, so that distances are computed only there."""
+    """The mask of a box around the heart and its fat, the only place that needs distances."""
     s, i, u = local
     wide = heart.radius + heart.wall + heart.rv_reach + 25
     return (s > -65) & (s < wide + 15) & (np.abs(i) < wide) & (u > -80) & (u < heart.length + heart.wall + 20)
 
 
-def _signal(heart: Heart, thorax: Thorax, shares, d, inside, rough, level: float) -> np.ndarray:
-    """Signal [samples, N] of the shares of heart tissue, with papillary muscles, trabeculae and valves in the blood."""
+def _signal(heart: Heart, thorax: Thorax, fractions, d, inside, rough, level: float) -> np.ndarray:
+    """Signal [samples, N] of the heart, with papillary muscles, trabeculae and valves in the blood.
+
+    fractions, d: of `hearts.occupancy` and `hearts.distances`. inside: local
+    coordinates [3, samples, N]. rough: fine noise. level: activation.
+    """
     f = np.float32
     blood, myo = f(thorax.signal["blood"]), f(thorax.signal["myo"])
     s, i, u = inside
@@ -157,8 +167,8 @@ def _signal(heart: Heart, thorax: Thorax, shares, d, inside, rough, level: float
     muscle = np.clip(f(0.65) * rough + (d["endo"] + f(3.0)) / f(3.5), 0, f(0.8))
     along = np.abs(u - f(ring + 0.52 * length)) - f(0.24 * heart.length)
     for angle, size in ((2.15, 0.19), (-2.2, 0.17)):
-        at = f(0.66 * radius * np.cos(angle)), f(0.66 * radius * np.sin(angle))
-        papillary = np.maximum(np.hypot(s - at[0], i - at[1]) - f(size * heart.radius), along)
+        centre_s, centre_i = f(0.66 * radius * np.cos(angle)), f(0.66 * radius * np.sin(angle))
+        papillary = np.maximum(np.hypot(s - centre_s, i - centre_i) - f(size * heart.radius), along)
         muscle = np.maximum(muscle, np.clip(f(0.5) - papillary * f(0.5), 0, f(0.95)))
     valve = 1 - f(0.45) * np.exp(-((d["mitral"] / f(1.6)) ** 2))
     lv = (blood + (myo - blood) * muscle) * valve
@@ -166,16 +176,20 @@ def _signal(heart: Heart, thorax: Thorax, shares, d, inside, rough, level: float
     right = f(thorax.signal["rv_blood"])
     rv = (right + (myo - right) * muscle) * (1 - f(0.4) * np.exp(-((d["tricuspid"] / f(1.6)) ** 2)))
     return (
-        shares[0] * lv
-        + (shares[1] + shares[5]) * myo
-        + shares[2] * (f(0.96) * valve)
-        + shares[3] * rv
-        + shares[4] * right
+        fractions[0] * lv
+        + (fractions[1] + fractions[5]) * myo
+        + fractions[2] * (f(0.96) * valve)
+        + fractions[3] * rv
+        + fractions[4] * right
     )
 
 
-def _label(plane: Plane, moving: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """The structure with the largest share where structures hold at least half of the voxel; RV and atrial walls are background."""
+def _label(plane: Plane, moving: np.ndarray, fractions: np.ndarray) -> np.ndarray:
+    """Canonical ids, uint8: the largest structure where structures fill half of a voxel or more.
+
+    The walls of RV and atria are background. fractions: [6, N] of TISSUES at the voxels of
+    `moving`.
+    """
     drawn = {"lv": "lv_cavity", "myo": "lv_myocardium", "rv": "rv_cavity"}
     if plane.name != "sax":
         drawn |= {"la": "la_cavity"}
@@ -183,30 +197,32 @@ def _label(plane: Plane, moving: np.ndarray, shares: np.ndarray) -> np.ndarray:
         drawn |= {"ra": "ra_cavity"}
     rows = [hearts.TISSUES.index(t) for t in drawn]
     ids = np.array([LABEL_ID[s] for s in drawn.values()], np.uint8)
-    wanted = shares[rows]
+    labelled = fractions[rows]
     label = np.zeros(plane.shape, np.uint8)
-    label[moving] = np.where(wanted.sum(0) >= 0.5, ids[wanted.argmax(0)], 0)
+    label[moving] = np.where(labelled.sum(0) >= 0.5, ids[labelled.argmax(0)], 0)
     if plane.name == "sax":
-        # The valve planes graze the basal slices. As annotators do: a slice has the chamber, or it has not.
+        # The valve planes cut the basal slices obliquely. As annotators do, drop a chamber from a
+        # basal slice that contains only a small part of it.
         for chamber in ((LABEL_ID["lv_cavity"], LABEL_ID["lv_myocardium"]), (LABEL_ID["rv_cavity"],)):
-            drawn_here = np.isin(label, chamber)
-            area = drawn_here.sum((0, 1))
-            grazed = (area < 0.45 * area.max()) & (np.arange(len(area)) < area.argmax())
-            label[drawn_here & grazed] = 0
+            mask = np.isin(label, chamber)
+            area = mask.sum((0, 1))
+            partial = (area < 0.45 * area.max()) & (np.arange(len(area)) < area.argmax())
+            label[mask & partial] = 0
     return label
 
 
 def _shading(thorax: Thorax, points: np.ndarray, index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Sensitivity of the coil: falls with the distance from the chest wall, and bends at random across the field of view."""
+    """Coil sensitivity: falls with distance from the chest wall, and varies smoothly in plane."""
     f = np.float32
     x, y = (2 * index[k] / f(max(index.shape[k + 1] - 1, 1)) - 1 for k in (0, 1))
     a, b, c, d, e = rng.normal(0, 0.13, 5).astype(f)
-    slices = rng.normal(0, 0.05, index.shape[3]).astype(f)  # inflow and steady state differ between slices
+    slices = rng.normal(0, 0.05, index.shape[3]).astype(f)  # inflow makes slices differ
     depth = (f(thorax.centre_y + thorax.half_depth) - points[1]) / f(rng.uniform(190, 420))
     return np.exp(a * x + b * y + c * x * y + d * (x * x - f(0.33)) + e * (y * y - f(0.33)) - depth + f(0.25) + slices)
 
 
 def _receive(signal: np.ndarray, gain: float, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """The magnitude image int16 of a signal with complex Gaussian noise."""
     noise = rng.standard_normal((2, *signal.shape), np.float32)
     noise *= np.float32(sigma)
     noise[0] += signal

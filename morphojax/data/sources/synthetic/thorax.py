@@ -1,4 +1,4 @@
-"""What surrounds the heart, at rest: skin fat, chest wall, lungs and their vessels, liver, stomach, spleen, spine, great vessels."""
+"""The surroundings of the heart, which do not move: chest wall, lungs, abdomen, vessels."""
 
 import dataclasses
 
@@ -13,18 +13,18 @@ _TEXTURE_SIZE = 32
 
 @dataclasses.dataclass(frozen=True)
 class Thorax:
-    """Signals are relative to blood (1); the intensities of balanced steady-state imaging, varied between subjects."""
+    """Geometry in mm; signals relative to blood (1), as in balanced steady-state imaging."""
 
-    half_width: float  # mm, of the trunk's axial ellipse
+    half_width: float  # of the trunk's axial ellipse
     half_depth: float
     centre_y: float
     fat_rim: float
     muscle_rim: float
-    diaphragm: float  # z in mm of its lowest part, under the heart
-    epicardial_fat: float  # mm
+    diaphragm: float  # z of its lowest part, under the heart
+    epicardial_fat: float  # thickness
     signal: dict[str, float]
-    tubes: tuple[tuple[np.ndarray, np.ndarray, float], ...]  # vessels: two ends in mm, radius
-    texture: np.ndarray  # [32, 32, 32] unit normal, periodic
+    tubes: tuple[tuple[np.ndarray, np.ndarray, float], ...]  # vessels: two ends and the radius
+    texture: np.ndarray  # [32, 32, 32] smooth periodic noise of unit variance
 
 
 def build(person: Person, heart: Heart, rng: np.random.Generator) -> Thorax:
@@ -33,15 +33,15 @@ def build(person: Person, heart: Heart, rng: np.random.Generator) -> Thorax:
     centre_y = rng.normal(-18, 4)
     fat_rim = 4 + 0.42 * person.body_fat * rng.uniform(0.7, 1.3)
     muscle_rim = rng.uniform(11, 17)
-    # The chest is made wide enough for the heart: the parts of it nearest to the chest wall stay behind the ribs.
+    # Widen the chest until the parts of the heart nearest to its wall lie behind the ribs.
     outer = heart.radius + heart.wall
     nearest = heart.world(
         [[0, 0, heart.length + heart.wall], [0.8 * (outer + heart.rv_reach), -0.5 * outer, 0.3 * heart.length]]
     )
-    need = np.hypot(nearest[:, 0] / half_width, (nearest[:, 1] - centre_y) / half_depth).max()
+    needed = np.hypot(nearest[:, 0] / half_width, (nearest[:, 1] - centre_y) / half_depth).max()
     free = 1 - 2 * (fat_rim + muscle_rim + 6) / (half_width + half_depth)
-    grow = max(1.0, need / free) if free > 0 else 1.0
-    half_width, half_depth = grow * half_width, grow * half_depth
+    widening = max(1.0, needed / free) if free > 0 else 1.0
+    half_width, half_depth = widening * half_width, widening * half_depth
     levels = {
         "blood": 1.0,
         "myo": rng.uniform(0.36, 0.52),
@@ -86,13 +86,13 @@ def build(person: Person, heart: Heart, rng: np.random.Generator) -> Thorax:
 
 
 def noise(thorax: Thorax, points: np.ndarray, period: float) -> np.ndarray:
-    """Smooth random field, unit variance at its nodes, at points [3, ...] mm; `period` is the distance of the nodes in mm."""
+    """A smooth random field at points [3, ...] mm; its nodes are `period` mm apart."""
     cells = points * np.float32(1 / period)
     return ndimage.map_coordinates(thorax.texture, cells, order=1, mode="grid-wrap", output=np.float32)
 
 
 def render(thorax: Thorax, points: np.ndarray, to_heart: np.ndarray) -> np.ndarray:
-    """Signal at points [3, ...] (RAS+ mm); `to_heart` [...] is the distance to the heart at rest, large where far away."""
+    """Signal at points [3, ...] (RAS+ mm). to_heart: [...] mm to the heart at rest."""
     f = np.float32
     x, y, z = points
     level = {k: f(v) for k, v in thorax.signal.items()}
@@ -116,7 +116,7 @@ def render(thorax: Thorax, points: np.ndarray, to_heart: np.ndarray) -> np.ndarr
     inside = np.where(middle, level["mediastinum"] * (1 + f(0.25) * fine), lung)
     inside = np.where(below, abdomen, inside)
 
-    # Ribs run obliquely through the deep half of the wall: fatty marrow in a dark cortex.
+    # Ribs run obliquely through the deep half of the wall: fatty marrow inside a dark cortex.
     phase = (z + f(0.6) * y + f(0.25) * np.abs(x)) * f(2 * np.pi / 29) + f(0.35) * coarse
     across = 5 * (1 + np.cos(phase)) - np.abs(depth - rib + 6)
     wall = level["muscle"] * (1 + f(0.15) * fine + f(0.12) * coarse)
@@ -129,7 +129,7 @@ def render(thorax: Thorax, points: np.ndarray, to_heart: np.ndarray) -> np.ndarr
     spine = np.hypot(x, y - f(thorax.centre_y - 0.46 * thorax.half_depth))
     disc = np.cos(z * f(2 * np.pi / 32)) > f(0.9)
     out = np.where(spine < 21, np.where(disc, f(0.25), level["bone"] * (1 + f(0.1) * fine)), out)
-    # Fat of the pericardial sac, thicker in some places, and absent in others.
+    # Pericardial fat, of varying thickness, absent in places.
     sac = to_heart < f(thorax.epicardial_fat) * (1 + f(0.7) * coarse)
     out = np.where(sac, level["fat"] * (f(0.85) + f(0.12) * fine), out)
     for start, end, radius in thorax.tubes:
@@ -139,7 +139,7 @@ def render(thorax: Thorax, points: np.ndarray, to_heart: np.ndarray) -> np.ndarr
 
 
 def _capsule(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Distance of points [3, ...] to a segment."""
+    """Distance of points [3, ...] to the segment from start to end."""
     axis = (end - start).astype(np.float32)
     x, y, z = (p - np.float32(c) for p, c in zip(points, start, strict=True))
     t = np.clip((x * axis[0] + y * axis[1] + z * axis[2]) / (axis @ axis), 0, 1)

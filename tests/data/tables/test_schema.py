@@ -33,16 +33,16 @@ def test_select(spec, names):
     assert SCHEMA.select(spec).names == tuple(names.split())
 
 
-def test_select_names_what_exists():
+def test_selecting_an_unknown_name_is_refused():
     with pytest.raises(TableError, match=r"'cardiac'.*Groups: cardiac_morphometric, demographic.*Columns: lv_volume"):
         SCHEMA.select("-cardiac")
-    # a group that exists, but of which this table has no column: dropping it would be no ablation
+    # A valid group without a column in this table: dropping it would change nothing.
     with pytest.raises(TableError, match="'haemodynamic'"):
         SCHEMA.select("-haemodynamic")
 
 
 @pytest.mark.parametrize("spec", ["", " , ", "-all", "age,-demographic"])
-def test_select_nothing(spec):
+def test_selecting_no_column_is_refused(spec):
     with pytest.raises(TableError, match="leaves no column"):
         SCHEMA.select(spec)
 
@@ -71,19 +71,19 @@ def test_schema_json():
         {"kind": "categorical", "categories": ("a", "a")},
         {"kind": "binary", "categories": ("a", "b", "c")},
         {"measures": "lv_cavity"},
-        {"measures": "lv_cavity:ED:g"},  # nobody weighs blood
+        {"measures": "lv_cavity:ED:g"},  # a cavity has no mass
         {"measures": "lv_cavity:EF:ml"},
         {"measures": "lv_myocardium:EF:%"},
         {"kind": "binary", "measures": "lv_cavity:ED:ml"},
-        {"unit": "ml/m2", "measures": "lv_cavity:ED:ml"},  # an index is no volume
+        {"unit": "ml/m2", "measures": "lv_cavity:ED:ml"},  # an index is not a volume
     ],
 )
-def test_bad_columns(column):
+def test_bad_columns_are_refused(column):
     with pytest.raises(TableError):
         Column(**{"name": "x", "kind": "continuous", "group": "demographic"} | column)
 
 
-def test_a_schema_that_measures_nothing_is_written_as_before_there_was_that_field():
+def test_json_has_no_measures_where_it_is_empty():
     before = {
         "name": "age",
         "kind": "continuous",
@@ -95,11 +95,11 @@ def test_a_schema_that_measures_nothing_is_written_as_before_there_was_that_fiel
     before["description"] = ""
     schema = Schema.from_json([before])
     assert schema.columns[0].measures == ""
-    assert schema.to_json() == [before]  # so that the fingerprint of a dataset that was prepared with it stays
+    assert schema.to_json() == [before]  # older datasets keep their fingerprint
     assert json.dumps(schema.to_json()) == json.dumps([before])
 
 
-def test_columns_twice():
+def test_repeated_columns_are_refused():
     with pytest.raises(TableError, match="twice: age"):
         Schema((SCHEMA.columns[2], SCHEMA.columns[2]))
 
@@ -134,7 +134,7 @@ def test_read_dictionary(tmp_path):
         ("name,kind,group\nage,continuous,demographic\nage,continuous,demographic\n", "twice: age"),
     ],
 )
-def test_bad_dictionary(tmp_path, text, message):
+def test_bad_dictionaries_are_refused(tmp_path, text, message):
     path = tmp_path / "dictionary.csv"
     path.write_text(text)
     with pytest.raises(TableError, match=rf"dictionary\.csv.*{message}"):

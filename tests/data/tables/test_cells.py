@@ -6,7 +6,7 @@ import pytest
 
 from morphojax.data.tables.cells import check, volumes
 from morphojax.data.tables.schema import Column, Schema, TableError
-from tests.data.test_schema import SCHEMA
+from tests.data.tables.test_schema import SCHEMA
 
 
 def rows(**columns):
@@ -14,7 +14,7 @@ def rows(**columns):
 
 
 def measured(**columns):
-    """name=(measures, *cells): the frame and its schema."""
+    """The frame and schema of columns given as name=(measures, *cells)."""
     schema = Schema(
         tuple(Column(n, "continuous", "cardiac_morphometric", measures=m) for n, (m, *_) in columns.items())
     )
@@ -25,14 +25,14 @@ def test_volumes():
     frame, schema = measured(
         edv=("lv_cavity:ED:ml", 120.0, 100.0, np.nan, 150.0),
         esv=("lv_cavity:ES:ml", 50.0, np.nan, np.nan, np.nan),
-        ef=("lv_cavity:EF:%", 99.0, 60.0, 60.0, np.nan),  # the first does not agree with its volumes, which win
+        ef=("lv_cavity:EF:%", 99.0, 60.0, 60.0, np.nan),  # the first contradicts the volumes, which win
         mass=("lv_myocardium:ED:g", np.nan, 105.0, 210.0, np.nan),
         rv=("rv_cavity:ES:ml", 70.0, np.nan, 80.0, np.nan),
         age=("", 50.0, 50.0, 50.0, 50.0),
     )
     assert Schema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
-    found = volumes(frame, schema, ("lv_cavity", "lv_myocardium", "rv_cavity"))
-    assert found.dtype == np.float32
+    result = volumes(frame, schema, ("lv_cavity", "lv_myocardium", "rv_cavity"))
+    assert result.dtype == np.float32
     nan = np.nan
     expected = [
         [[120, nan, nan], [50, nan, 70]],
@@ -40,17 +40,17 @@ def test_volumes():
         [[nan, 200, nan], [nan, nan, 80]],
         [[150, nan, nan], [nan, nan, nan]],
     ]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-    other = volumes(frame, schema, ("rv_cavity", "la_cavity"), ("ES", "mid", "ED"))
-    assert other.shape == (4, 3, 2)
-    np.testing.assert_array_equal(other[:, 0, 0], found[:, 1, 2])
-    assert np.isnan(other[:, 1:]).all() and np.isnan(other[..., 1]).all()
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
+    reordered = volumes(frame, schema, ("rv_cavity", "la_cavity"), ("ES", "mid", "ED"))
+    assert reordered.shape == (4, 3, 2)
+    np.testing.assert_array_equal(reordered[:, 0, 0], result[:, 1, 2])
+    assert np.isnan(reordered[:, 1:]).all() and np.isnan(reordered[..., 1]).all()
     assert volumes(frame, schema.select("age"), ("lv_cavity",)).shape == (4, 2, 1)
     assert np.isnan(volumes(frame, schema.select("age"), ("lv_cavity",))).all()
 
 
 def test_volumes_of_several_columns():
-    """A volume goes before a mass, and a column before those that follow it, where it is filled."""
+    """A volume wins over a mass, and an earlier column over a later one, where it is filled."""
     frame, schema = measured(
         mass=("lv_myocardium:ED:g", 105.0, 105.0, 105.0),
         reader=("lv_myocardium:ED:ml", 90.0, np.nan, np.nan),
@@ -63,7 +63,7 @@ def test_volumes_of_several_columns():
     ("measures", "cell"),
     [("lv_cavity:ED:ml", 0.0), ("lv_cavity:ES:ml", -1.0), ("lv_myocardium:ED:g", -9.0), ("lv_cavity:EF:%", 100.0)],
 )
-def test_what_cannot_be_a_volume(measures, cell):
+def test_impossible_measures_are_refused(measures, cell):
     frame, schema = measured(x=(measures, 50.0, np.nan, cell))
     for call in (lambda: check(frame, schema), lambda: volumes(frame, schema, ("lv_cavity",))):
         with pytest.raises(TableError, match=rf"'x', row 2 .*{cell:g} cannot be {measures}"):
@@ -75,7 +75,7 @@ def test_a_negative_ejection_fraction_is_possible():
     np.testing.assert_allclose(volumes(frame, schema, ("rv_cavity",)).ravel(), [100, 105])
 
 
-def test_volumes_of_unknown_names():
+def test_unknown_structures_and_phases_are_refused():
     frame, schema = measured(edv=("lv_cavity:ED:ml", 120.0))
     with pytest.raises(TableError, match="left_ventricle"):
         volumes(frame, schema, ("left_ventricle",))
@@ -83,7 +83,7 @@ def test_volumes_of_unknown_names():
         volumes(frame, schema, ("lv_cavity",), ("diastole",))
 
 
-def test_absent_and_doubled_column():
+def test_absent_and_repeated_columns_are_refused():
     frame = rows(age=[1, 2])
     with pytest.raises(TableError, match="no column 'lv_volume'"):
         check(frame, SCHEMA)

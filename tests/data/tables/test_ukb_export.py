@@ -1,5 +1,3 @@
-"""UK Biobank exports, written here in every dialect from the same values."""
-
 from pathlib import Path
 
 import numpy as np
@@ -9,63 +7,13 @@ import pytest
 from morphojax.data.tables import ukb_export
 from morphojax.data.tables.encoder import TableEncoder
 from morphojax.data.tables.schema import GROUPS, TableError
-from morphojax.data.tables.ukb_export import read_export, registry
-
-IDS = ["1000017", "1000028", "1000039", "1000040"]
-# (field, instance, array) -> values as exported. 4080: two readings; 1289: -10 is less than one; 924: codes.
-VALUES = {
-    (31, 0, 0): ["0", "1", "1", "0"],
-    (24103, 2, 0): ["61.5", "", "55", "40.25"],
-    (24103, 3, 0): ["60", "59", "", ""],
-    (24100, 2, 0): ["150", "160.5", "171", ""],
-    (4080, 2, 0): ["120", "131", "", ""],
-    (4080, 2, 1): ["122", "", "", "140"],
-    (1289, 2, 0): ["-10", "2", "-1", "-3"],
-    (924, 2, 0): ["3", "-7", "2", "1"],
-}
-EXPECTED = {
-    "sex_31": ["0", "1", "1", "0"],
-    "lv_ejection_fraction_24103": [61.5, np.nan, 55, 40.25],
-    "lv_end_diastolic_volume_24100": [150, 160.5, 171, np.nan],
-    "systolic_blood_pressure_automated_reading_4080": [121, 131, np.nan, 140],
-    "cooked_vegetable_intake_1289": [0.5, 2, np.nan, np.nan],
-    "usual_walking_pace_924": ["3", None, "2", "1"],
-}
+from morphojax.data.tables.ukb_export import read_export
+from morphojax.data.tables.ukb_fields import registry
+from morphojax.data.tables.ukb_headers import UkbTableSpec
+from tests.data.tables.ukb_exports import DIALECTS, EXPECTED, IDS, VALUES, export, verbose
 
 
-def showcase(field: int, instance: int, array: int) -> str:
-    return f"{field}-{instance}.{array}"
-
-
-def platform(field: int, instance: int, array: int) -> str:
-    visit = "" if field == 31 else f"_i{instance}"
-    return f"p{field}{visit}" + (f"_a{array}" if field == 4080 else "")
-
-
-def verbose(field: int, instance: int, array: int) -> str:
-    visit = "" if field == 31 else f" | Instance {instance}"
-    return registry()[field].title + visit + (f" | Array {array}" if field == 4080 else "")
-
-
-DIALECTS = {
-    "eid": showcase,
-    "f.eid": lambda *key: "f.{}.{}.{}".format(*key),
-    "n_eid": lambda *key: "n_{}_{}_{}".format(*key),
-    "participant.eid": lambda *key: "participant." + platform(*key),
-    "Participant ID": platform,
-}
-
-
-def export(path: Path, key: str = "eid", name=showcase, values=None, ids=IDS, sep: str = ",", others: int = 3) -> Path:
-    frame = pd.DataFrame({name(*k): v for k, v in (VALUES if values is None else values).items()})
-    frame.insert(0, key, ids)
-    for i in range(others):  # fields that nobody asked for
-        frame[f"9000{i}-2.0"] = "text, with a comma"
-    frame.to_csv(path, index=False, sep=sep)
-    return path
-
-
-def same(frame: pd.DataFrame, expected=EXPECTED) -> None:
+def assert_same(frame: pd.DataFrame, expected=EXPECTED) -> None:
     assert frame.index.tolist() == IDS and set(frame.columns) == set(expected)
     for name, values in expected.items():
         if isinstance(values[0], str):
@@ -80,7 +28,7 @@ def test_every_dialect_gives_the_same_table(key: str, sep: str, tmp_path: Path) 
     path = export(tmp_path / "t.csv", key, DIALECTS[key], sep=sep)
     assert ukb_export.is_export(path)
     frame, schema = read_export(path)
-    same(frame)
+    assert_same(frame)
     assert frame.columns.tolist() == list(schema.names)  # in the order of the registry
     TableEncoder.fit(frame, schema)
 
@@ -88,42 +36,45 @@ def test_every_dialect_gives_the_same_table(key: str, sep: str, tmp_path: Path) 
 def test_titles_as_headers(tmp_path: Path) -> None:
     unique = {k: v for k, v in VALUES.items() if k[0] not in (24103, 24100)}
     frame, _ = read_export(export(tmp_path / "t.csv", "Participant ID", verbose, unique))
-    same(frame, {k: v for k, v in EXPECTED.items() if not k.startswith("lv_")})
+    assert_same(frame, {k: v for k, v in EXPECTED.items() if not k.startswith("lv_")})
     with pytest.raises(
         TableError, match=r"'LV ejection fraction \| Instance 2' is the title of several fields \(22420, 24103"
     ):
         read_export(export(tmp_path / "t.csv", "Participant ID", verbose))
 
 
-def test_parquet(tmp_path: Path) -> None:
+def test_a_parquet_file_gives_the_same_table(tmp_path: Path) -> None:
     pd.read_csv(export(tmp_path / "t.csv")).to_parquet(tmp_path / "t.parquet")
     frame, _ = read_export(tmp_path / "t.parquet")
-    same(frame)
+    assert_same(frame)
 
 
-def test_the_visit_and_the_fields_are_chosen(tmp_path: Path) -> None:
+def test_a_spec_chooses_the_visit_and_the_fields(tmp_path: Path) -> None:
     path = export(tmp_path / "t.csv")
-    frame, schema = read_export(path, instance=3)
+    frame, schema = read_export(path, UkbTableSpec(visit=3))
     assert frame["lv_ejection_fraction_24103"].iloc[1] == 59 and schema.names == (
         "sex_31",
         "lv_ejection_fraction_24103",
     )
-    assert read_export(path, "24103,31")[1].names == ("sex_31", "lv_ejection_fraction_24103")
+    assert read_export(path, UkbTableSpec("24103,31"))[1].names == ("sex_31", "lv_ejection_fraction_24103")
     (tmp_path / "ids.txt").write_text("24103\n31\n")
-    assert read_export(path, str(tmp_path / "ids.txt"))[1].names == ("sex_31", "lv_ejection_fraction_24103")
-    hearts = read_export(path, "cardiac_morphometric")[1]
-    assert set(hearts.groups) == {"cardiac_morphometric"} and len(hearts.columns) == 2
-    assert hearts.columns[0].measures == "lv_cavity:ED:ml"
-    assert "usual_walking_pace_924" in read_export(path, "published_118")[1].names
-    with pytest.raises(TableError, match=r"field 24106 is not there at instance 2"):
-        read_export(path, "24103,24106")
-    with pytest.raises(TableError, match="'heart' is no field of the registry"):
-        read_export(path, "heart")
+    assert read_export(path, UkbTableSpec(str(tmp_path / "ids.txt")))[1].names == (
+        "sex_31",
+        "lv_ejection_fraction_24103",
+    )
+    heart_fields = read_export(path, UkbTableSpec("cardiac_morphometric"))[1]
+    assert set(heart_fields.groups) == {"cardiac_morphometric"} and len(heart_fields.columns) == 2
+    assert heart_fields.columns[0].measures == "lv_cavity:ED:ml"
+    assert "usual_walking_pace_924" in read_export(path, UkbTableSpec("published_118"))[1].names
+    with pytest.raises(TableError, match=r"field 24106 is absent at instance 2"):
+        read_export(path, UkbTableSpec("24103,24106"))
+    with pytest.raises(TableError, match="'heart' is not a field of the registry"):
+        read_export(path, UkbTableSpec("heart"))
     with pytest.raises(TableError, match="no field of the registry at instance 3"):
-        read_export(export(tmp_path / "t.csv", values={(24100, 2, 0): VALUES[24100, 2, 0]}), instance=3)
+        read_export(export(tmp_path / "t.csv", values={(24100, 2, 0): VALUES[24100, 2, 0]}), UkbTableSpec(visit=3))
 
 
-def test_a_dictionary_adds_and_describes_anew(tmp_path: Path) -> None:
+def test_a_dictionary_changes_fields_and_adds_headers(tmp_path: Path) -> None:
     path = export(tmp_path / "t.csv", values=VALUES | {(77, 2, 0): ["1.5", "2", "", "4"]})
     about = tmp_path / "d.csv"
     about.write_text(
@@ -138,10 +89,10 @@ def test_a_dictionary_adds_and_describes_anew(tmp_path: Path) -> None:
         read_export(path, dictionary=about)
 
 
-def test_the_registry_is_whole() -> None:
+def test_the_registry_is_consistent() -> None:
     fields = registry()
     assert len(fields) > 300 and len({f.column.name for f in fields.values()}) == len(fields)
-    hearts = {i for i, f in fields.items() if f.column.group == "cardiac_morphometric"}
+    heart_fields = {i for i, f in fields.items() if f.column.group == "cardiac_morphometric"}
     assert {
         *range(22420, 22426),
         *range(24100, 24124),
@@ -149,7 +100,7 @@ def test_the_registry_is_whole() -> None:
         24157,
         24174,
         24181,
-    } <= hearts  # the scanner's own among them
+    } <= heart_fields  # including the scanner's own analysis
     assert {f.column.group for f in fields.values()} <= set(GROUPS)
     assert fields[924].missing == ("-3", "-7") and fields[1289].less_than_one and fields[31].once
     assert all(f.column.kind != "continuous" or f.missing == () or "-10" not in f.missing for f in fields.values())
@@ -157,13 +108,16 @@ def test_the_registry_is_whole() -> None:
 
 BAD = {
     "twice the same id": (dict(ids=[*IDS[:3], IDS[0]]), r"row 3 repeats a participant \(1 rows"),
-    "a header in between": (dict(ids=[*IDS[:2], "eid", IDS[3]]), "row 2 is the header again"),
-    "rounded by a spreadsheet": (dict(ids=[*IDS[:3], "1.00004E+06"]), "row 3 has no participant id of digits alone"),
+    "a header in between": (dict(ids=[*IDS[:2], "eid", IDS[3]]), "row 2 repeats the header"),
+    "rounded by a spreadsheet": (
+        dict(ids=[*IDS[:3], "1.00004E+06"]),
+        "row 3 has no participant id made of digits only",
+    ),
     "no id": (dict(ids=[*IDS[:3], ""]), "row 3 has no participant id"),
     "an id that lost a digit": (dict(ids=[*IDS[:3], "100004"]), "ids have 6 and 7 digits"),
     "a date in a number": (
         dict(values={(24103, 2, 0): ["61.5", "", "01-Feb", "40"]}),
-        "'24103-2.0': 1 entries are no numbers, the first in row 2",
+        "'24103-2.0': 1 entries are not numbers, the first in row 2",
     ),
 }
 
@@ -176,7 +130,7 @@ def test_damaged_exports_are_refused(bad: str, tmp_path: Path) -> None:
     assert not any(i in str(caught.value) for i in IDS)
 
 
-def test_two_dialects_of_a_field_in_one_file_are_refused(tmp_path: Path) -> None:
+def test_two_headers_of_one_field_are_refused(tmp_path: Path) -> None:
     path = export(tmp_path / "t.csv")
     frame = pd.read_csv(path, dtype=str)
     frame["f.24103.2.0"] = frame["24103-2.0"]
@@ -184,14 +138,14 @@ def test_two_dialects_of_a_field_in_one_file_are_refused(tmp_path: Path) -> None
     with pytest.raises(TableError, match=r"'24103-2.0' and 'f.24103.2.0' are the same field"):
         read_export(path)
     path.write_text("eid,31-0.0,31-0.0\n1,0,0\n")
-    with pytest.raises(TableError, match=r"'31-0.0' stands there twice"):
+    with pytest.raises(TableError, match=r"'31-0.0' appears twice"):
         read_export(path)
 
 
-def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_tables_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(b"")
-    with pytest.raises(TableError, match="it is empty"):
+    with pytest.raises(TableError, match="its first line is empty"):
         ukb_export.is_export(path)
     path.write_bytes("eid,31-0.0,é\n1,0,\n".encode("latin-1"))
     with pytest.raises(TableError, match="cannot be read as a table"):
@@ -208,8 +162,8 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
         read_export(path)
 
 
-def test_whatever_happens_to_a_file_is_an_error_with_a_name(tmp_path: Path) -> None:
-    """Bytes of a good export changed, cut, doubled: a table or a TableError comes out, nothing else."""
+def test_a_corrupted_export_gives_a_table_or_a_table_error(tmp_path: Path) -> None:
+    """Bytes of a good export are changed, removed, repeated or inserted."""
     good, rng, read = export(tmp_path / "t.csv").read_bytes(), np.random.default_rng(0), 0
     for _ in range(150):
         data = bytearray(good)
@@ -241,54 +195,57 @@ def test_whatever_happens_to_a_file_is_an_error_with_a_name(tmp_path: Path) -> N
         ('eid,31-0.0,48-2.0\n1000017,1,"80\n', "line 2 opens a quotation"),
         ("eid,f.eid,31-0.0\n1000017,1000017,1\n", "'eid' and 'f.eid' are both participant ids"),
         ("eid,p48_i2,p48\n1000017,80,81\n", "'p48_i2' and 'p48' are the same field"),
-        ("eid,48-2.0\n1000017,True\n", "1 entries are no numbers"),
-        ("eid,48-2.0\n1000017,1e999\n", "1 entries are no numbers"),
-        ("eid,p31\n1000017,Male\n", "1 entries are no codes, the first in row 0"),
+        ("eid,48-2.0\n1000017,True\n", "1 entries are not numbers"),
+        ("eid,48-2.0\n1000017,1e999\n", "1 entries are not numbers"),
+        ("eid,p31\n1000017,Male\n", "1 entries are not codes, the first in row 0"),
         ("Participant ID,Beef intake | Instance 2\n1000017,3\n", r"several fields \(1369, 103020\)"),
         ("eid,48-2.0\n", "it has a header and no rows"),
     ],
 )
-def test_what_pandas_would_read_without_a_word(text: str, message: str, tmp_path: Path) -> None:
+def test_damage_that_pandas_reads_silently_is_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(TableError, match=message) as caught:
         read_export(tmp_path / "t.csv")
     assert "1000017" not in str(caught.value)
 
 
-def test_quoted_cells_may_hold_separators_and_line_ends(tmp_path: Path) -> None:
+def test_quoted_cells_may_contain_separators_and_line_ends(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('eid,note,48-2.0\r\n"1000017","a, ""b""\nc",80\r\n\r\n1000028,,81\r\n')
     frame, _ = read_export(tmp_path / "t.csv")
     assert frame["waist_circumference_48"].tolist() == [80, 81] and frame.index.tolist() == ["1000017", "1000028"]
 
 
-def test_a_shared_title_that_nobody_asked_for_is_no_error(tmp_path: Path) -> None:
+def test_a_shared_title_of_an_unselected_field_is_accepted(tmp_path: Path) -> None:
     path = export(tmp_path / "t.csv", "Participant ID", verbose)
-    assert read_export(path, "4080,31")[1].names == ("sex_31", "systolic_blood_pressure_automated_reading_4080")
+    assert read_export(path, UkbTableSpec("4080,31"))[1].names == (
+        "sex_31",
+        "systolic_blood_pressure_automated_reading_4080",
+    )
 
 
-def test_a_dictionary_names_fields(tmp_path: Path) -> None:
+def test_a_dictionary_describes_fields_by_id(tmp_path: Path) -> None:
     path = export(tmp_path / "t.csv", values=VALUES | {(77, 2, 0): ["1.5", "-9", "", "4"]})
     about = tmp_path / "d.csv"
     about.write_text(
         "name,kind,group,field,missing\nef,continuous,cardiac_morphometric,24103,55\nlength,continuous,lifestyle,77,-9\n"
     )
-    frame, schema = read_export(path, "77,24103", dictionary=about)
+    frame, schema = read_export(path, UkbTableSpec("77,24103"), dictionary=about)
     assert schema.names == ("ef", "length")
     np.testing.assert_array_equal(frame["ef"], [61.5, np.nan, np.nan, 40.25])
     np.testing.assert_array_equal(frame["length"], [1.5, np.nan, np.nan, 4])
-    with pytest.raises(TableError, match="field 77 is not there at instance 3"):
-        read_export(path, instance=3, dictionary=about)
+    with pytest.raises(TableError, match="field 77 is absent at instance 3"):
+        read_export(path, UkbTableSpec(visit=3), about)
     about.write_text("name,kind,group,field\nef,continuous,lifestyle,LVEF\n")
-    with pytest.raises(TableError, match="field 'LVEF' is no field id"):
+    with pytest.raises(TableError, match="field 'LVEF' is not a field id"):
         read_export(path, dictionary=about)
 
 
-def test_presets_are_whole(tmp_path: Path) -> None:
-    hearts = {i for i, f in registry().items() if f.column.group == "cardiac_morphometric"}
-    assert {*range(22420, 22428), *range(24100, 24182)} <= hearts
+def test_presets_contain_their_fields(tmp_path: Path) -> None:
+    heart_fields = {i for i, f in registry().items() if f.column.group == "cardiac_morphometric"}
+    assert {*range(22420, 22428), *range(24100, 24182)} <= heart_fields
     assert all("segmentation" in registry()[i].column.leak for i in range(24100, 24182))
     assert sum(f.published for f in registry().values()) > 100
     (tmp_path / "fields.txt").write_text("published_118\n46, 47\n")
-    frame, schema = read_export(export(tmp_path / "t.csv", values=VALUES | {(46, 2, 0): ["30"] * 4, (47, 2, 0): ["31"] * 4}),
-                                str(tmp_path / "fields.txt"))  # fmt: skip
+    path = export(tmp_path / "t.csv", values=VALUES | {(46, 2, 0): ["30"] * 4, (47, 2, 0): ["31"] * 4})
+    frame, schema = read_export(path, UkbTableSpec(str(tmp_path / "fields.txt")))
     assert {"hand_grip_strength_left_46", "hand_grip_strength_right_47"} <= set(schema.names) and len(frame) == 4

@@ -7,8 +7,8 @@ import pytest
 from morphojax.data.tables.cells import check
 from morphojax.data.tables.encoder import TableEncoder
 from morphojax.data.tables.schema import Column, Schema, TableError
-from tests.data.test_schema import SCHEMA
-from tests.data.test_table import rows
+from tests.data.tables.test_cells import rows
+from tests.data.tables.test_schema import SCHEMA
 
 
 def encoder(kind, training, **column):
@@ -43,26 +43,26 @@ def test_against_sklearn():
             Column("w", "categorical", "lifestyle"),
         )
     )
-    train, other = frame[:40], frame[40:]
-    values, missing = TableEncoder.fit(train, schema).encode(other)
+    train, test = frame[:40], frame[40:]
+    values, missing = TableEncoder.fit(train, schema).encode(test)
 
     scaler = preprocessing.StandardScaler().fit(train[["u", "v"]].to_numpy())
     mean = impute.SimpleImputer(strategy="mean").fit(train[["u", "v"]].to_numpy())
-    expected = scaler.transform(mean.transform(other[["u", "v"]].to_numpy()))
+    expected = scaler.transform(mean.transform(test[["u", "v"]].to_numpy()))
     np.testing.assert_allclose(values[:, :2], expected, atol=1e-6)
     texts = frame[["w"]].astype(object).where(frame[["w"]].notna(), None).to_numpy()
     mode = impute.SimpleImputer(strategy="most_frequent", missing_values=None).fit(texts[:40])
     expected = preprocessing.OrdinalEncoder().fit([["a"], ["b"], ["c"]]).transform(mode.transform(texts[40:]))
     np.testing.assert_array_equal(values[:, 2:], expected)
-    np.testing.assert_array_equal(missing, other.isna().to_numpy())
+    np.testing.assert_array_equal(missing, test.isna().to_numpy())
     assert missing.any(axis=0).all()
 
 
-def test_training_rows_alone_decide():
+def test_statistics_come_from_the_training_rows_only():
     fitted = encoder("continuous", [1.0, 3.0])
-    alone, _ = fitted.encode(rows(x=[5.0]))
-    among, _ = fitted.encode(rows(x=[5.0, 1e6]))
-    assert alone[0, 0] == among[0, 0] == 3  # (5 - 2) / 1
+    single, _ = fitted.encode(rows(x=[5.0]))
+    several, _ = fitted.encode(rows(x=[5.0, 1e6]))
+    assert single[0, 0] == several[0, 0] == 3  # (5 - 2) / 1
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_declared_categories_give_the_codes():
 
 
 def test_numeric_categories_survive_a_missing_value():
-    # one NaN turns a column of integer codes into floats
+    # One NaN turns a column of integer codes into floats.
     fitted = encoder("categorical", [2.0, 5.0, np.nan, 5.0], categories=("1", "2", "5"))
     np.testing.assert_array_equal(fitted.encode(rows(x=[1, 2, 5]))[0][:, 0], [0, 1, 2])
 
@@ -104,7 +104,7 @@ def test_constant_and_empty_columns_are_dropped(caplog):
     columns = {
         "all_missing": [np.nan] * 3,
         "constant": [7, 7, np.nan],
-        "tenth": [0.1] * 3,  # whose computed SD is not zero: the mean of three 0.1 is not 0.1
+        "tenth": [0.1] * 3,  # its computed SD is not zero, because of rounding
         "one_class": ["a", None, "a"],
         "kept": [1.0, 2.0, 3.0],
     }
@@ -130,7 +130,7 @@ def test_unseen_category_is_missing_and_counted(caplog):
     assert "secret" not in caplog.text
 
 
-def test_category_outside_the_dictionary_stops_training():
+def test_a_category_outside_the_dictionary_is_refused_in_training():
     with pytest.raises(TableError, match=r"'x'.*'later'.*never"):
         encoder("categorical", ["never", "now", "later"], categories=("never", "now"))
     with pytest.raises(TableError, match=r"'x'.*'2'"):
@@ -140,7 +140,7 @@ def test_category_outside_the_dictionary_stops_training():
 @pytest.mark.parametrize(
     ("cell", "message"), [("12,5", "'12,5' is not a number"), (np.inf, "infinite"), ("-inf", "inf")]
 )
-def test_bad_number(cell, message):
+def test_bad_numbers_are_refused(cell, message):
     good, bad = rows(x=[1.0, 2.0]), rows(x=[1.0, 2.0, cell])
     schema = Schema((Column("x", "continuous", "demographic"),))
     fitted = TableEncoder.fit(good, schema)
@@ -151,7 +151,7 @@ def test_bad_number(cell, message):
         assert "secret" not in str(error.value)
 
 
-def test_value_beyond_float32():
+def test_a_value_beyond_float32_is_refused():
     with pytest.raises(TableError, match=r"'x'.*too far"):
         encoder("continuous", [1.0, 2.0]).encode(rows(x=[1e300]))
 
@@ -167,7 +167,7 @@ def test_all_missing_rows_and_json():
     assert np.isfinite(values).all()
 
 
-def test_other_cells_as_classes():
+def test_dates_and_floats_as_classes():
     dates = pd.to_datetime(["2020-01-01", "2021-01-01"])
     assert encoder("categorical", dates).cardinalities == (2,)
     np.testing.assert_array_equal(encoder("categorical", [0.5, 1.5]).encode(rows(x=[1.5, 0.5]))[0][:, 0], [1, 0])

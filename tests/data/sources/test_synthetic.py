@@ -1,4 +1,4 @@
-"""The synthetic cohort: it is what it says, everywhere, every time."""
+"""The synthetic cohort: reproducible, readable as UK Biobank, and anatomically plausible."""
 
 import csv
 import gzip
@@ -25,7 +25,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shaped():
-    """The same person-to-be with each kind of heart: file name -> content."""
+    """Kind of heart -> file name -> content, all from the same random numbers."""
     return {shape: cohort.subject_files(5, 1, shape) for shape in person.SHAPES}
 
 
@@ -50,12 +50,12 @@ def measured(files: dict[str, bytes]) -> dict[str, float]:
     return measures.measure(sax, two, label["la_4ch", "ES"], {k: images[k, "ES"].affine for k in names})
 
 
-def test_same_seed_same_bytes_however_many_workers_and_however_grown(root, tmp_path):
+def test_bytes_depend_on_the_seed_only_not_on_workers_or_growth(root, tmp_path):
     grown = generate(tmp_path / "grown", subjects=1, seed=3, workers=1, progress=False)
     first = digests(grown / "syn000001")
     before = (grown / "syn000001" / "sa.nii.gz").stat().st_mtime_ns
     generate(grown, subjects=4, seed=3, workers=2, progress=False)
-    assert (grown / "syn000001" / "sa.nii.gz").stat().st_mtime_ns == before  # kept, not made again
+    assert (grown / "syn000001" / "sa.nii.gz").stat().st_mtime_ns == before  # kept, not written again
     assert first == digests(grown / "syn000001")
     assert digests(grown) == digests(root)
 
@@ -65,27 +65,27 @@ def test_seeds_and_subjects_differ(root):
     assert images[0] != images[1] != cohort.subject_files(4, 2)["sa_ED.nii.gz"]
 
 
-def test_asking_for_fewer_keeps_what_is_there(root):
+def test_asking_for_fewer_subjects_keeps_all(root):
     before = digests(root)
     generate(root, subjects=2, seed=3, workers=1, progress=False)
     assert digests(root) == before
 
 
-def test_another_seed_or_version_or_a_foreign_folder_is_refused(root, tmp_path, monkeypatch):
+def test_another_seed_or_version_or_other_files_are_refused(root, tmp_path, monkeypatch):
     with pytest.raises(CohortError, match=r"seed 3.*seed 4.*another folder"):
         generate(root, subjects=1, seed=4)
     monkeypatch.setattr(cohort, "VERSION", cohort.VERSION + 1)
     with pytest.raises(CohortError, match="generator version"):
         generate(root, subjects=1, seed=3)
     (tmp_path / "mine.txt").write_text("keep me")
-    with pytest.raises(CohortError, match=r"not empty"):
+    with pytest.raises(CohortError, match="not empty"):
         generate(tmp_path, subjects=1)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
     with pytest.raises(ValueError, match="at least 1"):
         generate(tmp_path / "none", subjects=0)
 
 
-def test_a_subject_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_a_failed_subject_leaves_no_files(tmp_path, monkeypatch):
     class Full(OSError):
         pass
 
@@ -102,7 +102,7 @@ def test_a_subject_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     assert Synthetic(generate(tmp_path / "c", subjects=1, workers=1, progress=False)).subjects() == ["syn000001"]
 
 
-def test_reader_takes_it_as_uk_biobank(root):
+def test_the_reader_finds_all_phases_and_structures(root):
     source = Synthetic(root)
     assert source.subjects() == [f"syn00000{n}" for n in (1, 2, 3, 4)]
     subject = source.read("syn000002", ("sax", "la_2ch", "la_4ch"))
@@ -117,12 +117,12 @@ def test_reader_takes_it_as_uk_biobank(root):
     assert schema == table.SCHEMA and set(frame.index) <= set(source.subjects())
 
 
-def test_reader_refuses_another_folder(tmp_path):
+def test_the_reader_refuses_another_folder(tmp_path):
     with pytest.raises(CohortError, match="no synthetic cohort"):
         Synthetic(tmp_path).subjects()
 
 
-def test_headers(root):
+def test_nifti_headers(root):
     folder = root / "syn000001"
     cine, still = nib.load(folder / "sa.nii.gz"), nib.load(folder / "sa_ES.nii.gz")
     assert cine.shape == (*still.shape, imaging.FRAMES) and nib.load(folder / "la_4ch.nii.gz").shape[2] == 1
@@ -136,7 +136,7 @@ def test_headers(root):
 
 
 def test_planes_cut_the_same_heart(root):
-    """A voxel of the LV cavity in the short axis, carried by the affines, falls into the LV cavity in the 4-chamber plane."""
+    """Affines map cavity voxels of the short axis into the same cavity of the 4-chamber plane."""
     for number in (1, 2, 3, 4):
         folder = root / f"syn00000{number}"
         sax, four = nib.load(folder / "label_sa_ED.nii.gz"), nib.load(folder / "seg4_la_4ch_ED.nii.gz")
@@ -150,29 +150,29 @@ def test_planes_cut_the_same_heart(root):
             assert np.mean(target[x, y] == structure) > 0.85  # the rest: breath-hold shifts of a few mm
 
 
-def test_slices_were_misplaced_but_image_and_label_together(root):
+def test_slices_are_displaced_with_image_and_label_together(root):
     stack = nib.load(root / "syn000001" / "label_sa_ED.nii.gz")
     label = np.asarray(stack.dataobj) == LV
     centres = np.array([np.argwhere(label[..., z]).mean(0) for z in np.flatnonzero(label.any((0, 1)))])
-    assert np.abs(np.diff(centres, n=2, axis=0)).max() > 0.3  # a straight heart would give a straight line
+    assert np.abs(np.diff(centres, n=2, axis=0)).max() > 0.3  # without displacement the centres would lie on a line
     image = np.asarray(nib.load(root / "syn000001" / "sa_ED.nii.gz").dataobj)
     myo = np.asarray(stack.dataobj) == MYO
     for z in np.flatnonzero(label.sum((0, 1)) > 200):
         assert image[..., z][label[..., z]].mean() > 1.2 * image[..., z][myo[..., z]].mean()
 
 
-def test_no_threshold_finds_the_cavity(root):
-    """The best intensity window over the whole stack must stay far from a segmentation."""
+def test_no_intensity_threshold_segments_the_cavity(root):
+    """The best intensity window over the whole stack has a low Dice score."""
     for number in (1, 2):
         folder = root / f"syn00000{number}"
         image = np.asarray(nib.load(folder / "sa_ED.nii.gz").dataobj)
         truth = np.asarray(nib.load(folder / "label_sa_ED.nii.gz").dataobj) == LV
         levels = np.percentile(image, np.arange(40, 100, 2))
         best = max(
-            2 * np.sum(found & truth) / (found.sum() + truth.sum())
+            2 * np.sum(mask & truth) / (mask.sum() + truth.sum())
             for low in levels
             for high in levels[levels > low]
-            for found in [(image > low) & (image <= high)]
+            for mask in [(image > low) & (image <= high)]
         )
         assert best < 0.6
 
@@ -198,19 +198,19 @@ def test_table_agrees_with_the_masks(root):
     assert compared >= 6
 
 
-def test_kinds_of_heart_differ_as_they_should(shaped):
-    found = {shape: measured(files) for shape, files in shaped.items()}
-    healthy = found["healthy"]
+def test_kinds_of_heart_differ_in_their_measures(shaped):
+    by_shape = {shape: measured(files) for shape, files in shaped.items()}
+    healthy = by_shape["healthy"]
     assert 45 < healthy["lv_ef"] < 80 and 45 < healthy["rv_ef"] < 80
     assert 20 < healthy["la_volume"] < 140 and 20 < healthy["ra_volume"] < 140
-    assert found["dilated"]["lv_edv"] > 1.3 * healthy["lv_edv"]
-    assert found["dilated"]["lv_ef"] < 45
-    assert found["hypertrophic"]["wall_thickness_max"] > 1.3 * healthy["wall_thickness_max"]
-    assert found["hypertrophic"]["lv_mass"] > 1.2 * healthy["lv_mass"]
-    assert found["infarcted"]["lv_ef"] < healthy["lv_ef"] - 3
-    assert found["rv_overload"]["rv_edv"] > 1.25 * healthy["rv_edv"]
-    assert found["rv_overload"]["rv_ef"] < healthy["rv_ef"]
-    assert found["rv_overload"]["ra_volume"] > healthy["ra_volume"]
+    assert by_shape["dilated"]["lv_edv"] > 1.3 * healthy["lv_edv"]
+    assert by_shape["dilated"]["lv_ef"] < 45
+    assert by_shape["hypertrophic"]["wall_thickness_max"] > 1.3 * healthy["wall_thickness_max"]
+    assert by_shape["hypertrophic"]["lv_mass"] > 1.2 * healthy["lv_mass"]
+    assert by_shape["infarcted"]["lv_ef"] < healthy["lv_ef"] - 3
+    assert by_shape["rv_overload"]["rv_edv"] > 1.25 * healthy["rv_edv"]
+    assert by_shape["rv_overload"]["rv_ef"] < healthy["rv_ef"]
+    assert by_shape["rv_overload"]["ra_volume"] > healthy["ra_volume"]
 
 
 def test_the_myocardium_keeps_its_volume(shaped):
@@ -234,13 +234,13 @@ def test_atrial_volume_of_a_sphere():
     disc = np.where(np.hypot(x, y) < 60, 1, 0)[..., None]
     blank = {"ED": np.zeros((4, 4, 1)), "ES": np.zeros((4, 4, 1))}
     affines = dict.fromkeys(("sax", "la_2ch", "la_4ch"), np.eye(4))
-    found = measures.measure(blank, disc * LA, disc * LA, affines)
-    assert found["la_volume"] == pytest.approx(4 / 3 * np.pi * 216, rel=0.02)
-    assert np.isnan(found["lv_ef"]) and np.isnan(found["ra_volume"])  # an EF of nothing is missing, not 0
+    values = measures.measure(blank, disc * LA, disc * LA, affines)
+    assert values["la_volume"] == pytest.approx(4 / 3 * np.pi * 216, rel=0.02)
+    assert np.isnan(values["lv_ef"]) and np.isnan(values["ra_volume"])  # the EF of an empty label is missing, not 0
 
 
-def test_beat():
-    """Volumes of the implicit solids: the asked EDV, and ES the smallest of the cycle."""
+def test_cavity_volumes_over_the_cycle():
+    """The implicit solids have the EDV and EF of the person, and ES is the smallest volume."""
     rng = np.random.default_rng(0)
     who = person.draw(rng, "healthy")
     solid = heart.build(who, rng)
@@ -265,6 +265,7 @@ def test_dictionary_covers_every_column(root):
 
 
 def people(n: int):
+    """n random persons and their table rows."""
     masks = dict.fromkeys(("lv_edv", "lv_esv", "rv_edv", "rv_esv", "lv_mass", "la_volume", "ra_volume"), 100.0) | {
         "wall_thickness_mean": 8.0,
         "wall_thickness_max": 10.0,
@@ -286,10 +287,10 @@ def test_gaps_and_classes():
             assert {str(c) for c in cells if c is not None} == set(column.classes)
     for name in ("activity", "alcohol", "sbp", "lv_edv"):
         assert any(r[name] is None for r in given)
-    assert all(r["lv_esv"] is None for r in given if r["lv_edv"] is None)  # a report is missing as a whole
+    assert all(r["lv_esv"] is None for r in given if r["lv_edv"] is None)  # one examination gives both
 
 
-def test_people_hang_together():
+def test_covariates_are_correlated():
     who = [p for p, _ in people(600)]
 
     def r(a, b, keep=lambda p: True):
@@ -302,8 +303,8 @@ def test_people_hang_together():
     assert (
         np.mean([p.height for p in who if p.sex == "male"]) > np.mean([p.height for p in who if p.sex == "female"]) + 9
     )
-    shares = {s: np.mean([p.shape == s for p in who]) for s in person.SHAPES}
-    assert shares["healthy"] > 0.3 and min(shares.values()) > 0.05
+    fractions = {s: np.mean([p.shape == s for p in who]) for s in person.SHAPES}
+    assert fractions["healthy"] > 0.3 and min(fractions.values()) > 0.05
     with pytest.raises(ValueError, match="not one of"):
         person.draw(np.random.default_rng(0), "athlete")
 

@@ -65,7 +65,7 @@ def test_warp_equals_scipy():
             )
             np.testing.assert_allclose(warped[b, ..., c], expected, atol=1e-5)
         expected = scipy.ndimage.affine_transform(label[b], linear, offset, order=0, mode="grid-constant")
-        assert np.mean(expected != 0) > 0.3  # the warp shows something
+        assert np.mean(expected != 0) > 0.3  # the warped label is not empty
         np.testing.assert_array_equal(warped_label[b], expected)
 
 
@@ -76,7 +76,7 @@ def test_off_is_bit_equal():
         out, out_label = augment(KEY, image, label, params)
         np.testing.assert_array_equal(out, image)
         np.testing.assert_array_equal(out_label, label)
-    # The identity matrix too, through the gather itself.
+    # The same through the gather, with the identity matrix.
     eye = jnp.broadcast_to(jnp.eye(3), (4, 3, 3))
     np.testing.assert_array_equal(warp_linear(image, eye), image)
     np.testing.assert_array_equal(warp_nearest(label, eye), label)
@@ -102,14 +102,16 @@ def test_scale_is_magnification():
     assert np.asarray(out)[0].sum() / image[0].sum() == pytest.approx(1.5**2, rel=0.03)
 
 
-def test_crop_keeps_a_share_of_the_area_inside_the_image():
+def test_crop_keeps_a_fraction_of_the_area_inside_the_image():
     matrix = np.asarray(warp_matrix(draw(KEY, 500), Augmentation(crop=(0.2, 0.5), crop_aspect=(0.75, 4 / 3)), 40, 40))
     sides = matrix[:, [0, 1], [0, 1]]
-    share, aspect = sides.prod(1), sides[:, 1] / sides[:, 0]
-    assert 0.2 <= share.min() < 0.21 and 0.49 < share.max() <= 0.5 + 1e-6
+    area, aspect = sides.prod(1), sides[:, 1] / sides[:, 0]
+    assert 0.2 <= area.min() < 0.21 and 0.49 < area.max() <= 0.5 + 1e-6
     assert 0.75 - 1e-5 <= aspect.min() < 0.77 and 1.3 < aspect.max() <= 4 / 3 + 1e-5
-    reach = np.abs(matrix[:, :2, 2]) + sides * 20  # of the crop's border from the image centre; the image's is 20
-    assert reach.max() <= 20 + 1e-4 and reach.max() > 19.9
+    border = (
+        np.abs(matrix[:, :2, 2]) + sides * 20
+    )  # distance of the crop's border from the image centre; 20 is the image's border
+    assert border.max() <= 20 + 1e-4 and border.max() > 19.9
 
 
 def test_ranges_of_rotation_scale_and_translation():
@@ -134,7 +136,7 @@ def test_label_follows_image():
     assert disagree.mean() < 0.01 < np.asarray(out).mean()
 
 
-def test_slices_of_a_subject_move_together_and_subjects_apart():
+def test_slices_of_a_subject_share_a_draw_and_subjects_do_not():
     one = images(batch=1, height=32, width=32, channels=1)
     image = np.tile(one[:, None], (3, 4, 1, 1, 1))
     out = np.asarray(augment(KEY, image, None, Augmentation(**{**vars(EVERYTHING), "noise_sd": 0}))[0])
@@ -195,7 +197,7 @@ def test_same_key_same_result_and_other_key_other_result():
     assert np.all(np.any(a != c, axis=(1, 2, 3)))
 
 
-def test_turning_one_transform_off_leaves_the_draws_of_the_others():
+def test_turning_one_transform_off_does_not_change_the_other_draws():
     both = np.asarray(warp_matrix(draw(KEY, 8), Augmentation(rotation_degrees=30, scale=(0.5, 2)), 20, 20))
     alone = np.asarray(warp_matrix(draw(KEY, 8), Augmentation(rotation_degrees=30), 20, 20))
     angle = lambda m: np.arctan2(m[:, 1, 0], m[:, 0, 0])  # noqa: E731
@@ -203,14 +205,14 @@ def test_turning_one_transform_off_leaves_the_draws_of_the_others():
 
 
 @pytest.mark.parametrize("probability", [1.0, 0.5])
-def test_whole_is_photometric_after_geometric(probability):
-    """To float rounding: the compiler may fuse the two parts in other ways than each alone."""
+def test_photometric_after_geometric_is_the_full_augmentation(probability):
+    """Up to float rounding: the compiler may fuse the full augmentation differently."""
     image = images(batch=8, inner=(2,))
     params = Augmentation(**{**vars(EVERYTHING), "probability": probability})
-    whole, _ = augment(KEY, image, None, params)
+    full, _ = augment(KEY, image, None, params)
     warped, _ = augment(KEY, image, None, params.geometric)
-    np.testing.assert_allclose(augment(KEY, warped, None, params.photometric)[0], whole, atol=1e-6)
-    changed = [np.any(np.asarray(x) != image, axis=(1, 2, 3, 4)) for x in (whole, warped)]
+    np.testing.assert_allclose(augment(KEY, warped, None, params.photometric)[0], full, atol=1e-6)
+    changed = [np.any(np.asarray(x) != image, axis=(1, 2, 3, 4)) for x in (full, warped)]
     np.testing.assert_array_equal(*changed)
     assert probability == 1 or 0 < changed[0].sum() < 8
 
@@ -225,7 +227,7 @@ def test_views_share_geometry_and_differ_in_intensity():
     ).photometric
     views = [augment(jax.random.key(i), warped / 2, None, linear)[0] for i in (1, 2)]
     ratio = np.where(warped > 0.1, views[0] / np.maximum(views[1], 1e-3), np.nan)
-    assert np.nanmax(np.nanstd(ratio, axis=(1, 2, 3))) < 1e-5  # one factor: place by place the same tissue
+    assert np.nanmax(np.nanstd(ratio, axis=(1, 2, 3))) < 1e-5  # a constant factor: each pixel shows the same tissue
 
 
 def test_geometric_and_photometric_fields():
@@ -233,13 +235,13 @@ def test_geometric_and_photometric_fields():
     geometric, photometric = params.geometric, params.photometric
     assert geometric.warps and not geometric.recolours and photometric.recolours and not photometric.warps
     assert geometric.probability == photometric.probability == 0.4
-    for name, value in vars(params).items():  # each field is in one of them, and off in the other
+    for name, value in vars(params).items():  # each field is on in one and off in the other
         kept = [getattr(part, name) == value for part in (geometric, photometric)]
         assert kept == [True, True] if name == "probability" else sum(kept) == 1
     assert geometric.geometric == geometric and geometric.photometric == Augmentation(probability=0.4)
 
 
-def test_sharding_changes_nothing():
+def test_sharding_does_not_change_the_result():
     program = """
         import jax, numpy as np
         from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
@@ -250,11 +252,11 @@ def test_sharding_changes_nothing():
         put = lambda x: jax.device_put(x, NamedSharding(mesh, P("data")))
         image = images(batch=8, inner=(2,))
         label = (image[..., 0] > 0.5).astype(np.uint8)
-        whole = augment(KEY, image, label, EVERYTHING)
-        parts = augment(KEY, put(image), put(label), EVERYTHING)
-        assert len(parts[0].sharding.device_set) == 4, parts[0].sharding
-        np.testing.assert_allclose(whole[0], parts[0], atol=1e-6)
-        np.testing.assert_array_equal(whole[1], parts[1])
+        full = augment(KEY, image, label, EVERYTHING)
+        sharded = augment(KEY, put(image), put(label), EVERYTHING)
+        assert len(sharded[0].sharding.device_set) == 4, sharded[0].sharding
+        np.testing.assert_allclose(full[0], sharded[0], atol=1e-6)
+        np.testing.assert_array_equal(full[1], sharded[1])
         values, marginal = np.random.default_rng(0).normal(size=(2, 8, 10)).astype(np.float32)
         table = (values, values > 1, marginal, marginal > 1)
         for a, b in zip(corrupt(KEY, *table, 0.3), corrupt(KEY, put(table[0]), put(table[1]), *table[2:], 0.3)):
@@ -269,7 +271,7 @@ def test_sharding_changes_nothing():
     assert done.returncode == 0, done.stderr
 
 
-def test_flips_need_anatomy_or_a_word():
+def test_unanatomical_flips_need_permission():
     assert set(FLIPS_ALLOWED) == set(anatomy.PLANES)
     check(("sax",), EVERYTHING, allow_unanatomical=True)
     check(("la_2ch",), EVERYTHING)
@@ -311,27 +313,27 @@ def test_bad_arguments():
 
 
 def table(batch=300, fields=10, rows=7):
-    """Values that tell where they come from: own entries negative, marginal entries row + 100 * field."""
+    """Values that show their origin: original entries are -1, marginal entries row + 100 * column."""
     values = -np.ones((batch, fields), np.float32)
     marginal = (np.arange(rows)[:, None] + 100 * np.arange(fields)).astype(np.float32)
     return values, np.zeros((batch, fields), bool), marginal, marginal % 2 == 1
 
 
-def test_corruption_replaces_exactly_its_share():
+def test_corruption_replaces_the_exact_number_of_columns():
     for rate, count in ((0.39, 3), (1.0, 10), (0.0, 0), (0.05, 0)):
         values, missing = corrupt(KEY, *table(), rate)
         np.testing.assert_array_equal((np.asarray(values) >= 0).sum(1), count)
         assert np.all(np.asarray(missing)[np.asarray(values) < 0] == 0)
 
 
-def test_corruption_draws_from_each_fields_marginal_with_its_missingness():
+def test_corruption_samples_the_marginal_of_each_column_with_its_missing_flag():
     values, missing = (np.asarray(x) for x in corrupt(KEY, *table(batch=2000), 0.3))
     b, f = np.nonzero(values >= 0)
     np.testing.assert_array_equal(values[b, f] // 100, f)
     np.testing.assert_array_equal(missing[b, f], values[b, f] % 2 == 1)
     row = (values[b, f] % 100).astype(int)
     assert scipy.stats.chisquare(np.bincount(row, minlength=7)).pvalue > 1e-3
-    # Fields are hit alike, and fields of one example take different rows: same-row pairs as often as chance, 1 in 7.
+    # All columns are equally likely. Columns of one example come from different rows: the same row with chance 1 in 7.
     assert np.bincount(f, minlength=10).std() / 600 < 0.08
     first, second = (np.array([r[r >= 0][i] % 100 for r in values]) for i in (0, 1))
     assert abs(np.mean(first == second) - 1 / 7) < 0.03
@@ -353,17 +355,17 @@ def test_corruption_is_deterministic_and_checks_its_input():
     ("fields", "rate", "count"),
     [(10, 0.3, 3), (10, 0.26, 3), (10, 0.01, 1), (10, 0.99, 9), (4, 0.9, 3), (2, 0.9, 1), (1, 0.3, 1), (5, 0.5, 2)],
 )
-def test_masked_columns_are_exactly_their_share(fields, rate, count):
+def test_the_number_of_masked_columns_is_exact(fields, rate, count):
     masked = mask_columns(KEY, (50, fields), rate)
     assert masked.shape == (50, fields) and masked.dtype == bool
     np.testing.assert_array_equal(masked.sum(1), count)
 
 
-def test_columns_are_masked_alike_and_anew():
+def test_columns_are_masked_uniformly_and_differently_for_each_key():
     masked = np.asarray(mask_columns(KEY, (2000, 10), 0.3))
     assert scipy.stats.chisquare(masked.sum(0)).pvalue > 1e-3
-    together = masked.T.astype(int) @ masked / 2000  # of two columns: 3/10 * 2/9
-    np.testing.assert_allclose(together[~np.eye(10, dtype=bool)], 1 / 15, atol=0.025)
+    both_masked = masked.T.astype(int) @ masked / 2000  # probability for two columns: 3/10 * 2/9
+    np.testing.assert_allclose(both_masked[~np.eye(10, dtype=bool)], 1 / 15, atol=0.025)
     np.testing.assert_array_equal(mask_columns(KEY, (2000, 10), 0.3), masked)
     assert np.any(np.asarray(mask_columns(jax.random.key(1), (2000, 10), 0.3)) != masked)
 

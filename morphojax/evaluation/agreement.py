@@ -1,4 +1,4 @@
-"""How well two ways of measuring one quantity agree (Bland and Altman, Lancet 1986)."""
+"""Agreement of two measurements of the same quantity (Bland and Altman, Lancet 1986)."""
 
 import dataclasses
 
@@ -7,7 +7,10 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """Units are those of the measure, except `pearson_r`. NaN where too few pairs, or constant data, define it."""
+    """In the unit of the measure, except `pearson_r`.
+
+    NaN where undefined: too few pairs or constant data.
+    """
 
     n: int
     bias: float  # mean of predicted - reference
@@ -18,16 +21,18 @@ class Agreement:
 
 
 def pairs(reference: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs of which both members are finite. Raises ValueError when the two differ in length."""
+    """The pairs with two finite values. Raises ValueError if the two arrays differ in length."""
     reference, predicted = np.asarray(reference, float), np.asarray(predicted, float)
     if reference.shape != predicted.shape or reference.ndim != 1:
-        raise ValueError(f"agreement wants two [N] arrays of one length, got {reference.shape} and {predicted.shape}")
+        raise ValueError(
+            f"agreement needs two [N] arrays of the same length, got {reference.shape} and {predicted.shape}"
+        )
     both = np.isfinite(reference) & np.isfinite(predicted)
     return reference[both], predicted[both]
 
 
 def bland_altman(reference: np.ndarray, predicted: np.ndarray) -> Agreement:
-    """Bias, limits of agreement (1.96 sample SDs), Pearson's r and mean absolute error of two [N], NaN = missing."""
+    """Bias, limits of agreement (1.96 sample SDs), r and mean absolute error; NaN = missing."""
     reference, predicted = pairs(reference, predicted)
     n, nan = reference.size, float("nan")
     if n == 0:
@@ -41,7 +46,7 @@ def bland_altman(reference: np.ndarray, predicted: np.ndarray) -> Agreement:
 
 
 def _pearson(a: np.ndarray, b: np.ndarray) -> float:
-    # ptp, not std: rounding gives the mean of equal numbers a residue, and r would be that residue's.
+    # ptp instead of std: the std of equal numbers may be above 0 by rounding, and r would be noise.
     if a.size < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
     return float(np.corrcoef(a, b)[0, 1])

@@ -1,4 +1,4 @@
-"""Clinical measures from label maps: volumes in mL, mass in g, fractions in per cent, thickness in mm.
+"""Clinical measures from label maps: volumes in mL, mass in g, fractions in %, thickness in mm.
 
 Labels hold canonical ids (`anatomy.LABEL_ID`). A measure that cannot be computed is NaN, never 0.
 """
@@ -30,17 +30,17 @@ TITLE: Mapping[str, str] = {
     "ra_volume_ed_ml": "RA volume, ED (mL)",
     "ra_volume_es_ml": "RA volume, ES (mL)",
 }
-BIPLANE = "biplane"  # in place of a plane: of both long-axis planes
-Stack = tuple[np.ndarray, Sequence[float]]  # label [X, Y, Z] of canonical ids, and spacing [3] in mm
+BIPLANE = "biplane"  # used as the plane of measures that combine both long-axis planes
+Stack = tuple[np.ndarray, Sequence[float]]  # label [X, Y, Z] of canonical ids, spacing [3] in mm
 
 
 def volume_ml(label: np.ndarray, structure: str, spacing: Sequence[float]) -> float:
-    """Voxels x spacing / 1000. label [X, Y, Z]; spacing [3] in mm, that along Z counting the gap between slices."""
+    """Volume of a structure. label [X, Y, Z]; spacing [3] in mm, along Z with the slice gap."""
     return np.count_nonzero(label == anatomy.LABEL_ID[structure]) * math.prod(map(float, spacing)) / 1000
 
 
 def size(plane: str, label: np.ndarray, structure: str, spacing: Sequence[float]) -> tuple[float, str]:
-    """How large a structure is, and the unit: its volume in `ml`, or in a long-axis plane, which is one slice, its area in `cm2`."""
+    """Size and unit of a structure: volume in `ml`; in a long-axis plane, area in `cm2`."""
     if plane == "sax":
         return volume_ml(label, structure, spacing), "ml"
     return volume_ml(label, structure, (spacing[0], spacing[1], 10.0)), "cm2"
@@ -52,9 +52,9 @@ def myocardial_mass_g(label: np.ndarray, spacing: Sequence[float]) -> float:
 
 
 def function(edv_ml: float, esv_ml: float, heart_rate: float = NAN) -> dict[str, float]:
-    """Stroke volume (mL), ejection fraction (%) and cardiac output (L/min) from ED and ES volumes and beats per minute.
+    """Stroke volume (mL), ejection fraction (%) and cardiac output (L/min).
 
-    A cavity of 0 mL was not found: what derives from it is NaN.
+    A volume of 0 mL means that the cavity was not segmented: the results are NaN.
     """
     if not (edv_ml > 0 and esv_ml > 0):
         return {"sv_ml": NAN, "ef_percent": NAN, "co_l_min": NAN}
@@ -66,9 +66,10 @@ def function(edv_ml: float, esv_ml: float, heart_rate: float = NAN) -> dict[str,
 def ventricular(
     ed: Stack | None, es: Stack | None, structures: Sequence[str], heart_rate: float = NAN
 ) -> dict[str, float]:
-    """The measures of a short-axis stack that `structures`, those that were annotated or predicted, allow.
+    """The measures of a short-axis stack that need only the given `structures`.
 
-    ed, es: (label [X, Y, Z], spacing in mm), None where the phase is not there. Keys are those of `TITLE`.
+    ed, es: (label [X, Y, Z], spacing in mm), None if the phase is missing. Keys are those of
+      `TITLE`.
     """
     out: dict[str, float] = {}
     for side in ("lv", "rv"):
@@ -85,24 +86,25 @@ def ventricular(
 
 
 def wall_thickness_max_mm(label: np.ndarray, spacing: Sequence[float]) -> float:
-    """The thickest LV wall over the slices that show a cavity, in mm; NaN where none does.
+    """Maximum LV wall thickness over the slices with a cavity, in mm; NaN without such a slice.
 
-    Thickness at a myocardial pixel beside the cavity is its distance to the nearest pixel outside the ventricle: centre
-    to centre, each lies half a pixel beyond its contour, so the halves cancel. In plane: oblique walls read thick.
+    The thickness at a myocardial pixel next to the cavity is its distance to the nearest pixel
+    outside the ventricle. Distances are between pixel centres; each centre lies half a pixel beyond
+    its contour, and the two halves cancel. Measured in the plane, so the thickness of oblique walls
+    is overestimated.
     """
     spacing_xy = tuple(map(float, spacing))[:2]
     cavity, wall = (label == anatomy.LABEL_ID[s] for s in ("lv_cavity", "lv_myocardium"))
     thickest = NAN
     for z in range(label.shape[2]):
-        pieces, _ = ndimage.label(wall[..., z])
-        ring = pieces == 1 + np.argmax(np.bincount(pieces.ravel(), minlength=2)[1:])  # not the specks inside the cavity
-        beside = ndimage.binary_dilation(cavity[..., z]) & ring
-        if beside.any():
-            inside = np.pad(
-                ndimage.binary_fill_holes(cavity[..., z] | wall[..., z]), 1
-            )  # a wall cut by the image's edge ends there
+        components, _ = ndimage.label(wall[..., z])
+        # The largest component: papillary muscles in the cavity are components of their own.
+        ring = components == 1 + np.argmax(np.bincount(components.ravel(), minlength=2)[1:])
+        next_to_cavity = ndimage.binary_dilation(cavity[..., z]) & ring
+        if next_to_cavity.any():
+            inside = np.pad(ndimage.binary_fill_holes(cavity[..., z] | wall[..., z]), 1)  # outside the image is outside
             distance = np.asarray(ndimage.distance_transform_edt(inside, sampling=spacing_xy))[1:-1, 1:-1]
-            thickest = float(np.fmax(thickest, distance[beside].max()))
+            thickest = float(np.fmax(thickest, distance[next_to_cavity].max()))
     return thickest
 
 
@@ -114,8 +116,8 @@ def area_mm2(mask: np.ndarray, spacing: Sequence[float]) -> float:
 def length_mm(mask: np.ndarray, spacing: Sequence[float]) -> float:
     """Extent of a [X, Y] mask along its principal axis, in mm; NaN where empty.
 
-    It stands in for the long axis of an atrium (valve to roof) without landmarks, and so is the wrong axis of an atrium
-    wider than it is long.
+    Used as the long axis of an atrium (valve to roof) because there are no landmarks. For an atrium
+    that is wider than long it is the wrong axis.
     """
     pixel = np.asarray(spacing, float)[:2]
     points = np.argwhere(mask) * pixel
@@ -124,17 +126,17 @@ def length_mm(mask: np.ndarray, spacing: Sequence[float]) -> float:
     points = points - points.mean(0)
     axis = np.linalg.eigh(points.T @ points)[1][:, -1]
     along = points @ axis
-    return float(np.ptp(along) + np.abs(axis) @ pixel)  # from edge to edge of the end pixels, not centre to centre
+    return float(np.ptp(along) + np.abs(axis) @ pixel)  # from edge to edge of the end pixels
 
 
 def biplane_volume_ml(area_2ch_mm2: float, area_4ch_mm2: float, length_2ch_mm: float, length_4ch_mm: float) -> float:
-    """Area-length volume of the left atrium from two long-axis planes: 8 / (3 pi) x A2 x A4 / mean length, in mL."""
+    """Area-length volume from two long-axis planes: 8 / (3 pi) x A2 x A4 / mean length, in mL."""
     length = (length_2ch_mm + length_4ch_mm) / 2
     return 8 / (3 * math.pi) * area_2ch_mm2 * area_4ch_mm2 / length / 1000 if length > 0 else NAN
 
 
 def single_plane_volume_ml(area: float, length: float) -> float:
-    """Area-length volume from one plane, as for the right atrium: 8 A^2 / (3 pi L), in mL, from mm2 and mm."""
+    """Area-length volume from one plane: 8 A^2 / (3 pi L), in mL, from mm2 and mm."""
     return 8 * area**2 / (3 * math.pi * length) / 1000 if length > 0 else NAN
 
 
@@ -146,7 +148,7 @@ def _section(label: np.ndarray, structure: str, spacing: Sequence[float]) -> tup
 def la_volume_ml(
     label_2ch: np.ndarray, spacing_2ch: Sequence[float], label_4ch: np.ndarray, spacing_4ch: Sequence[float]
 ) -> float:
-    """Biplane volume of the left atrium from the labels [X, Y(, 1)] of one phase; NaN where either plane shows none."""
+    """Biplane left atrial volume from labels [X, Y(, 1)] of one phase; NaN if one is missing."""
     (area2, length2), (area4, length4) = (
         _section(label, "la_cavity", spacing) for label, spacing in ((label_2ch, spacing_2ch), (label_4ch, spacing_4ch))
     )
@@ -154,12 +156,12 @@ def la_volume_ml(
 
 
 def ra_volume_ml(label_4ch: np.ndarray, spacing: Sequence[float]) -> float:
-    """Single-plane volume of the right atrium from the 4-chamber label [X, Y(, 1)]; NaN where it shows none."""
+    """Single-plane right atrial volume from the 4-chamber label [X, Y(, 1)]; NaN if missing."""
     return single_plane_volume_ml(*_section(label_4ch, "ra_cavity", spacing))
 
 
 def atrial(ed: Stack | None, es: Stack | None, structures: Sequence[str]) -> dict[str, float]:
-    """Single-plane area-length volumes of the atria in one long-axis plane that `structures` allow; keys of `TITLE`."""
+    """Area-length volumes of the atria among `structures` in a long-axis plane; keys of `TITLE`."""
     out = {}
     for side in ("la", "ra"):
         if f"{side}_cavity" in structures:
@@ -172,18 +174,18 @@ def atrial(ed: Stack | None, es: Stack | None, structures: Sequence[str]) -> dic
 def measures(
     plane: str, ed: Stack | None, es: Stack | None, structures: Sequence[str], heart_rate: float = NAN
 ) -> dict[str, float]:
-    """What one plane can measure: `ventricular` of a short-axis stack, `atrial` of a long-axis plane."""
+    """The measures of a plane: `ventricular` for the short axis, `atrial` for a long axis."""
     return ventricular(ed, es, structures, heart_rate) if plane == "sax" else atrial(ed, es, structures)
 
 
 def of_heart(
     views: Mapping[str, tuple[Stack | None, Stack | None, Sequence[str]]], heart_rate: float = NAN
 ) -> dict[tuple[str, str], float]:
-    """What a subject's planes can measure, by plane (or BIPLANE) and name of the measure.
+    """All measures of a subject, by plane (or BIPLANE) and name of the measure.
 
-    views: plane -> ED, ES, and the structures that were annotated or predicted, as in `ventricular`.
+    views: plane -> ED, ES and the structures that were annotated or predicted, as in `ventricular`.
     """
-    found = {
+    values = {
         (plane, name): value
         for plane, view in views.items()
         for name, value in measures(plane, *view, heart_rate).items()
@@ -192,5 +194,5 @@ def of_heart(
         (two_ed, two_es, _), (four_ed, four_es, _) = (views[plane] for plane in anatomy.LONG_AXIS)
         for phase, two, four in (("ed", two_ed, four_ed), ("es", two_es, four_es)):
             volume = NAN if two is None or four is None else la_volume_ml(*two, *four)
-            found[BIPLANE, f"la_volume_{phase}_ml"] = volume
-    return found
+            values[BIPLANE, f"la_volume_{phase}_ml"] = volume
+    return values

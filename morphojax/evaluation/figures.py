@@ -1,6 +1,6 @@
-"""Every picture that the project draws. The only file that knows matplotlib, and it keeps no global state.
+"""All figures of the project. The only module that uses matplotlib; it keeps no global state.
 
-A subject appears by its index, never by its id.
+Figures show the index of a subject, never its id.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from sklearn.metrics import roc_curve
 from morphojax import anatomy
 from morphojax.evaluation import agreement
 
-FILL = 0.35  # opacity inside a structure: the image must stay readable beneath
+FILL = 0.35  # opacity inside a structure, so that the image stays visible
 _PALETTE = np.zeros((256, 3), np.float32)
 for _name, _id in anatomy.LABEL_ID.items():
     _PALETTE[_id] = anatomy.COLOUR[_name]
@@ -36,8 +36,9 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 def _paint(image: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """[H, W] image and label -> uint8 [H, W, 3]: opaque outlines, transparent structures."""
     if image.ndim != 2 or image.shape != label.shape:
-        raise ValueError(f"overlay wants image and label of one [H, W] shape, got {image.shape} and {label.shape}")
+        raise ValueError(f"overlay needs image and label of the same [H, W] shape, got {image.shape} and {label.shape}")
     padded = np.pad(label, 1, mode="edge")
     edge = np.zeros(label.shape, bool)
     for shifted in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]):
@@ -48,9 +49,10 @@ def _paint(image: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, label: np.ndarray, prediction: np.ndarray | None = None) -> np.ndarray:
-    """The label in `anatomy.COLOUR` on the grey image; with a prediction, label left and prediction right.
+    """The label over the grey image; with a prediction, label left and prediction right.
 
-    image [H, W], uint8 or float in [0, 1]; label and prediction [H, W] of canonical ids. Returns uint8 [H, W or 2W, 3].
+    image [H, W], uint8 or float in [0, 1]; label and prediction [H, W] of canonical ids. Returns
+    uint8 [H, W or 2W, 3].
     """
     label = np.asarray(label, np.uint8)
     panels = [_paint(np.asarray(image), label)]
@@ -107,7 +109,10 @@ def _present(labels: Sequence[np.ndarray]) -> tuple[str, ...]:
 
 
 def contact_sheet(path: str | Path, tiles: Sequence[tuple[np.ndarray, np.ndarray, str]], columns: int = 8) -> None:
-    """Many slices on one page, labels overlaid. tiles: (image [H, W] uint8, label [H, W] canonical ids, title)."""
+    """Slices with overlaid labels on one page.
+
+    tiles: (image [H, W] uint8, label [H, W] canonical ids, title).
+    """
     pictures = [(overlay(image, label), title) for image, label, title in tiles]
     _gallery(path, pictures, columns, _present([label for _, label, _ in tiles]))
 
@@ -115,14 +120,14 @@ def contact_sheet(path: str | Path, tiles: Sequence[tuple[np.ndarray, np.ndarray
 def worst_cases(
     path: str | Path, tiles: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, str]], columns: int = 3
 ) -> None:
-    """Slices of the lowest scores, reference left and prediction right. tiles: (image, label, prediction, title)."""
+    """Slices with the lowest scores, reference left. tiles: (image, label, prediction, title)."""
     pictures = [(overlay(image, label, prediction), title) for image, label, prediction, title in tiles]
     shown = _present([x for _, label, prediction, _ in tiles for x in (label, prediction)])
     _gallery(path, pictures, columns, shown, caption="left: reference, right: prediction")
 
 
 def bland_altman(path: str | Path, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Difference against mean, a panel a measure.
+    """Bland-Altman plots (difference against mean), one panel per measure.
 
     pairs: title with unit -> (reference [N], predicted [N]), NaN = missing.
     """
@@ -153,12 +158,15 @@ def bland_altman(path: str | Path, pairs: Mapping[str, tuple[np.ndarray, np.ndar
 
 
 def score_strip(path: str | Path, scores: Mapping[tuple[str, str], np.ndarray], ylabel: str = "Dice") -> None:
-    """A box and every point, a column per (structure, phase). scores: (structure, phase) -> [N], NaN = not counted."""
+    """A box plot with all points per (structure, phase).
+
+    scores: (structure, phase) -> [N], NaN = not counted.
+    """
     if not scores:
         raise ValueError(f"nothing to draw in {path}: no scores were given")
     figure = _figure(1.6 + 1.1 * len(scores), 3.6)
     axis = figure.subplots()
-    spread = np.random.default_rng(0)
+    random = np.random.default_rng(0)
     for x, ((structure, _), values) in enumerate(scores.items()):
         values = np.asarray(values, float)
         values = values[np.isfinite(values)]
@@ -167,7 +175,7 @@ def score_strip(path: str | Path, scores: Mapping[tuple[str, str], np.ndarray], 
             axis.boxplot(
                 values, positions=[x], widths=0.55, showfliers=False, manage_ticks=False, medianprops={"color": "black"}
             )
-        jitter = spread.uniform(-0.18, 0.18, values.size)
+        jitter = random.uniform(-0.18, 0.18, values.size)
         axis.scatter(x + jitter, values, s=10, color=[colour], alpha=0.7, linewidths=0)
     axis.set_xticks(range(len(scores)), [f"{anatomy.LABEL_NAME[s]}\n{phase}" for s, phase in scores], fontsize=8)
     axis.set_ylabel(ylabel)
@@ -182,9 +190,10 @@ def predictions(
     classes: Sequence[str] = (),
     unit: str = "",
 ) -> None:
-    """A panel a predictor: ROC curves, each class against the rest, or, without classes, predicted against reference.
+    """One panel per predictor: ROC curves, or without classes, predicted against reference values.
 
-    panels: title -> (target int [N], probability [N, C]) or (reference [N], predicted [N]), the latter two in `unit`.
+    panels: title -> (target int [N], probability [N, C]), or (reference [N], predicted [N]) in
+      `unit`.
     """
     if not panels:
         raise ValueError(f"nothing to draw in {path}: no predictions were given")
@@ -205,7 +214,7 @@ def _roc(axis: Any, target: np.ndarray, probability: np.ndarray, classes: Sequen
     axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
     for c, name in enumerate(classes):
         positive = target == c
-        # Of two classes, one curve is the other's mirror image.
+        # With two classes the curves mirror each other: draw one.
         if positive.all() or not positive.any() or (len(classes) == 2 and c == 0):
             continue
         false, true, _ = roc_curve(positive, probability[:, c])

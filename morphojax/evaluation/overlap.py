@@ -1,16 +1,18 @@
-"""Overlap and surface distance of two masks on the image's own grid, in mm.
+"""Overlap and surface distances of two masks on the grid of the image, in mm.
 
-Libraries disagree in two places, so the conventions are stated:
+Libraries differ in two conventions. Here:
 
-- Empty masks. Both empty: not counted (NaN). One empty: Dice 0, and every distance is the image's diagonal in mm.
-- The 95th percentile of the Hausdorff distance. `hd95` takes it over the distances of both directions pooled (medpy's);
-  `hd95_directed` takes it in each direction and keeps the larger (MONAI's). They can differ by millimetres.
+- Empty masks. Both empty: not counted (NaN). One empty: Dice 0, and all distances are the diagonal
+  of the image in mm.
+- 95th percentile of the Hausdorff distance. `hd95`: percentile of the pooled distances of both
+  directions (as medpy). `hd95_directed`: the larger of the two directions' percentiles (as MONAI).
+  They can differ by millimetres.
 
-`assd` is the mean over the pooled distances of both directions (Heimann et al., IEEE TMI 2009; medpy and MONAI alike),
-not the mean of the two directions' means.
+`assd` is the mean of the pooled distances of both directions (Heimann et al., IEEE TMI 2009; medpy
+and MONAI too), not the mean of the two directions' means.
 
-The surface of a mask is its voxels with a face-neighbour outside the mask; beyond the image is outside. A stack of one
-slice is measured in 2-D: in 3-D every voxel of it would be surface.
+The surface of a mask is its voxels with a face neighbour outside the mask; beyond the image is
+outside. A stack of one slice is measured in 2-D, because in 3-D all its voxels are surface.
 """
 
 import dataclasses
@@ -30,13 +32,13 @@ class Score:
     hd95: float
     hd95_directed: float
     assd: float
-    missed: bool  # drawn by the reference, absent from the prediction
-    spurious: bool  # predicted where the reference has none
+    missed: bool  # in the reference, not in the prediction
+    spurious: bool  # in the prediction, not in the reference
 
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    n_valid: int  # scores that are counted; the missed and the spurious are among them
+    n_valid: int  # scores that are counted, including missed and spurious ones
     n_missed: int
     n_spurious: int
 
@@ -44,12 +46,12 @@ class Counts:
 def _masks(reference: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     reference, predicted = np.asarray(reference, bool), np.asarray(predicted, bool)
     if reference.shape != predicted.shape:
-        raise ValueError(f"masks of two shapes cannot be compared: {reference.shape} and {predicted.shape}")
+        raise ValueError(f"masks must have the same shape, got {reference.shape} and {predicted.shape}")
     return reference, predicted
 
 
 def _flat(reference: np.ndarray, predicted: np.ndarray, spacing: Spacing) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Checked masks and spacing, the slice axis dropped where it has one slice."""
+    """Checked masks and spacing, without the slice axis if there is one slice."""
     reference, predicted = _masks(reference, predicted)
     mm = np.asarray(spacing, float)
     if mm.shape != (reference.ndim,) or not (np.isfinite(mm) & (mm > 0)).all():
@@ -67,15 +69,15 @@ def dice(reference: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def diagonal_mm(shape: Sequence[int], spacing: Spacing) -> float:
-    """The diagonal of the image's extent: what a distance to an empty mask is charged."""
+    """The diagonal of the image: the distance that is assigned if one mask is empty."""
     return float(np.linalg.norm(np.asarray(shape) * np.asarray(spacing, float)))
 
 
 def surface_distances(reference: np.ndarray, predicted: np.ndarray, spacing: Spacing) -> tuple[np.ndarray, np.ndarray]:
-    """Distance in mm from each surface voxel of the prediction to the reference's surface, and the other way round.
+    """Distances in mm from the prediction's surface to the reference's, and vice versa.
 
-    Masks [X, Y, Z] (or [X, Y]) with neither empty; spacing in mm per axis. Only the bounding box of the two is visited:
-    every surface voxel lies in it, so the distances are exact.
+    Non-empty masks [X, Y, Z] or [X, Y]; spacing in mm per axis. Computed in the bounding box of
+    both masks, which holds all surface voxels, so the distances are exact.
     """
     reference, predicted, mm = _flat(reference, predicted, spacing)
     if not reference.any() or not predicted.any():
@@ -87,18 +89,21 @@ def surface_distances(reference: np.ndarray, predicted: np.ndarray, spacing: Spa
 
 
 def score(reference: np.ndarray, predicted: np.ndarray, spacing: Spacing) -> Score:
-    """All scores of one structure. Boolean masks [X, Y, Z] (Z = 1: 2-D) or [X, Y]; spacing in mm per axis."""
+    """All scores of one structure.
+
+    Boolean masks [X, Y, Z] (Z = 1: 2-D) or [X, Y]; spacing in mm per axis.
+    """
     reference, predicted, mm = _flat(reference, predicted, spacing)
-    drawn, found = bool(reference.any()), bool(predicted.any())
-    if not (drawn and found):
-        distance = diagonal_mm(reference.shape, mm) if drawn or found else float("nan")
-        return Score(dice(reference, predicted), distance, distance, distance, drawn, found)
-    there, back = surface_distances(reference, predicted, mm)
-    pooled = np.concatenate([there, back])
+    in_reference, in_predicted = bool(reference.any()), bool(predicted.any())
+    if not (in_reference and in_predicted):
+        distance = diagonal_mm(reference.shape, mm) if in_reference or in_predicted else float("nan")
+        return Score(dice(reference, predicted), distance, distance, distance, in_reference, in_predicted)
+    to_reference, to_predicted = surface_distances(reference, predicted, mm)
+    pooled = np.concatenate([to_reference, to_predicted])
     return Score(
         dice=dice(reference, predicted),
         hd95=float(np.percentile(pooled, 95)),
-        hd95_directed=float(max(np.percentile(there, 95), np.percentile(back, 95))),
+        hd95_directed=float(max(np.percentile(to_reference, 95), np.percentile(to_predicted, 95))),
         assd=float(pooled.mean()),
         missed=False,
         spurious=False,
@@ -121,7 +126,7 @@ def assd(reference: np.ndarray, predicted: np.ndarray, spacing: Spacing) -> floa
 
 
 def counts(scores: Sequence[Score]) -> Counts:
-    """How many scores stand behind a mean, and how many structures were missed or invented."""
+    """The number of scores that are counted, and of missed and spurious structures."""
     return Counts(
         n_valid=sum(not np.isnan(s.dice) for s in scores),
         n_missed=sum(s.missed for s in scores),

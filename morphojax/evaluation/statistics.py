@@ -1,4 +1,7 @@
-"""Intervals over subjects, and paired differences between two arms. Seeded: the same numbers give the same interval."""
+"""Bootstrap intervals over subjects, and paired differences between two arms.
+
+Seeded, so results are reproducible.
+"""
 
 import dataclasses
 import warnings
@@ -12,7 +15,7 @@ NAN = float("nan")
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A mean over n subjects and its bootstrap interval; bounds are NaN where n < 2."""
+    """A mean over n subjects and its bootstrap interval; the bounds are NaN if n < 2."""
 
     n: int
     mean: float
@@ -22,7 +25,7 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Paired:
-    """The mean of b - a over the n subjects that both arms scored, its interval, and Wilcoxon's signed-rank p-value."""
+    """The mean of b - a over n subjects, its interval, and Wilcoxon's signed-rank p-value."""
 
     n: int
     mean: float
@@ -32,7 +35,7 @@ class Paired:
 
 
 def per_subject(values: Sequence[float] | np.ndarray, subjects: Sequence[Hashable]) -> dict[Hashable, float]:
-    """The mean of each subject's finite values: two phases of one heart are not two independent draws."""
+    """The mean of each subject's finite values: phases of a heart are not independent samples."""
     values = np.asarray(values, float)
     if len(values) != len(subjects):
         raise ValueError(f"{len(values)} values for {len(subjects)} subjects")
@@ -46,9 +49,12 @@ def per_subject(values: Sequence[float] | np.ndarray, subjects: Sequence[Hashabl
 def bootstrap_mean(
     values: Sequence[float] | np.ndarray, confidence: float = 0.95, resamples: int = 5000, seed: int = 0
 ) -> Interval:
-    """Mean of one value per subject with its BCa bootstrap interval (Efron 1987). NaN values are left out.
+    """Mean of one value per subject with its BCa bootstrap interval (Efron 1987).
 
-    Constant data have no spread to resample: the interval is the mean. Where BCa is undefined, percentiles serve.
+    NaN values are left out.
+
+    For constant data the interval is the mean. Where BCa is undefined, the percentile interval is
+    used.
     """
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
@@ -85,7 +91,10 @@ def paired_difference(
     resamples: int = 5000,
     seed: int = 0,
 ) -> Paired:
-    """How much arm b exceeds arm a on the same subjects, in the same order. A pair with a NaN is left out."""
+    """The difference b - a of two arms on the same subjects in the same order.
+
+    A pair with a NaN is left out.
+    """
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(f"paired arms need the same subjects in the same order, got shapes {a.shape} and {b.shape}")

@@ -1,4 +1,7 @@
-"""Scores and clinical measures per subject -> what is told of a split: means with intervals, agreement, and their text. No subject ids."""
+"""Summary of a split: means with intervals, agreement of clinical measures, and their text.
+
+It holds no subject ids.
+"""
 
 import dataclasses
 from typing import Any
@@ -22,10 +25,13 @@ CONVENTIONS = {
 
 
 def summarise(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """A row per plane, structure and phase, the phases pooled, and the mean over structures: `n_subjects`, `n_valid`,
-    `n_missed`, `n_spurious`, and for each metric its mean, `_low` and `_high`."""
+    """A row per plane, structure and phase, for pooled phases, and for the mean over structures.
+
+    Columns: `n_subjects`, `n_valid`, `n_missed`, `n_spurious`, and for each metric its mean, `_low`
+      and `_high`.
+    """
     return pd.concat(
-        [_summarise(plane, of, seed) for plane, of in scores.groupby("plane", sort=False)], ignore_index=True
+        [_summarise(plane, rows, seed) for plane, rows in scores.groupby("plane", sort=False)], ignore_index=True
     )
 
 
@@ -53,7 +59,7 @@ def _summarise(plane: Any, scores: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def agree(measures: pd.DataFrame) -> pd.DataFrame:
-    """Agreement per clinical measure, over subjects of whom both values are there."""
+    """Agreement per clinical measure, over the subjects with both values."""
     return pd.DataFrame(
         [
             {"plane": plane, "measure": name} | dataclasses.asdict(agreement.bland_altman(*pair(group)))
@@ -63,17 +69,17 @@ def agree(measures: pd.DataFrame) -> pd.DataFrame:
 
 
 def pair(group: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [N] each, by reference and by prediction, of the N rows of one measure."""
+    """Reference and prediction of one measure, float64 [N] each."""
     return group["reference"].to_numpy(float), group["predicted"].to_numpy(float)
 
 
 def title(plane: Any, measure: Any, several: bool) -> str:
-    """Of a clinical measure; with the plane where there are several of them."""
+    """Title of a clinical measure, with the plane if there are several."""
     return clinical.TITLE[measure] + (f", {plane}" if several else "")
 
 
 def table_text(summary: pd.DataFrame, agreed: pd.DataFrame) -> str:
-    """Both tables as they are printed: no subject ids."""
+    """Both tables as text."""
 
     def interval(row: Any, metric: str, digits: int) -> str:
         mean, low, high = (getattr(row, metric + end) for end in ("", "_low", "_high"))

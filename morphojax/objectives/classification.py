@@ -1,4 +1,4 @@
-"""Which class an example is of."""
+"""Classification of examples. Pure functions: logits -> loss, metrics."""
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +10,17 @@ Array = jax.Array
 
 
 def cross_entropy(logits: Array, label: Array, valid: Array | None = None) -> tuple[Array, dict[str, Array]]:
-    """-log softmax(logits)[label], the mean over the rows whose label is known.
+    """The mean of -log softmax(logits)[label] over the rows with a known label.
 
     Args:
       logits: [B, C], any float type, computed in float32.
-      label: int [B], 0..C-1; anything else is unknown and counts nowhere.
-      valid: bool [B]; rows that are False are padding. None: all valid.
+      label: int [B], 0..C-1; any other value means unknown, and the row is ignored.
+      valid: bool [B]; False for padding. None: all valid.
 
     Returns:
       loss: float32 scalar (0 where no label is known).
-      metrics: float32 scalars without gradient: `accuracy`; `balanced_accuracy`, the mean over the classes that are there
-        of the share of their members that are told right.
+      metrics: float32 scalars without gradient: `accuracy`; `balanced_accuracy`, the recall
+        averaged over the classes that occur.
 
     Raises:
       ValueError: the shapes do not fit, or there are fewer than two classes.
@@ -32,11 +32,11 @@ def cross_entropy(logits: Array, label: Array, valid: Array | None = None) -> tu
     logits = jnp.where(known[:, None], logits.astype(jnp.float32), 0.0)
     label = jnp.where(known, label, 0)
     loss = masked_mean(optax.softmax_cross_entropy_with_integer_labels(logits, label), known)
-    right = (jnp.argmax(logits, axis=1) == label) & known
+    correct = (jnp.argmax(logits, axis=1) == label) & known
     members = jax.nn.one_hot(label, classes) * known[:, None]
-    of_class = (members * right[:, None]).sum(0) / jnp.maximum(members.sum(0), 1)
+    recall = (members * correct[:, None]).sum(0) / jnp.maximum(members.sum(0), 1)
     metrics = {
-        "accuracy": masked_mean(right.astype(jnp.float32), known),
-        "balanced_accuracy": masked_mean(of_class, members.sum(0) > 0),
+        "accuracy": masked_mean(correct.astype(jnp.float32), known),
+        "balanced_accuracy": masked_mean(recall, members.sum(0) > 0),
     }
     return loss, jax.lax.stop_gradient(metrics)

@@ -1,4 +1,7 @@
-"""Columns of the table predicted, from the image or from the rest of the row. Pure functions: prediction -> loss, metrics."""
+"""Prediction of table columns, from the image or from other columns.
+
+Pure functions: prediction -> loss, metrics.
+"""
 
 import math
 from collections.abc import Sequence
@@ -22,33 +25,37 @@ def regression(
     valid: Array | None = None,
     delta: float | None = None,
 ) -> tuple[Array, Metrics]:
-    """The squared error of continuous columns: the mean over columns of each column's mean over the rows that know it.
+    """Squared error of continuous columns: the mean over known rows, then over columns.
 
-    So a column with many gaps counts as much as a full one. A column that no row of the batch knows is left out.
+    A column with many missing values has the same weight as a complete one. A column without any
+    known value in the batch is left out.
 
     Args:
       prediction: [B, len(columns)], any float type, in the order of `columns`.
       values: [B, F], continuous columns standardised on the training rows; no gradient.
-      missing: bool [B, F]; what `values` holds there is not read. A value that is not finite counts as missing.
-      columns: indices of the continuous columns that are predicted.
-      valid: bool [B]; rows that are False are padding. None: all valid.
-      delta: in standard deviations; an error e beyond it costs 2 delta |e| - delta^2 instead of e^2, twice the function
-        of Huber 1964 ("Robust estimation of a location parameter", Ann. Math. Stat. 35), so that small errors cost the
-        same with and without it. None: e^2 throughout.
+      missing: bool [B, F]; `values` is not read there. A value that is not finite counts as
+        missing.
+      columns: indices of the continuous columns to predict.
+      valid: bool [B]; False for padding. None: all valid.
+      delta: in standard deviations. An error e above it costs 2 delta |e| - delta^2 instead of e^2:
+        twice the function of Huber 1964 ("Robust estimation of a location parameter", Ann. Math.
+        Stat. 35), so that small errors cost the same with and without delta. None: e^2 for all
+        errors.
 
     Returns:
-      loss: float32 scalar (0 when nothing is known).
-      metrics: float32 scalars without gradient. `mse`, the loss without delta; `r2` = 1 - mse / the same mean of the
-        squared values: the share of variance explained out of sample, against the mean of the training rows, which
-        standardising has put at 0 (0 where nothing is known).
+      loss: float32 scalar (0 when no value is known).
+      metrics: float32 scalars without gradient. `mse`: the loss without delta. `r2` = 1 - mse /
+        (the same mean of the squared values): the fraction of variance explained, relative to the
+        mean of the training rows, which is 0 after standardisation (0 where no value is known).
 
     Raises:
-      ValueError: the shapes do not fit, columns are none, repeated or outside 0..F-1, or delta is not finite and above 0.
+      ValueError: the shapes do not fit, columns are none, repeated or outside 0..F-1, or delta is
+        not finite and above 0.
     """
     _check_table(values, missing=missing)
     chosen = np.asarray(columns, int)
     if not chosen.size or len(set(columns)) < len(chosen) or chosen.min() < 0 or chosen.max() >= values.shape[1]:
-        raise ValueError(f"columns must be different ones of 0..{values.shape[1] - 1}, got {chosen.tolist()}")
+        raise ValueError(f"columns must be distinct indices in 0..{values.shape[1] - 1}, got {chosen.tolist()}")
     if prediction.shape != (len(values), len(chosen)):
         raise ValueError(f"prediction must be [B, columns] = {(len(values), len(chosen))}, got {prediction.shape}")
     if delta is not None and not (math.isfinite(delta) and delta > 0):
@@ -71,26 +78,28 @@ def reconstruction(
     cardinalities: Sequence[int],
     valid: Array | None = None,
 ) -> tuple[Array, Metrics]:
-    """Hidden fields of a row told from the others, as in VIME (Yoon et al. 2020) and TIP (Du et al. 2024, arXiv:2407.07582).
+    """Prediction of masked columns.
 
-    Over the fields that are masked and known, loss = mean of (prediction - value)^2 for continuous columns and of
-    -log softmax(prediction)_code for categorical ones. Each field counts once, whatever its column and kind.
+    As in VIME (Yoon et al. 2020) and TIP (Du et al. 2024, arXiv:2407.07582). The loss is the mean
+    over all masked entries with a known value: (prediction - value)^2 for a continuous column, -log
+    softmax(prediction)_code for a categorical one. All entries have the same weight.
 
     Args:
-      prediction: [B, sum of cardinalities], any float type, columns in their order: a value for a continuous column, k
-        logits for one of k classes.
-      values: [B, F]: continuous columns standardised, categorical ones integer codes; no gradient.
-      missing: bool [B, F]; what `values` holds there is not read. A value that is not finite, and a code that is none of
-        0..k-1, counts as missing.
-      masked: bool [B, F], True where the encoder did not see the value.
+      prediction: [B, sum of cardinalities], any float type, in the order of the columns: one value
+        for a continuous column, k logits for a column of k classes.
+      values: [B, F]; continuous columns standardised, categorical columns as integer codes; no
+        gradient.
+      missing: bool [B, F]; `values` is not read there. A value that is not finite and a code
+        outside 0..k-1 count as missing.
+      masked: bool [B, F]; True where the value was masked for the encoder.
       cardinalities: for each column 1 (continuous) or its number of classes.
-      valid: bool [B]; rows that are False are padding. None: all valid.
+      valid: bool [B]; False for padding. None: all valid.
 
     Returns:
-      loss: float32 scalar (0 when no known field is masked).
-      metrics: float32 scalars without gradient, each over the masked and known fields of its kind, 0 without any.
-        `continuous`, the mean squared error; `categorical`, the mean cross-entropy; `accuracy`, the share of categorical
-        fields whose largest logit is that of their class.
+      loss: float32 scalar (0 when no known entry is masked).
+      metrics: float32 scalars without gradient, over the masked and known entries of each kind (0
+        without any). `continuous`: mean squared error; `categorical`: mean cross-entropy;
+        `accuracy`: the fraction of categorical entries whose largest logit is that of their class.
 
     Raises:
       ValueError: the shapes do not fit, or a cardinality is below 1.
@@ -107,19 +116,22 @@ def reconstruction(
     known = jnp.isfinite(values) & (continuous | is_code)
     counted = known & ~missing.astype(bool) & masked.astype(bool) & valid_rows(valid, len(values))[:, None]
     values = jax.lax.stop_gradient(jnp.where(counted, values.astype(jnp.float32), 0.0))
-    cost, hit = _fields(prediction.astype(jnp.float32), values, counted, sizes)
+    cost, correct = _entry_costs(prediction.astype(jnp.float32), values, counted, sizes)
     metrics = {
         "continuous": masked_mean(cost, counted & continuous),
         "categorical": masked_mean(cost, counted & ~continuous),
-        "accuracy": masked_mean(hit.astype(jnp.float32), counted & ~continuous),
+        "accuracy": masked_mean(correct.astype(jnp.float32), counted & ~continuous),
     }
     return masked_mean(cost, counted), jax.lax.stop_gradient(metrics)
 
 
-def _fields(prediction: Array, values: Array, counted: Array, sizes: np.ndarray) -> tuple[Array, Array]:
-    """The cost of each field, and whether its class is hit: [B, F] twice. Columns of one cardinality go together."""
+def _entry_costs(prediction: Array, values: Array, counted: Array, sizes: np.ndarray) -> tuple[Array, Array]:
+    """[B, F] twice: the cost of each entry, and whether its class is predicted correctly.
+
+    Columns of the same cardinality are computed together.
+    """
     first = np.cumsum(sizes) - sizes
-    cost, hit = jnp.zeros(values.shape, jnp.float32), jnp.zeros(values.shape, bool)
+    cost, correct = jnp.zeros(values.shape, jnp.float32), jnp.zeros(values.shape, bool)
     for k in np.unique(sizes):
         columns = np.flatnonzero(sizes == k)
         out = prediction[:, first[columns][:, None] + np.arange(k)]
@@ -129,12 +141,12 @@ def _fields(prediction: Array, values: Array, counted: Array, sizes: np.ndarray)
             continue
         code = values[:, columns].astype(jnp.int32)
         cost = cost.at[:, columns].set(optax.losses.softmax_cross_entropy_with_integer_labels(out, code))
-        hit = hit.at[:, columns].set(jnp.argmax(out, axis=-1) == code)
-    return cost, hit
+        correct = correct.at[:, columns].set(jnp.argmax(out, axis=-1) == code)
+    return cost, correct
 
 
 def _mean_of_columns(x: Array, known: Array) -> Array:
-    """[B, F] twice -> the mean, over the columns that are known anywhere, of their means."""
+    """[B, F] twice -> the mean over known rows, then over the columns with any known row."""
     rows = jnp.sum(known, axis=0)
     mean = jnp.sum(jnp.where(known, x, 0.0), axis=0) / jnp.maximum(rows, 1)
     return masked_mean(mean, rows > 0)

@@ -1,18 +1,20 @@
-"""Contrast within a batch, of images with table rows or of two views. Pure functions: embeddings -> loss, metrics.
+"""Contrastive losses over a batch: images against table rows, or two views.
 
-The family differs in two things only, and both are arguments: who is a *positive* of whom (what a row should be near) and
-who is a *negative* (what it is told from: the rest of its denominator). `targets` makes both.
+Pure functions: embeddings -> loss, metrics.
 
-    ordinary (CLIP, SimCLR)             positives None                            negatives None
-    a subject twice in a batch          positives None                            negatives distinct(subject)
-    without false negatives             positives None                            negatives ~same_label(label)
-    supervised (SupCon)                 positives same_label(label)               negatives None
-    the binary variants of both         as above, with same_label(label, only=1)
-    nearest neighbours, soft targets    positives nearest(...) or soft(...)       negatives None
+The variants differ in two arguments only. The *positives* of an anchor are the rows that the loss
+brings closer to it. Its *negatives* are the other rows in the denominator of its softmax. `targets`
+computes both.
+
+    standard (CLIP, SimCLR)            positives None                      negatives None several
+    rows of one subject        positives None                      negatives distinct(subject) false
+    negatives removed            positives None                      negatives ~same_label(label)
+    supervised (SupCon)                positives same_label(label)         negatives None binary
+    variants of the two above   the same, with same_label(label, only=1) nearest neighbours, soft
+    targets   positives nearest(...) or soft(...) negatives None
 """
 
 import itertools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -25,49 +27,12 @@ from morphojax.objectives.embeddings import (
     valid_rows,
     zero_padding,
 )
+from morphojax.objectives.temperature import inverse_temperature
 
 Array = jax.Array
 Metrics = dict[str, Array]
 
-_NEGATIVE = float(jnp.finfo(jnp.float32).min)  # masks a logit; finite, so that a row without any negative stays finite
-_LOWEST, _LARGEST = math.log(0.01), math.log(1.0)  # of a learned log temperature
-
-
-def check_temperature(temperature: float) -> None:
-    """Raises ValueError for a temperature of a config that is not a finite number above 0."""
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"a temperature must be finite and above 0 (0.1 is usual), got {temperature}")
-
-
-def inverse_temperature(log_temperature: Array | float) -> Array:
-    """1 / tau, float32, by which cosines become logits. Raises ValueError for a float that is not finite."""
-    if isinstance(log_temperature, float) and not math.isfinite(log_temperature):
-        raise ValueError(f"log_temperature must be finite, got {log_temperature}")
-    return jnp.exp(-jnp.asarray(log_temperature, jnp.float32))
-
-
-@jax.custom_vjp
-def clip_log_temperature(log_temperature: Array) -> Array:
-    """A learned log temperature, kept between log 0.01 and log 1.
-
-    CLIP keeps its logit scale 1 / tau at most 100 (Radford et al. 2021, arXiv:2103.00020, section 2.5). At tau = 1 the
-    logits are the bare cosines, too narrow a range for the softmax of a large batch to be sharp, and nothing above is
-    of use. CLIP clips the parameter after each update; this clips where it is used, so beyond a bound the gradient
-    passes only where a step against it leads back: a plain clip would leave the parameter stuck outside.
-    """
-    return jnp.clip(log_temperature, _LOWEST, _LARGEST)
-
-
-def _clip_forward(log_temperature: Array) -> tuple[Array, Array]:
-    return clip_log_temperature(log_temperature), log_temperature
-
-
-def _clip_backward(log_temperature: Array, gradient: Array) -> tuple[Array]:
-    outward = ((log_temperature < _LOWEST) & (gradient > 0)) | ((log_temperature > _LARGEST) & (gradient < 0))
-    return (jnp.where(outward, 0.0, gradient),)
-
-
-clip_log_temperature.defvjp(_clip_forward, _clip_backward)
+_NEGATIVE = float(jnp.finfo(jnp.float32).min)  # value of a masked logit; finite, so a fully masked row gives no NaN
 
 
 def info_nce(
@@ -79,44 +44,48 @@ def info_nce(
     positives: Array | None = None,
     negatives: Array | None = None,
 ) -> tuple[Array, Metrics]:
-    """Cross-entropy between the images and the table rows of a batch, both ways.
+    """Cross-entropy between the images and the table rows of a batch, in both directions.
 
-    With logits l_ij = cosine(image i, table j) / tau, p the positives divided by the sum of their row, and D_i = the negatives
-    and the positives of i, and i itself,
+    Let l_ij = cosine(image i, table j) / tau, let p be the positives divided by their row sums, and
+    let D_i hold the negatives of i, the positives of i and i itself. Then
 
         loss_i = -sum_j p_ij log(exp(l_ij) / sum_{k in D_i} exp(l_ik)),
 
-    averaged over the images that have a positive; the same with everything transposed for the tables, divided anew;
-    and, with w = image_to_table_weight, loss = w * (image to table) + (1 - w) * (table to image).
-    With identity for p this is Hager, Menten and
-    Rueckert 2023 (arXiv:2303.14080, eq. 1 and 2), whose lambda is w, with the positive in the denominator; with
-    labels it is the outer form of Khosla et al. 2020 (arXiv:2004.11362, eq. 2) across the two modalities.
+    averaged over the images that have a positive. The table-to-image direction is the same with all
+    matrices transposed, and p divided by the new row sums. With w = image_to_table_weight,
+    loss = w * (image to table) + (1 - w) * (table to image).
+
+    With p the identity this is Hager, Menten and Rueckert 2023 (arXiv:2303.14080, eq. 1 and 2;
+    their lambda is w), with the positive in the denominator. With positives from labels it is the
+    outer form of Khosla et al. 2020 (arXiv:2004.11362, eq. 2) across two modalities.
 
     Args:
       image, table: [B, P], any norm and float type; row i of both is the same subject.
-      log_temperature: scalar; fixed or learned, and differentiated.
-      image_to_table_weight: of the image-to-table direction, in [0, 1].
-      valid: bool [B]; rows that are False are padding: neither a positive nor a negative of anything. None: all valid.
-      positives: [B, B], bool or weights >= 0: (i, j) says how much image i should be near table j. No gradient. A row
-        without any positive is left out of its direction. None: each row its own.
-      negatives: bool [B, B]: may table j stand in the denominator of image i, and image i in that of table j. None: all.
+      log_temperature: scalar, fixed or learned; the loss is differentiable in it.
+      image_to_table_weight: w, in [0, 1].
+      valid: bool [B]; False for padding, which is neither a positive nor a negative. None: all
+        valid.
+      positives: [B, B], bool or weights >= 0; (i, j) is the weight of table j as a positive of
+        image i. No gradient. A row without a positive is left out of its direction. None: the
+        identity.
+      negatives: bool [B, B]; (i, j): table j enters the denominator of image i, and image i that of
+        table j. None: all.
 
     Returns:
       loss: float32 scalar (0 when there is no valid row).
-      metrics: float32 scalars without gradient. `loss_image_to_table`, `loss_table_to_image`;
-        `top1_*` and `top5_*` in both directions, the image_to_table_weight of valid rows whose own row is among the 1 or 5 largest
-        logits, against its negatives alone (so another row of the same subject does not count when `negatives` leaves it
-        out, and other positives do when it does not), ties counted against us; `temperature`;
-        `embedding_norm_image`, `embedding_norm_table`, mean norms before normalisation; `effective_rank_image`,
-        `effective_rank_table`, of the unit embeddings.
+      metrics: float32 scalars without gradient. `loss_image_to_table`, `loss_table_to_image`.
+        `top1_*`, `top5_*`, both directions: the fraction of valid rows whose own pair is among the
+        1 or 5 largest logits. It is ranked against its negatives only, so a second row of the
+        subject counts only if it is in `negatives`. A tie counts as an error. `temperature`.
+        `embedding_norm_image`, `embedding_norm_table`: mean norms before normalisation.
+        `effective_rank_image`, `effective_rank_table`: of the unit embeddings.
 
     Raises:
-      ValueError: the shapes do not fit, image_to_table_weight lies outside [0, 1], or a log temperature given as a float is not finite.
+      ValueError: the shapes do not fit, image_to_table_weight lies outside [0, 1], or a log
+        temperature given as a float is not finite.
     """
     if not 0 <= image_to_table_weight <= 1:
-        raise ValueError(
-            f"image_to_table_weight is that of the image-to-table direction, in [0, 1], got {image_to_table_weight}"
-        )
+        raise ValueError(f"image_to_table_weight must lie in [0, 1], got {image_to_table_weight}")
     image, table, valid = _embeddings(image, table, valid)
     positives, negatives = _pairs(positives, negatives, valid)
     logits = cosines(image, table) * inverse_temperature(log_temperature)
@@ -126,30 +95,30 @@ def info_nce(
     metrics = {
         "loss_image_to_table": image_to_table,
         "loss_table_to_image": table_to_image,
-        **_retrieval_both_ways(logits, negatives, valid),
+        **_retrieval_both_directions(logits, negatives, valid),
         **_description(log_temperature, valid, image=image, table=table),
     }
-    return image_to_table_weight * image_to_table + (1 - image_to_table_weight) * table_to_image, jax.lax.stop_gradient(
-        metrics
-    )
+    loss = image_to_table_weight * image_to_table + (1 - image_to_table_weight) * table_to_image
+    return loss, jax.lax.stop_gradient(metrics)
 
 
 def between_planes(
     embedding: Array, present: Array, log_temperature: Array | float, negatives: Array | None = None
 ) -> tuple[Array, Metrics]:
-    """Symmetric `info_nce` between every two planes of the same subjects, averaged over the pairs that two subjects or more have.
+    """Symmetric `info_nce` between each pair of planes, averaged over the pairs.
 
-    The contrast of several views of Tian et al., "Contrastive multiview coding", ECCV 2020 (arXiv:1906.05849, section 3.2, the full
-    graph), within a batch.
+    A pair of planes counts if at least two subjects have both. The "full graph" loss of Tian et
+    al., "Contrastive multiview coding", ECCV 2020 (arXiv:1906.05849, section 3.2), computed within
+    a batch.
 
     Args:
       embedding: [B, V, P], any norm and float type: V planes of B subjects.
-      present: bool [B, V]; a plane that a subject lacks has neither influence nor gradient.
+      present: bool [B, V]; a plane that a subject lacks has no influence and gets no gradient.
       log_temperature, negatives: as in `info_nce`.
 
     Returns:
-      loss: float32 scalar, 0 where no two planes are shared by two subjects.
-      metrics: `top1`, as of `info_nce`, both directions and the pairs averaged.
+      loss: float32 scalar (0 where no pair of planes is present in two subjects).
+      metrics: `top1` of `info_nce`, averaged over both directions and all pairs.
 
     Raises:
       ValueError: the shapes do not fit, or there are fewer than two planes.
@@ -157,17 +126,17 @@ def between_planes(
     if embedding.ndim != 3 or present.shape != embedding.shape[:2]:
         raise ValueError(f"embedding must be [B, V, P] and present [B, V], got {embedding.shape} and {present.shape}")
     if embedding.shape[1] < 2:
-        raise ValueError("there must be two planes or more")
-    shared, losses, hits = [], [], []
+        raise ValueError(f"between_planes needs at least two planes, got {embedding.shape[1]}")
+    counted, losses, top1 = [], [], []
     for first, second in itertools.combinations(range(embedding.shape[1]), 2):
         both = present[:, first] & present[:, second]
         args = (embedding[:, first], embedding[:, second], log_temperature)
         loss, metrics = info_nce(*args, valid=both, negatives=negatives)
-        shared.append(jnp.sum(both) > 1)
+        counted.append(jnp.sum(both) > 1)
         losses.append(loss)
-        hits.append((metrics["top1_image_to_table"] + metrics["top1_table_to_image"]) / 2)
-    shared = jnp.stack(shared)
-    return masked_mean(jnp.stack(losses), shared), {"top1": masked_mean(jnp.stack(hits), shared)}
+        top1.append((metrics["top1_image_to_table"] + metrics["top1_table_to_image"]) / 2)
+    counted = jnp.stack(counted)
+    return masked_mean(jnp.stack(losses), counted), {"top1": masked_mean(jnp.stack(top1), counted)}
 
 
 def nt_xent(
@@ -178,27 +147,31 @@ def nt_xent(
     positives: Array | None = None,
     negatives: Array | None = None,
 ) -> tuple[Array, Metrics]:
-    """Each of the 2N views of a batch against the 2N - 1 others (Chen et al. 2020, arXiv:2002.05709, eq. 1).
+    """Each of the 2N views against the 2N - 1 others (Chen et al. 2020, arXiv:2002.05709, eq. 1).
 
-    Two views of N examples, or two modalities; rows are told from rows of their own view too. The loss of a view is that
-    of `info_nce`, and the mean runs over the 2N views. A view is no positive and no negative of itself, and the other view
-    of an example is always a positive (of weight 1 where `positives` gives none).
+    The two views may also be two modalities. Negatives come from both views. The loss of an anchor
+    is that of `info_nce`, averaged over the 2N anchors. An anchor is neither a positive nor a
+    negative of itself. The other view of its example is always a positive (of weight 1 where
+    `positives` holds 0).
 
-    With positives of `targets.by_partition`, slices of one level of the heart are brought together across subjects: the
-    idea of the variant G^D of Chaitanya et al. 2020 (arXiv:2006.10511), whose negatives are the other levels. It differs in
-    that all slices of a level are positives, where G^D pairs a volume with one other, and in that a denominator holds all
-    positives of the view, where theirs holds only the one that is scored. With negatives=~by_partition and positives None
-    it is their G^D- for two views: other slices of the level are left out.
+    With positives=targets.by_partition(...), slices at the same level of the heart are positives
+    across subjects: the idea of the variant G^D of Chaitanya et al. 2020 (arXiv:2006.10511), whose
+    negatives are the other levels. Two differences: here all slices of a level are positives (G^D
+    takes one other volume), and the denominator holds all positives of an anchor (theirs holds only
+    the one in the numerator). With negatives=~by_partition(...) and positives None it is their G^D-
+    for two views: other slices of the same level are not in the denominator.
 
     Args:
       first, second: [N, P], any norm and float type; row i of both is the same example.
       log_temperature, valid: as in `info_nce`.
-      positives, negatives: [N, N] as in `info_nce`, over examples: each of the four blocks of view against view reads them.
+      positives, negatives: [N, N] over examples, as in `info_nce`; the same for all four pairs of
+        views.
 
     Returns:
       loss: float32 scalar (0 when there is no valid row).
-      metrics: float32 scalars without gradient. `top1`, `top5`, the image_to_table_weight of views whose other view is among the 1 or 5
-        largest logits against negatives; `temperature`; `embedding_norm_*` and `effective_rank_*` of `first` and `second`.
+      metrics: float32 scalars without gradient. `top1`, `top5`: the fraction of anchors whose other
+        view is among the 1 or 5 largest logits, ranked against their negatives. `temperature`;
+        `embedding_norm_*` and `effective_rank_*` of `first` and `second`.
 
     Raises:
       ValueError: the shapes do not fit, or a log temperature given as a float is not finite.
@@ -213,10 +186,10 @@ def nt_xent(
     views = jnp.concatenate([first, second])
     logits = cosines(views, views) * inverse_temperature(log_temperature)
     loss = _cross_entropy(logits, positives, negatives | (positives > 0))
-    other = jnp.sum(jnp.where(example & ~itself, logits, 0.0), axis=1)
+    other_view = jnp.sum(jnp.where(example & ~itself, logits, 0.0), axis=1)
     metrics = {
-        "top1": _retrieval(logits, other, negatives, jnp.tile(valid, 2), 1),
-        "top5": _retrieval(logits, other, negatives, jnp.tile(valid, 2), 5),
+        "top1": _retrieval(logits, other_view, negatives, jnp.tile(valid, 2), 1),
+        "top5": _retrieval(logits, other_view, negatives, jnp.tile(valid, 2), 5),
         **_description(log_temperature, valid, first=first, second=second),
     }
     return loss, jax.lax.stop_gradient(metrics)
@@ -231,22 +204,24 @@ def sigmoid(
     positives: Array | None = None,
     negatives: Array | None = None,
 ) -> tuple[Array, Metrics]:
-    """Every pair of an image and a table row judged by itself (Zhai et al. 2023, SigLIP, arXiv:2303.15343).
+    """Binary cross-entropy of all image-table pairs (SigLIP: Zhai et al. 2023, arXiv:2303.15343).
 
-    With l_ij = cosine(image i, table j) / tau + bias and y_ij = 1 for positives and -1 for negatives,
-    loss = -sum_ij log sigmoid(y_ij l_ij) / number of valid rows: their algorithm 1, where the bias is added to a logit.
-    They begin at tau = 0.1 and bias = -10, as nearly all pairs are negative ones.
+    With l_ij = cosine(image i, table j) / tau + bias and y_ij = 1 for positives and -1 for
+    negatives, loss = -sum_ij log sigmoid(y_ij l_ij) / number of valid rows (their algorithm 1,
+    where the bias is added to the logit). The authors start at tau = 0.1 and bias = -10, because
+    nearly all pairs are negatives.
 
     Args:
       image, table, log_temperature, valid: as in `info_nce`.
-      bias: scalar; fixed or learned, and differentiated.
-      positives, negatives: [B, B] as in `info_nce`, but a positive is a positive whatever its weight. A pair that is neither
-        is left out, and so is a row's own pair where `positives` leaves it out.
+      bias: scalar, fixed or learned; the loss is differentiable in it.
+      positives, negatives: [B, B] as in `info_nce`, but only the sign of a weight counts: above 0
+        is a positive. A pair that is neither is ignored; so is a subject's own pair if `positives`
+        holds 0 there.
 
     Returns:
       loss: float32 scalar (0 when there is no valid row).
-      metrics: float32 scalars without gradient. `loss_positives` and `loss_negatives`, which add up to the loss; `bias`;
-        retrieval, temperature, norms and ranks as in `info_nce`.
+      metrics: float32 scalars without gradient. `loss_positives` and `loss_negatives`, whose sum is
+        the loss; `bias`; retrieval, temperature, norms and ranks as in `info_nce`.
 
     Raises:
       ValueError: the shapes do not fit, or a log temperature given as a float is not finite.
@@ -255,20 +230,20 @@ def sigmoid(
     positives, negatives = _pairs(positives, negatives, valid)
     logits = cosines(image, table) * inverse_temperature(log_temperature) + bias
     rows = jnp.maximum(jnp.sum(valid), 1)
-    together = jnp.sum(jnp.where(positives > 0, jax.nn.softplus(-logits), 0.0)) / rows
-    apart = jnp.sum(jnp.where(negatives & (positives == 0), jax.nn.softplus(logits), 0.0)) / rows
+    loss_positives = jnp.sum(jnp.where(positives > 0, jax.nn.softplus(-logits), 0.0)) / rows
+    loss_negatives = jnp.sum(jnp.where(negatives & (positives == 0), jax.nn.softplus(logits), 0.0)) / rows
     metrics = {
-        "loss_positives": together,
-        "loss_negatives": apart,
+        "loss_positives": loss_positives,
+        "loss_negatives": loss_negatives,
         "bias": jnp.asarray(bias, jnp.float32),
-        **_retrieval_both_ways(logits, negatives, valid),
+        **_retrieval_both_directions(logits, negatives, valid),
         **_description(log_temperature, valid, image=image, table=table),
     }
-    return together + apart, jax.lax.stop_gradient(metrics)
+    return loss_positives + loss_negatives, jax.lax.stop_gradient(metrics)
 
 
 def _embeddings(a: Array, b: Array, valid: Array | None) -> tuple[Array, Array, Array]:
-    """Both checked, in float32 and without padding; and valid."""
+    """Both embeddings checked, in float32, with padding set to zero; and valid as bool [B]."""
     if a.ndim != 2 or a.shape != b.shape:
         raise ValueError(f"the two embeddings must both be [B, P], got {a.shape} and {b.shape}")
     valid = valid_rows(valid, len(a))
@@ -276,7 +251,7 @@ def _embeddings(a: Array, b: Array, valid: Array | None) -> tuple[Array, Array, 
 
 
 def _pairs(positives: Array | None, negatives: Array | None, valid: Array) -> tuple[Array, Array]:
-    """Positives float32 [B, B] and negatives bool [B, B] among valid rows; no row is a negative of itself."""
+    """Positives float32 [B, B] and negatives bool [B, B] of valid rows, without own negatives."""
     own = jnp.eye(len(valid), dtype=bool)
     positives = own if positives is None else positives
     negatives = jnp.ones_like(own) if negatives is None else negatives
@@ -296,16 +271,21 @@ def _cross_entropy(logits: Array, positives: Array, denominator: Array) -> Array
     return masked_mean(normaliser - jnp.sum(p * logits, axis=1), total > 0)
 
 
-def _retrieval(logits: Array, own: Array, negatives: Array, valid: Array, k: int) -> Array:
-    # "not smaller" rather than "greater or equal": a NaN counts against us too.
-    rank = jnp.sum(negatives & ~(logits < own[:, None]), axis=1)
+def _retrieval(logits: Array, own_logit: Array, negatives: Array, valid: Array, k: int) -> Array:
+    """The fraction of valid rows whose own logit is among the k largest (a tie: an error)."""
+    rank = jnp.sum(negatives & ~(logits < own_logit[:, None]), axis=1)
     return masked_mean((rank < k).astype(jnp.float32), valid)
 
 
-def _retrieval_both_ways(logits: Array, negatives: Array, valid: Array) -> Metrics:
-    own = jnp.diagonal(logits)
-    ways = {"image_to_table": (logits, own, negatives), "table_to_image": (logits.T, own, negatives.T)}
-    return {f"top{k}_{way}": _retrieval(*arrays, valid, k) for way, arrays in ways.items() for k in (1, 5)}
+def _retrieval_both_directions(logits: Array, negatives: Array, valid: Array) -> Metrics:
+    own_logit = jnp.diagonal(logits)
+    directions = {
+        "image_to_table": (logits, own_logit, negatives),
+        "table_to_image": (logits.T, own_logit, negatives.T),
+    }
+    return {
+        f"top{k}_{direction}": _retrieval(*arrays, valid, k) for direction, arrays in directions.items() for k in (1, 5)
+    }
 
 
 def _description(log_temperature: Array | float, valid: Array, **embeddings: Array) -> Metrics:

@@ -1,12 +1,12 @@
-"""Embeddings of a batch: what the objectives do with them, and measures that are logged beside a loss (no gradient)."""
+"""Embeddings of a batch: operations that the objectives share, and measures without gradient."""
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
 
-_HIGHEST = jax.lax.Precision.HIGHEST  # accelerators would round these small, loss-critical products to TF32 or bf16
-_TINY = 1e-24  # of a squared norm: below it the gradient of 1 / |x| overflows float32
+_HIGHEST = jax.lax.Precision.HIGHEST  # the default of accelerators rounds to TF32 or bf16, too coarse for a loss
+_TINY = 1e-24  # smallest squared norm; below it the gradient of 1 / |x| overflows float32
 
 
 def valid_rows(valid: Array | None, batch: int) -> Array:
@@ -19,9 +19,10 @@ def valid_rows(valid: Array | None, batch: int) -> Array:
 
 
 def zero_padding(x: Array, valid: Array) -> Array:
-    """[B, P] -> float32, zero where not valid: whatever padding holds (even NaN) reaches neither a loss nor a gradient.
+    """[B, P] -> float32, zero where not valid.
 
-    Raises ValueError when x is not [B, P] for the B of valid.
+    Padding (even NaN) then never reaches a loss or a gradient.     Raises ValueError when x is not
+    [B, P] for the B of valid.
     """
     if x.ndim != 2 or len(x) != len(valid):
         raise ValueError(f"embeddings must be [B, P] with B = {len(valid)}, got {x.shape}")
@@ -29,12 +30,15 @@ def zero_padding(x: Array, valid: Array) -> Array:
 
 
 def masked_mean(x: Array, mask: Array) -> Array:
-    """The mean of x where the mask is True, 0 where it never is; both of one shape."""
+    """The mean of x where the mask is True, 0 if it is False throughout; both of the same shape."""
     return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
 def l2_normalise(x: Array) -> Array:
-    """[..., P] -> unit rows. A row shorter than 1e-12 becomes zero and gets a zero gradient, where x / |x| would give NaN."""
+    """[..., P] -> unit rows.
+
+    A row shorter than 1e-12 becomes zero with zero gradient (x / |x| would give NaN).
+    """
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     positive = square > _TINY
     return jnp.where(positive, x * jax.lax.rsqrt(jnp.where(positive, square, 1.0)), 0.0)
@@ -46,7 +50,7 @@ def cosines(a: Array, b: Array) -> Array:
 
 
 def alignment(a: Array, b: Array, valid: Array | None = None) -> Array:
-    """[B, P] twice -> the mean squared distance between the unit embeddings of a pair, 0 (best) to 4.
+    """[B, P] twice -> the mean squared distance of the unit embeddings of a pair, 0 (best) to 4.
 
     Wang and Isola 2020 (arXiv:2005.10242), with their exponent alpha = 2. 0 without valid rows.
     """
@@ -56,10 +60,11 @@ def alignment(a: Array, b: Array, valid: Array | None = None) -> Array:
 
 
 def uniformity(z: Array, valid: Array | None = None, t: float = 2.0) -> Array:
-    """[B, P] -> log of the mean, over pairs of different rows, of exp(-t d^2), d the distance of the unit embeddings.
+    """[B, P] -> log of the mean of exp(-t d^2) over pairs of different rows.
 
-    Wang and Isola 2020 (arXiv:2005.10242). 0 for a collapsed batch, lower the more evenly it covers the sphere, never
-    below -4t. 0 with fewer than two valid rows.
+    d is the distance of the unit embeddings.     Wang and Isola 2020 (arXiv:2005.10242). 0 for a
+    collapsed batch; the more evenly the rows cover the sphere, the lower, and at least -4t. 0 with
+    fewer than two valid rows.
     """
     valid = valid_rows(valid, len(z))
     z = _units(z, valid)
@@ -71,23 +76,26 @@ def uniformity(z: Array, valid: Array | None = None, t: float = 2.0) -> Array:
 
 
 def modality_gap(a: Array, b: Array, valid: Array | None = None) -> Array:
-    """[B, P] twice -> the distance of the centroids of the unit embeddings, 0 to 2 (Liang et al. 2022, arXiv:2203.02053).
+    """[B, P] twice -> the distance between the centroids of the unit embeddings, 0 to 2.
 
-    0 does not say that the pairs agree (see `alignment`). 0 without valid rows.
+    Liang et al. 2022 (arXiv:2203.02053). A gap of 0 does not mean that pairs agree; `alignment`
+    measures that. 0 without valid rows.
     """
     valid = valid_rows(valid, len(a))
-    difference = _units(a, valid) - _units(b, valid)  # padding is zero in both, so the sum runs over valid rows
+    difference = _units(a, valid) - _units(b, valid)  # padding is zero in both
     return jnp.linalg.norm(jnp.sum(difference, axis=0)) / jnp.maximum(jnp.sum(valid), 1)
 
 
 def effective_rank(z: Array, valid: Array | None = None) -> Array:
     """[B, P] -> the effective rank, between 1 and min(B, P) (0 for an all-zero matrix).
 
-    exp of the entropy of the singular values divided by their sum (Roy and Vetterli, "The effective rank", EUSIPCO
-    2007), neither centred nor normalised. Rows that are not valid are set to zero, which adds nothing to z^T z and so
-    leaves the singular values as they are without these rows. The singular values are square roots of the eigenvalues
-    of the smaller Gram matrix; float32 knows those only to about min(B, P) * eps of the largest, so smaller ones are
-    noise and count as zero.
+    exp of the entropy of the singular values divided by their sum (Roy and Vetterli, "The effective
+    rank", EUSIPCO 2007). z is neither centred nor normalised. Padding is set to zero, which does
+    not change the other singular values.
+
+    The singular values are square roots of the eigenvalues of the smaller Gram matrix. In float32
+    their error is about min(B, P) * eps times the largest, so smaller eigenvalues are noise and
+    count as zero.
     """
     rows, columns = z.shape
     z = jax.lax.stop_gradient(zero_padding(z, valid_rows(valid, rows)))
@@ -96,18 +104,22 @@ def effective_rank(z: Array, valid: Array | None = None) -> Array:
     floor = eigenvalues[-1] * min(rows, columns) * jnp.finfo(jnp.float32).eps
     singular = jnp.sqrt(jnp.where(eigenvalues > floor, eigenvalues, 0.0))
     total = jnp.sum(singular)
-    share = singular / jnp.where(total > 0, total, 1.0)
-    entropy = -jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.where(share > 0, share, 1.0)), 0.0))
+    p = singular / jnp.where(total > 0, total, 1.0)
+    entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1.0)), 0.0))
     return jnp.where(total > 0, jnp.exp(entropy), 0.0)
 
 
 def linear_cka(x: Array, y: Array) -> Array:
-    """[N, D], [N, E] -> how alike two representations of the same N examples are, 0 to 1: linear centred kernel alignment.
+    """[N, D], [N, E] -> linear centred kernel alignment of two representations, 0 to 1.
 
-    |Y^T X|^2 / (|X^T X| |Y^T Y|), Frobenius norms, features centred over the examples (Kornblith et al. 2019,
-    arXiv:1905.00414, section 3). 1 for the same up to a rotation, a scale and a shift. It is biased upwards: features
-    that have nothing in common get near 1 where they are more than the examples, and near 0 only where N is far above
-    D and E. 0 where one of the two does not vary. Raises ValueError for other shapes.
+    |Y^T X|^2 / (|X^T X| |Y^T Y|) with Frobenius norms and centred features (Kornblith et al. 2019,
+    arXiv:1905.00414, section 3). 1 if the two differ by a rotation, a scale and a shift only. 0 if
+    one of the two is constant.
+
+    The estimate is biased upwards: unrelated features get a value near 1 if they outnumber the
+    examples, and near 0 only if N is far above D and E.
+
+    Raises ValueError for other shapes.
     """
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
         raise ValueError(
@@ -118,12 +130,12 @@ def linear_cka(x: Array, y: Array) -> Array:
     def norm(a: Array, b: Array) -> Array:
         return jnp.linalg.norm(jnp.matmul(a.T, b, precision=_HIGHEST))
 
-    own = norm(x, x) * norm(y, y)
-    return jnp.where(own > 0, norm(x, y) ** 2 / jnp.where(own > 0, own, 1.0), 0.0)
+    scale = norm(x, x) * norm(y, y)
+    return jnp.where(scale > 0, norm(x, y) ** 2 / jnp.where(scale > 0, scale, 1.0), 0.0)
 
 
 def _centred(x: Array) -> Array:
-    """Minus the mean of the rows, over the largest value, so that products of features of any scale stay in range."""
+    """x divided by its largest absolute value (products then stay finite), minus the mean row."""
     x = x.astype(jnp.float32)
     scale = jnp.max(jnp.abs(x))
     x = x / jnp.where(scale > 0, scale, 1.0)

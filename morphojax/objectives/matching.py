@@ -1,7 +1,8 @@
-"""Does this table row belong to this image? The binary question, asked of true pairs and of hard wrong ones.
+"""Image-table matching: a binary classification of pairs into positives and hard negatives.
 
-Image-text matching of Li et al. 2021 (ALBEF, arXiv:2107.07651): wrong partners are drawn where the contrastive
-embeddings are likely to be mistaken; a model that sees both modalities together then gives each pair a logit.
+After the image-text matching of Li et al. 2021 (ALBEF, arXiv:2107.07651). Hard negatives are
+sampled by the similarity of the contrastive embeddings. A model that sees both modalities together
+gives each pair a logit.
 """
 
 from typing import NamedTuple
@@ -9,16 +10,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from morphojax.objectives.contrastive import inverse_temperature
 from morphojax.objectives.embeddings import cosines, masked_mean, valid_rows, zero_padding
+from morphojax.objectives.temperature import inverse_temperature
 
 Array = jax.Array
 
 
 class HardNegatives(NamedTuple):
-    """Wrong partners, by row of the batch: for image i the table `table[i]`, for table j the image `image[j]`.
+    """Hard negatives: table row `table[i]` for image i, image `image[j]` for table row j.
 
-    Where a row has no negative (`*_exists` False) the index is its own, and the pair must not be counted.
+    A row without negatives has `*_exists` False and its own index; its pair must not be counted.
     """
 
     table: Array
@@ -35,18 +36,20 @@ def hard_negatives(
     valid: Array | None = None,
     negatives: Array | None = None,
 ) -> HardNegatives:
-    """A wrong table for each image and a wrong image for each table, drawn from the softmax over its negatives.
+    """A negative table row for each image and a negative image for each table row.
 
-    The probability of table j for image i is proportional to exp(cosine(i, j) / tau) among the negatives of i without i
-    itself, and the same transposed. One draw over the whole [B, B], so the result does not depend on how the batch is
-    sharded.
+    Table row j is drawn for image i with probability proportional to exp(cosine(i, j) / tau), among
+    the negatives of i other than i itself; images are drawn for table rows with the transposed
+    matrix. The draw covers the whole [B, B] matrix, so it does not depend on the sharding of the
+    batch.
 
     Args:
       key: a key from jax.random.key.
       image, table: [B, P], any norm and float type; row i of both is the same subject. No gradient.
-      log_temperature: scalar; the lower, the harder the partners.
-      valid: bool [B]; rows that are False are drawn by nobody and draw nobody. None: all valid.
-      negatives: bool [B, B]: may table j be drawn for image i, and image i for table j. None: all.
+      log_temperature: scalar; the lower, the harder the negatives.
+      valid: bool [B]; False for padding, which draws nothing and is never drawn. None: all valid.
+      negatives: bool [B, B]; (i, j): table row j may be drawn for image i, and image i for table
+        row j. None: all.
 
     Raises:
       ValueError: the shapes do not fit, or a log temperature given as a float is not finite.
@@ -78,17 +81,18 @@ def matching(
     positive_valid: Array | None = None,
     negative_valid: Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-    """Binary cross-entropy of "these belong together", the mean over all valid pairs, true and wrong.
+    """Binary cross-entropy of pairs, averaged over all valid positive and negative pairs.
 
     Args:
-      positive_logit: [B], of the true pairs; negative_logit: [M], of the wrong ones (2B when both directions of
-        `hard_negatives` are asked). Any float type, computed in float32.
-      positive_valid: bool [B], negative_valid: bool [M]; False pairs enter nothing. None: all valid.
+      positive_logit: [B], of the positive pairs; negative_logit: [M], of the negative pairs (M = 2B
+        with both directions of `hard_negatives`). Any float type, computed in float32.
+      positive_valid: bool [B], negative_valid: bool [M]; False for pairs to ignore. None: all
+        valid.
 
     Returns:
       loss: float32 scalar (0 when no pair is valid).
-      metrics: float32 scalar without gradient: `accuracy`, the share of valid pairs on the right side of 0 (0 itself is
-        wrong for both), over true and wrong pairs alike.
+      metrics: float32 scalar without gradient: `accuracy`, the fraction of valid pairs whose logit
+        has the correct sign (a logit of 0 is an error).
 
     Raises:
       ValueError: the shapes do not fit.
@@ -98,7 +102,7 @@ def matching(
     valid = jnp.concatenate(
         [valid_rows(positive_valid, len(positive_logit)), valid_rows(negative_valid, len(negative_logit))]
     )
-    # How far each pair is on its right side. Padding is zeroed first, so that NaN there reaches no gradient.
+    # The logit with the sign of the correct class. Padding is set to zero, so a NaN in it reaches no gradient.
     margin = jnp.concatenate([positive_logit.astype(jnp.float32), -negative_logit.astype(jnp.float32)])
     margin = jnp.where(valid, margin, 0.0)
     loss = masked_mean(jax.nn.softplus(-margin), valid)

@@ -1,4 +1,7 @@
-"""Images cut into patches, and the masked ones predicted. Pure functions: prediction -> loss, metrics."""
+"""Masked patches of an image predicted from the visible ones.
+
+Pure functions: prediction -> loss, metrics.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +12,10 @@ Array = jax.Array
 
 
 def patches(image: Array, patch: int) -> Array:
-    """[N, H, W, C] -> [N, P, patch * patch * C]: patches row by row, and within a patch its rows, columns, channels.
+    """[N, H, W, C] -> [N, P, patch * patch * C], patches row by row.
 
-    Raises ValueError when H or W is not a multiple of patch.
+    The order within a patch: rows, columns, channels.     Raises ValueError when H or W is not a
+    multiple of patch.
     """
     if image.ndim != 4:
         raise ValueError(f"image must be [N, H, W, C], got {image.shape}")
@@ -24,7 +28,8 @@ def patches(image: Array, patch: int) -> Array:
 def unpatch(patched: Array, size: tuple[int, int], patch: int) -> Array:
     """[N, P, patch * patch * C] -> [N, H, W, C], the inverse of `patches` for size (H, W).
 
-    Raises ValueError when H or W is not a multiple of patch, or patched does not hold the patches of such an image.
+    Raises ValueError when H or W is not a multiple of patch, or the shape of `patched` does not fit
+    such an image.
     """
     rows, columns = _grid(size, patch)
     if patched.ndim != 3 or patched.shape[1] != rows * columns or patched.shape[2] % patch**2:
@@ -47,23 +52,24 @@ def masked_patches(
 ) -> tuple[Array, dict[str, Array]]:
     """The mean squared error over masked patches (He et al. 2022, arXiv:2111.06377, section 3).
 
-    Over the masked patches of valid images, loss = mean over patches and their D = patch * patch * C pixels of
-    (prediction - target)^2. A patch that the encoder saw counts nothing.
+    loss = mean of (prediction - target)^2 over the masked patches of valid images and their D =
+    patch * patch * C pixel values. Visible patches do not count.
 
     Args:
       prediction: [N, P, D], in the order of `patches`; any float type.
       image: [N, H, W, C]; the target, no gradient.
-      masked: bool [N, P], True where the encoder did not see the patch.
+      masked: bool [N, P]; True where the patch was masked for the encoder.
       patch: side of a patch, in pixels.
-      normalise: targets are pixels minus the mean of their patch, divided by sqrt(variance + 1e-6), the variance being
-        that of the D pixels (biased): the paper's better variant. A flat patch is 0. False: the pixels themselves.
-      valid: bool [N]; images that are False are padding. None: all valid.
+      normalise: True (the paper's better variant): the target is (pixel - mean) / sqrt(variance +
+        1e-6) with the mean and the biased variance of the patch; the target of a constant patch is
+        0. False: the pixels.
+      valid: bool [N]; False for padding. None: all valid.
 
     Returns:
       loss: float32 scalar (0 when no patch of a valid image is masked).
-      metrics: float32 scalars without gradient. `variance_explained`, 1 - sum of squared errors / sum of squared
-        deviations of the targets from their mean, all over masked patches (0 where the targets do not vary): 0 says that
-        the best constant would do as well, which for normalised targets is 0.
+      metrics: float32 scalars without gradient. `variance_explained`: 1 - (sum of squared errors) /
+        (sum of squared deviations of the targets from their mean), over masked patches. 0: no
+        better than the best constant prediction. 0 as well where the targets do not vary.
 
     Raises:
       ValueError: the shapes do not fit, or H or W is not a multiple of patch.
@@ -75,7 +81,7 @@ def masked_patches(
             f"an image {image.shape} in patches of {patch} takes a prediction {pixels.shape} and masked "
             f"{pixels.shape[:2]}, got {prediction.shape} and {masked.shape}"
         )
-    # The difference is masked before it is squared, as 0 * NaN would spoil the gradient.
+    # Mask the difference before squaring: the gradient of a masked square would be 0 * NaN = NaN.
     counted = jnp.broadcast_to((masked.astype(bool) & valid[:, None])[..., None], pixels.shape)
     pixels = zero_padding(pixels.reshape(len(pixels), -1), valid).reshape(pixels.shape)
     target = jax.lax.stop_gradient(_normalise(pixels) if normalise else pixels)

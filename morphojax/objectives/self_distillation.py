@@ -1,6 +1,7 @@
-"""Two views of an image, one predicted from the other, without negatives: BYOL, SimSiam, and the network that lags behind.
+"""BYOL and SimSiam: one view predicts the embedding of the other, without negatives.
 
-Nothing in these losses tells examples apart, so `spread` should be watched: it falls to 0 when all embeddings become one.
+These losses can collapse to one embedding for all examples. Watch the metric `spread_*`, which is
+then 0.
 """
 
 from typing import Any
@@ -21,21 +22,23 @@ def byol(
     target_second: Array,
     valid: Array | None = None,
 ) -> tuple[Array, Metrics]:
-    """The mean over examples of (2 - 2 cos) from each view to the other (Grill et al. 2020, arXiv:2006.07733, eq. 2).
+    """The mean over examples of (2 - 2 cos), summed over both directions.
 
-    The prediction made of the first view is compared with the target of the second, and the other way round; the two
-    directions are added. Between 0 and 8; 4 for unrelated embeddings.
+    Grill et al. 2020 (arXiv:2006.07733, eq. 2). The prediction from the first view is compared with
+    the target of the second, and vice versa. The loss lies between 0 and 8; unrelated embeddings
+    give 4.
 
     Args:
       prediction_first, prediction_second: [N, P], the predictor's outputs, any norm and float type.
-      target_first, target_second: [N, P], the projections of the same views by the lagging network (`moving_average`).
-        No gradient. Row i of all four is the same example.
-      valid: bool [N]; rows that are False are padding and have no influence. None: all valid.
+      target_first, target_second: [N, P], the teacher's projections of the same views
+        (`moving_average`). Their gradient is stopped. Row i of all four is the same example.
+      valid: bool [N]; False for padding. None: all valid.
 
     Returns:
-      loss: float32 scalar (0 when there is no valid row). A zero row has cosine 0 to everything and gets no gradient.
-      metrics: float32 scalars without gradient. `cosine`, the mean of both directions; `spread_prediction` and
-        `spread_target`, means of both views.
+      loss: float32 scalar (0 when there is no valid row). A zero row has cosine 0 and gets no
+        gradient.
+      metrics: float32 scalars without gradient. `cosine`: mean of both directions.
+        `spread_prediction`, `spread_target`: `spread`, mean of both views.
 
     Raises:
       ValueError: the shapes do not fit.
@@ -51,10 +54,11 @@ def simsiam(
     target_second: Array,
     valid: Array | None = None,
 ) -> tuple[Array, Metrics]:
-    """Half the sum of the negative cosines of both directions (Chen and He 2021, arXiv:2011.10566, eq. 1 and 2).
+    """Half the sum of the negative cosines of both directions.
 
-    As `byol` (of which it is an affine function, between -1 and 1), but the targets are the projections of the network
-    itself: what the predictor was given. The gradient is stopped here.
+    Chen and He 2021 (arXiv:2011.10566, eq. 1 and 2). An affine function of `byol`, between -1 and
+    1. The targets are the projections of the same network (the inputs of the predictor); their
+    gradient is stopped here.
 
     Args, Returns, Raises: as `byol`; the loss is 0 when there is no valid row.
     """
@@ -63,10 +67,11 @@ def simsiam(
 
 
 def spread(z: Array, valid: Array | None = None) -> Array:
-    """[N, P] -> the standard deviation of the unit embeddings over the batch, the mean over columns, times sqrt(P).
+    """[N, P] -> sqrt(P) times the standard deviation of the unit embeddings over the batch.
 
-    0 when all rows point in one direction, about 1 when they are spread evenly, and never above 1 (Chen and He 2021,
-    arXiv:2011.10566, section 4.1, who plot it without the factor). float32 scalar without gradient; 0 without valid rows.
+    Averaged over columns.     0 when all rows point in one direction, about 1 when they are spread
+    evenly, never above 1 (Chen and He 2021, arXiv:2011.10566, section 4.1, without the factor).
+    float32 scalar without gradient; 0 without valid rows.
     """
     valid = valid_rows(valid, len(z))
     units = jax.lax.stop_gradient(l2_normalise(zero_padding(z, valid)))
@@ -77,10 +82,10 @@ def spread(z: Array, valid: Array | None = None) -> Array:
 
 
 def momentum(step: Array | int, steps: int, start: float) -> Array:
-    """How much of the lagging network is kept at step k of K: tau = 1 - (1 - start) (cos(pi k / K) + 1) / 2.
+    """Momentum of the EMA teacher at step k of K: 1 - (1 - start) (cos(pi k / K) + 1) / 2.
 
-    Grill et al. 2020 (arXiv:2006.07733, section 3.2), who start at 0.996. It rises from `start` to 1 and stays there.
-    float32 scalar.
+    float32 scalar.     Grill et al. 2020 (arXiv:2006.07733, section 3.2), who start at 0.996. It
+    rises from `start` to 1 at step K and stays 1.
 
     Raises:
       ValueError: steps below 1, or start outside [0, 1].
@@ -88,20 +93,20 @@ def momentum(step: Array | int, steps: int, start: float) -> Array:
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     if not 0 <= start <= 1:
-        raise ValueError(f"start is a share of the average, in [0, 1], got {start}")
+        raise ValueError(f"start must lie in [0, 1], got {start}")
     done = jnp.clip(jnp.asarray(step, jnp.float32) / steps, 0.0, 1.0)
     return 1 - (1 - start) * (jnp.cos(jnp.pi * done) + 1) / 2
 
 
 def moving_average(averaged: Any, params: Any, tau: Array | float) -> Any:
-    """Leaf by leaf tau * averaged + (1 - tau) * params (Grill et al. 2020, arXiv:2006.07733, eq. 1).
+    """tau * averaged + (1 - tau) * params, leaf by leaf (Grill et al. 2020, eq. 1).
 
     Args:
-      averaged, params: pytrees of floating arrays, of one structure and shape.
+      averaged, params: pytrees of floating arrays with the same structure and shapes.
       tau: scalar in [0, 1], see `momentum`.
 
     Returns:
-      a pytree like `averaged`, in its dtypes, whatever that of tau: a train step must give back what it took.
+      a pytree with the structure and dtypes of `averaged`, as a train step must return them.
 
     Raises:
       ValueError: the structures or shapes differ.
@@ -123,7 +128,7 @@ def _both_cosines(
     target_second: Array,
     valid: Array | None,
 ) -> tuple[Array, Array, Metrics]:
-    """[N], the cosines of both directions added; valid; metrics."""
+    """The sum of the cosines of both directions [N], valid as bool [N], and the metrics."""
     predictions, targets = (prediction_first, prediction_second), (target_first, target_second)
     shapes = [x.shape for x in predictions + targets]
     if len(set(shapes)) > 1:

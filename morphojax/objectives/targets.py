@@ -1,15 +1,16 @@
-"""Who is a positive of whom, and who is a negative: what the contrastive losses are told besides the embeddings.
+"""Positives and negatives of the contrastive losses.
 
-Everything returns [B, B], (i, j) for row i towards row j, without gradient and never NaN. Padding needs no care here: the
-losses leave out the pairs of rows that are not valid. Except in `nearest` and `soft`, which weigh a row against the rest of
-the batch: there, the similarity of padding must be NaN or low, as that of `table_similarity` is for a row that is missing
-throughout (0 to all others, and like everybody 1 to itself).
+Each function returns [B, B] without gradient and never NaN; row i is the anchor.
+
+The losses ignore pairs with padding, so most functions here need no `valid`. The exceptions are
+`nearest` and `soft`, which compare a row with the whole batch: give padding a similarity of NaN or
+0 to all other rows. `table_similarity` does so for a row whose values are all missing.
 """
 
 import jax
 import jax.numpy as jnp
 
-from morphojax.objectives.contrastive import check_temperature
+from morphojax.objectives.temperature import check_temperature
 
 Array = jax.Array
 
@@ -17,24 +18,26 @@ Array = jax.Array
 def distinct(subject: Array) -> Array:
     """int [B] -> bool: pairs of different subjects, and the diagonal.
 
-    As negatives it keeps two rows of one subject from being told apart.
+    As `negatives`, it never makes two rows of the same subject negatives of each other.
     """
-    return (subject[:, None] != subject) | _own(subject)
+    return (subject[:, None] != subject) | _diagonal(subject)
 
 
 def same_label(label: Array, only: int | None = None) -> Array:
-    """int [B] -> bool: pairs of one label, and the diagonal. A negative label is unknown and like no other.
+    """int [B] -> bool: pairs with the same label, and the diagonal. Labels below 0 are unknown.
 
-    only: the one label that counts, for the binary variants: rows with another label are like no other row.
+    only: for the binary variants, the one label whose rows are paired; other rows are paired with
+      themselves only.
     """
-    alike = (label[:, None] == label) & (label >= 0)
-    return (alike if only is None else alike & (label == only)) | _own(label)
+    same = (label[:, None] == label) & (label >= 0)
+    return (same if only is None else same & (label == only)) | _diagonal(label)
 
 
 def by_partition(position: Array, partitions: int) -> Array:
-    """float [B], 0 to 1 along the stack -> bool: pairs in the same of `partitions` equal parts (the last holds 1).
+    """float [B], 0 to 1 along the stack -> bool: pairs in the same of `partitions` equal parts.
 
-    Chaitanya et al. 2020 (arXiv:2006.10511) cut each volume into 4. A position that is NaN is like no other.
+    Chaitanya et al. 2020 (arXiv:2006.10511) use 4 parts. A position that is NaN is paired with
+    itself only.
 
     Raises:
       ValueError: partitions below 1.
@@ -42,24 +45,29 @@ def by_partition(position: Array, partitions: int) -> Array:
     if partitions < 1:
         raise ValueError(f"partitions must be at least 1, got {partitions}")
     part = jnp.clip(jnp.floor(position.astype(jnp.float32) * partitions), 0, partitions - 1)
-    return (part[:, None] == part) | _own(position)
+    return (part[:, None] == part) | _diagonal(position)
 
 
 def table_similarity(values: Array, missing: Array, cardinalities: tuple[int, ...], continuous_weight: float) -> Array:
-    """Likeness of table rows, float32 in [0, 1]: symmetric, 1 on the diagonal.
+    """Similarity of table rows, float32 in [0, 1]: symmetric, 1 on the diagonal.
 
-    Over the columns that both rows know,
-        continuous = exp(-mean squared difference)      (1/e at one standard deviation in every column),
-        categorical = share of columns with equal codes,
+    Over the columns that are known in both rows,
+
+        continuous = exp(-mean squared difference)   (1/e for one standard deviation per column),
+        categorical = fraction of columns with equal codes,
         similarity = continuous_weight * continuous + (1 - continuous_weight) * categorical.
-    Of a pair that knows columns of one kind only, that kind decides alone; without any, or any whose share is above 0, it
-    is 0. Guiding image pairs by
-    the weighted likeness of both kinds of columns is the idea of "Tables Guide Vision" (arXiv:2503.14998); the code of
-    Hager et al. 2023 (arXiv:2303.14080) takes cosines of whole rows, which missing values and unordered codes bend.
+
+    If a pair shares known columns of one kind only, the similarity is that of this kind. It is 0 if
+    there are none, or only columns of a kind whose weight is 0.
+
+    "Tables Guide Vision" (arXiv:2503.14998) selects image pairs by such a weighted similarity of
+    both kinds of columns. The code of Hager et al. 2023 (arXiv:2303.14080) takes cosines of whole
+    rows instead, which missing values and the arbitrary order of codes distort.
 
     Args:
-      values: [B, F]: continuous columns standardised, categorical ones integer codes.
-      missing: bool [B, F]; what `values` holds there is not read. A value that is not finite counts as missing.
+      values: [B, F]; continuous columns standardised, categorical columns as integer codes.
+      missing: bool [B, F]; `values` is not read there. A value that is not finite counts as
+        missing.
       cardinalities: for each column 1 (continuous) or its number of classes.
       continuous_weight: in [0, 1].
 
@@ -78,23 +86,25 @@ def table_similarity(values: Array, missing: Array, cardinalities: tuple[int, ..
     continuous = jnp.array(cardinalities) == 1
     both = known[:, None] & known
     difference = values[:, None] - values
-    # By differences, so that equal rows are exactly alike: rounding in a product of matrices would spoil it.
+    # Differences give equal rows a similarity of exactly 1; a matrix product would add rounding errors.
     columns = jnp.sum(both & continuous, axis=-1)
     distance = jnp.sum(jnp.where(both & continuous, jnp.square(difference), 0.0), axis=-1) / jnp.maximum(columns, 1)
     codes = jnp.sum(both & ~continuous, axis=-1)
     equal = jnp.sum(both & ~continuous & (difference == 0), axis=-1) / jnp.maximum(codes, 1)
-    weight, other = continuous_weight * (columns > 0), (1 - continuous_weight) * (codes > 0)
-    total = weight + other
-    similarity = (weight * jnp.exp(-distance) + other * equal) / jnp.where(total > 0, total, 1.0)
-    return jax.lax.stop_gradient(jnp.where(_own(values), 1.0, similarity))
+    w_continuous, w_categorical = continuous_weight * (columns > 0), (1 - continuous_weight) * (codes > 0)
+    total = w_continuous + w_categorical
+    similarity = (w_continuous * jnp.exp(-distance) + w_categorical * equal) / jnp.where(total > 0, total, 1.0)
+    return jax.lax.stop_gradient(jnp.where(_diagonal(values), 1.0, similarity))
 
 
 def nearest(similarity: Array, k: int, threshold: float) -> Array:
-    """float [B, B] -> bool: each row itself, and of its k most similar others those that reach the threshold.
+    """float [B, B] -> bool: the diagonal, and the k most similar other rows of each row.
 
-    The code of Hager et al. 2023 has k = 6, the row itself among them, and a threshold of 0.9, and draws from those that
-    reach it. Ties go to the lower index; NaN is like nobody. Not symmetric: a row may be among the nearest of one that is
-    not among its own.
+    Only rows with a similarity at or above the threshold are taken.
+
+    The code of Hager et al. 2023 uses k = 6 (the row itself included) and a threshold of 0.9, and
+    samples from the rows above it. Ties go to the lower index. NaN is never a neighbour. The result
+    is not symmetric: j may be among the nearest of i without i being among the nearest of j.
 
     Raises:
       ValueError: similarity is not square, or k below 1.
@@ -102,17 +112,20 @@ def nearest(similarity: Array, k: int, threshold: float) -> Array:
     _check_square(similarity)
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-    own = _own(similarity)
-    others = jnp.where(own | jnp.isnan(similarity), -jnp.inf, similarity)
-    rank = jnp.argsort(jnp.argsort(-others, axis=1, stable=True), axis=1)
-    return ((rank < k) & (others >= threshold)) | own
+    diagonal = _diagonal(similarity)
+    candidates = jnp.where(diagonal | jnp.isnan(similarity), -jnp.inf, similarity)
+    rank = jnp.argsort(jnp.argsort(-candidates, axis=1, stable=True), axis=1)
+    return ((rank < k) & (candidates >= threshold)) | diagonal
 
 
 def soft(similarity: Array, temperature: float) -> Array:
-    """float [B, B] -> float32 weights in proportion to exp(similarity / temperature), the largest 1. NaN has weight 0.
+    """float [B, B] -> float32 weights proportional to exp(similarity / temperature), at most 1.
 
-    A loss divides the weights of a row by their sum, which makes them the softmax. They are not divided here, so that what
-    is symmetric stays so: the softmax over images of a table is then that of the same similarities.
+    NaN has weight 0.
+
+    The losses divide each row by its sum, which gives the softmax. Not dividing here keeps a
+    symmetric matrix symmetric, so that both directions (image to table, table to image) use the
+    same similarities.
 
     Raises:
       ValueError: similarity is not square, or the temperature is not finite and above 0.
@@ -124,7 +137,7 @@ def soft(similarity: Array, temperature: float) -> Array:
     return jax.lax.stop_gradient(jnp.exp(logits - jnp.max(logits)))
 
 
-def _own(x: Array) -> Array:
+def _diagonal(x: Array) -> Array:
     return jnp.eye(len(x), dtype=bool)
 
 

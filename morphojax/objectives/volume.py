@@ -1,8 +1,9 @@
-"""Images without labels whose volumes are known: the mask of a stack must have the volume that the table tells.
+"""Losses for unlabelled images: volume consistency, entropy minimisation, pseudo-labels.
 
-Pure functions on whole stacks [B, K, H, W, ...], for training beside a loss on labelled slices. `slice_mask` bool [B, K] is False for
-slices that only pad a stack, `voxel_ml` float [B] is the volume of a voxel, and class 0 of C = S + 1 is the background.
-Labels, tables and metrics carry no gradient.
+Pure functions on stacks [B, K, H, W, ...], used in addition to a supervised loss on labelled
+slices. `slice_mask` bool [B, K] is False for slices that pad a stack. `voxel_ml` float [B] is the
+volume of a voxel. Class 0 of C = S + 1 is the background. Labels, table volumes and metrics carry
+no gradient.
 """
 
 import math
@@ -16,49 +17,53 @@ Array = jax.Array
 
 
 def volumes(probabilities: Array, slice_mask: Array, voxel_ml: Array, valid: Array | None = None) -> Array:
-    """The expected volumes of masks: float32 [B, S] in ml, the sum of the probabilities times the volume of a voxel.
+    """Expected volumes float32 [B, S] in ml: sum of the probabilities times the voxel volume.
 
-    The soft size of Kervadec et al., "Constrained-CNN losses for weakly supervised segmentation", Medical Image Analysis 2019
-    (arXiv:1805.04628), over a stack.
+    The soft size of Kervadec et al., "Constrained-CNN losses for weakly supervised segmentation",
+    Medical Image Analysis 2019 (arXiv:1805.04628), summed over a stack.
 
     Args:
       probabilities: [B, K, H, W, S], without the background; any float type, summed in float32.
-      slice_mask: bool [B, K]. Slices that are False add nothing, whatever they hold.
+      slice_mask: bool [B, K]; False for slices to ignore (their values may be NaN).
       voxel_ml: [B], volume of a voxel in ml.
-      valid: bool [B], False for padding, whose volumes are 0. None: all valid.
+      valid: bool [B]; False for padding, whose volumes are 0. None: all valid.
 
     Raises:
       ValueError: the shapes do not fit.
     """
     _check_stacks(probabilities, slice_mask, voxel_ml)
     valid = valid_rows(valid, len(probabilities))
-    used = (slice_mask.astype(bool) & valid[:, None])[:, :, None, None, None]
-    sizes = jnp.sum(jnp.where(used, probabilities.astype(jnp.float32), 0.0), axis=(1, 2, 3))
+    counted = (slice_mask.astype(bool) & valid[:, None])[:, :, None, None, None]
+    sizes = jnp.sum(jnp.where(counted, probabilities.astype(jnp.float32), 0.0), axis=(1, 2, 3))
     return sizes * jnp.where(valid, voxel_ml.astype(jnp.float32), 0.0)[:, None]
 
 
 def consistency(
     predicted: Array, table: Array, valid: Array | None = None, floor_ml: float = 1.0, huber_delta: float = math.inf
 ) -> tuple[Array, dict[str, Array]]:
-    """The mean over the known volumes of h(log(predicted + floor) - log(table + floor)).
+    """The mean of h(log(predicted + floor) - log(table + floor)) over the known volumes.
 
-    A penalty on the size of a mask, as in Kervadec et al. 2019 (arXiv:1805.04628), with the value of a table in place of bounds.
-    On the logarithm, an error of 10 % weighs the same for every structure. The floor keeps the gradient of an empty mask finite
-    (and not zero), and makes little of errors of its own size. h(e) is e^2 up to |e| = huber_delta and goes on as a straight line,
-    2 huber_delta |e| - huber_delta^2 (Huber, "Robust estimation of a location parameter", 1964): a structure that is all but missing would
-    otherwise outweigh everything else that a step teaches.
+    A penalty on the size of a mask, as in Kervadec et al. 2019 (arXiv:1805.04628), with the table's
+    value instead of bounds.
+    - On the logarithm an error of 10 % has the same weight for every structure.
+    - The floor keeps the gradient of an empty mask finite and non-zero, and reduces the weight of
+      errors that are smaller than it.
+    - h(e) is e^2 up to |e| = huber_delta and 2 huber_delta |e| - huber_delta^2 beyond (Huber,
+      "Robust estimation of a location parameter", 1964). Without it, a nearly empty mask would
+      dominate the gradient of a step.
 
     Args:
-      predicted: [B, S] in ml, as of `volumes`.
-      table: [B, S] in ml, NaN where unknown: such an entry has neither influence nor gradient.
-      valid: bool [B], False for padding. None: all valid.
+      predicted: [B, S] in ml, from `volumes`.
+      table: [B, S] in ml, NaN where unknown; an unknown entry has no influence and gets no
+        gradient.
+      valid: bool [B]; False for padding. None: all valid.
       floor_ml: in ml, above 0.
       huber_delta: above 0; math.inf: all errors are squared.
 
     Returns:
-      loss: float32 scalar, 0 where nothing is known.
-      metrics: `volume_error`, the mean of |predicted - table| / table (of table and floor, the larger) over the known volumes;
-        `volume_known`, the share of the volumes of valid rows that are known.
+      loss: float32 scalar (0 where no volume is known).
+      metrics: `volume_error`, the mean of |predicted - table| / max(table, floor) over the known
+        volumes; `volume_known`, the fraction of the volumes of valid rows that are known.
 
     Raises:
       ValueError: the shapes do not fit, or floor_ml or huber_delta is not a positive number.
@@ -86,17 +91,17 @@ def consistency(
 def entropy(logits: Array, mask: Array) -> tuple[Array, dict[str, Array]]:
     """The mean entropy of the pixels, in nats: 0 (certain) to log C.
 
-    Entropy regularisation: Grandvalet and Bengio, "Semi-supervised learning by entropy minimization", NeurIPS 2004 (its regulariser alone,
-    without the supervised likelihood).
+    The regulariser of Grandvalet and Bengio, "Semi-supervised learning by entropy minimization",
+    NeurIPS 2004 (without their supervised likelihood).
 
     Args:
-      logits: [..., C], two classes or more; any float type, computed in float32.
-      mask: bool, over one or more of the first axes of logits (slice_mask [B, K] for [B, K, H, W, C]). Pixels where it is False
-        have neither influence nor gradient.
+      logits: [..., C], at least two classes; any float type, computed in float32.
+      mask: bool, over the first axes of logits (slice_mask [B, K] for [B, K, H, W, C]). Pixels
+        where it is False have no influence and get no gradient.
 
     Returns:
-      loss: float32 scalar, 0 where the mask is never True.
-      metrics: `confidence`, the mean probability of the likeliest class.
+      loss: float32 scalar (0 where the mask is False throughout).
+      metrics: `confidence`, the mean probability of the most probable class.
 
     Raises:
       ValueError: the shapes do not fit, or there are fewer than two classes.
@@ -105,7 +110,7 @@ def entropy(logits: Array, mask: Array) -> tuple[Array, dict[str, Array]]:
     if not 0 < mask.ndim <= len(pixels) or mask.shape != pixels[: mask.ndim]:
         raise ValueError(f"mask {mask.shape} must have the first axes of the logits {logits.shape}")
     if logits.shape[-1] < 2:
-        raise ValueError(f"logits must be [..., C] with two classes or more, got {logits.shape}")
+        raise ValueError(f"logits must be [..., C] with at least two classes, got {logits.shape}")
     mask = jnp.broadcast_to(mask.astype(bool).reshape(*mask.shape, *[1] * (len(pixels) - mask.ndim)), pixels)
     log_p = jax.nn.log_softmax(jnp.where(mask[..., None], logits.astype(jnp.float32), 0.0))
     p = jnp.exp(log_p)
@@ -122,25 +127,28 @@ def pseudo_labels(
     confidence: float,
     valid: Array | None = None,
 ) -> tuple[Array, Array, dict[str, Array]]:
-    """The predicted labels of stacks, and how far to believe them: only where the volumes of the hard mask agree with the table.
+    """Pseudo-labels of stacks, and the weights of their pixels.
 
-    A stack is kept when |volume - table| <= tolerance * table for every known volume of it, and one is known at least.
-    Pseudo-labels are those of Lee 2013 ("Pseudo-label", ICML workshop), the threshold of confidence that of FixMatch (Sohn et al.
-    2020, arXiv:2001.07685).
+    Confident pixels of stacks whose predicted volumes agree with the table have weight 1.     A
+    stack is kept if |volume - table| <= tolerance * table for every known volume, and at least one
+    is known. Volumes are those of the most probable classes. Pseudo-labels: Lee 2013
+    ("Pseudo-label", ICML workshop); confidence threshold: FixMatch (Sohn et al. 2020,
+    arXiv:2001.07685).
 
     Args:
       probabilities: [B, K, H, W, C], class 0 the background.
       slice_mask: bool [B, K]. voxel_ml: [B] in ml.
       table: [B, C - 1] in ml, NaN where unknown.
-      tolerance: relative, 0 or more (0.1 is 10 %).
-      confidence: 0 to 1, the probability that a pixel's label must reach.
-      valid: bool [B], False for padding. None: all valid.
+      tolerance: relative error, 0 or more (0.1 is 10 %).
+      confidence: in [0, 1], the lowest probability of a pseudo-label.
+      valid: bool [B]; False for padding. None: all valid.
 
     Returns:
-      labels: int32 [B, K, H, W], the likeliest class; background in slices that pad.
-      weight: float32 [B, K, H, W], 1 for the confident pixels of the stacks that are kept, 0 elsewhere.
-      metrics: `pseudo_kept`, the share of stacks kept, of those that are valid; `pseudo_pixels`, the share of their pixels with
-        weight 1.
+      labels: int32 [B, K, H, W], the most probable class; background in padding.
+      weight: float32 [B, K, H, W], 1 for the confident pixels of the stacks that are kept, 0
+        elsewhere.
+      metrics: `pseudo_kept`, the fraction of valid stacks that are kept; `pseudo_pixels`, the
+        fraction of their pixels with weight 1.
 
     Raises:
       ValueError: the shapes do not fit, or tolerance or confidence lies outside its range.
@@ -150,43 +158,48 @@ def pseudo_labels(
     if table.shape != (len(probabilities), structures):
         raise ValueError(f"table must be [B, C - 1] = [{len(probabilities)}, {structures}], got {table.shape}")
     if not 0 <= tolerance < math.inf:
-        raise ValueError(f"tolerance must be 0 or a positive number, got {tolerance}")
+        raise ValueError(f"tolerance must be finite and 0 or more, got {tolerance}")
     if not 0 <= confidence <= 1:
         raise ValueError(f"confidence must lie in [0, 1], got {confidence}")
     slice_mask = slice_mask.astype(bool) & valid_rows(valid, len(probabilities))[:, None]
-    used = slice_mask[:, :, None, None]
-    p = jnp.where(used[..., None], probabilities.astype(jnp.float32), 0.0)
+    in_stack = slice_mask[:, :, None, None]
+    p = jnp.where(in_stack[..., None], probabilities.astype(jnp.float32), 0.0)
     labels = jnp.argmax(p, axis=-1).astype(jnp.int32)
     hard = volumes(labels[..., None] == jnp.arange(1, structures + 1), slice_mask, voxel_ml)
     known = jnp.isfinite(table)
     agrees = jnp.all(~known | (jnp.abs(hard - table) <= tolerance * table), axis=1)
-    counted = jnp.any(slice_mask, axis=1)
-    kept = agrees & jnp.any(known, axis=1) & counted
-    weight = (kept[:, None, None, None] & used & (jnp.max(p, axis=-1) >= confidence)).astype(jnp.float32)
+    any_slice = jnp.any(slice_mask, axis=1)
+    kept = agrees & jnp.any(known, axis=1) & any_slice
+    weight = (kept[:, None, None, None] & in_stack & (jnp.max(p, axis=-1) >= confidence)).astype(jnp.float32)
     metrics = {
-        "pseudo_kept": masked_mean(kept.astype(jnp.float32), counted),
-        "pseudo_pixels": masked_mean(weight, jnp.broadcast_to(used, weight.shape)),
+        "pseudo_kept": masked_mean(kept.astype(jnp.float32), any_slice),
+        "pseudo_pixels": masked_mean(weight, jnp.broadcast_to(in_stack, weight.shape)),
     }
     return labels, weight, metrics
 
 
 def pseudo_cross_entropy(logits: Array, labels: Array, weight: Array) -> tuple[Array, dict[str, Array]]:
-    """The mean cross-entropy to pseudo-labels, weighted: sum w CE / sum w.
+    """The weighted mean of the cross-entropy with pseudo-labels: sum w CE / sum w.
 
     Args:
       logits: [..., C]; any float type, computed in float32.
-      labels: integer [...], classes.
-      weight: [...]. Pixels of weight 0 (or NaN) have neither influence nor gradient.
+      labels: integer [...], class indices.
+      weight: [...]; pixels of weight 0 (or NaN) have no influence and get no gradient.
 
     Returns:
-      loss: float32 scalar, 0 where no pixel has weight. NaN where a pixel with weight has a label outside 0..C-1.
-      metrics: `pseudo_agreement`, the weighted share of pixels whose likeliest class is the label.
+      loss: float32 scalar (0 where all weights are 0). NaN if a pixel with weight has a label
+        outside 0..C-1.
+      metrics: `pseudo_agreement`, the weighted fraction of pixels whose most probable class is the
+        label.
 
     Raises:
       ValueError: the shapes do not fit.
     """
     if labels.shape != logits.shape[:-1] or weight.shape != labels.shape:
-        raise ValueError(f"labels {labels.shape} and weight {weight.shape} must be those of the logits {logits.shape}")
+        raise ValueError(
+            f"labels {labels.shape} and weight {weight.shape} must have the shape of the logits "
+            f"{logits.shape} without the last axis"
+        )
     classes = logits.shape[-1]
     used = weight > 0
     weight = jax.lax.stop_gradient(jnp.where(used, weight.astype(jnp.float32), 0.0))
@@ -195,8 +208,8 @@ def pseudo_cross_entropy(logits: Array, labels: Array, weight: Array) -> tuple[A
     likelihood = jnp.sum(jnp.where(labels[..., None] == jnp.arange(classes), log_p, 0.0), axis=-1)
     outside = jnp.any(used & ((labels < 0) | (labels >= classes)))
     loss = -jnp.sum(weight * likelihood) / jnp.where(total > 0, total, 1.0)
-    right = jnp.sum(jnp.where(jnp.argmax(log_p, axis=-1) == labels, weight, 0.0)) / jnp.where(total > 0, total, 1.0)
-    return jnp.where(outside, jnp.nan, loss), jax.lax.stop_gradient({"pseudo_agreement": right})
+    agreement = jnp.sum(jnp.where(jnp.argmax(log_p, axis=-1) == labels, weight, 0.0)) / jnp.where(total > 0, total, 1.0)
+    return jnp.where(outside, jnp.nan, loss), jax.lax.stop_gradient({"pseudo_agreement": agreement})
 
 
 def _check_stacks(probabilities: Array, slice_mask: Array, voxel_ml: Array) -> None:

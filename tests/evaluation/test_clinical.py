@@ -65,13 +65,13 @@ def test_ventricular_measures_of_a_beating_cylinder():
     assert set(got) == {key for key in clinical.TITLE if key.startswith(("lv", "rv"))}
 
 
-def test_only_structures_that_were_drawn_are_measured():
+def test_only_annotated_structures_are_measured():
     got = clinical.ventricular((cylinder(28, 38), (1, 1, 10)), (cylinder(20, 34), (1, 1, 10)), ("lv_cavity",))
     assert set(got) == {"lv_edv_ml", "lv_esv_ml", "lv_sv_ml", "lv_ef_percent", "lv_co_l_min"}
     assert math.isnan(got["lv_co_l_min"])  # no heart rate
 
 
-def test_a_measure_that_cannot_be_computed_is_missing_not_zero():
+def test_a_measure_that_cannot_be_computed_is_nan_not_zero():
     ed, empty = (cylinder(28, 38), (1, 1, 10)), (np.zeros((90, 90, 6), np.uint8), (1, 1, 10))
     structures = ("lv_cavity", "lv_myocardium")
     no_es = clinical.ventricular(ed, None, structures)
@@ -85,7 +85,7 @@ def test_a_measure_that_cannot_be_computed_is_missing_not_zero():
 
 def test_function_by_hand():
     assert clinical.function(150, 60, 70) == {"sv_ml": 90, "ef_percent": 60, "co_l_min": pytest.approx(6.3)}
-    assert clinical.function(60, 90)["ef_percent"] == -50  # absurd, and reported as it is
+    assert clinical.function(60, 90)["ef_percent"] == -50  # implausible values are reported unchanged
 
 
 def test_wall_thickness_takes_the_thickest_wall_and_ignores_slices_without_cavity():
@@ -93,7 +93,7 @@ def test_wall_thickness_takes_the_thickest_wall_and_ignores_slices_without_cavit
     x, y, _ = grid((90, 90, 3), (1.0, 1.0, 10.0))
     label[(np.hypot(x, y) >= 20) & (np.abs(y) < 20) & (x > 0) & (x < 34)] = MYO  # a septum of 14 mm
     label[44, 44, 1] = MYO  # a papillary muscle
-    label[..., 2] = np.where(np.hypot(x, y)[..., 2] < 40, MYO, 0)  # an apical cap: all wall, no cavity
+    label[..., 2] = np.where(np.hypot(x, y)[..., 2] < 40, MYO, 0)  # an apical slice: wall without cavity
     assert clinical.wall_thickness_max_mm(label, (1, 1, 10)) == pytest.approx(14, abs=1.0)
     assert clinical.wall_thickness_max_mm(label, (1.5, 1.5, 10)) == pytest.approx(21, abs=1.5)
     assert math.isnan(clinical.wall_thickness_max_mm(label[..., 2:], (1, 1, 10)))
@@ -124,15 +124,15 @@ def test_single_plane_area_length_of_a_spheroid():
     assert clinical.ra_volume_ml(label, (1.0, 1.0)) == pytest.approx(4 / 3 * math.pi * 28 * 20**2 / 1000, rel=0.03)
 
 
-def test_an_atrium_that_is_not_there_has_no_volume():
+def test_a_missing_atrium_has_no_volume():
     empty = np.zeros((20, 20), np.uint8)
-    there = ellipse(5, 4, (1, 1), 0, LA, (20, 20))
+    present = ellipse(5, 4, (1, 1), 0, LA, (20, 20))
     assert math.isnan(clinical.ra_volume_ml(empty, (1, 1)))
     assert math.isnan(clinical.la_volume_ml(empty, (1, 1), empty, (1, 1)))
-    assert math.isnan(clinical.la_volume_ml(empty, (1, 1), there, (1, 1)))
+    assert math.isnan(clinical.la_volume_ml(empty, (1, 1), present, (1, 1)))
 
 
-def test_one_plane_measures_what_it_shows():
+def test_measures_of_one_plane():
     spacing = (1.0, 1.0, 8.0)
     ed = ellipse(28, 20, (1.0, 1.0), 0.4, RA)[..., None]
     es = ellipse(24, 18, (1.0, 1.0), 0.4, RA)[..., None]

@@ -17,7 +17,7 @@ def test_overlay_paints_outline_fully_and_inside_partly():
     rgb = figures.overlay(image, label)
     colour = np.array(anatomy.COLOUR["lv_cavity"], float)
     assert rgb.shape == (6, 8, 3) and rgb.dtype == np.uint8
-    np.testing.assert_array_equal(rgb[0, 0], [100, 100, 100])  # background: the image, untouched
+    np.testing.assert_array_equal(rgb[0, 0], [100, 100, 100])  # background: the unchanged image
     np.testing.assert_array_equal(rgb[1, 1], colour)  # outline
     np.testing.assert_array_equal(rgb[3, 3], np.rint(0.65 * 100 + 0.35 * colour))  # inside
 
@@ -42,7 +42,7 @@ def test_overlay_refuses_shapes_that_differ():
         figures.overlay(np.zeros((6, 8), np.uint8), np.zeros((6, 7), np.uint8))
 
 
-def test_every_figure_is_a_png_even_of_missing_values(tmp_path):
+def test_every_figure_is_written_even_with_missing_values(tmp_path):
     image, label = picture()
     a = np.array([1.0, 2.0, np.nan, 4.0])
     figures.contact_sheet(tmp_path / "deep" / "sheet.png", [(image, label, "subject 0 ED")] * 5, columns=3)

@@ -10,7 +10,7 @@ SPACINGS = [(1.0, 1.0, 1.0), (1.56, 0.7, 10.0), (2.0, 1.25, 8.0)]
 
 
 def blobs(seed, shape=(20, 18, 7)):
-    """Two overlapping ragged masks, with islands and voxels on the image's edge."""
+    """Two overlapping irregular masks, with islands and voxels at the edge of the image."""
     rng = np.random.default_rng(seed)
     smooth = ndimage.gaussian_filter(rng.normal(size=(3, *shape)), (0, 2, 2, 1))
     smooth /= smooth.std()
@@ -18,19 +18,19 @@ def blobs(seed, shape=(20, 18, 7)):
 
 
 def brute_force(a, b, spacing):
-    """Every pair of surface voxels, in a slow loop: (b's distances to a, a's distances to b)."""
+    """All pairs of surface voxels: (b's distances to a, a's distances to b)."""
 
     def surface(mask):
-        found = []
+        voxels = []
         for index in np.argwhere(mask):
             for axis in range(mask.ndim):
                 for step in (-1, 1):
-                    beside = index.copy()
-                    beside[axis] += step
-                    inside = 0 <= beside[axis] < mask.shape[axis] and mask[tuple(beside)]
+                    neighbour = index.copy()
+                    neighbour[axis] += step
+                    inside = 0 <= neighbour[axis] < mask.shape[axis] and mask[tuple(neighbour)]
                     if not inside:
-                        found.append(tuple(index))
-        return np.array(sorted(set(found))) * np.asarray(spacing)
+                        voxels.append(tuple(index))
+        return np.array(sorted(set(voxels))) * np.asarray(spacing)
 
     pa, pb = surface(a), surface(b)
     distance = np.linalg.norm(pa[:, None] - pb[None], axis=-1)
@@ -78,8 +78,8 @@ def test_both_empty_is_not_counted():
 
 @pytest.mark.parametrize("swap", [False, True])
 def test_one_empty_costs_the_image_diagonal(swap):
-    drawn, empty = np.ones((3, 4, 2), bool), np.zeros((3, 4, 2), bool)
-    pair = (empty, drawn) if swap else (drawn, empty)
+    full, empty = np.ones((3, 4, 2), bool), np.zeros((3, 4, 2), bool)
+    pair = (empty, full) if swap else (full, empty)
     score = overlap.score(*pair, (2.0, 1.0, 10.0))
     diagonal = math.sqrt(6**2 + 4**2 + 20**2)
     assert (score.dice, score.missed, score.spurious) == (0.0, not swap, swap)
@@ -91,7 +91,9 @@ def test_one_slice_is_measured_in_two_dimensions():
     flat = overlap.score(a, b, (1.5, 1.2))
     assert overlap.score(a[..., None], b[..., None], (1.5, 1.2, 8.0)) == flat
     missed = overlap.score(a[..., None], b[..., None] & False, (1.5, 1.2, 8.0))
-    assert missed.hd95 == pytest.approx(math.hypot(20 * 1.5, 18 * 1.2))  # no thickness in a 2-D diagonal
+    assert missed.hd95 == pytest.approx(
+        math.hypot(20 * 1.5, 18 * 1.2)
+    )  # the diagonal is 2-D, without the slice thickness
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
@@ -127,20 +129,20 @@ def test_monai_agrees(seed, spacing, planar):
     shared = {"include_background": True, "spacing": spacing}
     directed = metrics.compute_hausdorff_distance(tb, ta, percentile=95, **shared).item()
     symmetric = metrics.compute_average_surface_distance(tb, ta, symmetric=True, **shared).item()
-    assert score.hd95_directed == pytest.approx(directed, rel=1e-6)  # MONAI answers in float32
+    assert score.hd95_directed == pytest.approx(directed, rel=1e-6)  # MONAI returns float32
     assert score.assd == pytest.approx(symmetric, rel=1e-5)
     assert score.dice == pytest.approx(metrics.compute_dice(tb, ta).item(), rel=1e-6)
 
 
 def test_counts():
-    drawn, empty = np.ones((2, 2, 2), bool), np.zeros((2, 2, 2), bool)
-    pairs = [(drawn, drawn), (drawn, empty), (drawn, empty), (empty, drawn), (empty, empty)]
+    full, empty = np.ones((2, 2, 2), bool), np.zeros((2, 2, 2), bool)
+    pairs = [(full, full), (full, empty), (full, empty), (empty, full), (empty, empty)]
     assert overlap.counts([overlap.score(a, b, (1, 1, 1)) for a, b in pairs]) == overlap.Counts(4, 2, 1)
 
 
 def test_bad_input_is_refused():
     a = np.ones((3, 3, 3), bool)
-    with pytest.raises(ValueError, match="two shapes"):
+    with pytest.raises(ValueError, match="same shape"):
         overlap.score(a, a[:2], (1, 1, 1))
     for spacing in ((1, 1), (1, 1, 0), (1, 1, -2), (1, 1, float("nan"))):
         with pytest.raises(ValueError, match="spacing"):

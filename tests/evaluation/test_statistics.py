@@ -6,16 +6,16 @@ import pytest
 from morphojax.evaluation import statistics
 
 
-def test_interval_covers_the_mean_as_often_as_it_says():
+def test_interval_covers_the_mean_with_its_confidence():
     rng = np.random.default_rng(0)
     hits = 0
     for seed in range(200):
         interval = statistics.bootstrap_mean(rng.normal(3, 2, 30), resamples=500, seed=seed)
         hits += interval.low <= 3 <= interval.high
-    assert 180 <= hits <= 199  # binomial(200, 0.95), with some loss for the small sample
+    assert 180 <= hits <= 199  # binomial(200, 0.95); coverage is a little lower for small samples
 
 
-def test_interval_is_near_the_normal_one_for_much_normal_data():
+def test_interval_of_large_normal_samples_is_the_normal_one():
     values = np.random.default_rng(1).normal(10, 4, 2000)
     interval = statistics.bootstrap_mean(values)
     half = 1.96 * values.std(ddof=1) / math.sqrt(values.size)
@@ -24,7 +24,7 @@ def test_interval_is_near_the_normal_one_for_much_normal_data():
     assert interval.high == pytest.approx(values.mean() + half, abs=0.1 * half)
 
 
-def test_seed_decides():
+def test_the_seed_determines_the_interval():
     values = np.random.default_rng(2).normal(size=25)
     assert statistics.bootstrap_mean(values, seed=3) == statistics.bootstrap_mean(values, seed=3)
     assert statistics.bootstrap_mean(values, seed=3) != statistics.bootstrap_mean(values, seed=4)
@@ -42,7 +42,7 @@ def test_degenerate_data():
     assert two.low == pytest.approx(0.2) and two.high == pytest.approx(0.8)
 
 
-def test_two_phases_of_a_subject_count_once():
+def test_phases_of_a_subject_are_averaged():
     got = statistics.per_subject([1.0, 3.0, np.nan, 5.0, np.nan], [0, 0, 1, 1, 2])
     assert got == {0: 2.0, 1: 5.0}
     with pytest.raises(ValueError, match="2 values for 1"):

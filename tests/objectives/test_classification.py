@@ -1,10 +1,12 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morphojax.objectives.classification import cross_entropy
+from morphojax.objectives import classification as objectives
 from tests.objectives import checks
+from tests.objectives.checks import value_and_gradient_of
+
+cross_entropy = checks.compiled(objectives.cross_entropy)
 
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(size=(8, 3)).astype(np.float32)
@@ -12,16 +14,16 @@ LABEL = np.array([0, 1, 2, 1, -1, 0, 2, 1])
 VALID = np.array([True, True, True, False, True, True, True, True])
 
 
-def slow(logits, label, valid):
-    told = [i for i in range(len(label)) if valid[i] and label[i] >= 0]
-    return sum(np.log(np.exp(logits[i]).sum()) - logits[i, label[i]] for i in told) / len(told)
+def reference(logits, label, valid):
+    known = [i for i in range(len(label)) if valid[i] and label[i] >= 0]
+    return sum(np.log(np.exp(logits[i]).sum()) - logits[i, label[i]] for i in known) / len(known)
 
 
 CASES = [
     checks.Case(
         "cross_entropy",
         lambda logits, label, valid: cross_entropy(logits, label, valid)[0],
-        slow,
+        reference,
         learned={"logits": LOGITS},
         fixed={"label": LABEL, "valid": VALID},
     )
@@ -29,7 +31,7 @@ CASES = [
 
 
 def test_accuracies_by_hand() -> None:
-    """Of class 0 both right, of class 1 one of two; the unknown label and the padding count nowhere."""
+    """Class 0: both correct; class 1: one of two. The unknown label and padding are ignored."""
     logits = jnp.array([[1.0, 0], [1, 0], [0, 1], [1, 0], [0, 1], [0, 1]])
     _, metrics = cross_entropy(logits, jnp.array([0, 0, 1, 1, -1, 0]), jnp.arange(6) < 5)
     assert float(metrics["accuracy"]) == pytest.approx(3 / 4)
@@ -38,15 +40,15 @@ def test_accuracies_by_hand() -> None:
     assert float(metrics["accuracy"]) == float(metrics["balanced_accuracy"]) == 1
 
 
-def test_nothing_known_is_zero_and_padding_is_felt_by_nobody() -> None:
+def test_no_known_label_gives_zero_loss_and_gradient() -> None:
     logits = jnp.array([[jnp.nan, 0.0], [1.0, 2.0]])
-    loss, gradient = jax.value_and_grad(lambda x: cross_entropy(x, jnp.array([0, -1]), jnp.array([False, True]))[0])(
+    loss, gradient = value_and_gradient_of(lambda x: cross_entropy(x, jnp.array([0, -1]), jnp.array([False, True]))[0])(
         logits
     )
     assert loss == 0 and not np.asarray(gradient).any()
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="logits must be"):
         cross_entropy(jnp.zeros((4, 1)), jnp.zeros(4, int))
     with pytest.raises(ValueError, match="label"):

@@ -5,8 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morphojax.objectives.clustering import sinkhorn, swav
+from morphojax.objectives import clustering as objectives
 from tests.objectives import checks
+from tests.objectives.checks import gradient_of, value_and_gradient_of
+
+sinkhorn = objectives.sinkhorn  # not compiled as a whole: many unrolled iterations compile for seconds
+swav = checks.compiled(objectives.swav)
 
 PADDED = np.array([True, True, False, True, False, True, True, True])
 NONE = np.zeros(8, bool)
@@ -20,11 +24,11 @@ def scores(batch=8, prototypes=3, seed=0):
     return first.astype(np.float32), second.astype(np.float32)
 
 
-def spoil(x):
+def pad_with_nan(x):
     return np.where(PADDED[:, None], x, np.nan)
 
 
-def slow_sinkhorn(scores, epsilon=0.05, iterations=3, valid=None):
+def reference_sinkhorn(scores, epsilon=0.05, iterations=3, valid=None):
     """As in the paper's appendix A: Q is [K, N], sums to 1, its rows brought to 1/K and its columns to 1/N in turn."""
     kept = [i for i in range(len(scores)) if valid is None or valid[i]]
     n, k = len(kept), scores.shape[1]
@@ -42,7 +46,7 @@ def slow_sinkhorn(scores, epsilon=0.05, iterations=3, valid=None):
     return result
 
 
-def slow_swav(first, second, assigned_first, assigned_second, valid=None, temperature=0.1):
+def reference_swav(first, second, assigned_first, assigned_second, valid=None, temperature=0.1):
     """The assignments are given, as the gradient takes them for constants."""
     kept, loss = [i for i in range(len(first)) if valid is None or valid[i]], 0.0
     for i in kept:
@@ -54,17 +58,17 @@ def slow_swav(first, second, assigned_first, assigned_second, valid=None, temper
 
 def case(name, padded, temperature=0.1, epsilon=0.05, iterations=3):
     valid = {"valid": PADDED} if padded else {}
-    first, second = (spoil(x) if padded else x for x in scores())
-    codes = [slow_sinkhorn(x.astype(np.float64), epsilon, iterations, **valid) for x in (first, second)]
+    first, second = (pad_with_nan(x) if padded else x for x in scores())
+    codes = [reference_sinkhorn(x.astype(np.float64), epsilon, iterations, **valid) for x in (first, second)]
 
     def loss(first, second, assigned_first, assigned_second, valid=None):
         return swav(first, second, temperature, epsilon, iterations, valid)[0]
 
-    def slow(**arrays):
-        return slow_swav(**arrays, temperature=temperature)
+    def reference(**arrays):
+        return reference_swav(**arrays, temperature=temperature)
 
     fixed = {"assigned_first": codes[0], "assigned_second": codes[1], **valid}
-    return checks.Case(name + "_padded" * padded, loss, slow, {"first": first, "second": second}, fixed)
+    return checks.Case(name + "_padded" * padded, loss, reference, {"first": first, "second": second}, fixed)
 
 
 CASES = [
@@ -76,17 +80,17 @@ CASES = [
 
 
 @pytest.mark.parametrize("epsilon, iterations", [(0.05, 1), (0.05, 3), (0.5, 3), (0.05, 30)])
-def test_sinkhorn_equals_loops(epsilon, iterations):
+def test_sinkhorn_equals_the_reference(epsilon, iterations):
     x, _ = scores()
-    expected = slow_sinkhorn(x.astype(np.float64), epsilon, iterations)
+    expected = reference_sinkhorn(x.astype(np.float64), epsilon, iterations)
     np.testing.assert_allclose(sinkhorn(x, epsilon, iterations), expected, rtol=1e-4, atol=1e-7)
-    expected = slow_sinkhorn(x.astype(np.float64), epsilon, iterations, PADDED)
-    np.testing.assert_allclose(sinkhorn(spoil(x), epsilon, iterations, PADDED), expected, rtol=1e-4, atol=1e-7)
+    expected = reference_sinkhorn(x.astype(np.float64), epsilon, iterations, PADDED)
+    np.testing.assert_allclose(sinkhorn(pad_with_nan(x), epsilon, iterations, PADDED), expected, rtol=1e-4, atol=1e-7)
 
 
-def test_sinkhorn_shares_the_prototypes_out():
+def test_sinkhorn_uses_all_prototypes_equally():
     x, _ = scores(batch=12)
-    assert np.bincount(x.argmax(1), minlength=3)[0] > 6  # left to themselves most rows take the first
+    assert np.bincount(x.argmax(1), minlength=3)[0] > 6  # without balancing, most rows prefer the first
     q = np.asarray(sinkhorn(x, 0.1, 50))
     np.testing.assert_allclose(q.sum(1), 1, rtol=1e-5)
     np.testing.assert_allclose(q.sum(0), 4, rtol=1e-3)
@@ -94,11 +98,11 @@ def test_sinkhorn_shares_the_prototypes_out():
 
 
 def test_sinkhorn_by_hand():
-    # Both rows prefer the first prototype; the one that prefers it more gets it.
+    # Both rows prefer the first prototype; the row with the stronger preference is assigned to it.
     q = np.asarray(sinkhorn(jnp.array([[0.9, 0.0], [0.8, 0.5]]), 0.2, 100))
-    ratio = math.exp((0.9 - 0.0 - 0.8 + 0.5) / 0.2)  # Q11 Q22 / (Q12 Q21), which scaling rows and columns keeps
-    share = math.sqrt(ratio) / (1 + math.sqrt(ratio))
-    np.testing.assert_allclose(q, [[share, 1 - share], [1 - share, share]], rtol=1e-3, atol=1e-6)
+    ratio = math.exp((0.9 - 0.0 - 0.8 + 0.5) / 0.2)  # Q11 Q22 / (Q12 Q21) is invariant to scaling of rows and columns
+    expected = math.sqrt(ratio) / (1 + math.sqrt(ratio))
+    np.testing.assert_allclose(q, [[expected, 1 - expected], [1 - expected, expected]], rtol=1e-3, atol=1e-6)
 
 
 def test_sinkhorn_does_not_overflow():
@@ -111,10 +115,10 @@ def test_sinkhorn_does_not_overflow():
 
 def test_sinkhorn_edges():
     np.testing.assert_allclose(sinkhorn(jnp.array([[0.9, -0.5, 0.1]])), [[1 / 3] * 3], rtol=1e-6)
-    np.testing.assert_array_equal(sinkhorn(spoil(scores()[0]), valid=NONE), np.zeros((8, 3)))
+    np.testing.assert_array_equal(sinkhorn(pad_with_nan(scores()[0]), valid=NONE), np.zeros((8, 3)))
     np.testing.assert_allclose(sinkhorn(jnp.zeros((4, 5))), np.full((4, 5), 0.2), rtol=1e-6)
     x = jnp.asarray(scores()[0])
-    assert np.all(np.asarray(jax.grad(lambda x: (sinkhorn(x) ** 2).sum())(x)) == 0)
+    assert np.all(np.asarray(gradient_of(lambda x: (sinkhorn(x) ** 2).sum())(x)) == 0)
     assert sinkhorn(x.astype(jnp.bfloat16)).dtype == jnp.float32
 
 
@@ -134,10 +138,10 @@ def test_swav_swaps():
     assert confused == pytest.approx(float(-jnp.mean(log_p, axis=1).mean() + math.log(3)), rel=1e-5)
 
 
-def test_swav_pulls_a_view_to_the_prototype_of_the_other():
+def test_a_step_raises_the_score_of_the_other_views_prototype():
     first = jnp.array([[0.3, 0.2], [0.2, 0.3]])
     second = jnp.array([[0.1, 0.9], [0.9, 0.1]])
-    grad = np.asarray(jax.grad(lambda a: swav(a, second)[0])(first))
+    grad = np.asarray(gradient_of(lambda a: swav(a, second)[0])(first))
     assert grad[0, 1] < 0 < grad[0, 0] and grad[1, 0] < 0 < grad[1, 1]
 
 
@@ -152,11 +156,13 @@ def test_perplexities_tell_collapse_and_sharpness():
     assert metrics["perplexity_batch"] == pytest.approx(1, abs=1e-3)
 
 
-def test_padding_changes_nothing_and_gets_no_gradient():
+def test_padding_has_no_influence_and_no_gradient():
     first, second = scores()
     expected, expected_metrics = swav(first[PADDED], second[PADDED])
-    spoilt = jnp.asarray(spoil(first)), jnp.asarray(np.where(PADDED[:, None], second, 1e9))
-    (loss, metrics), grads = jax.value_and_grad(lambda v: swav(*v, valid=jnp.asarray(PADDED)), has_aux=True)(spoilt)
+    with_nan = jnp.asarray(pad_with_nan(first)), jnp.asarray(np.where(PADDED[:, None], second, 1e9))
+    (loss, metrics), grads = value_and_gradient_of(lambda v: swav(*v, valid=jnp.asarray(PADDED)), has_aux=True)(
+        with_nan
+    )
     assert loss == pytest.approx(float(expected), rel=1e-5)
     assert metrics.keys() == expected_metrics.keys() == {"perplexity_assignment", "perplexity_batch"}
     for name, value in expected_metrics.items():
@@ -167,14 +173,14 @@ def test_padding_changes_nothing_and_gets_no_gradient():
 
 def test_nothing_valid_is_zero_with_zero_gradient():
     nan = jnp.full((8, 3), jnp.nan)
-    (loss, metrics), grad = jax.value_and_grad(lambda a: swav(a, nan, valid=NONE), has_aux=True)(nan)
+    (loss, metrics), grad = value_and_gradient_of(lambda a: swav(a, nan, valid=NONE), has_aux=True)(nan)
     assert loss == 0 and np.all(np.asarray(grad) == 0)
     assert all(np.isfinite(value) for value in metrics.values())
 
 
 def test_one_row_and_zero_scores_are_finite():
     for x in (jnp.array([[0.9, -0.5, 0.1]]), jnp.zeros((1, 3)), jnp.zeros((8, 3))):
-        loss, grad = jax.value_and_grad(lambda a, x=x: swav(a, x)[0])(x)
+        loss, grad = value_and_gradient_of(lambda a, x=x: swav(a, x)[0])(x)
         assert np.isfinite(loss) and np.all(np.isfinite(grad))
     assert loss == pytest.approx(2 * math.log(3), rel=1e-6) and np.abs(grad).max() < 1e-6
 
@@ -188,7 +194,7 @@ def test_half_precision_is_computed_in_float32():
 
 def test_metrics_carry_no_gradient():
     first, second = scores()
-    grad = jax.grad(lambda a: sum(swav(a, second)[1].values()))(jnp.asarray(first))
+    grad = gradient_of(lambda a: sum(swav(a, second)[1].values()))(jnp.asarray(first))
     assert np.all(np.asarray(grad) == 0)
 
 

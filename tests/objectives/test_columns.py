@@ -5,8 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morphojax.objectives.columns import reconstruction, regression
+from morphojax.objectives import columns as objectives
 from tests.objectives import checks
+from tests.objectives.checks import gradient_of, value_and_gradient_of
+
+reconstruction = checks.compiled(objectives.reconstruction)
+regression = checks.compiled(objectives.regression)
 
 VALID = np.array([True, True, False, True, True, True, False, True])
 CARDINALITIES = (1, 3, 1, 2, 1, 3)
@@ -26,7 +30,7 @@ def predictions(width, batch=8, seed=1):
     return (1.5 * np.random.default_rng(seed).normal(size=(batch, width))).astype(np.float32)
 
 
-def slow_regression(prediction, values, missing, valid=None, delta=None, columns=COLUMNS):
+def reference_regression(prediction, values, missing, valid=None, delta=None, columns=COLUMNS):
     """(loss, r2), column by column."""
     costs, squares, bases = [], [], []
     for c, column in enumerate(columns):
@@ -45,7 +49,7 @@ def slow_regression(prediction, values, missing, valid=None, delta=None, columns
     return sum(costs) / len(costs), 1 - sum(squares) / sum(bases)
 
 
-def slow_reconstruction(prediction, values, missing, masked, valid=None, cardinalities=CARDINALITIES):
+def reference_reconstruction(prediction, values, missing, masked, valid=None, cardinalities=CARDINALITIES):
     """(loss, continuous, categorical, accuracy), field by field."""
     continuous, categorical, hits = [], [], []
     for b in range(len(values)):
@@ -75,7 +79,7 @@ def regression_case(name, valid=None, delta=None):
     return checks.Case(
         name,
         jax.jit(lambda **arrays: regression(**arrays, columns=COLUMNS, delta=delta)[0]),
-        lambda **arrays: slow_regression(**arrays, delta=delta)[0],
+        lambda **arrays: reference_regression(**arrays, delta=delta)[0],
         learned={"prediction": prediction},
         fixed=fixed,
     )
@@ -95,7 +99,7 @@ def reconstruction_case(name, valid=None, unknown=False):
     return checks.Case(
         name,
         jax.jit(lambda **arrays: reconstruction(**arrays, cardinalities=CARDINALITIES)[0]),
-        lambda **arrays: slow_reconstruction(**arrays)[0],
+        lambda **arrays: reference_reconstruction(**arrays)[0],
         learned={"prediction": prediction},
         fixed=fixed,
     )
@@ -113,10 +117,10 @@ CASES = [
 
 @pytest.mark.parametrize("valid", [None, VALID])
 @pytest.mark.parametrize("delta", [None, 0.8])
-def test_regression_metrics_equal_loops(valid, delta):
+def test_regression_metrics_equal_the_reference(valid, delta):
     values, missing, _ = table()
     prediction = predictions(len(COLUMNS))
-    mse, r2 = slow_regression(prediction, values, missing, valid)
+    mse, r2 = reference_regression(prediction, values, missing, valid)
     loss, metrics = regression(prediction, values, missing, COLUMNS, valid, delta)
     assert metrics["mse"] == pytest.approx(mse, rel=1e-5)
     assert metrics["r2"] == pytest.approx(r2, rel=1e-5)
@@ -129,19 +133,19 @@ def test_a_column_with_gaps_counts_as_much_as_a_full_one():
     values, missing = jnp.zeros((4, 2)), jnp.array([[0, 0], [0, 1], [0, 1], [0, 1]], bool)
     prediction = jnp.tile(jnp.array([1.0, 3.0]), (4, 1))
     assert regression(prediction, values, missing, (0, 1))[0] == 5
-    missing = missing.at[0, 1].set(True)  # nobody knows the second: it leaves the mean
+    missing = missing.at[0, 1].set(True)  # the second column has no known value: it is left out of the mean
     assert regression(prediction, values, missing, (0, 1))[0] == 1
 
 
 def test_regression_of_two_rows_by_hand():
     values, missing = jnp.array([[1.0], [-2.0]]), jnp.zeros((2, 1), bool)
     prediction = jnp.array([[1.5], [1.0]])
-    (loss, metrics), grad = jax.value_and_grad(lambda p: regression(p, values, missing, (0,), delta=1.0), has_aux=True)(
-        prediction
-    )
+    (loss, metrics), grad = value_and_gradient_of(
+        lambda p: regression(p, values, missing, (0,), delta=1.0), has_aux=True
+    )(prediction)
     assert loss == pytest.approx((0.25 + (2 * 3 - 1)) / 2)
     assert metrics["r2"] == pytest.approx(1 - (0.25 + 9) / (1 + 4))
-    np.testing.assert_allclose(grad, [[0.5], [1.0]])  # down to the values; beyond delta no steeper than at delta
+    np.testing.assert_allclose(grad, [[0.5], [1.0]])  # towards the values; the slope is bounded beyond delta
 
 
 def test_regression_r2_has_its_marks():
@@ -160,26 +164,26 @@ def test_regression_reads_nothing_that_is_missing():
 
 
 @pytest.mark.parametrize("valid", [None, VALID])
-def test_reconstruction_metrics_equal_loops(valid):
+def test_reconstruction_metrics_equal_the_reference(valid):
     values, missing, masked = table()
     prediction = predictions(sum(CARDINALITIES))
-    expected = slow_reconstruction(prediction, values, missing, masked, valid)
+    expected = reference_reconstruction(prediction, values, missing, masked, valid)
     loss, metrics = reconstruction(prediction, values, missing, masked, CARDINALITIES, valid)
-    for value, slow in zip(
+    for value, reference in zip(
         (loss, *(metrics[n] for n in ("continuous", "categorical", "accuracy"))), expected, strict=True
     ):
-        assert value == pytest.approx(slow, rel=1e-5)
+        assert value == pytest.approx(reference, rel=1e-5)
         assert value.shape == () and value.dtype == jnp.float32
     assert 0 < expected[3] < 1
 
 
 def test_reconstruction_of_two_rows_by_hand():
     # A continuous error of 2, a class of probability 3/4 and one of 1/10: each of the three counts once.
-    values, nowhere = jnp.array([[1.0, 1], [5.0, 2]]), jnp.zeros((2, 2), bool)
+    values, none_masked = jnp.array([[1.0, 1], [5.0, 2]]), jnp.zeros((2, 2), bool)
     masked = jnp.array([[True, True], [False, True]])
     prediction = jnp.array([[3.0, 0, math.log(6), 0], [9.0, math.log(8), 0, 0]])
-    run = jax.jit(lambda p: reconstruction(p, values, nowhere, masked, (1, 3)))
-    (loss, metrics), grad = jax.value_and_grad(run, has_aux=True)(prediction)
+    run = jax.jit(lambda p: reconstruction(p, values, none_masked, masked, (1, 3)))
+    (loss, metrics), grad = value_and_gradient_of(run, has_aux=True)(prediction)
     cross_entropies = -math.log(6 / 8), -math.log(1 / 10)
     assert loss == pytest.approx((4 + sum(cross_entropies)) / 3, rel=1e-6)
     assert metrics["continuous"] == 4
@@ -189,14 +193,16 @@ def test_reconstruction_of_two_rows_by_hand():
     np.testing.assert_allclose(grad, expected, rtol=1e-5)  # a step lowers the wrong logits and raises the right one
 
 
-def test_reconstruction_reads_only_what_is_hidden_and_known():
+def test_reconstruction_uses_masked_and_known_entries_only():
     values, missing, masked = table()
     prediction = predictions(sum(CARDINALITIES))
     run = jax.jit(lambda p, v: reconstruction(p, v, missing, masked, CARDINALITIES))
     expected = run(prediction, values)
     counted = masked & ~missing
-    spoilt = np.where(np.repeat(counted, CARDINALITIES, axis=1), prediction, np.nan)
-    (loss, metrics), grad = jax.value_and_grad(run, has_aux=True)(jnp.asarray(spoilt), np.where(counted, values, 1e9))
+    with_nan = np.where(np.repeat(counted, CARDINALITIES, axis=1), prediction, np.nan)
+    (loss, metrics), grad = value_and_gradient_of(run, has_aux=True)(
+        jnp.asarray(with_nan), np.where(counted, values, 1e9)
+    )
     assert (loss, metrics) == expected
     np.testing.assert_array_equal(np.asarray(grad) != 0, np.repeat(counted, CARDINALITIES, axis=1))
 
@@ -206,9 +212,9 @@ def test_a_code_that_is_none_is_missing(code):
     values, missing, masked = table()
     prediction = predictions(sum(CARDINALITIES))
     masked[0, 1], missing[0, 1], values[0, 1] = True, False, code
-    spoilt = reconstruction(prediction, values, missing, masked, CARDINALITIES)
+    with_nan = reconstruction(prediction, values, missing, masked, CARDINALITIES)
     missing[0, 1] = True
-    assert spoilt == reconstruction(prediction, values, missing, masked, CARDINALITIES)
+    assert with_nan == reconstruction(prediction, values, missing, masked, CARDINALITIES)
 
 
 def test_values_get_no_gradient():
@@ -218,21 +224,21 @@ def test_values_get_no_gradient():
         lambda v: regression(few, v, missing, COLUMNS)[0],
         lambda v: reconstruction(many, v, missing, masked, CARDINALITIES)[0],
     ):
-        assert np.all(np.asarray(jax.grad(loss)(jnp.asarray(values))) == 0)
+        assert np.all(np.asarray(gradient_of(loss)(jnp.asarray(values))) == 0)
 
 
 def test_nothing_known_is_zero_with_zero_gradient():
     values, missing, masked = table()
     few, many = predictions(len(COLUMNS)), predictions(sum(CARDINALITIES))
-    nobody, nowhere = np.zeros(8, bool), np.zeros_like(missing)
+    none_valid, none_masked = np.zeros(8, bool), np.zeros_like(missing)
     for loss, prediction in (
-        (lambda p: regression(p, values, missing, COLUMNS, nobody, 1.0), few),
-        (lambda p: regression(p, values, ~nowhere, COLUMNS), few),
-        (lambda p: reconstruction(p, values, missing, masked, CARDINALITIES, nobody), many),
-        (lambda p: reconstruction(p, values, missing, nowhere, CARDINALITIES), many),
-        (lambda p: reconstruction(p, values, ~nowhere, masked, CARDINALITIES), many),
+        (lambda p: regression(p, values, missing, COLUMNS, none_valid, 1.0), few),
+        (lambda p: regression(p, values, ~none_masked, COLUMNS), few),
+        (lambda p: reconstruction(p, values, missing, masked, CARDINALITIES, none_valid), many),
+        (lambda p: reconstruction(p, values, missing, none_masked, CARDINALITIES), many),
+        (lambda p: reconstruction(p, values, ~none_masked, masked, CARDINALITIES), many),
     ):
-        (value, metrics), grad = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(prediction))
+        (value, metrics), grad = value_and_gradient_of(loss, has_aux=True)(jnp.asarray(prediction))
         assert value == 0 and np.all(np.asarray(grad) == 0)
         assert all(m == 0 for m in metrics.values())
 

@@ -1,11 +1,14 @@
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morphojax.objectives import embeddings
+from morphojax.objectives import embeddings as objectives
+from tests.objectives import checks
+from tests.objectives.checks import gradient_of
+
+embeddings = checks.compiled_functions(objectives)
 
 
 def rows(batch=6, width=4, seed=0):
@@ -16,7 +19,7 @@ def unit(x):
     return [row / math.sqrt(sum(v * v for v in row)) for row in x.astype(np.float64)]
 
 
-def slow_cka(x, y):
+def reference_cka(x, y):
     """HSIC of the two Gram matrices with the centring matrix, in loops over pairs of examples."""
     n = len(x)
     centre = np.eye(n) - 1 / n
@@ -29,10 +32,12 @@ def slow_cka(x, y):
     return hsic(x, y) / math.sqrt(hsic(x, x) * hsic(y, y))
 
 
-def test_linear_cka_equals_loops():
+def test_linear_cka_equals_the_reference():
     x, y = rows() + 3, rows(width=7, seed=1) @ np.diag(np.arange(7.0)).astype(np.float32)
     for a, b in ((x, y), (y, x), (x, x[:, :2])):
-        np.testing.assert_allclose(embeddings.linear_cka(jnp.asarray(a), jnp.asarray(b)), slow_cka(a, b), rtol=1e-5)
+        np.testing.assert_allclose(
+            embeddings.linear_cka(jnp.asarray(a), jnp.asarray(b)), reference_cka(a, b), rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
@@ -50,7 +55,7 @@ def test_linear_cka_of_noise_is_small_for_many_examples_and_large_for_few():
     assert noise(20_000, 8) < 2e-3 and noise(6, 200) > 0.9
 
 
-def test_linear_cka_of_what_does_not_vary_is_zero_and_of_other_shapes_refused():
+def test_linear_cka_of_constants_is_zero_and_wrong_shapes_are_refused():
     assert embeddings.linear_cka(jnp.ones((5, 2)), jnp.asarray(rows(5))) == 0
     assert embeddings.linear_cka(jnp.zeros((5, 2)), jnp.zeros((5, 2))) == 0
     with pytest.raises(ValueError, match="same N examples"):
@@ -69,17 +74,17 @@ def test_l2_normalise_has_unit_rows_and_a_zero_gradient_at_zero():
     x[2] = 0
     norms = np.linalg.norm(embeddings.l2_normalise(jnp.asarray(x)), axis=1)
     np.testing.assert_allclose(norms, [1, 1, 0, 1, 1, 1], rtol=1e-6)
-    grad = np.asarray(jax.grad(lambda x: embeddings.l2_normalise(x)[:, 0].sum())(jnp.asarray(x)))
+    grad = np.asarray(gradient_of(lambda x: embeddings.l2_normalise(x)[:, 0].sum())(jnp.asarray(x)))
     assert np.all(np.isfinite(grad)) and np.all(grad[2] == 0) and np.any(grad[0] != 0)
 
 
-def test_cosines_equal_loops():
+def test_cosines_equal_the_reference():
     a, b = rows(), rows(batch=3, seed=1)
     expected = [[sum(u * v) for v in unit(b)] for u in unit(a)]
     np.testing.assert_allclose(embeddings.cosines(jnp.asarray(a), jnp.asarray(b)), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_alignment_equals_loops_and_has_its_extremes():
+def test_alignment_equals_the_reference_and_has_its_extremes():
     a, b = rows(), rows(seed=1)
     expected = [sum((u - v) ** 2) for u, v in zip(unit(a), unit(b), strict=True)]
     assert embeddings.alignment(a, b) == pytest.approx(np.mean(expected), rel=1e-5)
@@ -90,14 +95,14 @@ def test_alignment_equals_loops_and_has_its_extremes():
 
 
 @pytest.mark.parametrize("t", [0.5, 2.0, 50.0])
-def test_uniformity_equals_loops(t):
-    def slow(z):
+def test_uniformity_equals_the_reference(t):
+    def reference(z):
         pairs = [sum((u - v) ** 2) for i, u in enumerate(unit(z)) for v in unit(z)[i + 1 :]]
         return math.log(np.mean([math.exp(-t * d) for d in pairs]))
 
     z = rows()
-    assert embeddings.uniformity(z, t=t) == pytest.approx(slow(z), rel=1e-4)
-    assert embeddings.uniformity(padded(z), PADDED, t) == pytest.approx(slow(z[PADDED]), rel=1e-4)
+    assert embeddings.uniformity(z, t=t) == pytest.approx(reference(z), rel=1e-4)
+    assert embeddings.uniformity(padded(z), PADDED, t) == pytest.approx(reference(z[PADDED]), rel=1e-4)
 
 
 def test_uniformity_is_lowest_for_opposite_rows_and_zero_for_equal_ones():
@@ -111,7 +116,7 @@ def test_modality_gap_is_the_distance_of_the_centroids():
     assert embeddings.modality_gap(a, b) == pytest.approx(expected, rel=1e-5)
     expected = math.sqrt(sum((np.mean(unit(a[PADDED]), axis=0) - np.mean(unit(b[PADDED]), axis=0)) ** 2))
     assert embeddings.modality_gap(padded(a), padded(b), PADDED) == pytest.approx(expected, rel=1e-5)
-    # Well aligned pairs may still be two clouds: every table row a little to one side of its image.
+    # Aligned pairs can still form two clusters: every table row is shifted from its image in the same direction.
     image = np.array([[1, 0.1], [1, -0.1]], np.float32)
     table = np.array([[1, 0.4], [1, 0.2]], np.float32)
     assert embeddings.modality_gap(image, table) > 0.25
@@ -123,11 +128,9 @@ def test_effective_rank():
     for shape in ((40, 8), (8, 40)):
         z = rng.normal(size=shape).astype(np.float32)
         s = np.linalg.svd(z.astype(np.float64), compute_uv=False)
-        share = s / s.sum()
-        assert embeddings.effective_rank(jnp.asarray(z)) == pytest.approx(
-            np.exp(-(share * np.log(share)).sum()), rel=1e-4
-        )
-    # A collapsed 128-wide embedding: float32 noise in 127 null directions must not pass for rank.
+        p = s / s.sum()
+        assert embeddings.effective_rank(jnp.asarray(z)) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-4)
+    # A collapsed 128-wide embedding: float32 noise in 127 null directions must not count as rank.
     line = rng.normal(size=(256, 1)) * rng.normal(size=(1, 128))
     assert embeddings.effective_rank(jnp.asarray(line, jnp.float32)) == pytest.approx(1, abs=1e-3)
     assert embeddings.effective_rank(jnp.zeros((4, 3))) == 0
@@ -163,7 +166,7 @@ def test_measures_carry_no_gradient():
         embeddings.effective_rank,
     ]
     for measure in measures:
-        assert np.all(np.asarray(jax.grad(measure)(a)) == 0)
+        assert np.all(np.asarray(gradient_of(measure)(a)) == 0)
 
 
 def test_bad_arguments():

@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morphojax.objectives.local import regional
+from morphojax.objectives import local as objectives
 from tests.objectives import checks
+from tests.objectives.checks import gradient_of, value_and_gradient_of
+
+regional = checks.compiled(objectives.regional)
 
 VALID = np.array([True, True, False, True, True, True, False, True])
 
@@ -17,13 +20,13 @@ loss_of = jax.jit(
 
 
 def maps(batch=8, h=4, w=6, c=3, seed=0):
-    """Two views that resemble one another, as those of a network do."""
+    """Feature maps of two similar views."""
     rng = np.random.default_rng(seed)
     first = rng.normal(size=(batch, h, w, c)).astype(np.float32)
     return first, (first + 0.7 * rng.normal(size=first.shape)).astype(np.float32)
 
 
-def slow_regions(x, side):
+def reference_regions(x, side):
     """[h,w,C] -> a list of vectors, from a window centred on the map."""
     h, w, c = x.shape
     top, left = (h % side) // 2, (w % side) // 2
@@ -42,24 +45,24 @@ def cosine(a, b):
     return sum(a * b) / math.sqrt(sum(a * a) * sum(b * b))
 
 
-def slow_regional(first, second, log_temperature, valid=None, side=2, chosen=None):
+def reference_regional(first, second, log_temperature, valid=None, side=2, chosen=None):
     """Equation 3 of Chaitanya et al. 2020, slice by slice and region by region."""
     tau = math.exp(log_temperature)
     slices = []
     for n in range(len(first)):
         if valid is not None and not valid[n]:
             continue
-        views = [slow_regions(x[n], side) for x in (first, second)]
+        views = [reference_regions(x[n], side) for x in (first, second)]
         regions = range(len(views[0])) if chosen is None else chosen
         terms = []
         for f, g in (views, views[::-1]):
             for u in regions:
-                together = math.exp(cosine(f[u], g[u]) / tau)
-                apart = 0.0
+                positive = math.exp(cosine(f[u], g[u]) / tau)
+                negatives = 0.0
                 for v in regions:
                     if v != u:
-                        apart += math.exp(cosine(f[u], f[v]) / tau) + math.exp(cosine(f[u], g[v]) / tau)
-                terms.append(-math.log(together / (together + apart)))
+                        negatives += math.exp(cosine(f[u], f[v]) / tau) + math.exp(cosine(f[u], g[v]) / tau)
+                terms.append(-math.log(positive / (positive + negatives)))
         slices.append(sum(terms) / len(terms))
     return sum(slices) / len(slices)
 
@@ -75,7 +78,7 @@ def case(name, h=4, w=6, valid=None, side=2, sampled=None):
     return checks.Case(
         name,
         jax.jit(lambda **arrays: regional(**arrays, region=side, sampled=sampled, key=key)[0]),
-        lambda **arrays: slow_regional(**arrays, side=side, chosen=chosen),
+        lambda **arrays: reference_regional(**arrays, side=side, chosen=chosen),
         learned={"first": first, "second": second},
         fixed=fixed,
         shared={"log_temperature": np.float32(math.log(0.3))},
@@ -84,8 +87,8 @@ def case(name, h=4, w=6, valid=None, side=2, sampled=None):
 
 CASES = [
     case("local: regions of 2"),
-    case("local: places", h=3, w=2, side=1),
-    case("local: regions of 3 in a map they do not fill", h=8, w=7, side=3),
+    case("local: regions of 1", h=3, w=2, side=1),
+    case("local: regions of 3 with pixels left over", h=8, w=7, side=3),
     case("local: padding", valid=VALID),
     case("local: sampled", h=6, w=6, sampled=4),
 ]
@@ -100,12 +103,12 @@ def test_two_regions_by_hand():
     assert metrics["top1"] == 1
 
 
-def test_a_step_pulls_a_region_to_itself_and_pushes_it_from_the_others():
-    # A direction of its own is all that keeps each region of the second view from that of the first.
+def test_a_step_raises_similarity_to_the_positive_and_lowers_that_to_negatives():
+    # Each region of the second view equals that of the first plus a component in a direction of its own.
     f = np.array([[1, 0.1, 0, 0], [0.1, 1, 0, 0]])
     g = f + 0.5 * np.array([[0, 0, 1, 0], [0, 0, 0, 1]])
     first, second = (jnp.asarray(x, jnp.float32).reshape(1, 1, 2, 4) for x in (f, g))
-    grad = jax.grad(lambda x: loss_of(x, second, region=1))(first)
+    grad = gradient_of(lambda x: loss_of(x, second, region=1))(first)
     after = f - 0.1 * np.asarray(grad, np.float64).reshape(2, 4)
     for u, v in ((0, 1), (1, 0)):
         assert cosine(after[u], g[u]) > cosine(f[u], g[u])
@@ -113,29 +116,29 @@ def test_a_step_pulls_a_region_to_itself_and_pushes_it_from_the_others():
     assert cosine(after[0], after[1]) < cosine(f[0], f[1])
 
 
-def test_other_slices_are_no_negatives():
+def test_regions_of_other_slices_are_no_negatives():
     first, second = maps()
     alone = [float(loss_of(first[i : i + 1], second[i : i + 1])) for i in range(8)]
     assert loss_of(first, second) == pytest.approx(np.mean(alone), rel=1e-6)
 
 
-def test_swapping_views_and_scaling_regions_change_nothing():
+def test_swapping_views_and_scaling_regions_do_not_matter():
     first, second = maps()
     scale = np.repeat(np.linspace(0.5, 3, 3, dtype=np.float32), 2)[:, None]
     expected = loss_of(first, second)
     assert loss_of(scale * second, first / scale) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_leftover_places_have_no_influence():
+def test_leftover_pixels_have_no_influence():
     first, second = maps(h=5, w=8)
-    grad = jax.grad(lambda x: loss_of(x, second, region=3))(jnp.asarray(first))
+    grad = gradient_of(lambda x: loss_of(x, second, region=3))(jnp.asarray(first))
     used = np.any(np.asarray(grad) != 0, axis=(0, 3))
     expected = np.zeros((5, 8), bool)
     expected[1:4, 1:7] = True
     np.testing.assert_array_equal(used, expected)
 
 
-def test_sampling_draws_anew_for_each_key_and_all_of_them_is_everything():
+def test_sampling_depends_on_the_key_and_sampling_all_regions_is_the_full_loss():
     first, second = maps(h=6, w=6)
     drawn = jax.jit(lambda key, sampled: regional(first, second, -1.0, 2, sampled, key)[0], static_argnums=1)
     assert len({float(drawn(jax.random.key(i), 4)) for i in range(4)}) > 1
@@ -162,7 +165,7 @@ def test_zero_maps_and_no_valid_slice_are_finite():
     first, second = maps()
 
     def both(first, second, valid=None):
-        return jax.value_and_grad(lambda x: loss_of(x, second, valid=valid))(jnp.asarray(first))
+        return value_and_gradient_of(lambda x: loss_of(x, second, valid=valid))(jnp.asarray(first))
 
     loss, grad = both(0 * first, second)
     assert np.isfinite(loss) and np.all(np.asarray(grad) == 0)
@@ -178,8 +181,8 @@ def test_bad_arguments():
         ("feature maps", dict(second=second[:, 1:])),
         ("feature maps", dict(first=first[0], second=second[0])),
         ("region", dict(region=0)),
-        ("contrast needs 2", dict(region=4)),
-        ("contrast needs 2", dict(region=5)),
+        ("contrast needs at least 2", dict(region=4)),
+        ("contrast needs at least 2", dict(region=5)),
         ("sampled must", dict(sampled=1, key=jax.random.key(0))),
         ("sampled must", dict(sampled=7, key=jax.random.key(0))),
         ("key", dict(sampled=3)),

@@ -5,9 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from morphojax.objectives import matching as objectives
 from morphojax.objectives import targets
-from morphojax.objectives.matching import hard_negatives, matching
 from tests.objectives import checks
+from tests.objectives.checks import gradient_of, value_and_gradient_of
+
+hard_negatives = checks.compiled(objectives.hard_negatives)
+matching = checks.compiled(objectives.matching)
 
 VALID = np.array([True, True, False, True, True, True, False, True])
 SUBJECT = jnp.array([5, 2, 7, 2, 9, 5, 3, 2])
@@ -21,20 +25,20 @@ def pair():
     return rows(seed=0), rows(seed=1)
 
 
-def slow_matching(true, wrong):
-    """Li et al. 2021, eq. 2: cross-entropy of the right answer, over lists of logits."""
+def reference_matching(true, wrong):
+    """Li et al. 2021, eq. 2: cross-entropy of the correct class, over lists of logits."""
     p = [1 / (1 + math.exp(-logit)) for logit in true], [1 / (1 + math.exp(-logit)) for logit in wrong]
     terms = [-math.log(x) for x in p[0]] + [-math.log(1 - x) for x in p[1]]
     return sum(terms) / len(terms)
 
 
-def slow_padded(positive, negative, valid, exists):
+def reference_padded(positive, negative, valid, exists):
     true = [float(x) for x, v in zip(positive, valid, strict=True) if v]
-    return slow_matching(true, [float(negative[i, k]) for i in range(8) for k in range(2) if exists[i, k]])
+    return reference_matching(true, [float(negative[i, k]) for i in range(8) for k in range(2) if exists[i, k]])
 
 
 def of_drawn_pairs(image, table, subject):
-    """Matching by the dot product, of a batch and the partners drawn from it."""
+    """Matching loss with dot products as logits, for a batch and the negatives drawn from it."""
     drawn = hard_negatives(jax.random.key(3), image, table, -1.0, negatives=targets.distinct(subject))
     for_image = jnp.sum(image * table[drawn.table], axis=1)
     for_table = jnp.sum(image[drawn.image] * table, axis=1)
@@ -45,24 +49,24 @@ def of_drawn_pairs(image, table, subject):
 DRAWN = hard_negatives(jax.random.key(3), *pair(), -1.0, negatives=targets.distinct(SUBJECT))
 
 
-def slow_of_drawn_pairs(image, table, subject):
+def reference_of_drawn_pairs(image, table, subject):
     assert DRAWN.table_exists.all() and DRAWN.image_exists.all()
     wrong = [np.dot(image[i], table[DRAWN.table[i]]) for i in range(8)]
     wrong += [np.dot(image[DRAWN.image[i]], table[i]) for i in range(8)]
-    return slow_matching([np.dot(image[i], table[i]) for i in range(8)], wrong)
+    return reference_matching([np.dot(image[i], table[i]) for i in range(8)], wrong)
 
 
 CASES = [
     checks.Case(
         "matching",
         lambda positive, negative: matching(positive, negative.ravel())[0],
-        lambda positive, negative: slow_matching(positive, negative.ravel()),
+        lambda positive, negative: reference_matching(positive, negative.ravel()),
         {"positive": rows(width=1)[:, 0], "negative": rows(width=2, seed=1)},
     ),
     checks.Case(
         "matching, padded",
         lambda positive, negative, valid, exists: matching(positive, negative.ravel(), valid, exists.ravel())[0],
-        slow_padded,
+        reference_padded,
         {
             "positive": np.where(VALID, rows(width=1)[:, 0], np.nan).astype(np.float32),
             "negative": np.where(VALID[:, None], rows(width=2, seed=1), np.nan).astype(np.float32),
@@ -72,7 +76,7 @@ CASES = [
     checks.Case(
         "matching of drawn pairs",
         of_drawn_pairs,
-        slow_of_drawn_pairs,
+        reference_of_drawn_pairs,
         dict(zip(("image", "table"), pair(), strict=True)),
         {"subject": np.asarray(SUBJECT)},
         any_order=False,
@@ -80,9 +84,9 @@ CASES = [
 ]
 
 
-def test_two_points():
-    wrong, right = jax.grad(lambda *x: matching(*x)[0], argnums=(0, 1))(jnp.array([0.3]), jnp.array([0.3]))
-    assert wrong < 0 < right  # a step raises the logit of the true pair and lowers that of the wrong one
+def test_a_step_raises_the_logit_of_positives_and_lowers_that_of_negatives():
+    wrong, right = gradient_of(lambda *x: matching(*x)[0], argnums=(0, 1))(jnp.array([0.3]), jnp.array([0.3]))
+    assert wrong < 0 < right
 
 
 def test_accuracy_by_hand():
@@ -94,20 +98,20 @@ def test_accuracy_by_hand():
 
 
 def test_large_and_half_precision_logits_are_finite():
-    loss, grad = jax.value_and_grad(lambda x: matching(x, -x)[0])(jnp.array([-1e4, 1e4]))
+    loss, grad = value_and_gradient_of(lambda x: matching(x, -x)[0])(jnp.array([-1e4, 1e4]))
     assert loss == pytest.approx(5e3) and np.all(np.isfinite(grad))
     loss, metrics = matching(jnp.ones(2, jnp.bfloat16), jnp.ones(3, jnp.bfloat16))
     assert loss.dtype == metrics["accuracy"].dtype == jnp.float32 and loss.shape == metrics["accuracy"].shape == ()
 
 
 def test_metrics_carry_no_gradient():
-    grad = jax.grad(lambda x: matching(x, x)[1]["accuracy"])(jnp.array([1.0, -1.0]))
+    grad = gradient_of(lambda x: matching(x, x)[1]["accuracy"])(jnp.array([1.0, -1.0]))
     assert np.all(np.asarray(grad) == 0)
 
 
 def test_no_valid_pair_is_zero_with_zero_gradient():
     none = np.zeros(3, bool)
-    loss, grad = jax.value_and_grad(lambda x: matching(x, x, none, none)[0])(jnp.full(3, jnp.nan))
+    loss, grad = value_and_gradient_of(lambda x: matching(x, x, none, none)[0])(jnp.full(3, jnp.nan))
     assert loss == 0 and np.all(np.asarray(grad) == 0)
 
 
@@ -119,7 +123,7 @@ def draws(n, image, table, log_temperature=-1.0, **pairs):
 
 def test_hard_negatives_are_never_the_row_itself_its_subject_or_padding():
     image, table = (np.where(VALID[:, None], x, np.nan) for x in pair())
-    image[:] = image[0]  # as alluring as can be: all images are alike, and like the table of row 0
+    image[:] = image[0]  # the hardest case: all images are equal, and equal to table row 0
     table[0] = image[0]
     drawn = draws(300, image, table, math.log(0.05), valid=VALID, negatives=targets.distinct(SUBJECT))
     for partner, exists in ((drawn.table, drawn.table_exists), (drawn.image, drawn.image_exists)):
@@ -158,7 +162,7 @@ def test_the_two_directions_are_drawn_independently():
     assert np.any(np.asarray(drawn.table) != np.asarray(drawn.image))
 
 
-def test_a_cold_temperature_draws_the_hardest():
+def test_a_low_temperature_draws_the_hardest_negative():
     image, table = pair()
     drawn = draws(20, image, table, math.log(1e-4))
     similarity = np.array([[cosines(u, v) for v in table] for u in image]) - 9 * np.eye(8)
@@ -167,14 +171,14 @@ def test_a_cold_temperature_draws_the_hardest():
 
 
 @pytest.mark.parametrize("batch", [1, 8])
-def test_nobody_to_draw(batch):
+def test_without_negatives_nothing_is_drawn(batch):
     image, table = (x[:batch] for x in pair())
     drawn = hard_negatives(jax.random.key(0), image, table, -1.0, negatives=np.eye(batch, dtype=bool))
     assert not drawn.table_exists.any() and not drawn.image_exists.any()
     np.testing.assert_array_equal(drawn.table, np.arange(batch))
     np.testing.assert_array_equal(drawn.image, np.arange(batch))
     true = jnp.full(batch, 0.7)
-    loss, grad = jax.value_and_grad(lambda x: matching(true, x, None, drawn.table_exists)[0])(true)
+    loss, grad = value_and_gradient_of(lambda x: matching(true, x, None, drawn.table_exists)[0])(true)
     assert loss == pytest.approx(math.log1p(math.exp(-0.7)), rel=1e-6) and np.all(np.asarray(grad) == 0)
 
 

@@ -1,15 +1,17 @@
-"""Planes of a subject against those of others."""
+"""InfoNCE between the planes of subjects."""
 
 import itertools
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morphojax.objectives.contrastive import between_planes
+from morphojax.objectives import contrastive as objectives
 from tests.objectives import checks
+from tests.objectives.checks import value_and_gradient_of
+
+between_planes = checks.compiled(objectives.between_planes)
 
 RANDOM = np.random.default_rng(5)
 EMBEDDING = RANDOM.normal(size=(8, 3, 4)).astype(np.float32)
@@ -18,7 +20,7 @@ SUBJECT = np.array([0, 1, 2, 3, 4, 5, 5, 7])
 TEMPERATURE = {"log_temperature": np.float32(math.log(0.4))}
 
 
-def slow(embedding, log_temperature, present=None, subject=None):
+def reference(embedding, log_temperature, present=None, subject=None):
     """Tian et al. 2020, the full graph: both directions of every pair of planes, among the subjects that have both."""
     n, planes, _ = embedding.shape
     present = np.ones((n, planes), bool) if present is None else present
@@ -46,47 +48,54 @@ def loss(embedding, log_temperature, present=None, subject=None):
 
 
 CASES = [
-    checks.Case("planes, all there", loss, slow, {"embedding": EMBEDDING}, {}, TEMPERATURE),
-    checks.Case("planes, some missing", loss, slow, {"embedding": EMBEDDING}, {"present": PRESENT}, TEMPERATURE),
-    checks.Case("planes, a subject twice", loss, slow, {"embedding": EMBEDDING}, {"subject": SUBJECT}, TEMPERATURE),
+    checks.Case("planes, none missing", loss, reference, {"embedding": EMBEDDING}, {}, TEMPERATURE),
+    checks.Case("planes, some missing", loss, reference, {"embedding": EMBEDDING}, {"present": PRESENT}, TEMPERATURE),
     checks.Case(
-        "planes, two of them", loss, slow, {"embedding": EMBEDDING[:, :2]}, {"present": PRESENT[:, :2]}, TEMPERATURE
+        "planes, a subject twice", loss, reference, {"embedding": EMBEDDING}, {"subject": SUBJECT}, TEMPERATURE
+    ),
+    checks.Case(
+        "planes, two of them",
+        loss,
+        reference,
+        {"embedding": EMBEDDING[:, :2]},
+        {"present": PRESENT[:, :2]},
+        TEMPERATURE,
     ),
 ]
 
 
-def test_planes_of_a_subject_are_pulled_together():
+def test_a_step_raises_the_similarity_of_the_planes_of_a_subject():
     embedding = jnp.array([[[1.0, 0.2], [0.2, 1.0]], [[-1.0, 0.3], [0.1, -1.0]]])
-    value, grads = jax.value_and_grad(lambda z: loss(z, -1.0))(embedding)
+    value, grads = value_and_gradient_of(lambda z: loss(z, -1.0))(embedding)
     assert loss(embedding - 0.05 * grads, -1.0) < value
 
-    def apart(z):
+    def margin(z):
         z = z / jnp.linalg.norm(z, axis=-1, keepdims=True)
         return float((z[:, 0] * z[:, 1]).sum(-1).mean() - (z[::-1, 0] * z[:, 1]).sum(-1).mean())
 
-    assert apart(embedding - 0.05 * grads) > apart(embedding)
+    assert margin(embedding - 0.05 * grads) > margin(embedding)
 
 
-def test_a_missing_plane_has_no_influence_whatever_it_holds():
+def test_a_missing_plane_has_no_influence():
     present = jnp.asarray(PRESENT)
     bad = jnp.where(present[..., None], EMBEDDING, jnp.nan)
-    value, grads = jax.value_and_grad(lambda z: loss(z, -1.0, present))(bad)
+    value, grads = value_and_gradient_of(lambda z: loss(z, -1.0, present))(bad)
     assert float(value) == pytest.approx(float(loss(jnp.where(present[..., None], EMBEDDING, 7.0), -1.0, present)))
     assert np.isfinite(np.asarray(grads)).all() and not np.asarray(grads)[~PRESENT].any()
 
 
-def test_planes_that_nobody_shares_give_zero():
+def test_planes_without_a_common_subject_give_zero():
     present = jnp.array([[True, False], [False, True], [True, False]])
-    value, grads = jax.value_and_grad(lambda z: loss(z, -1.0, present))(jnp.asarray(EMBEDDING[:3, :2]))
+    value, grads = value_and_gradient_of(lambda z: loss(z, -1.0, present))(jnp.asarray(EMBEDDING[:3, :2]))
     assert value == 0 and not np.asarray(grads).any()
 
 
-def test_equal_planes_are_always_found():
+def test_equal_planes_have_perfect_retrieval():
     same = jnp.broadcast_to(jnp.eye(4)[:, None], (4, 3, 4))
     assert between_planes(same, jnp.ones((4, 3), bool), -2.0)[1]["top1"] == 1
 
 
-def test_one_plane_or_another_shape_is_refused():
+def test_one_plane_and_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="two planes"):
         between_planes(jnp.ones((3, 1, 2)), jnp.ones((3, 1), bool), 0.0)
     with pytest.raises(ValueError, match=r"present \[B, V\]"):

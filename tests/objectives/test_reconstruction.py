@@ -5,8 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morphojax.objectives.reconstruction import masked_patches, patches, unpatch
+from morphojax.objectives import reconstruction as objectives
 from tests.objectives import checks
+from tests.objectives.checks import gradient_of, value_and_gradient_of
+
+masked_patches = checks.compiled(objectives.masked_patches)
+patches = checks.compiled(objectives.patches)
+unpatch = checks.compiled(objectives.unpatch)
 
 VALID = np.array([True, True, False, True, True, True, False, True])
 PATCH, SIZE = 2, (4, 6)
@@ -20,8 +25,8 @@ def batch(n=8, channels=3, seed=0):
     return prediction, image, rng.random((n, 6)) < 0.6
 
 
-def slow_masked_patches(prediction, image, masked, valid=None, normalise=True):
-    """(loss, share of variance explained), pixel by pixel."""
+def reference_masked_patches(prediction, image, masked, valid=None, normalise=True):
+    """(loss, fraction of variance explained), pixel by pixel."""
     n, h, w, channels = image.shape
     errors, targets = [], []
     for i in range(n):
@@ -53,7 +58,7 @@ def case(name, normalise=True, valid=None, channels=3):
     return checks.Case(
         name,
         jax.jit(lambda **arrays: masked_patches(**arrays, patch=PATCH, normalise=normalise)[0]),
-        lambda **arrays: slow_masked_patches(**arrays, normalise=normalise)[0],
+        lambda **arrays: reference_masked_patches(**arrays, normalise=normalise)[0],
         learned={"prediction": prediction},
         fixed=fixed,
     )
@@ -77,19 +82,19 @@ def test_patches_by_hand_and_back():
 
 
 @pytest.mark.parametrize("normalise", [True, False])
-def test_variance_explained_equals_loops(normalise):
+def test_variance_explained_equals_the_reference(normalise):
     prediction, image, masked = batch()
-    target = patches(image, PATCH)
+    target = np.asarray(patches(image, PATCH))
     prediction = (0.1 * prediction + (target - target.mean()) / target.std() * (1 if normalise else 0.2)).astype(
         np.float32
     )
-    expected = slow_masked_patches(prediction, image, masked, normalise=normalise)[1]
+    expected = reference_masked_patches(prediction, image, masked, normalise=normalise)[1]
     _, metrics = masked_patches(prediction, image, masked, PATCH, normalise)
     assert metrics["variance_explained"] == pytest.approx(expected, rel=1e-4)
     assert metrics["variance_explained"].dtype == jnp.float32 and metrics["variance_explained"].shape == ()
 
 
-def test_variance_explained_has_its_marks():
+def test_variance_explained_of_perfect_and_constant_predictions():
     _, image, masked = batch()
     target = np.asarray(patches(image, PATCH))
     _, metrics = masked_patches(target, image, masked, PATCH, normalise=False)
@@ -100,40 +105,39 @@ def test_variance_explained_has_its_marks():
 
 
 def test_one_patch_by_hand():
-    # Pixels 0, 2, 4, 6: mean 3, variance 5. The prediction is right but for one pixel, by 2.
+    # Pixels 0, 2, 4, 6: mean 3, variance 5. The prediction is correct except for one pixel, which is off by 2.
     image = jnp.array([0.0, 2, 4, 6]).reshape(1, 2, 2, 1)
     target = (np.array([0, 2, 4, 6]) - 3) / math.sqrt(5)
     prediction = jnp.asarray(target + np.array([0, 0, 2, 0]), jnp.float32).reshape(1, 1, 4)
     loss, _ = masked_patches(prediction, image, jnp.ones((1, 1), bool), 2)
     assert loss == pytest.approx(1, rel=1e-5)
-    grad = jax.grad(lambda p: masked_patches(p, image, jnp.ones((1, 1), bool), 2)[0])(prediction)
-    np.testing.assert_allclose(grad[0, 0], [0, 0, 1, 0], atol=1e-5)  # 2 * 2 / 4: down to the target
+    grad = gradient_of(lambda p: masked_patches(p, image, jnp.ones((1, 1), bool), 2)[0])(prediction)
+    np.testing.assert_allclose(grad[0, 0], [0, 0, 1, 0], atol=1e-5)  # 2 * 2 / 4, towards the target
 
 
-def test_normalised_targets_do_not_see_brightness_and_contrast():
+def test_normalised_targets_ignore_brightness_and_contrast():
     prediction, image, masked = batch()
     expected = float(masked_patches(prediction, image, masked, PATCH)[0])
     assert masked_patches(prediction, 5 * image + 3, masked, PATCH)[0] == pytest.approx(expected, rel=1e-3)
 
 
-def test_seen_patches_have_no_influence():
+def test_visible_patches_have_no_influence():
     prediction, image, masked = batch()
-    expected = masked_patches(prediction, image, masked, PATCH)
-    seen = ~masked
-    spoilt = np.where(seen[..., None], np.nan, prediction)
+    program = value_and_gradient_of(lambda p, image: masked_patches(p, image, masked, PATCH), has_aux=True)
+    expected, _ = program(prediction, image)
+    visible = ~masked
+    prediction[visible] = np.nan
     cut = np.array(patches(image, PATCH))
-    cut[seen] = np.nan
-    image = np.asarray(unpatch(jnp.asarray(cut), SIZE, PATCH))
-    (loss, metrics), grad = jax.value_and_grad(lambda p: masked_patches(p, image, masked, PATCH), has_aux=True)(
-        jnp.asarray(spoilt)
-    )
+    cut[visible] = np.nan
+    with_nan = np.asarray(unpatch(jnp.asarray(cut), SIZE, PATCH))
+    (loss, metrics), grad = program(prediction, with_nan)
     assert loss == expected[0] and metrics == expected[1]
-    assert np.all(np.asarray(grad)[seen] == 0) and np.all(np.asarray(grad)[masked] != 0)
+    assert np.all(np.asarray(grad)[visible] == 0) and np.all(np.asarray(grad)[masked] != 0)
 
 
 def test_the_image_gets_no_gradient():
     prediction, image, masked = batch()
-    grad = jax.grad(lambda x: masked_patches(prediction, x, masked, PATCH)[0])(jnp.asarray(image))
+    grad = gradient_of(lambda x: masked_patches(prediction, x, masked, PATCH)[0])(jnp.asarray(image))
     assert np.all(np.asarray(grad) == 0)
 
 
@@ -151,9 +155,9 @@ def test_nothing_to_predict_is_zero_with_zero_gradient(nothing):
     arrays = {"masked": masked, "valid": np.ones(8, bool)} | {
         nothing: np.zeros_like(masked if nothing == "masked" else VALID)
     }
-    (loss, metrics), grad = jax.value_and_grad(lambda p: masked_patches(p, image, patch=PATCH, **arrays), has_aux=True)(
-        jnp.asarray(prediction)
-    )
+    (loss, metrics), grad = value_and_gradient_of(
+        lambda p: masked_patches(p, image, patch=PATCH, **arrays), has_aux=True
+    )(jnp.asarray(prediction))
     assert loss == 0 and metrics["variance_explained"] == 0 and np.all(np.asarray(grad) == 0)
 
 

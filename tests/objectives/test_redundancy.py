@@ -1,12 +1,15 @@
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morphojax.objectives.redundancy import barlow_twins, vicreg
+from morphojax.objectives import redundancy as objectives
 from tests.objectives import checks
+from tests.objectives.checks import gradient_of, value_and_gradient_of
+
+barlow_twins = checks.compiled(objectives.barlow_twins)
+vicreg = checks.compiled(objectives.vicreg)
 
 LOSSES = {"barlow_twins": barlow_twins, "vicreg": vicreg}
 PADDED = np.array([True, True, False, True, False, True, True, True])
@@ -17,7 +20,7 @@ NAMES = {
 
 
 def views(batch=8, width=4, seed=0):
-    """Two views that resemble one another; columns of different mean and spread, on both sides of VICReg's hinge."""
+    """Two similar views; columns with different means and scales, on both sides of VICReg's hinge."""
     rng = np.random.default_rng(seed)
     common, *noise = rng.normal(size=(3, batch, width))
     scale, mean = np.array([0.3, 0.6, 1.5, 2.5] * width)[:width], np.array([1.0, -2.0, 0.0, 0.5] * width)[:width]
@@ -32,22 +35,22 @@ def columns(x, valid):
     return [list(column) for column in zip(*kept(x, valid), strict=True)]
 
 
-def slow_covariance(a, b, ddof):
+def reference_covariance(a, b, ddof):
     mean_a, mean_b = sum(a) / len(a), sum(b) / len(b)
     return sum((u - mean_a) * (v - mean_b) for u, v in zip(a, b, strict=True)) / (len(a) - ddof)
 
 
-def slow_barlow_twins(first, second, valid=None, redundancy_weight=5e-3):
+def reference_barlow_twins(first, second, valid=None, redundancy_weight=5e-3):
     first, second, loss = columns(first, valid), columns(second, valid), 0.0
     for i, a in enumerate(first):
         for j, b in enumerate(second):
-            spread = math.sqrt(slow_covariance(a, a, 0) * slow_covariance(b, b, 0))
-            c = slow_covariance(a, b, 0) / spread
+            spread = math.sqrt(reference_covariance(a, a, 0) * reference_covariance(b, b, 0))
+            c = reference_covariance(a, b, 0) / spread
             loss += (1 - c) ** 2 if i == j else redundancy_weight * c**2
     return loss
 
 
-def slow_vicreg(first, second, valid=None, invariance=25.0, variance=25.0, covariance=1.0):
+def reference_vicreg(first, second, valid=None, invariance=25.0, variance=25.0, covariance=1.0):
     s = [
         (u - v) ** 2
         for a, b in zip(kept(first, valid), kept(second, valid), strict=True)
@@ -56,31 +59,33 @@ def slow_vicreg(first, second, valid=None, invariance=25.0, variance=25.0, covar
     loss = invariance * sum(s) / len(s)
     for view in (columns(first, valid), columns(second, valid)):
         for i, a in enumerate(view):
-            loss += variance * max(0, 1 - math.sqrt(slow_covariance(a, a, 1) + 1e-4)) / len(view)
-            loss += covariance * sum(slow_covariance(a, b, 1) ** 2 for j, b in enumerate(view) if j != i) / len(view)
+            loss += variance * max(0, 1 - math.sqrt(reference_covariance(a, a, 1) + 1e-4)) / len(view)
+            loss += (
+                covariance * sum(reference_covariance(a, b, 1) ** 2 for j, b in enumerate(view) if j != i) / len(view)
+            )
     return loss
 
 
-def case(name, loss, slow, padded, **weights):
+def case(name, loss, reference, padded, **weights):
     first, second = (np.where(PADDED[:, None], x, np.nan) if padded else x for x in views())
     return checks.Case(
         name + "_padded" * padded,
         lambda **arrays: loss(**arrays, **weights)[0],
-        lambda **arrays: slow(**arrays, **weights),
+        lambda **arrays: reference(**arrays, **weights),
         {"first": first, "second": second},
         {"valid": PADDED} if padded else {},
     )
 
 
 CASES = [
-    case("barlow_twins", barlow_twins, slow_barlow_twins, padded=False),
-    case("barlow_twins", barlow_twins, slow_barlow_twins, padded=True),
-    case("barlow_twins_off_diagonal", barlow_twins, slow_barlow_twins, padded=True, redundancy_weight=2.0),
-    case("vicreg", vicreg, slow_vicreg, padded=False),
-    case("vicreg", vicreg, slow_vicreg, padded=True),
-    case("vicreg_invariance", vicreg, slow_vicreg, padded=True, invariance=1.0, variance=0.0, covariance=0.0),
-    case("vicreg_variance", vicreg, slow_vicreg, padded=True, invariance=0.0, variance=2.0, covariance=0.0),
-    case("vicreg_covariance", vicreg, slow_vicreg, padded=True, invariance=0.0, variance=0.0, covariance=3.0),
+    case("barlow_twins", barlow_twins, reference_barlow_twins, padded=False),
+    case("barlow_twins", barlow_twins, reference_barlow_twins, padded=True),
+    case("barlow_twins_off_diagonal", barlow_twins, reference_barlow_twins, padded=True, redundancy_weight=2.0),
+    case("vicreg", vicreg, reference_vicreg, padded=False),
+    case("vicreg", vicreg, reference_vicreg, padded=True),
+    case("vicreg_invariance", vicreg, reference_vicreg, padded=True, invariance=1.0, variance=0.0, covariance=0.0),
+    case("vicreg_variance", vicreg, reference_vicreg, padded=True, invariance=0.0, variance=2.0, covariance=0.0),
+    case("vicreg_covariance", vicreg, reference_vicreg, padded=True, invariance=0.0, variance=0.0, covariance=3.0),
 ]
 
 
@@ -123,35 +128,38 @@ def test_vicreg_by_hand():
     assert loss == pytest.approx(0.81 + 10 * (1 - math.sqrt(0.0201)) + 100 * 4.0004, rel=1e-5)
 
 
-def test_vicreg_pulls_views_together_and_pushes_examples_apart():
+def test_a_vicreg_step_brings_views_together_and_separates_examples():
     first, second = jnp.array([[0.2], [-0.1]]), jnp.array([[0.1], [-0.3]])
 
     def gradient(**weights):
-        return np.asarray(jax.grad(lambda a: vicreg(a, second, covariance=0.0, **weights)[0])(first)).ravel()
+        return np.asarray(gradient_of(lambda a: vicreg(a, second, covariance=0.0, **weights)[0])(first)).ravel()
 
-    pull = gradient(invariance=1.0, variance=0.0)
-    assert pull[0] > 0 and pull[1] > 0  # downhill is towards smaller values, where the second view is
-    push = gradient(invariance=0.0, variance=1.0)
-    assert push[0] < 0 < push[1]  # downhill the larger grows and the smaller falls
+    invariance = gradient(invariance=1.0, variance=0.0)
+    assert invariance[0] > 0 and invariance[1] > 0  # a step decreases both, towards the second view
+    variance = gradient(invariance=0.0, variance=1.0)
+    assert variance[0] < 0 < variance[1]  # a step increases the larger and decreases the smaller
 
 
-def test_barlow_twins_pulls_views_together():
+def test_a_barlow_twins_step_brings_views_together():
     first, second = views()
     moved = jnp.asarray(first)
     for _ in range(20):
-        moved -= 0.05 * jax.grad(lambda a: barlow_twins(a, second)[0])(moved)
+        moved -= 0.05 * gradient_of(lambda a: barlow_twins(a, second)[0])(moved)
     before, after = barlow_twins(first, second)[1], barlow_twins(moved, second)[1]
     assert after["correlation"] > before["correlation"] + 0.01
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_padding_changes_nothing_and_gets_no_gradient(name):
+def test_padding_has_no_influence_and_no_gradient(name):
     first, second = views()
     expected, expected_metrics = LOSSES[name](first[PADDED], second[PADDED])
-    spoilt = jnp.asarray(np.where(PADDED[:, None], first, np.nan)), jnp.asarray(np.where(PADDED[:, None], second, 1e9))
-    (loss, metrics), grads = jax.value_and_grad(
+    with_nan = (
+        jnp.asarray(np.where(PADDED[:, None], first, np.nan)),
+        jnp.asarray(np.where(PADDED[:, None], second, 1e9)),
+    )
+    (loss, metrics), grads = value_and_gradient_of(
         lambda views: LOSSES[name](*views, valid=jnp.asarray(PADDED)), has_aux=True
-    )(spoilt)
+    )(with_nan)
     assert loss == pytest.approx(float(expected), rel=1e-6)
     assert metrics.keys() == expected_metrics.keys() == NAMES[name]
     for key, value in expected_metrics.items():
@@ -163,9 +171,9 @@ def test_padding_changes_nothing_and_gets_no_gradient(name):
 @pytest.mark.parametrize("name", LOSSES)
 def test_nothing_valid_is_zero_with_zero_gradient(name):
     nan = jnp.full((8, 4), jnp.nan)
-    (loss, metrics), grad = jax.value_and_grad(lambda a: LOSSES[name](a, nan, valid=jnp.zeros(8, bool)), has_aux=True)(
-        nan
-    )
+    (loss, metrics), grad = value_and_gradient_of(
+        lambda a: LOSSES[name](a, nan, valid=jnp.zeros(8, bool)), has_aux=True
+    )(nan)
     assert loss == 0 and np.all(np.asarray(grad) == 0)
     assert all(value == 0 for value in metrics.values())
 
@@ -173,9 +181,9 @@ def test_nothing_valid_is_zero_with_zero_gradient(name):
 def test_one_valid_row_has_only_what_is_defined():
     first, second = (jnp.asarray(x) for x in views())
     one = jnp.arange(8) == 3
-    (loss, metrics), grad = jax.value_and_grad(lambda a: barlow_twins(a, second, valid=one), has_aux=True)(first)
+    (loss, metrics), grad = value_and_gradient_of(lambda a: barlow_twins(a, second, valid=one), has_aux=True)(first)
     assert loss == 0 and np.all(np.asarray(grad) == 0) and all(value == 0 for value in metrics.values())
-    (loss, metrics), grad = jax.value_and_grad(lambda a: vicreg(a, second, valid=one), has_aux=True)(first)
+    (loss, metrics), grad = value_and_gradient_of(lambda a: vicreg(a, second, valid=one), has_aux=True)(first)
     assert loss == pytest.approx(25 * float(jnp.mean((first[3] - second[3]) ** 2)), rel=1e-6)
     assert metrics["loss_variance"] == 0 and metrics["loss_covariance"] == 0 and metrics["std"] == 0
     np.testing.assert_allclose(grad, jnp.where(one[:, None], 25 * (first - second) / 2, 0), rtol=1e-5)
@@ -185,7 +193,7 @@ def test_one_valid_row_has_only_what_is_defined():
 @pytest.mark.parametrize("value", [0.0, 0.1, -1234.567])
 def test_collapse_is_costly_and_finite(name, collapsed, value):
     x = jnp.full((7, 3), value)
-    loss, grad = jax.value_and_grad(lambda a: LOSSES[name](a, x)[0])(x)
+    loss, grad = value_and_gradient_of(lambda a: LOSSES[name](a, x)[0])(x)
     assert loss == pytest.approx(collapsed, rel=1e-3)
     assert np.all(np.isfinite(grad)) and np.abs(grad).max() < 1
 
@@ -193,10 +201,10 @@ def test_collapse_is_costly_and_finite(name, collapsed, value):
 def test_a_column_that_does_not_vary_correlates_with_none():
     first, second = views()
     first[:, 2] = 0.1
-    (loss, metrics), grad = jax.value_and_grad(lambda a: barlow_twins(a, second), has_aux=True)(jnp.asarray(first))
+    (loss, metrics), grad = value_and_gradient_of(lambda a: barlow_twins(a, second), has_aux=True)(jnp.asarray(first))
     rest = np.array([0, 1, 3])
-    _, without = barlow_twins(first[:, rest], second[:, rest])
-    assert metrics["loss_on_diagonal"] == pytest.approx(float(without["loss_on_diagonal"]) + 1, rel=1e-5)
+    _, without_column = barlow_twins(first[:, rest], second[:, rest])
+    assert metrics["loss_on_diagonal"] == pytest.approx(float(without_column["loss_on_diagonal"]) + 1, rel=1e-5)
     assert np.isfinite(loss) and np.all(np.isfinite(grad)) and np.all(np.asarray(grad)[:, 2] == 0)
 
 
@@ -212,7 +220,7 @@ def test_half_precision_is_computed_in_float32(name):
 @pytest.mark.parametrize("name", LOSSES)
 def test_metrics_carry_no_gradient(name):
     first, second = views()
-    grad = jax.grad(lambda a: sum(LOSSES[name](a, second)[1].values()))(jnp.asarray(first))
+    grad = gradient_of(lambda a: sum(LOSSES[name](a, second)[1].values()))(jnp.asarray(first))
     assert np.all(np.asarray(grad) == 0)
 
 

@@ -5,7 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morphojax.objectives.segmentation import dice_ce
+from morphojax.objectives import segmentation as objectives
+from tests.objectives import checks
+from tests.objectives.checks import gradient_of, value_and_gradient_of
+
+dice_ce = checks.compiled(objectives.dice_ce)
 
 
 def case(batch=3, size=4, n=4, seed=0):
@@ -14,7 +18,7 @@ def case(batch=3, size=4, n=4, seed=0):
     return logits, rng.integers(0, n, size=(batch, size, size))
 
 
-def slow_dice_ce(logits, label, labelled, dice_weight, smooth):
+def reference_dice_ce(logits, label, labelled, dice_weight, smooth):
     """Pixel by pixel in float64. labelled: [B, n-1]."""
     batch, height, width, n = logits.shape
     overlap, mass, size = np.zeros(n), np.zeros(n), np.zeros(n)
@@ -46,10 +50,10 @@ PARTIAL = np.array([[True, True, True], [False, True, False], [False, False, Fal
 
 @pytest.mark.parametrize("dice_weight", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("labelled", [np.ones((3, 3), bool), PARTIAL])
-def test_equals_slow_loops(labelled, dice_weight):
+def test_equals_the_reference(labelled, dice_weight):
     logits, label = case()
     loss, _ = dice_ce(logits, label, labelled, dice_weight=dice_weight, smooth=0.5)
-    assert loss == pytest.approx(slow_dice_ce(logits, label, labelled, dice_weight, 0.5), rel=1e-5)
+    assert loss == pytest.approx(reference_dice_ce(logits, label, labelled, dice_weight, 0.5), rel=1e-5)
 
 
 def test_two_pixels_by_hand():
@@ -64,13 +68,13 @@ def test_two_pixels_by_hand():
     assert loss == pytest.approx((1 - dice + cross_entropy) / 2, rel=1e-6)
 
 
-def test_one_row_of_labelled_serves_the_batch():
+def test_one_row_of_labelled_applies_to_the_batch():
     logits, label = case()
     row = np.array([True, False, True])
     assert dice_ce(logits, label, row)[0] == dice_ce(logits, label, np.tile(row, (3, 1)))[0]
 
 
-def test_perfect_prediction_costs_nothing():
+def test_a_perfect_prediction_has_zero_loss():
     _, label = case()
     logits = 50 * jax.nn.one_hot(label, 4)
     loss, metrics = dice_ce(logits, label, np.ones(3, bool))
@@ -81,24 +85,24 @@ def test_perfect_prediction_costs_nothing():
 def test_a_structure_absent_from_the_batch_adds_no_dice_gradient():
     logits, label = case()
     label[label == 2] = 0
-    grad = jax.grad(lambda x: dice_ce(x, label, np.ones(3, bool), dice_weight=1.0)[0])
-    without = jax.grad(lambda x: dice_ce(x, label, np.array([True, False, True]), dice_weight=1.0)[0])
-    np.testing.assert_array_equal(grad(jnp.asarray(logits)), without(jnp.asarray(logits)))
-    # Cross-entropy does teach absence: raising the absent structure's logit anywhere costs.
-    entropy = jax.grad(lambda x: dice_ce(x, label, np.ones(3, bool), dice_weight=0.0)[0])(jnp.asarray(logits))
+    grad = gradient_of(lambda x: dice_ce(x, label, np.ones(3, bool), dice_weight=1.0)[0])
+    unlabelled = gradient_of(lambda x: dice_ce(x, label, np.array([True, False, True]), dice_weight=1.0)[0])
+    np.testing.assert_array_equal(grad(jnp.asarray(logits)), unlabelled(jnp.asarray(logits)))
+    # Cross-entropy penalises absent structures: raising their logit anywhere increases the loss.
+    entropy = gradient_of(lambda x: dice_ce(x, label, np.ones(3, bool), dice_weight=0.0)[0])(jnp.asarray(logits))
     assert np.all(np.asarray(entropy)[..., 2] > 0)
 
 
 def test_a_structure_absent_from_one_slice_counts_its_false_positives():
     logits, label = case()
     label[0][label[0] == 1] = 0
-    grad = jax.grad(lambda x: dice_ce(x, label, np.ones(3, bool), dice_weight=1.0)[0])(jnp.asarray(logits))
+    grad = gradient_of(lambda x: dice_ce(x, label, np.ones(3, bool), dice_weight=1.0)[0])(jnp.asarray(logits))
     assert np.asarray(grad)[0, ..., 1].sum() > 0
 
 
 def test_empty_slices_are_finite():
     logits, label = case()
-    (loss, _), grad = jax.value_and_grad(lambda x: dice_ce(x, 0 * label, np.ones(3, bool)), has_aux=True)(
+    (loss, _), grad = value_and_gradient_of(lambda x: dice_ce(x, 0 * label, np.ones(3, bool)), has_aux=True)(
         jnp.asarray(logits)
     )
     assert np.isfinite(loss) and loss > 0
@@ -107,7 +111,7 @@ def test_empty_slices_are_finite():
 
 def test_nothing_labelled_is_zero_with_zero_gradient():
     logits, label = case()
-    (loss, metrics), grad = jax.value_and_grad(lambda x: dice_ce(x, label, np.zeros(3, bool)), has_aux=True)(
+    (loss, metrics), grad = value_and_gradient_of(lambda x: dice_ce(x, label, np.zeros(3, bool)), has_aux=True)(
         jnp.asarray(logits)
     )
     assert loss == 0 and np.all(np.asarray(grad) == 0)
@@ -120,7 +124,7 @@ def test_unlabelled_slices_do_not_dilute_the_mean():
     assert loss == pytest.approx(float(dice_ce(logits[[0, 2]], label[[0, 2]], np.ones(3, bool))[0]), rel=1e-6)
 
 
-def test_merging_leaves_the_split_between_background_and_unlabelled_free():
+def test_the_split_between_background_and_unlabelled_does_not_matter():
     # Moving probability from background to an unlabelled structure changes nothing; the merged mass is all that counts.
     labelled, label = np.array([True, False, False]), np.array([[[0, 1], [0, 0]]])
     a = np.log(np.tile(np.array([0.5, 0.2, 0.1, 0.2], np.float32), (1, 2, 2, 1)))
@@ -130,13 +134,13 @@ def test_merging_leaves_the_split_between_background_and_unlabelled_free():
     assert abs(dice_ce(a, label, everything)[0] - dice_ce(b, label, everything)[0]) > 0.1
 
 
-def test_padding_changes_nothing_and_gets_no_gradient():
+def test_padding_has_no_influence_and_no_gradient():
     logits, label = case()
     expected, expected_metrics = dice_ce(logits[:2], label[:2], PARTIAL[:2])
     logits[2], label[2] = np.nan, 200
     valid = jnp.array([True, True, False])
     labelled = np.concatenate([PARTIAL[:2], [[True] * 3]])
-    (loss, metrics), grad = jax.value_and_grad(lambda x: dice_ce(x, label, labelled, valid), has_aux=True)(
+    (loss, metrics), grad = value_and_gradient_of(lambda x: dice_ce(x, label, labelled, valid), has_aux=True)(
         jnp.asarray(logits)
     )
     assert loss == pytest.approx(float(expected), rel=1e-6)
@@ -148,13 +152,13 @@ def test_padding_changes_nothing_and_gets_no_gradient():
 
 def test_gradient_by_finite_differences():
     logits, label = case()
-    grad = jax.grad(lambda x: dice_ce(x, label, PARTIAL, dice_weight=0.4)[0])(jnp.asarray(logits))
+    grad = gradient_of(lambda x: dice_ce(x, label, PARTIAL, dice_weight=0.4)[0])(jnp.asarray(logits))
     step = 1e-5
     for index in [(0, 0, 0, 0), (0, 1, 2, 3), (1, 3, 3, 2), (1, 0, 1, 1), (2, 0, 0, 1)]:
         high, low = logits.astype(np.float64), logits.astype(np.float64)
         high[index] += step
         low[index] -= step
-        expected = slow_dice_ce(high, label, PARTIAL, 0.4, 1.0) - slow_dice_ce(low, label, PARTIAL, 0.4, 1.0)
+        expected = reference_dice_ce(high, label, PARTIAL, 0.4, 1.0) - reference_dice_ce(low, label, PARTIAL, 0.4, 1.0)
         assert grad[index] == pytest.approx(expected / (2 * step), rel=1e-3, abs=1e-6)
 
 
@@ -178,7 +182,7 @@ def test_a_label_outside_the_classes_makes_the_loss_nan():
 
 def test_large_and_half_precision_logits_are_finite():
     logits, label = case()
-    loss, grad = jax.value_and_grad(lambda x: dice_ce(x, label, PARTIAL)[0])(jnp.asarray(1e4 * logits))
+    loss, grad = value_and_gradient_of(lambda x: dice_ce(x, label, PARTIAL)[0])(jnp.asarray(1e4 * logits))
     assert np.isfinite(loss) and np.all(np.isfinite(grad))
     assert dice_ce(jnp.asarray(logits, jnp.bfloat16), label, PARTIAL)[0].dtype == jnp.float32
 
@@ -207,7 +211,7 @@ def test_monai():
     oracle = losses.DiceCELoss(
         include_background=False, softmax=True, to_onehot_y=True, batch=True, smooth_nr=1.0, smooth_dr=1.0
     )
-    # All classes labelled and present: there MONAI means the same (its sum is twice our equally weighted mean).
+    # With all classes labelled and present MONAI computes the same (its sum is twice our equally weighted mean).
     expected = oracle(torch.from_numpy(logits).permute(0, 3, 1, 2), torch.from_numpy(label)[:, None])
     loss, _ = dice_ce(logits, label, np.ones(3, bool), dice_weight=0.5, smooth=1.0)
     assert 2 * loss == pytest.approx(float(expected), rel=1e-5)

@@ -5,8 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morphojax.objectives.self_distillation import byol, momentum, moving_average, simsiam, spread
+from morphojax.objectives import self_distillation as objectives
+from morphojax.objectives.self_distillation import momentum, moving_average
 from tests.objectives import checks
+from tests.objectives.checks import gradient_of, value_and_gradient_of
+
+byol = checks.compiled(objectives.byol)
+simsiam = checks.compiled(objectives.simsiam)
+spread = checks.compiled(objectives.spread)
 
 LOSSES = {"byol": byol, "simsiam": simsiam}
 PADDED = np.array([True, True, False, True, False, True, True, True])
@@ -28,7 +34,7 @@ def rows(valid, batch):
     return [i for i in range(batch) if valid is None or valid[i]]
 
 
-def slow_byol(prediction_first, prediction_second, target_first, target_second, valid=None):
+def reference_byol(prediction_first, prediction_second, target_first, target_second, valid=None):
     kept, total = rows(valid, len(prediction_first)), 0.0
     for i in kept:
         total += 2 - 2 * cosine(prediction_first[i], target_second[i])
@@ -36,7 +42,7 @@ def slow_byol(prediction_first, prediction_second, target_first, target_second, 
     return total / len(kept)
 
 
-def slow_simsiam(prediction_first, prediction_second, target_first, target_second, valid=None):
+def reference_simsiam(prediction_first, prediction_second, target_first, target_second, valid=None):
     kept, total = rows(valid, len(prediction_first)), 0.0
     for i in kept:
         total -= cosine(prediction_first[i], target_second[i]) / 2
@@ -44,25 +50,29 @@ def slow_simsiam(prediction_first, prediction_second, target_first, target_secon
     return total / len(kept)
 
 
-def case(name, slow, padded):
+def case(name, reference, padded):
     arrays = {k: np.where(PADDED[:, None], v, np.nan) if padded else v for k, v in views().items()}
     learned = {k: v for k, v in arrays.items() if k.startswith("prediction")}
     fixed = {k: v for k, v in arrays.items() if k.startswith("target")} | ({"valid": PADDED} if padded else {})
-    return checks.Case(name + "_padded" * padded, lambda **a: LOSSES[name](**a)[0], slow, learned, fixed)
+    return checks.Case(name + "_padded" * padded, lambda **a: LOSSES[name](**a)[0], reference, learned, fixed)
 
 
-CASES = [case(*slow, padded) for slow in (("byol", slow_byol), ("simsiam", slow_simsiam)) for padded in (False, True)]
+CASES = [
+    case(*reference, padded)
+    for reference in (("byol", reference_byol), ("simsiam", reference_simsiam))
+    for padded in (False, True)
+]
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_targets_get_no_gradient(name):
     arrays = {k: jnp.asarray(v) for k, v in views().items()}
-    grad = jax.grad(lambda a: LOSSES[name](**a)[0])(arrays)
+    grad = gradient_of(lambda a: LOSSES[name](**a)[0])(arrays)
     for key, value in grad.items():
         assert np.any(np.asarray(value) != 0) == key.startswith("prediction"), key
 
 
-def test_each_prediction_meets_the_target_of_the_other_view():
+def test_predictions_are_compared_with_the_target_of_the_other_view():
     first, second = (np.eye(4, dtype=np.float32)[i : i + 2] for i in (0, 2))
     assert byol(2 * second, 3 * first, first, second)[0] == pytest.approx(0, abs=1e-6)
     assert byol(first, second, first, second)[0] == pytest.approx(4)
@@ -72,19 +82,19 @@ def test_each_prediction_meets_the_target_of_the_other_view():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_step_against_the_gradient_turns_predictions_towards_their_targets(name):
+def test_a_step_turns_predictions_towards_their_targets(name):
     target = jnp.array([[1.0, 0.0], [0.0, 1.0]])
     start = jnp.array([[1.0, 1.0], [-1.0, 1.0]])
 
     def loss(prediction):
         return LOSSES[name](prediction, prediction, target, target)[0]
 
-    moved = start - 0.1 * jax.grad(loss)(start)
+    moved = start - 0.1 * gradient_of(loss)(start)
     before, after = (np.asarray(x / jnp.linalg.norm(x, axis=1, keepdims=True)) for x in (start, moved))
     assert after[0, 0] > before[0, 0] + 0.01 and after[1, 1] > before[1, 1] + 0.01
 
 
-def test_byol_by_hand_and_simsiam_beside_it():
+def test_byol_and_simsiam_by_hand():
     # 60 degrees one way and 180 the other: (2 - 1) + (2 + 2).
     arrays = [
         jnp.array([x]) for x in ([1.0, 0.0], [0.0, 2.0], [0.0, -1.0], [math.cos(math.pi / 3), math.sin(math.pi / 3)])
@@ -96,12 +106,12 @@ def test_byol_by_hand_and_simsiam_beside_it():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_padding_changes_nothing_and_gets_no_gradient(name):
+def test_padding_has_no_influence_and_no_gradient(name):
     arrays = views()
     expected, expected_metrics = LOSSES[name](**{k: v[PADDED] for k, v in arrays.items()})
-    spoilt = {k: jnp.asarray(np.where(PADDED[:, None], v, np.nan)) for k, v in arrays.items()}
-    (loss, metrics), grad = jax.value_and_grad(lambda a: LOSSES[name](**a, valid=jnp.asarray(PADDED)), has_aux=True)(
-        spoilt
+    with_nan = {k: jnp.asarray(np.where(PADDED[:, None], v, np.nan)) for k, v in arrays.items()}
+    (loss, metrics), grad = value_and_gradient_of(lambda a: LOSSES[name](**a, valid=jnp.asarray(PADDED)), has_aux=True)(
+        with_nan
     )
     assert loss == pytest.approx(float(expected), rel=1e-6)
     assert metrics.keys() == expected_metrics.keys()
@@ -115,22 +125,22 @@ def test_padding_changes_nothing_and_gets_no_gradient(name):
 def test_nothing_valid_is_zero_with_zero_gradient(name):
     arrays = {k: jnp.full(v.shape, jnp.nan) for k, v in views().items()}
     none = jnp.zeros(8, bool)
-    (loss, metrics), grad = jax.value_and_grad(lambda a: LOSSES[name](**a, valid=none), has_aux=True)(arrays)
+    (loss, metrics), grad = value_and_gradient_of(lambda a: LOSSES[name](**a, valid=none), has_aux=True)(arrays)
     assert loss == 0 and all(value == 0 for value in metrics.values())
     assert all(np.all(np.asarray(g) == 0) for g in grad.values())
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_zero_embeddings_are_unrelated_to_everything_and_get_no_gradient(name):
+def test_zero_embeddings_have_cosine_zero_and_no_gradient(name):
     arrays = {k: jnp.zeros(v.shape) for k, v in views().items()}
-    loss, grad = jax.value_and_grad(lambda a: LOSSES[name](**a)[0])(arrays)
+    loss, grad = value_and_gradient_of(lambda a: LOSSES[name](**a)[0])(arrays)
     assert loss == {"byol": 4, "simsiam": 0}[name]
     assert all(np.all(np.asarray(g) == 0) for g in grad.values())
 
 
 def test_one_row_is_enough():
     one = {k: v[:1] for k, v in views().items()}
-    assert byol(**one)[0] == pytest.approx(slow_byol(**one), rel=1e-5)
+    assert byol(**one)[0] == pytest.approx(reference_byol(**one), rel=1e-5)
     assert byol(**one)[1]["spread_target"] == 0
 
 
@@ -145,11 +155,11 @@ def test_half_precision_is_computed_in_float32():
 
 def test_metrics_carry_no_gradient():
     arrays = {k: jnp.asarray(v) for k, v in views().items()}
-    grad = jax.grad(lambda a: sum(byol(**a)[1].values()))(arrays)
+    grad = gradient_of(lambda a: sum(byol(**a)[1].values()))(arrays)
     assert all(np.all(np.asarray(g) == 0) for g in grad.values())
 
 
-def test_spread_tells_collapse():
+def test_spread_is_zero_after_collapse():
     arrays = views(batch=512, width=16)
     assert spread(jnp.asarray(arrays["target_first"])) == pytest.approx(1, abs=0.03)
     assert spread(jnp.tile(jnp.array([[0.1, 0.7, -0.3]]), (64, 1))) == pytest.approx(0, abs=1e-6)
@@ -159,7 +169,7 @@ def test_spread_tells_collapse():
     assert metrics["spread_target"] < 1e-5 < 0.5 < metrics["spread_prediction"]
 
 
-def test_spread_equals_loops():
+def test_spread_equals_the_reference():
     z = views()["target_first"]
     kept = [row / math.sqrt(sum(v * v for v in row)) for row in z[PADDED].astype(np.float64)]
     stds = []
@@ -167,8 +177,8 @@ def test_spread_equals_loops():
         values = [row[column] for row in kept]
         mean = sum(values) / len(values)
         stds.append(math.sqrt(sum((v - mean) ** 2 for v in values) / len(values)))
-    spoilt = np.where(PADDED[:, None], z, np.nan)
-    assert spread(spoilt, PADDED) == pytest.approx(sum(stds) / 4 * math.sqrt(4), rel=1e-5)
+    with_nan = np.where(PADDED[:, None], z, np.nan)
+    assert spread(with_nan, PADDED) == pytest.approx(sum(stds) / 4 * math.sqrt(4), rel=1e-5)
 
 
 def test_momentum_rises_from_its_start_to_one():
@@ -180,7 +190,7 @@ def test_momentum_rises_from_its_start_to_one():
     assert traced == pytest.approx(float(momentum(25, 100, 0.9))) and traced.dtype == jnp.float32
 
 
-def test_moving_average_keeps_tau_of_the_old():
+def test_moving_average_by_hand():
     old = {"a": jnp.array([1.0, 2.0]), "b": (jnp.array(4.0),)}
     new = {"a": jnp.array([3.0, 2.0]), "b": (jnp.array(0.0),)}
     result = moving_average(old, new, 0.75)

@@ -1,12 +1,15 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morphojax.objectives import targets
+from morphojax.objectives import targets as objectives
+from tests.objectives import checks
+from tests.objectives.checks import gradient_of
+
+targets = checks.compiled_functions(objectives)
 
 
-def slow_table_similarity(values, missing, cardinalities, continuous_weight):
+def reference_table_similarity(values, missing, cardinalities, continuous_weight):
     """Pair by pair and column by column."""
     n = len(values)
     similarity = np.eye(n)
@@ -49,11 +52,11 @@ def test_distinct():
 
 def test_same_label():
     label = jnp.array([2, -1, 2, 0, -1, 0])
-    alike = np.eye(6, dtype=bool)
-    alike[0, 2] = alike[2, 0] = alike[3, 5] = alike[5, 3] = True  # the two unknown ones are alike to nobody
-    np.testing.assert_array_equal(targets.same_label(label), alike)
-    alike[3, 5] = alike[5, 3] = False
-    np.testing.assert_array_equal(targets.same_label(label, only=2), alike)
+    expected = np.eye(6, dtype=bool)
+    expected[0, 2] = expected[2, 0] = expected[3, 5] = expected[5, 3] = True  # the two unknown labels match no other
+    np.testing.assert_array_equal(targets.same_label(label), expected)
+    expected[3, 5] = expected[5, 3] = False
+    np.testing.assert_array_equal(targets.same_label(label, only=2), expected)
 
 
 def test_by_partition():
@@ -64,14 +67,16 @@ def test_by_partition():
     assert targets.by_partition(position[:5], 1).all()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_table_similarity_equals_loops(share):
+@pytest.mark.parametrize("continuous_weight", [0.0, 0.3, 1.0])
+def test_table_similarity_equals_the_reference(continuous_weight):
     values, missing = table()
-    missing[3] = True  # knows nothing
-    missing[4] = np.array(CARDINALITIES) == 1  # knows only categories
-    missing[5] = np.array(CARDINALITIES) != 1  # knows only what is continuous
-    result = np.asarray(targets.table_similarity(values, missing, CARDINALITIES, share))
-    np.testing.assert_allclose(result, slow_table_similarity(values, missing, CARDINALITIES, share), atol=1e-6)
+    missing[3] = True  # no known value
+    missing[4] = np.array(CARDINALITIES) == 1  # only categorical values known
+    missing[5] = np.array(CARDINALITIES) != 1  # only continuous values known
+    result = np.asarray(targets.table_similarity(values, missing, CARDINALITIES, continuous_weight))
+    np.testing.assert_allclose(
+        result, reference_table_similarity(values, missing, CARDINALITIES, continuous_weight), atol=1e-6
+    )
     np.testing.assert_array_equal(result, result.T)
     assert result[3, 3] == 1 and result[3, [0, 1, 2, 4, 5, 6, 7]].max() == 0
     assert result[4, 5] == 0  # they share no column
@@ -79,35 +84,35 @@ def test_table_similarity_equals_loops(share):
 
 
 def test_table_similarity_by_hand():
-    # Apart by 1 and 3 in the continuous columns: a mean square of 5. One of two codes equal.
+    # Differences of 1 and 3 in the continuous columns: a mean square of 5. One of two codes equal.
     values = jnp.array([[0.0, 2, 1, 1], [1.0, 2, 4, 0]])
     result = targets.table_similarity(values, jnp.zeros((2, 4), bool), (1, 3, 1, 2), 0.25)
     assert result[0, 1] == pytest.approx(0.25 * np.exp(-5) + 0.75 * 0.5, rel=1e-6)
 
 
-def test_table_similarity_reads_nothing_that_is_missing():
+def test_table_similarity_ignores_missing_values():
     values, missing = table()
     expected = targets.table_similarity(values, missing, CARDINALITIES, 0.5)
-    spoilt = np.where(missing, np.nan, values)
-    np.testing.assert_array_equal(targets.table_similarity(spoilt, missing, CARDINALITIES, 0.5), expected)
+    with_nan = np.where(missing, np.nan, values)
+    np.testing.assert_array_equal(targets.table_similarity(with_nan, missing, CARDINALITIES, 0.5), expected)
     np.testing.assert_array_equal(
-        targets.table_similarity(spoilt, np.zeros_like(missing), CARDINALITIES, 0.5), expected
+        targets.table_similarity(with_nan, np.zeros_like(missing), CARDINALITIES, 0.5), expected
     )
 
 
 def test_nearest_by_hand():
     similarity = jnp.array(
         [
-            [1.0, 0.9, 0.9, 0.95],  # two tie for the second place: the lower index has it
+            [1.0, 0.9, 0.9, 0.95],  # a tie for the second place: the lower index is taken
             [0.9, 1.0, 0.5, 0.79],  # the second nearest does not reach the threshold
-            [np.nan, 0.1, 1.0, 0.2],  # nobody does
-            [0.8, 0.9, 0.95, 0.0],  # itself whatever its own entry says
+            [np.nan, 0.1, 1.0, 0.2],  # none reaches it
+            [0.8, 0.9, 0.95, 0.0],  # the row itself, although its own entry is 0
         ]
     )
     expected = [[1, 1, 0, 1], [1, 1, 0, 0], [0, 0, 1, 0], [0, 1, 1, 1]]
     np.testing.assert_array_equal(targets.nearest(similarity, k=2, threshold=0.8), np.array(expected, bool))
-    everybody = targets.nearest(similarity, k=9, threshold=0.8)
-    np.testing.assert_array_equal(everybody, np.eye(4, dtype=bool) | (np.asarray(similarity) >= np.float32(0.8)))
+    all_above = targets.nearest(similarity, k=9, threshold=0.8)
+    np.testing.assert_array_equal(all_above, np.eye(4, dtype=bool) | (np.asarray(similarity) >= np.float32(0.8)))
 
 
 def test_soft_by_hand():
@@ -127,9 +132,9 @@ def test_soft_stays_symmetric():
 
 def test_targets_carry_no_gradient():
     values, missing = table()
-    grad = jax.grad(lambda v: targets.table_similarity(v, missing, CARDINALITIES, 0.5).sum())(jnp.asarray(values))
+    grad = gradient_of(lambda v: targets.table_similarity(v, missing, CARDINALITIES, 0.5).sum())(jnp.asarray(values))
     assert np.all(np.asarray(grad) == 0)
-    grad = jax.grad(lambda s: targets.soft(s, 0.5).sum())(jnp.arange(9.0).reshape(3, 3))
+    grad = gradient_of(lambda s: targets.soft(s, 0.5).sum())(jnp.arange(9.0).reshape(3, 3))
     assert np.all(np.asarray(grad) == 0)
 
 

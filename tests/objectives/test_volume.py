@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morphojax.objectives import volume
+from morphojax.objectives import volume as objectives
 from tests.objectives import checks
+from tests.objectives.checks import gradient_of, value_and_gradient_of
+
+volume = checks.compiled_functions(objectives)
 
 NAN = np.nan
 
@@ -29,20 +32,20 @@ def stacks(batch=8, slices=3, size=3, structures=2, seed=0):
     )
 
 
-def slow_volumes(probabilities, slice_mask, voxel_ml):
+def reference_volumes(probabilities, slice_mask, voxel_ml):
     batch, slices, height, width, structures = probabilities.shape
-    found = np.zeros((batch, structures))
+    result = np.zeros((batch, structures))
     for b in range(batch):
         for k in range(slices):
             for y in range(height):
                 for x in range(width):
                     for s in range(structures):
                         if slice_mask[b, k]:
-                            found[b, s] += probabilities[b, k, y, x, s] * voxel_ml[b]
-    return found
+                            result[b, s] += probabilities[b, k, y, x, s] * voxel_ml[b]
+    return result
 
 
-def slow_consistency(predicted, table, valid, floor_ml, huber_delta=math.inf):
+def reference_consistency(predicted, table, valid, floor_ml, huber_delta=math.inf):
     penalties = []
     for b in range(len(predicted)):
         for s in range(predicted.shape[1]):
@@ -52,24 +55,24 @@ def slow_consistency(predicted, table, valid, floor_ml, huber_delta=math.inf):
     return sum(penalties) / len(penalties)
 
 
-def slow_softmax(logits):
+def reference_softmax(logits):
     e = [math.exp(v) for v in logits]
     return [v / sum(e) for v in e]
 
 
-def slow_entropy(logits, mask):
+def reference_entropy(logits, mask):
     entropies = []
     for index in np.ndindex(logits.shape[:-1]):
         if mask[index[: mask.ndim]]:
-            entropies.append(-sum(p * math.log(p) for p in slow_softmax(logits[index])))
+            entropies.append(-sum(p * math.log(p) for p in reference_softmax(logits[index])))
     return sum(entropies) / len(entropies)
 
 
-def slow_pseudo_cross_entropy(logits, labels, weight):
+def reference_pseudo_cross_entropy(logits, labels, weight):
     total = 0.0
     for index in np.ndindex(labels.shape):
         if weight[index] > 0:
-            total -= weight[index] * math.log(slow_softmax(logits[index])[labels[index]])
+            total -= weight[index] * math.log(reference_softmax(logits[index])[labels[index]])
     return total / weight.sum()
 
 
@@ -83,14 +86,14 @@ def make_cases():
         checks.Case(
             "volume consistency",
             lambda predicted, table, valid: volume.consistency(predicted, table, valid, 0.5)[0],
-            lambda predicted, table, valid: slow_consistency(predicted, table, valid, 0.5),
+            lambda predicted, table, valid: reference_consistency(predicted, table, valid, 0.5),
             {"predicted": np.asarray(predicted)},
             {"table": table, "valid": valid},
         ),
         checks.Case(
-            "volume consistency with outliers",
+            "volume consistency, Huber",
             lambda predicted, table, valid: volume.consistency(predicted, table, valid, 0.5, 0.4)[0],
-            lambda predicted, table, valid: slow_consistency(predicted, table, valid, 0.5, 0.4),
+            lambda predicted, table, valid: reference_consistency(predicted, table, valid, 0.5, 0.4),
             {"predicted": np.asarray(predicted)},
             {"table": table, "valid": valid},
         ),
@@ -99,21 +102,23 @@ def make_cases():
             lambda p, mask, voxel, table, valid: volume.consistency(
                 volume.volumes(p, mask, voxel, valid), table, valid
             )[0],
-            lambda p, mask, voxel, table, valid: slow_consistency(slow_volumes(p, mask, voxel), table, valid, 1.0),
+            lambda p, mask, voxel, table, valid: reference_consistency(
+                reference_volumes(p, mask, voxel), table, valid, 1.0
+            ),
             {"p": p},
             {"mask": mask, "voxel": voxel, "table": table, "valid": valid},
         ),
         checks.Case(
             "pixel entropy",
             lambda logits, mask: volume.entropy(logits, mask)[0],
-            slow_entropy,
+            reference_entropy,
             {"logits": logits},
             {"mask": mask},
         ),
         checks.Case(
             "pseudo cross-entropy",
             lambda logits, labels, weight: volume.pseudo_cross_entropy(logits, labels, weight)[0],
-            slow_pseudo_cross_entropy,
+            reference_pseudo_cross_entropy,
             {"logits": logits},
             {"labels": labels, "weight": weight},
         ),
@@ -123,11 +128,11 @@ def make_cases():
 CASES = make_cases()
 
 
-def test_volumes_equal_slow_loops():
+def test_volumes_equal_the_reference():
     _, p, mask, voxel, _ = stacks()
-    found = volume.volumes(p, mask, voxel)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, slow_volumes(p, mask, voxel), rtol=1e-5)
+    result = volume.volumes(p, mask, voxel)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, reference_volumes(p, mask, voxel), rtol=1e-5)
 
 
 def test_a_ball_has_the_volume_of_a_ball():
@@ -135,11 +140,11 @@ def test_a_ball_has_the_volume_of_a_ball():
     z, y, x = np.meshgrid(2 * (np.arange(26) - 12.5), *2 * [np.arange(50) - 24.5], indexing="ij")
     ball = (z**2 + y**2 + x**2 <= 24**2).astype(np.float32)
     p = np.stack([np.stack([ball, 0 * ball], -1), np.stack([ball / 2, ball / 2], -1)])
-    found = volume.volumes(p, np.ones((2, 26), bool), np.full(2, 0.002))
+    result = volume.volumes(p, np.ones((2, 26), bool), np.full(2, 0.002))
     exact = 4 / 3 * np.pi * 2.4**3
-    np.testing.assert_allclose(found, [[exact, 0], [exact / 2, exact / 2]], rtol=0.01)
+    np.testing.assert_allclose(result, [[exact, 0], [exact / 2, exact / 2]], rtol=0.01)
     upper = np.broadcast_to(np.arange(26) < 13, (2, 26))
-    np.testing.assert_allclose(volume.volumes(p, upper, np.full(2, 0.002)), np.asarray(found) / 2, rtol=1e-6)
+    np.testing.assert_allclose(volume.volumes(p, upper, np.full(2, 0.002)), np.asarray(result) / 2, rtol=1e-6)
 
 
 def test_consistency_by_hand():
@@ -151,11 +156,11 @@ def test_consistency_by_hand():
     assert metrics["volume_known"] == pytest.approx(3 / 4)
 
 
-def test_an_outlier_pulls_no_harder_than_its_bound():
+def test_huber_delta_bounds_the_gradient():
     table = jnp.array([[7.0]])  # log errors of log 2 and log 8 against 1 + 7
     grads = [
         float(
-            jax.grad(lambda v: volume.consistency(v, table, huber_delta=math.log(2))[0])(jnp.array([[v]]))[0, 0]
+            gradient_of(lambda v: volume.consistency(v, table, huber_delta=math.log(2))[0])(jnp.array([[v]]))[0, 0]
             * (v + 1)
         )
         for v in (4.0, 3.0, 0.0)
@@ -163,16 +168,16 @@ def test_an_outlier_pulls_no_harder_than_its_bound():
     assert grads == pytest.approx([-2 * math.log(8 / 5), -2 * math.log(2), -2 * math.log(2)], rel=1e-5)
 
 
-def test_a_mask_too_small_grows_and_one_too_large_shrinks():
+def test_a_step_enlarges_a_small_mask_and_shrinks_a_large_one():
     p, mask, voxel = jnp.full((2, 1, 2, 2, 1), 0.5), np.ones((2, 1), bool), np.ones(2)
     table = jnp.array([[4.0], [0.5]])  # both predict 2 ml
-    grad = jax.grad(lambda p: volume.consistency(volume.volumes(p, mask, voxel), table)[0])(p)
+    grad = gradient_of(lambda p: volume.consistency(volume.volumes(p, mask, voxel), table)[0])(p)
     assert np.all(np.asarray(grad)[0] < 0) and np.all(np.asarray(grad)[1] > 0)
 
 
-def test_an_empty_mask_still_has_a_gradient():
+def test_an_empty_mask_has_a_gradient():
     p, mask, voxel = jnp.zeros((1, 1, 2, 2, 1)), np.ones((1, 1), bool), np.ones(1)
-    grad = jax.grad(lambda p: volume.consistency(volume.volumes(p, mask, voxel), jnp.array([[100.0]]))[0])(p)
+    grad = gradient_of(lambda p: volume.consistency(volume.volumes(p, mask, voxel), jnp.array([[100.0]]))[0])(p)
     # d/dv (log(v + 1) - log 101)^2 at 0
     np.testing.assert_allclose(grad, np.full(p.shape, -2 * math.log(101)), rtol=1e-5)
 
@@ -189,20 +194,20 @@ def test_unknown_volumes_and_padding_have_no_influence():
     p, voxel, table = p.copy(), voxel.copy(), table.copy()
     p[6:], voxel[6:], table[6], table[7] = NAN, NAN, NAN, 3
     p[~mask] = NAN
-    found, grads = jax.value_and_grad(loss, (0, 1, 2))(*map(jnp.asarray, (p, voxel, table)), mask, valid)
-    assert found == pytest.approx(float(expected), rel=1e-6)
+    result, grads = value_and_gradient_of(loss, (0, 1, 2))(*map(jnp.asarray, (p, voxel, table)), mask, valid)
+    assert result == pytest.approx(float(expected), rel=1e-6)
     for g in grads:
         assert np.isfinite(g).all() and np.all(np.asarray(g)[6:] == 0)
     assert np.all(np.asarray(grads[0])[~mask] == 0) and np.all(np.asarray(grads[2]) == 0)
-    silent = np.isnan(table) & valid[:, None]
-    whole_row = jax.grad(lambda v: volume.consistency(v, table, valid)[0])(jnp.ones(table.shape))
-    assert silent.any() and np.all(np.asarray(whole_row)[silent] == 0)
+    unknown = np.isnan(table) & valid[:, None]
+    gradient = gradient_of(lambda v: volume.consistency(v, table, valid)[0])(jnp.ones(table.shape))
+    assert unknown.any() and np.all(np.asarray(gradient)[unknown] == 0)
 
 
 @pytest.mark.parametrize("valid", [np.zeros(3, bool), np.ones(3, bool)])
 def test_nothing_known_is_zero_with_zero_gradient(valid):
     table = np.full((3, 2), 4.0) if not valid.any() else np.full((3, 2), NAN)
-    (loss, metrics), grad = jax.value_and_grad(lambda v: volume.consistency(v, table, valid), has_aux=True)(
+    (loss, metrics), grad = value_and_gradient_of(lambda v: volume.consistency(v, table, valid), has_aux=True)(
         jnp.ones((3, 2))
     )
     assert loss == 0 and np.all(np.asarray(grad) == 0) and all(v == 0 for v in metrics.values())
@@ -211,7 +216,7 @@ def test_nothing_known_is_zero_with_zero_gradient(valid):
         lambda x: volume.entropy(x, np.zeros((3, 2), bool)),
         lambda x: volume.pseudo_cross_entropy(x, np.zeros((3, 2, 4, 4), int), np.zeros((3, 2, 4, 4))),
     ):
-        (loss, metrics), grad = jax.value_and_grad(objective, has_aux=True)(logits)
+        (loss, metrics), grad = value_and_gradient_of(objective, has_aux=True)(logits)
         assert loss == 0 and np.all(np.asarray(grad) == 0) and all(v == 0 for v in metrics.values())
 
 
@@ -224,20 +229,21 @@ def test_entropy_by_hand():
     assert volume.entropy(logits, np.array([[True, False]]))[0] == pytest.approx(math.log(2), rel=1e-6)
 
 
-def test_entropy_makes_the_likelier_class_likelier():
-    grad = jax.grad(lambda x: volume.entropy(x, np.ones(2, bool))[0])(jnp.array([[1.0, 0.0], [-1.0, 0.0]]))
+def test_an_entropy_step_raises_the_more_probable_class():
+    grad = gradient_of(lambda x: volume.entropy(x, np.ones(2, bool))[0])(jnp.array([[1.0, 0.0], [-1.0, 0.0]]))
     assert grad[0, 0] < 0 < grad[0, 1] and grad[1, 1] < 0 < grad[1, 0]
 
 
 def test_masked_pixels_have_no_influence():
     logits, _, mask, _, _ = stacks()
-    expected = volume.entropy(logits, mask)[0]
+    program = value_and_gradient_of(lambda x: volume.entropy(x, mask)[0])
+    expected, _ = program(jnp.asarray(logits))
     logits[~mask] = NAN
-    loss, grad = jax.value_and_grad(lambda x: volume.entropy(x, mask)[0])(jnp.asarray(logits))
+    loss, grad = program(jnp.asarray(logits))
     assert loss == expected and np.isfinite(grad).all() and np.all(np.asarray(grad)[~mask] == 0)
     weight = np.broadcast_to(mask[:, :, None, None], logits.shape[:-1]).astype(np.float32)
     labels = np.where(weight > 0, 1, 99)
-    loss, grad = jax.value_and_grad(lambda x: volume.pseudo_cross_entropy(x, labels, weight)[0])(jnp.asarray(logits))
+    loss, grad = value_and_gradient_of(lambda x: volume.pseudo_cross_entropy(x, labels, weight)[0])(jnp.asarray(logits))
     assert np.isfinite(loss) and np.isfinite(grad).all() and np.all(np.asarray(grad)[~mask] == 0)
 
 
@@ -249,12 +255,12 @@ def test_extreme_logits_are_finite(dtype):
         lambda x: volume.entropy(x, jnp.ones(2, bool))[0],
         lambda x: volume.pseudo_cross_entropy(x, labels, weight)[0],
     ):
-        loss, grad = jax.value_and_grad(objective)(logits)
+        loss, grad = value_and_gradient_of(objective)(logits)
         assert loss == 0 and loss.dtype == np.float32 and np.isfinite(np.asarray(grad, np.float32)).all()
 
 
 def hard(label, confidence, classes=3):
-    """[B, K, H, W] labels -> probabilities whose likeliest class they are."""
+    """[B, K, H, W] labels -> probabilities whose most probable class they are."""
     return np.where(label[..., None] == np.arange(classes), confidence, (1 - confidence) / (classes - 1))
 
 
@@ -266,7 +272,7 @@ def test_pseudo_labels_by_hand():
     p[0, 0, 1, 0] = (0.4, 0.3, 0.3)  # not confident
     table = np.array([[2.0, 1.0], [2.2, NAN], [2.3, NAN], [2.0, 1.3], [NAN, NAN], [2.0, 1.0]], np.float32)
     mask = np.ones((6, 2), bool)
-    mask[5, 1] = False  # without its second slice it has too little of structure 2
+    mask[5, 1] = False  # without its second slice, the volume of structure 2 is too small
     labels, weight, metrics = volume.pseudo_labels(p, mask, np.full(6, 0.5), table, tolerance=0.1, confidence=0.7)
     assert labels.dtype == np.int32 and weight.dtype == np.float32
     np.testing.assert_array_equal(labels[:5], label[:5])
@@ -283,7 +289,7 @@ def test_pseudo_labels_by_hand():
     assert exact["pseudo_kept"] == pytest.approx(1 / 6)
 
 
-def test_pseudo_labels_leave_padding_out_and_carry_no_gradient():
+def test_pseudo_labels_ignore_padding_and_carry_no_gradient():
     label = np.zeros((2, 1, 2, 2), int)
     label[:, :, 0] = 1
     p, table = hard(label, 0.9).astype(np.float32), np.array([[2.0, NAN], [2.0, NAN]])
@@ -293,13 +299,13 @@ def test_pseudo_labels_leave_padding_out_and_carry_no_gradient():
     np.testing.assert_array_equal(weight, np.stack([np.ones((1, 2, 2)), np.zeros((1, 2, 2))]))
     np.testing.assert_array_equal(labels[0], label[0])
     assert metrics["pseudo_kept"] == 1 and metrics["pseudo_pixels"] == 1
-    nobody = volume.pseudo_labels(p, mask, voxel, table, 0.1, 0.5, np.zeros(2, bool))[2]
-    assert nobody["pseudo_kept"] == 0 and nobody["pseudo_pixels"] == 0
-    grad = jax.grad(lambda p: volume.pseudo_labels(p, mask, voxel, table, 0.1, 0.5, valid)[1].sum())(jnp.asarray(p))
+    none_valid = volume.pseudo_labels(p, mask, voxel, table, 0.1, 0.5, np.zeros(2, bool))[2]
+    assert none_valid["pseudo_kept"] == 0 and none_valid["pseudo_pixels"] == 0
+    grad = gradient_of(lambda p: volume.pseudo_labels(p, mask, voxel, table, 0.1, 0.5, valid)[1].sum())(jnp.asarray(p))
     assert np.all(np.asarray(grad) == 0)
 
 
-def test_pseudo_labels_on_four_parts_of_a_batch():
+def test_pseudo_labels_do_not_depend_on_the_rest_of_the_batch():
     logits, _, mask, voxel, table = stacks()
     p = jax.nn.softmax(jnp.asarray(logits))
     labels, weight, _ = volume.pseudo_labels(p, mask, voxel, table, 0.5, 0.4)
@@ -316,7 +322,7 @@ def test_pseudo_cross_entropy_by_hand():
     loss, metrics = volume.pseudo_cross_entropy(logits, labels, weight)
     assert loss == pytest.approx(-(math.log(0.5) + 0.5 * math.log(0.1)) / 1.5, rel=1e-6)
     assert metrics["pseudo_agreement"] == pytest.approx(1 / 1.5)
-    grad = jax.grad(lambda x: volume.pseudo_cross_entropy(x, labels, weight)[0])(logits)
+    grad = gradient_of(lambda x: volume.pseudo_cross_entropy(x, labels, weight)[0])(logits)
     assert grad[0, 0] < 0 < grad[0, 1] and grad[1, 1] < 0 < grad[1, 0] and np.all(np.asarray(grad[2]) == 0)
 
 
@@ -332,7 +338,7 @@ def test_metrics_have_no_gradient():
         lambda x: volume.entropy(x, jnp.ones(2, bool))[1],
         lambda x: volume.pseudo_cross_entropy(x, jnp.zeros(2, int), jnp.ones(2))[1],
     ):
-        grad = jax.grad(lambda x, f=objective: sum(f(x).values()))(jnp.array([[1.0, 2, 3], [3, 1, 2]]))
+        grad = gradient_of(lambda x, f=objective: sum(f(x).values()))(jnp.array([[1.0, 2, 3], [3, 1, 2]]))
         assert np.all(np.asarray(grad) == 0)
         assert all(v.dtype == np.float32 and v.shape == () for v in objective(jnp.ones((2, 3))).values())
 

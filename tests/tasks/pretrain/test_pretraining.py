@@ -412,7 +412,10 @@ CONTEXT = registry.Context(
         ({"barlow_twins": {"redundancy_weight": -1.0}}, "config.objectives.barlow_twins.redundancy_weight=-1.0"),
         ({"regional": {"region": 0}}, "config.objectives.regional.region=0"),
         ({"regression": {"delta": -1.0}}, "config.objectives.regression.delta=-1.0"),
-        ({"regional": {}, "simclr": {}}, "regional needs two views of the same place, simclr two of different ones"),
+        (
+            {"regional": {}, "simclr": {}},
+            "regional needs two views with the same geometry, simclr two views with different",
+        ),
         (
             {"info_nce": {"positives": "same_label"}},
             "config.objectives.info_nce needs labels: name a column in config.table.label",

@@ -1,4 +1,4 @@
-"""What one objective asks of the towers, and what it makes of the answer."""
+"""The interface of a pretraining objective: what it gets and what it needs."""
 
 import dataclasses
 import math
@@ -12,18 +12,26 @@ from morphojax.data.tables.schema import Schema
 
 
 def need(name: str, key: str, value: float, low: float = 0.0, high: float = math.inf, above: bool = False) -> None:
-    """Raises ValueError, naming the key of an objective, for a value that does not lie in [low, high]; with `above`, in (low, high]."""
+    """Raises ValueError, naming the key, unless the value is finite and in [low, high].
+
+    above: `low` itself is refused too.
+    """
     if not low <= value <= high or not math.isfinite(value) or (above and value == low):
         span = f"{'above' if above else 'from'} {low:g}" + (f" to {high:g}" if high < math.inf else " up")
         raise ValueError(f"config.objectives.{name}.{key}={value}: give a value {span}")
 
 
 class BatchInfo(NamedTuple):
-    """What a batch says of its B subjects (K slices each) besides images.
+    """Information on the B subjects of a batch (K slices each) that is not in the images.
 
-    subject int [B], valid bool [B] (False is padding), slice_mask bool [B,K], position float [B,K] (0..1 along the stack),
-    values float [B,F] and missing bool [B,F]: the table rows as they are; masked bool [B,F]: the columns withheld in the
-    `masked` variant of the rows; label int [B], -1 where unknown.
+    subject:    int [B], index of the subject.
+    valid:      bool [B], False for padding.
+    slice_mask: bool [B,K], False for slices that pad a stack.
+    position:   float [B,K], 0..1 along the stack.
+    values:     float [B,F], the table rows, neither corrupted nor masked.
+    missing:    bool [B,F], where `values` is not known.
+    masked:     bool [B,F], the columns masked in the row variant `masked`.
+    label:      int [B], -1 where unknown.
     """
 
     subject: jax.Array
@@ -41,17 +49,22 @@ class BatchInfo(NamedTuple):
         return (self.slice_mask & self.valid[:, None]).reshape(-1)
 
     def of_slices(self, of_subjects: jax.Array) -> jax.Array:
-        """[B] -> [B*K]: what is true of a subject, for each of its slices."""
+        """[B] -> [B*K]: the value of each subject, repeated for its slices."""
         return jnp.repeat(of_subjects, self.slice_mask.shape[1])
 
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What the terms of a run may build on.
+    """The settings of a run that objectives depend on.
 
-    schema, cardinalities: the table as the model sees it, one entry per column. classes: the label's, none without a label.
-    table_tokens: the table encoder gives a token per column. patch: side of the encoder's patches, 0 where it cannot
-    be shown a part of them. channels: of an image. image_planes: the plane of each of a subject's K images. dtype: of the computation.
+    schema:        the table's columns.
+    cardinalities: for each column 1 (continuous) or its number of classes.
+    classes:       names of the label's classes; empty without a label.
+    table_tokens:  the table encoder returns a token per column.
+    patch:         side of the encoder's patches in pixels; 0 if it cannot mask patches.
+    channels:      channels of an image.
+    image_planes:  the plane of each of a subject's K images.
+    dtype:         dtype of the computation.
     """
 
     schema: Schema
@@ -63,41 +76,48 @@ class Context:
     image_planes: tuple[str, ...]
     dtype: Any
 
-    def need_table(self, why: str) -> None:
+    def need_table(self, name: str) -> None:
+        """Raises ValueError if the run has no table columns; `name` is the objective."""
         if not self.cardinalities:
-            raise ValueError(f"config.objectives.{why} needs table columns: config.table.groups selects none")
+            raise ValueError(f"config.objectives.{name} needs table columns: config.table.groups selects none")
 
     @property
     def planes(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self.image_planes))
 
     def same_plane(self, subjects: int) -> jax.Array:
-        """bool [B*K, B*K]: pairs of slices of one plane."""
+        """bool [B*K, B*K]: pairs of slices from the same plane."""
         plane = jnp.tile(jnp.array([self.planes.index(p) for p in self.image_planes]), subjects)
         return plane[:, None] == plane
 
-    def need_label(self, why: str) -> None:
+    def need_label(self, name: str) -> None:
+        """Raises ValueError if the run has no label; `name` is the objective."""
         if not self.classes:
-            raise ValueError(f"config.objectives.{why} needs labels: name a column in config.table.label")
+            raise ValueError(f"config.objectives.{name} needs labels: name a column in config.table.label")
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """One objective of a run.
 
-    weight:   factor of its loss in the sum.
-    head:     module: (Seen, train) -> arrays by name.
-    loss:     (the head's arrays, BatchInfo) -> (loss, metrics).
-    views:    how many views of every slice it needs: 0 (none whole), 1 or 2.
-    aligned:  the two views differ in intensities only: a pixel shows the same anatomy in both.
+    weight:         factor of its loss in the sum.
+    head:           module: (outputs of the encoders, train) -> arrays by name.
+    loss:           (the head's arrays, BatchInfo) -> (loss, metrics).
+    views:          number of augmented views of every slice that it needs: 0, 1 or 2. Masked
+                    patches do not count.
+    aligned:        the two views differ in intensity only: a pixel shows the same anatomy in both.
     masked_patches: it needs the first view with some patches masked.
-    row_variants: the variants of the rows it needs: `augmented` (corrupted in training only), `corrupted`, `clean`, `masked`.
-    needs_table: it needs a table row of every subject.
-    momentum: its loss is also given, under `target`, what the head gives with a moving average of all parameters; this is
-              (step, steps of the run) -> the share that the average keeps of itself at a step. None: no average.
-    needs_decoder: it needs the decoder.
-    monitor_only: it only reads what the others have learned, so the best checkpoint is not chosen by it.
-    whole_validation_set: its validation loss is that of the whole set at once. False: the mean over batches.
+    row_variants:   the variants of the table rows that it needs: `augmented` (corrupted in training
+                    only), `corrupted`, `clean`, `masked`.
+    needs_table:    every subject must have a table row.
+    momentum:       (step, number of steps) -> momentum of an EMA teacher of all parameters. The
+                    loss then finds the head's arrays computed by the teacher under `target`. None:
+                    no teacher.
+    needs_decoder:  it needs the decoder.
+    monitor_only:   it monitors the features and is left out of the validation loss that selects the
+                    best checkpoint.
+    whole_validation_set: its validation loss is computed on the whole set at once. False: the mean
+                    over batches.
     """
 
     weight: float

@@ -1,4 +1,4 @@
-"""Table columns: told from other columns, or from the image."""
+"""Objectives on table columns: contrast of rows, prediction of columns from row or image."""
 
 import jax.numpy as jnp
 
@@ -9,7 +9,7 @@ from morphojax.tasks.pretrain.objectives.base import Context, Objective, need
 
 
 def scarf(context: Context, *, weight: float = 1.0, temperature: float = 0.1, features: int = 128) -> Objective:
-    """A row against its corrupted copy, by NT-Xent (Bahri et al. 2022)."""
+    """NT-Xent between a row and its corrupted copy (SCARF: Bahri et al. 2022, arXiv:2106.15147)."""
     need("scarf", "temperature", temperature, above=True)
     log_temperature = float(jnp.log(temperature))
 
@@ -21,7 +21,12 @@ def scarf(context: Context, *, weight: float = 1.0, temperature: float = 0.1, fe
 
 
 def masked_columns(context: Context, *, weight: float = 1.0) -> Objective:
-    """Hidden columns told from the visible ones of the row alone (cf. Du et al. 2024, TIP). Their share is config.table.mask_fraction."""
+    """Masked columns predicted from the visible columns of the row (cf.
+
+    Du et al. 2024, TIP, arXiv:2407.07582).
+
+    config.table.mask_fraction sets how many columns are masked.
+    """
     if context.table_tokens:
         head = ColumnsHead(context.cardinalities, dtype=context.dtype)
     else:
@@ -32,9 +37,9 @@ def masked_columns(context: Context, *, weight: float = 1.0) -> Objective:
 def cross_columns(
     context: Context, *, weight: float = 1.0, layers: int = 1, width: int = 64, heads: int = 4, level: int = -1
 ) -> Objective:
-    """Hidden columns told from the visible ones and from the feature map, to whose places the column tokens attend.
+    """Masked columns predicted from the visible columns and the image, by cross-attention.
 
-    level: of the encoder's pyramid, finest 0, coarsest -1.
+    level: level of the encoder's feature pyramid; 0 is the finest, -1 the coarsest.
     """
     if not context.table_tokens:
         raise ValueError(
@@ -54,28 +59,31 @@ def regression(
     hidden_units: int = 256,
     delta: float = 0.0,
 ) -> Objective:
-    """The continuous columns that `columns` selects, told from the image alone; the table is only the answer.
+    """The continuous columns selected by `columns`, predicted from the image alone.
 
-    delta: beyond so many standard deviations an error counts linearly (Huber); 0: squared throughout.
+    delta: Huber delta in standard deviations; larger errors count linearly. 0: squared errors.
     """
     context.need_table("regression")
     need("regression", "delta", delta)
-    wanted = context.schema.select(columns).names
+    selected = context.schema.select(columns).names
     pairs = zip(context.schema.names, context.cardinalities, strict=True)
-    chosen = tuple(i for i, (name, k) in enumerate(pairs) if name in wanted and k == 1)
-    if not chosen:
+    indices = tuple(i for i, (name, k) in enumerate(pairs) if name in selected and k == 1)
+    if not indices:
         raise ValueError(f"config.objectives.regression.columns={columns!r} selects no continuous column of the table")
 
     def loss(out, info):
         return tabular.regression(
-            out["prediction"], info.values, info.missing, chosen, delta=delta or None, valid=info.valid
+            out["prediction"], info.values, info.missing, indices, delta=delta or None, valid=info.valid
         )
 
-    return Objective(weight, RegressionHead(len(chosen), hidden_units, dtype=context.dtype), loss, needs_table=True)
+    return Objective(weight, RegressionHead(len(indices), hidden_units, dtype=context.dtype), loss, needs_table=True)
 
 
 def probe(context: Context, *, weight: float = 1.0) -> Objective:
-    """What a linear model can read of the label off the encoder's features, learned alongside; the encoder feels nothing of it."""
+    """A linear classifier of the label on the pooled image features, to monitor them.
+
+    A stop-gradient keeps it from changing the encoder.
+    """
     context.need_label("probe")
 
     def loss(out, info):

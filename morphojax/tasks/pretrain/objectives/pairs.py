@@ -1,4 +1,4 @@
-"""Image against table row: who belongs to whom."""
+"""Objectives that contrast or match images with table rows."""
 
 import dataclasses
 from collections.abc import Collection
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from morphojax.models.heads import MatchingHead, PairHead
 from morphojax.objectives import contrastive, embeddings, matching, targets
+from morphojax.objectives import temperature as temperatures
 from morphojax.tasks.pretrain.objectives.base import BatchInfo, Context, Objective, need
 
 POSITIVES = ("own", "same_label", "nearest", "soft")
@@ -16,12 +17,15 @@ NEGATIVES = ("all", "other_labels", "unlike")
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Who is a positive of whom, and who is a negative, in words of a config. Two rows of one subject are never negatives.
+    """Choice of positives and negatives. Two rows of the same subject are never negatives.
 
-    positives: own; same_label (supervised); nearest (the k most similar rows at or above the threshold); or soft (by
-        similarity / softness). negatives: all; other_labels; or unlike, rows below the threshold of similarity (both removals of false
-        negatives).
-    only: the one class that counts as a label, for the binary variants of both; empty: all classes.
+    positives: `own` (the subject's own row); `same_label` (supervised: rows with the same label);
+        `nearest` (also the k most similar rows at or above the threshold); `soft` (all rows,
+        weighted by exp(similarity / softness)).
+    negatives: `all`; `other_labels` (rows with another label); `unlike` (rows with a similarity
+        below the threshold). The last two remove false negatives.
+    only: for the binary variants of same_label and other_labels, the one class that is used; empty:
+      all classes.
     continuous_weight: weight of the continuous columns in the similarity of two rows.
     """
 
@@ -34,8 +38,12 @@ class Pairs:
     continuous_weight: float = 0.5
 
     def check(self, context: Context, name: str, given: Collection[str]) -> None:
-        """Raises ValueError, naming the key, for a choice that does not exist or that needs labels where there are none, and for one
-        of the `given` settings that the choice would ignore."""
+        """Raises ValueError, naming the key.
+
+        Refused: an unknown choice, a choice that needs labels in a run without, a value out of
+          range, and a `given`
+        setting that has no effect with the choice.
+        """
         for key, value, choices in (("positives", self.positives, POSITIVES), ("negatives", self.negatives, NEGATIVES)):
             if value not in choices:
                 raise ValueError(f"config.objectives.{name}.{key}={value!r}: choose one of {', '.join(choices)}")
@@ -59,28 +67,28 @@ class Pairs:
                     f"config.objectives.{name}.only={self.only!r}: the label's classes are {', '.join(context.classes)}"
                 )
         need(name, "k", self.k, low=1)
-        need(name, "threshold", self.threshold, low=0, high=1, above=True)  # at 0 padding would be like everybody
+        need(name, "threshold", self.threshold, low=0, high=1, above=True)  # at 0, padding would be a positive
         need(name, "softness", self.softness, above=True)
         need(name, "continuous_weight", self.continuous_weight, high=1)
 
     def __call__(self, info: BatchInfo, context: Context) -> tuple[jax.Array | None, jax.Array]:
-        """positives [B,B] or None (each its own), negatives bool [B,B]."""
-        alike = targets.same_label(info.label, context.classes.index(self.only) if self.only else None)
+        """positives [B,B] or None (each subject's own row), negatives bool [B,B]."""
+        same_label = targets.same_label(info.label, context.classes.index(self.only) if self.only else None)
         negatives = targets.distinct(info.subject)
         if self.negatives == "other_labels":
-            negatives &= ~alike
+            negatives &= ~same_label
         elif self.negatives == "unlike":
             negatives &= self._similarity(info, context) < self.threshold
         if self.positives == "own":
             return None, negatives
         if self.positives == "same_label":
-            return alike, negatives
+            return same_label, negatives
         if self.positives == "nearest":
             return targets.nearest(self._similarity(info, context), self.k, self.threshold), negatives
         return targets.soft(self._similarity(info, context), self.softness), negatives
 
     def _similarity(self, info: BatchInfo, context: Context) -> jax.Array:
-        missing = info.missing | ~info.valid[:, None]  # padding is like nobody
+        missing = info.missing | ~info.valid[:, None]  # gives padding a similarity of 0 to all other rows
         return targets.table_similarity(info.values, missing, context.cardinalities, self.continuous_weight)
 
 
@@ -94,7 +102,10 @@ def info_nce(
     features: int = 128,
     **pairs,
 ) -> Objective:
-    """Cross-entropy both ways (Hager et al. 2023). `pairs`: see `Pairs`."""
+    """Cross-entropy in both directions (CLIP; Hager et al. 2023, arXiv:2303.14080).
+
+    `pairs`: see `Pairs`.
+    """
     chosen = _pairs("info_nce", context, temperature, pairs)
     need("info_nce", "image_to_table_weight", image_to_table_weight, high=1)
 
@@ -102,7 +113,7 @@ def info_nce(
         positives, negatives = chosen(info, context)
         args = (out["image"], out["table"], _temperature(out, learned_temperature), image_to_table_weight, info.valid)
         value, metrics = contrastive.info_nce(*args, positives=positives, negatives=negatives)
-        return value, metrics | _spread(out, info)
+        return value, metrics | _geometry(out, info)
 
     head = PairHead(features, temperature, learned_temperature, dtype=context.dtype)
     return Objective(weight, head, loss, row_variants=("augmented",), needs_table=True)
@@ -118,18 +129,21 @@ def sigmoid(
     features: int = 128,
     **pairs,
 ) -> Objective:
-    """Every pair judged by itself (Zhai et al. 2023). `bias` is where the learned one begins."""
+    """Binary cross-entropy of every pair (SigLIP: Zhai et al. 2023, arXiv:2303.15343).
+
+    `bias`: initial value of the learned bias.
+    """
     chosen = _pairs("sigmoid", context, temperature, pairs)
     if chosen.positives == "soft":
         raise ValueError(
-            "config.objectives.sigmoid.positives='soft': a pair is a positive or it is not; choose nearest"
+            "config.objectives.sigmoid.positives='soft': the sigmoid loss takes no weighted positives; choose nearest"
         )
 
     def loss(out, info):
         positives, negatives = chosen(info, context)
         args = (out["image"], out["table"], _temperature(out, learned_temperature), out["bias"], info.valid)
         value, metrics = contrastive.sigmoid(*args, positives=positives, negatives=negatives)
-        return value, metrics | _spread(out, info)
+        return value, metrics | _geometry(out, info)
 
     head = PairHead(features, temperature, learned_temperature, bias, dtype=context.dtype)
     return Objective(weight, head, loss, row_variants=("augmented",), needs_table=True)
@@ -144,14 +158,17 @@ def nt_xent(
     features: int = 128,
     **pairs,
 ) -> Objective:
-    """As SimCLR, with image and row as the two views: images are told from images too, rows from rows."""
+    """NT-Xent with image and table row as the two views (Chen et al. 2020, arXiv:2002.05709).
+
+    Unlike in info_nce, an image has other images as negatives too, and a row other rows.
+    """
     chosen = _pairs("nt_xent", context, temperature, pairs)
 
     def loss(out, info):
         positives, negatives = chosen(info, context)
         args = (out["image"], out["table"], _temperature(out, learned_temperature), info.valid)
         value, metrics = contrastive.nt_xent(*args, positives=positives, negatives=negatives)
-        return value, metrics | _spread(out, info)
+        return value, metrics | _geometry(out, info)
 
     head = PairHead(features, temperature, learned_temperature, dtype=context.dtype)
     return Objective(weight, head, loss, row_variants=("augmented",), needs_table=True)
@@ -168,8 +185,11 @@ def match(
     width: int = 64,
     layers: int = 1,
 ) -> Objective:
-    """InfoNCE, and whether a row belongs to an image, asked of true pairs and of those InfoNCE mistakes most easily
-    (Li et al. 2021, ALBEF): the sum of both."""
+    """The sum of InfoNCE and of image-table matching with hard negatives.
+
+    After ALBEF (Li et al. 2021, arXiv:2107.07651). Matching classifies pairs as positive or
+    negative. Negatives are sampled by their InfoNCE similarity.
+    """
     _pairs("match", context, temperature, {})
     need("match", "image_to_table_weight", image_to_table_weight, high=1)
 
@@ -200,12 +220,12 @@ def _pairs(name: str, context: Context, temperature: float, pairs: dict) -> Pair
 
 
 def _temperature(out, learned: bool) -> jax.Array:
-    """The log of it: a learned one within its bounds, a given one as it is."""
-    return contrastive.clip_log_temperature(out["log_temperature"]) if learned else out["log_temperature"]
+    """The log temperature, clipped if it is learned."""
+    return temperatures.clip_log_temperature(out["log_temperature"]) if learned else out["log_temperature"]
 
 
-def _spread(out, info: BatchInfo) -> dict[str, jax.Array]:
-    """How the two modalities lie on the sphere: close pairs, evenly spread, apart or together."""
+def _geometry(out, info: BatchInfo) -> dict[str, jax.Array]:
+    """Metrics of the embeddings on the sphere: alignment of pairs, uniformity, modality gap."""
     image, table, valid = out["image"], out["table"], info.valid
     return {
         "alignment": embeddings.alignment(image, table, valid),

@@ -1,4 +1,4 @@
-"""Images alone: two views of a slice, a slice and its hidden patches, or two planes of a heart."""
+"""Objectives on images only: two views of a slice, masked patches, planes of a subject."""
 
 import math
 
@@ -18,8 +18,12 @@ def simclr(
     partitions: int = 0,
     only_between_partitions: bool = False,
 ) -> Objective:
-    """NT-Xent (Chen et al. 2020). With `partitions` slices at the same part of the heart's length are positives of one another,
-    across subjects (after Chaitanya et al. 2020), or, `only_between_partitions`, merely no negatives."""
+    """NT-Xent (Chen et al. 2020, arXiv:2002.05709).
+
+    partitions: cut every stack into so many equal parts; slices of the same part and plane are
+        positives, across subjects too (after Chaitanya et al. 2020, arXiv:2006.10511). 0: off.
+    only_between_partitions: such slices are not positives, only left out of the negatives.
+    """
     need("simclr", "temperature", temperature, above=True)
     need("simclr", "partitions", partitions, low=1 if only_between_partitions else 0)
     log_temperature = math.log(temperature)
@@ -27,9 +31,9 @@ def simclr(
     def loss(out, info):
         positives = negatives = None
         if partitions:
-            alike = targets.by_partition(info.position.reshape(-1), partitions)
-            alike &= context.same_plane(len(info.subject))
-            positives, negatives = (None, ~alike) if only_between_partitions else (alike, None)
+            same_part = targets.by_partition(info.position.reshape(-1), partitions)
+            same_part &= context.same_plane(len(info.subject))
+            positives, negatives = (None, ~same_part) if only_between_partitions else (same_part, None)
         return contrastive.nt_xent(
             out["first"], out["second"], log_temperature, info.valid_slices, positives=positives, negatives=negatives
         )
@@ -45,7 +49,12 @@ def byol(
     hidden_units: int = 4096,
     momentum: float = 0.9996,
 ) -> Objective:
-    """Predicting what a slow average of oneself makes of the other view (Grill et al. 2020). `momentum` is where it begins."""
+    """One view predicts the EMA teacher's embedding of the other.
+
+    Grill et al. 2020 (arXiv:2006.07733).
+
+    momentum: initial momentum of the teacher; it rises to 1 over the run.
+    """
     need("byol", "momentum", momentum, high=1 - 1e-9)
 
     def loss(out, info):
@@ -53,11 +62,11 @@ def byol(
         args = (out["prediction_first"], out["prediction_second"], target["first"], target["second"])
         return self_distillation.byol(*args, valid=info.valid_slices)
 
-    def kept(step: jax.Array, steps: int) -> jax.Array:
+    def momentum_at(step: jax.Array, steps: int) -> jax.Array:
         return self_distillation.momentum(step, steps, momentum)
 
     head = ViewHead(features, hidden_units, predictor_hidden_units=hidden_units, dtype=context.dtype)
-    return Objective(weight, head, loss, views=2, momentum=kept)
+    return Objective(weight, head, loss, views=2, momentum=momentum_at)
 
 
 def simsiam(
@@ -68,7 +77,7 @@ def simsiam(
     hidden_units: int = 2048,
     predictor_hidden_units: int = 512,
 ) -> Objective:
-    """Predicting the other view, without negatives and without an average (Chen and He 2021)."""
+    """One view predicts the other, without teacher (Chen and He 2021, arXiv:2011.10566)."""
 
     def loss(out, info):
         args = (out["prediction_first"], out["prediction_second"], out["first"], out["second"])
@@ -88,7 +97,7 @@ def barlow_twins(
     hidden_units: int = 8192,
     redundancy_weight: float = 5e-3,
 ) -> Objective:
-    """Equal features across views, no two features alike (Zbontar et al. 2021)."""
+    """Equal and decorrelated features of two views (Zbontar et al. 2021, arXiv:2103.03230)."""
     need("barlow_twins", "redundancy_weight", redundancy_weight)
 
     def loss(out, info):
@@ -107,7 +116,7 @@ def vicreg(
     variance: float = 25.0,
     covariance: float = 1.0,
 ) -> Objective:
-    """Invariance, variance, covariance (Bardes et al. 2022)."""
+    """Invariance, variance and covariance terms (Bardes et al. 2022, arXiv:2105.04906)."""
     for key, value in (("invariance", invariance), ("variance", variance), ("covariance", covariance)):
         need("vicreg", key, value)
 
@@ -129,7 +138,10 @@ def swav(
     epsilon: float = 0.05,
     iterations: int = 3,
 ) -> Objective:
-    """Predicting a view's cluster from the other (Caron et al. 2020), with two views and no queue."""
+    """Each view predicts the other's prototypes (SwAV: Caron et al. 2020, arXiv:2006.09882).
+
+    Two views, no multi-crop and no queue.
+    """
     need("swav", "temperature", temperature, above=True)
     need("swav", "epsilon", epsilon, above=True)
     need("swav", "iterations", iterations, low=1)
@@ -144,7 +156,11 @@ def swav(
 def regional(
     context: Context, *, weight: float = 1.0, temperature: float = 0.1, features: int = 64, region: int = 4
 ) -> Objective:
-    """Every region of the decoder's map against the others of its slice (Chaitanya et al. 2020, local contrast)."""
+    """Local contrast of regions of the decoder's map within a slice.
+
+    Chaitanya et al. 2020 (arXiv:2006.10511).
+    region: side of a region, in pixels of the decoder's map.
+    """
     need("regional", "temperature", temperature, above=True)
     need("regional", "region", region, low=1)
     log_temperature = math.log(temperature)
@@ -159,10 +175,14 @@ def regional(
 def masked_patches(
     context: Context, *, weight: float = 1.0, width: int = 128, depth: int = 2, heads: int = 4, normalise: bool = True
 ) -> Objective:
-    """Telling the hidden patches from the visible ones (He et al. 2022). Their share is config.model.patch_mask_fraction."""
+    """Masked patches predicted from the visible ones (MAE: He et al. 2022, arXiv:2111.06377).
+
+    config.model.patch_mask_fraction sets how many patches are masked. normalise: predict pixels
+    standardised per patch.
+    """
     if not context.patch:
         raise ValueError(
-            "config.objectives.masked_patches hides patches from the encoder, which config.model.encoder cannot: "
+            "config.objectives.masked_patches needs an encoder that can mask patches, set in config.model.encoder: "
             "choose vit_tiny or vit_small"
         )
 
@@ -175,11 +195,15 @@ def masked_patches(
 
 
 def planes(context: Context, *, weight: float = 1.0, temperature: float = 0.1, features: int = 128) -> Objective:
-    """The planes of one subject against those of others: symmetric InfoNCE for every two planes, the mean over these. A subject counts
-    for the planes that it has."""
+    """Symmetric InfoNCE between the planes of subjects, averaged over all pairs of planes.
+
+    After Tian et al. 2020 (arXiv:1906.05849). A missing plane is left out.
+    """
     need("planes", "temperature", temperature, above=True)
     if len(context.planes) < 2:
-        raise ValueError("config.objectives.planes needs two planes or more: config.data.plane, as in 'sax,la_4ch'")
+        raise ValueError(
+            "config.objectives.planes needs at least two planes: set config.data.plane, for example to sax,la_4ch"
+        )
     log_temperature = math.log(temperature)
 
     def loss(out, info):

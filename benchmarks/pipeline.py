@@ -38,8 +38,8 @@ from morphojax.data.geometry import Grid
 from morphojax.data.store.dataset import Dataset, Manifest
 from morphojax.data.store.records import ShardWriter, encode
 from morphojax.data.tables.schema import Column, Schema
-from morphojax.tasks.pretrain import task as pretrain
-from morphojax.tasks.segment import task as segment
+from morphojax.tasks.pretrain import build as pretrain
+from morphojax.tasks.segment import build as segment
 from morphojax.train import devices
 
 TASK = flags.DEFINE_enum("task", "segment", ["segment", "pretrain"], "the task whose train step is fed")

@@ -75,7 +75,7 @@ def patch(encoder: Any) -> int:
     return encoder.patch if supports_masking(encoder) else 0
 
 
-def table_encoder(model: Mapping[str, Any], cardinalities: Sequence[int]) -> Any:
+def table_encoder(model: Mapping[str, Any], cardinalities: tuple[int, ...]) -> Any:
     """The table encoder of `config.model.table`, with the settings under its name. Raises ValueError naming the choices."""
     settings = model["table"]
     name = settings["encoder"]

@@ -4,12 +4,12 @@ Pretraining: the gradient of each objective on the encoder, the influence of eac
 Fine-tuning: how far each depth level has moved from the start of the run.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from morphojax.models.features import Features
 from morphojax.objectives.embeddings import effective_rank, linear_cka
@@ -64,7 +64,7 @@ def _compare_gradients(names: Sequence[str], gradients: PyTree) -> dict[str, jax
     lengths = jnp.linalg.norm(flat, axis=1)
     unit = flat / jnp.maximum(lengths, jnp.finfo(jnp.float32).tiny)[:, None]
     cosines = jnp.matmul(unit, unit.T, precision=jax.lax.Precision.HIGHEST)
-    pairs = zip(*np.triu_indices(len(names), 1), strict=True)
+    pairs = list(itertools.combinations(range(len(names)), 2))
     scalars = {f"grad_norm/{name}": lengths[i] for i, name in enumerate(names)}
     return scalars | {f"grad_cosine/{names[i]}_{names[j]}": cosines[i, j] for i, j in pairs}
 

@@ -42,4 +42,6 @@ class TrainState:
     def with_ema_weights(self) -> Self:
         """The same state with the EMA weights as its variables, for evaluation."""
         collections = {name: tree for name, tree in self.ema.items() if name != "params"}
-        return self.replace(params=self.ema["params"], collections=collections)
+        return self.replace(  # pyrefly: ignore
+            params=self.ema["params"], collections=collections
+        )

@@ -14,7 +14,7 @@ import pandas as pd
 
 from morphojax.data.sources.base import CohortError, Source, Subject
 from morphojax.data.tables.schema import Schema
-from morphojax.data.tables.ukb_export import IDS
+from morphojax.data.tables.ukb_headers import IDS
 
 _HEADERS = (*IDS, "subject", "id")
 _ROUNDED = r"[-+]?[0-9]*[.,][0-9]*([eE][-+]?[0-9]+)?|[0-9]+[eE]\+?[0-9]+"

@@ -37,7 +37,7 @@ class Table:
 
     def with_rows(self, subjects: Subjects) -> Subjects:
         """Those that have a table row. The number of training subjects left out is printed."""
-        kept = subjects.having(~self.missing.all(axis=1))
+        kept = subjects.having(np.asarray(~self.missing.all(axis=1)))
         if left_out := len(subjects.train) - len(kept.train):
             devices.say(f"{left_out} of {len(subjects.train)} subjects have no table row: left out")
         return kept

@@ -60,7 +60,7 @@ def init_variables(spec: PretrainSpec) -> dict[str, PyTree]:
     rows = {name: (jnp.zeros((2, f)), jnp.zeros((2, f), bool), jnp.zeros((2, f))) for name in inputs.rows}
     images, mask = jnp.zeros((2, inputs.views, *spec.image_shape)), jnp.ones((2, k), bool)
     keys = {"params": rng.key(spec.seed, "init"), "draws": rng.key(spec.seed, "draws")}
-    return spec.model.init(keys, images, mask, rows, jnp.ones((2, 2), bool), train=False)
+    return dict(spec.model.init(keys, images, mask, rows, jnp.ones((2, 2), bool), train=False))
 
 
 def init_state(pretrained: Any, optimizer: Any, keep_ema: bool, spec: PretrainSpec) -> TrainState:

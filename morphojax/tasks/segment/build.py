@@ -37,9 +37,9 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     spec = make_spec(config, structures, dataset.manifest.grid.size, measures.names if measures else ())
     train_batches: Stream | Joined = streams.train
     if config.unlabelled.batch_size:
-        spec = dataclasses.replace(spec, unlabelled=_unlabelled(config, spec.augmentation, steps))
-        labelled = stream.Labelled(structures, subjects.all)
-        images = stream.from_config(config, dataset, labelled, spec.unlabelled)
+        objectives, labelled = _unlabelled(config, spec.augmentation, steps), stream.Labelled(structures, subjects.all)
+        spec = dataclasses.replace(spec, unlabelled=objectives)
+        images = stream.from_config(config, dataset, labelled, objectives)
         train_batches = Joined({"labelled": streams.train, "unlabelled": images})
     augment.check(planes, spec.augmentation, config.allow_unanatomical_flips)
     training = common.training(config, steps, {"encoder": spec.model.encoder, "decoder": spec.model.decoder})

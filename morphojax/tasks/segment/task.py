@@ -66,7 +66,7 @@ class SegmentSpec:
 
 def init_variables(spec: SegmentSpec) -> dict[str, PyTree]:
     image = jnp.zeros((2, spec.size, spec.size, 1))
-    return spec.model.init(rng.key(spec.seed, "init"), image, train=False)
+    return dict(spec.model.init(rng.key(spec.seed, "init"), image, train=False))
 
 
 def init_state(pretrained: Any, optimizer: Any, keep_ema: bool, spec: SegmentSpec) -> TrainState:

@@ -100,7 +100,8 @@ class UnlabelledBatch:
         self.image = batch["image"][:, None] if single else batch["image"]
         self.slice_mask = jnp.ones(self.image.shape[:2], bool) if single else batch["slice_mask"]
         self.valid, self.subject = batch["valid"], batch["subject"]
-        self.volume, self.voxel_ml = batch.get("volume"), batch.get("voxel_ml")
+        self.volume: Any = batch.get("volume")
+        self.voxel_ml: Any = batch.get("voxel_ml")
         self.labelled, self.networks = labelled, networks
         self._spec, self._step = spec, step
 

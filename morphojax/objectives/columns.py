@@ -23,7 +23,7 @@ def regression(
     missing: Array,
     columns: Sequence[int],
     valid: Array | None = None,
-    delta: float | None = None,
+    huber_delta: float | None = None,
 ) -> tuple[Array, Metrics]:
     """Squared error of continuous columns: the mean over known rows, then over columns.
 
@@ -37,20 +37,20 @@ def regression(
         missing.
       columns: indices of the continuous columns to predict.
       valid: bool [B]; False for padding. None: all valid.
-      delta: in standard deviations. An error e above it costs 2 delta |e| - delta^2 instead of e^2:
+      huber_delta: d, in standard deviations. An error e above it costs 2 d |e| - d^2 instead of e^2:
         twice the function of Huber 1964 ("Robust estimation of a location parameter", Ann. Math.
-        Stat. 35), so that small errors cost the same with and without delta. None: e^2 for all
-        errors.
+        Stat. 35), so that small errors cost the same with and without it. None: e^2 for all errors.
 
     Returns:
       loss: float32 scalar (0 when no value is known).
-      metrics: float32 scalars without gradient. `mse`: the loss without delta. `r2` = 1 - mse /
-        (the same mean of the squared values): the fraction of variance explained, relative to the
-        mean of the training rows, which is 0 after standardisation (0 where no value is known).
+      metrics: float32 scalars without gradient. `mse`: the loss without huber_delta.
+        `r2` = 1 - mse / (the same mean of the squared values): the fraction of variance explained,
+        relative to the mean of the training rows, which is 0 after standardisation (0 where no
+        value is known).
 
     Raises:
-      ValueError: the shapes do not fit, columns are none, repeated or outside 0..F-1, or delta is
-        not finite and above 0.
+      ValueError: the shapes do not fit, columns are none, repeated or outside 0..F-1, or
+        huber_delta is not finite and above 0.
     """
     _check_table(values, missing=missing)
     chosen = np.asarray(columns, int)
@@ -58,14 +58,16 @@ def regression(
         raise ValueError(f"columns must be distinct indices in 0..{values.shape[1] - 1}, got {chosen.tolist()}")
     if prediction.shape != (len(values), len(chosen)):
         raise ValueError(f"prediction must be [B, columns] = {(len(values), len(chosen))}, got {prediction.shape}")
-    if delta is not None and not (math.isfinite(delta) and delta > 0):
-        raise ValueError(f"delta must be finite and above 0, or None for squared errors, got {delta}")
+    if huber_delta is not None and not (math.isfinite(huber_delta) and huber_delta > 0):
+        raise ValueError(f"huber_delta must be finite and above 0, or None for squared errors, got {huber_delta}")
     known = (~missing.astype(bool) & jnp.isfinite(values) & valid_rows(valid, len(values))[:, None])[:, chosen]
     target = jax.lax.stop_gradient(jnp.where(known, values[:, chosen].astype(jnp.float32), 0.0))
     error = jnp.where(known, prediction.astype(jnp.float32) - target, 0.0)
     mse = _mean_of_columns(jnp.square(error), known)
     baseline = _mean_of_columns(jnp.square(target), known)
-    loss = mse if delta is None else _mean_of_columns(2 * optax.losses.huber_loss(error, delta=delta), known)
+    loss = (
+        mse if huber_delta is None else _mean_of_columns(2 * optax.losses.huber_loss(error, delta=huber_delta), known)
+    )
     r2 = jnp.where(baseline > 0, 1 - mse / jnp.where(baseline > 0, baseline, 1.0), 0.0)
     return loss, jax.lax.stop_gradient({"mse": mse, "r2": r2})
 

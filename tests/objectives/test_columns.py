@@ -30,7 +30,7 @@ def predictions(width, batch=8, seed=1):
     return (1.5 * np.random.default_rng(seed).normal(size=(batch, width))).astype(np.float32)
 
 
-def reference_regression(prediction, values, missing, valid=None, delta=None, columns=COLUMNS):
+def reference_regression(prediction, values, missing, valid=None, huber_delta=None, columns=COLUMNS):
     """(loss, r2), column by column."""
     costs, squares, bases = [], [], []
     for c, column in enumerate(columns):
@@ -41,7 +41,9 @@ def reference_regression(prediction, values, missing, valid=None, delta=None, co
         for b in rows:
             e = abs(prediction[b, c] - values[b, column])
             square += e * e / len(rows)
-            cost += (e * e if delta is None or e <= delta else 2 * delta * e - delta**2) / len(rows)
+            cost += (e * e if huber_delta is None or e <= huber_delta else 2 * huber_delta * e - huber_delta**2) / len(
+                rows
+            )
             base += values[b, column] ** 2 / len(rows)
         costs.append(cost)
         squares.append(square)
@@ -69,7 +71,7 @@ def reference_reconstruction(prediction, values, missing, masked, valid=None, ca
     return tuple(sum(x) / max(len(x), 1) for x in (both, continuous, categorical, hits))
 
 
-def regression_case(name, valid=None, delta=None):
+def regression_case(name, valid=None, huber_delta=None):
     values, missing, _ = table()
     prediction = predictions(len(COLUMNS))
     fixed = {"values": values, "missing": missing}
@@ -78,8 +80,8 @@ def regression_case(name, valid=None, delta=None):
         fixed["valid"] = valid
     return checks.Case(
         name,
-        jax.jit(lambda **arrays: regression(**arrays, columns=COLUMNS, delta=delta)[0]),
-        lambda **arrays: reference_regression(**arrays, delta=delta)[0],
+        jax.jit(lambda **arrays: regression(**arrays, columns=COLUMNS, huber_delta=huber_delta)[0]),
+        lambda **arrays: reference_regression(**arrays, huber_delta=huber_delta)[0],
         learned={"prediction": prediction},
         fixed=fixed,
     )
@@ -107,7 +109,7 @@ def reconstruction_case(name, valid=None, unknown=False):
 
 CASES = [
     regression_case("regression: squared"),
-    regression_case("regression: Huber", delta=0.8),
+    regression_case("regression: Huber", huber_delta=0.8),
     regression_case("regression: padding", valid=VALID),
     reconstruction_case("columns: masked fields"),
     reconstruction_case("columns: codes that are none", unknown=True),
@@ -116,15 +118,15 @@ CASES = [
 
 
 @pytest.mark.parametrize("valid", [None, VALID])
-@pytest.mark.parametrize("delta", [None, 0.8])
-def test_regression_metrics_equal_the_reference(valid, delta):
+@pytest.mark.parametrize("huber_delta", [None, 0.8])
+def test_regression_metrics_equal_the_reference(valid, huber_delta):
     values, missing, _ = table()
     prediction = predictions(len(COLUMNS))
     mse, r2 = reference_regression(prediction, values, missing, valid)
-    loss, metrics = regression(prediction, values, missing, COLUMNS, valid, delta)
+    loss, metrics = regression(prediction, values, missing, COLUMNS, valid, huber_delta)
     assert metrics["mse"] == pytest.approx(mse, rel=1e-5)
     assert metrics["r2"] == pytest.approx(r2, rel=1e-5)
-    assert (loss == metrics["mse"]) == (delta is None)
+    assert (loss == metrics["mse"]) == (huber_delta is None)
     assert all(m.shape == () and m.dtype == jnp.float32 for m in metrics.values())
 
 
@@ -141,11 +143,11 @@ def test_regression_of_two_rows_by_hand():
     values, missing = jnp.array([[1.0], [-2.0]]), jnp.zeros((2, 1), bool)
     prediction = jnp.array([[1.5], [1.0]])
     (loss, metrics), grad = value_and_gradient_of(
-        lambda p: regression(p, values, missing, (0,), delta=1.0), has_aux=True
+        lambda p: regression(p, values, missing, (0,), huber_delta=1.0), has_aux=True
     )(prediction)
     assert loss == pytest.approx((0.25 + (2 * 3 - 1)) / 2)
     assert metrics["r2"] == pytest.approx(1 - (0.25 + 9) / (1 + 4))
-    np.testing.assert_allclose(grad, [[0.5], [1.0]])  # towards the values; the slope is bounded beyond delta
+    np.testing.assert_allclose(grad, [[0.5], [1.0]])  # towards the values; the slope is bounded beyond huber_delta
 
 
 def test_regression_r2_has_its_marks():
@@ -272,8 +274,8 @@ def test_bad_arguments():
         ("columns", dict(columns=(0, 2, 6))),
         ("prediction", dict(prediction=predictions(4))),
         ("prediction", dict(prediction=predictions(3, batch=7))),
-        ("delta", dict(delta=0.0)),
-        ("delta", dict(delta=math.inf)),
+        ("huber_delta", dict(huber_delta=0.0)),
+        ("huber_delta", dict(huber_delta=math.inf)),
         ("valid", dict(valid=jnp.ones(7, bool))),
     ):
         with pytest.raises(ValueError, match=message):

@@ -75,7 +75,7 @@ def make_spec(config: ml_collections.ConfigDict, table: rows.Table, images: Imag
         image_planes=images.image_planes,
         dtype=from_config.dtype(model["dtype"]),
     )
-    chosen = objectives.build(config.objectives.to_dict(), context)
+    chosen = objectives.from_config(config.objectives.to_dict(), context)
     inputs = _inputs(config, chosen)
     inputs.check(len(table.cardinalities))
     return PretrainSpec(

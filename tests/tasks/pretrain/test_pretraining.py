@@ -411,7 +411,7 @@ CONTEXT = registry.Context(
         ({"vicreg": {"variance": -1.0}}, "config.objectives.vicreg.variance=-1.0"),
         ({"barlow_twins": {"redundancy_weight": -1.0}}, "config.objectives.barlow_twins.redundancy_weight=-1.0"),
         ({"regional": {"region": 0}}, "config.objectives.regional.region=0"),
-        ({"regression": {"delta": -1.0}}, "config.objectives.regression.delta=-1.0"),
+        ({"regression": {"huber_delta": -1.0}}, "config.objectives.regression.huber_delta=-1.0"),
         (
             {"regional": {}, "simclr": {}},
             "regional needs two views with the same geometry, simclr two views with different",
@@ -433,14 +433,14 @@ CONTEXT = registry.Context(
 )
 def test_an_objective_that_cannot_be_is_told_by_its_key(objectives: dict, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        registry.build(objectives, CONTEXT)
+        registry.from_config(objectives, CONTEXT)
 
 
 def test_a_class_that_does_not_exist_is_named() -> None:
     labelled = dataclasses.replace(CONTEXT, classes=("well", "ill"))
-    registry.build({"info_nce": {"positives": "same_label", "only": "ill"}}, labelled)
+    registry.from_config({"info_nce": {"positives": "same_label", "only": "ill"}}, labelled)
     with pytest.raises(ValueError, match="the label's classes are well, ill"):
-        registry.build({"info_nce": {"positives": "same_label", "only": "sick"}}, labelled)
+        registry.from_config({"info_nce": {"positives": "same_label", "only": "sick"}}, labelled)
 
 
 @pytest.mark.parametrize(

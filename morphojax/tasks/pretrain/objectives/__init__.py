@@ -8,7 +8,7 @@ from typing import Any
 from morphojax.tasks.pretrain.objectives import columns, pairs, views
 from morphojax.tasks.pretrain.objectives.base import BatchInfo, Context, Objective
 
-__all__ = ["OBJECTIVES", "BatchInfo", "Context", "Objective", "build"]
+__all__ = ["OBJECTIVES", "BatchInfo", "Context", "Objective", "from_config"]
 
 OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
     # image-table contrast
@@ -36,7 +36,7 @@ OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
 }
 
 
-def build(objectives: Mapping[str, Mapping[str, Any]], context: Context) -> dict[str, Objective]:
+def from_config(objectives: Mapping[str, Mapping[str, Any]], context: Context) -> dict[str, Objective]:
     """The objectives of `config.objectives` = {name: settings}.
 
     Raises:

@@ -57,14 +57,14 @@ def regression(
     weight: float = 1.0,
     columns: str = "all",
     hidden_units: int = 256,
-    delta: float = 0.0,
+    huber_delta: float = 0.0,
 ) -> Objective:
     """The continuous columns selected by `columns`, predicted from the image alone.
 
-    delta: Huber delta in standard deviations; larger errors count linearly. 0: squared errors.
+    huber_delta: Huber delta in standard deviations; larger errors count linearly. 0: squared errors.
     """
     context.need_table("regression")
-    need("regression", "delta", delta)
+    need("regression", "huber_delta", huber_delta)
     selected = context.schema.select(columns).names
     pairs = zip(context.schema.names, context.cardinalities, strict=True)
     indices = tuple(i for i, (name, k) in enumerate(pairs) if name in selected and k == 1)
@@ -73,7 +73,7 @@ def regression(
 
     def loss(out, info):
         return tabular.regression(
-            out["prediction"], info.values, info.missing, indices, delta=delta or None, valid=info.valid
+            out["prediction"], info.values, info.missing, indices, huber_delta=huber_delta or None, valid=info.valid
         )
 
     return Objective(weight, RegressionHead(len(indices), hidden_units, dtype=context.dtype), loss, needs_table=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu
+from benchmarks.gpu_report import KINDS, Kind, Row, markdown
 
 ROOT = Path(__file__).parents[2]
 # What the process of a row does, by the row's name; its arguments end with the file of values.
@@ -28,16 +29,16 @@ assert sys.stdin.readline() == "go\\n"
 """
 
 
-def start(row: gpu.Row) -> gpu.Child:
+def start(row: Row) -> gpu.Child:
     return gpu.Child([sys.executable, "-c", HEAD + PROGRAMS[row.name]])
 
 
 @pytest.mark.parametrize("ahead", [False, True])
 def test_rows_that_end_badly_are_reported_and_the_next_runs(ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """ahead: a row's process starts while the one before runs."""
-    monkeypatch.setitem(gpu.KINDS, "encoder", gpu.Kind("Encoders", 60, {"compile s": "compile_s", "a": "a"}))
-    monkeypatch.setitem(gpu.KINDS, "resnet", gpu.Kind("With a short time limit", 3, {"compile s": "compile_s"}))
-    rows = [gpu.Row("resnet" if name == "hangs" else "encoder", name) for name in (*PROGRAMS, "good")]
+    monkeypatch.setitem(KINDS, "encoder", Kind("Encoders", 60, {"compile s": "compile_s", "a": "a"}))
+    monkeypatch.setitem(KINDS, "resnet", Kind("With a short time limit", 3, {"compile s": "compile_s"}))
+    rows = [Row("resnet" if name == "hangs" else "encoder", name) for name in (*PROGRAMS, "good")]
     seen = []
     gpu.run(rows, start, time.monotonic() + 200, ahead, report=lambda: seen.append([row.status for row in rows]))
     assert [(row.status, row.note) for row in rows] == [
@@ -50,16 +51,16 @@ def test_rows_that_end_badly_are_reported_and_the_next_runs(ahead: bool, monkeyp
     ]
     assert [row.values for row in rows] == [{"a": 1.5}, {}, {"compile_s": 2.0}, {}, {"compile_s": 3.0}, {"a": 1.5}]
     assert len(seen) == 12 and seen[0] == ["running"] + ["not reached"] * 5, "reported before and after every row"
-    text = gpu.markdown(gpu.Row("device", "device", values={"device": "a GPU"}), rows, miniature=False)
+    text = markdown(Row("device", "device", values={"device": "a GPU"}), rows, miniature=False)
     assert "# a GPU" in text and "|  | 1.5 |  |\n" in text
     assert "| 2 |  | failed: ValueError: a loss that is not finite |" in text
 
 
 def test_rows_without_time_are_not_reached() -> None:
-    rows = [gpu.Row("encoder", "good")]
+    rows = [Row("encoder", "good")]
     gpu.run(rows, start, time.monotonic() + 5, False, report=lambda: None)
     assert rows[0].status == "not reached"
-    assert "| not reached |" in gpu.markdown(gpu.Row("device", "device"), rows, miniature=False)
+    assert "| not reached |" in markdown(Row("device", "device"), rows, miniature=False)
 
 
 def test_every_shipped_config_has_a_row() -> None:

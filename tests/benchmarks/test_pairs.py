@@ -1,4 +1,4 @@
-"""Ratios, and a process that ends although others would keep it."""
+"""Paired ratios, and an exit that does not wait for threads, handlers or child processes."""
 
 import subprocess
 import sys

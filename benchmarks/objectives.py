@@ -69,7 +69,7 @@ def seen(batch: int, first: jax.Array, second: jax.Array) -> Seen:
 
 def objective(name: str, batch: int) -> Callable[[], None]:
     """One forward and backward pass of head and loss."""
-    built = objectives.build({name: {}}, context())[name]
+    built = objectives.from_config({name: {}}, context())[name]
     random = np.random.default_rng(0)
     first, second = (jnp.asarray(random.normal(size=(batch, FEATURES)), jnp.float32) for _ in range(2))
     no_column = jnp.zeros((batch, COLUMNS), bool)

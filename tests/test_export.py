@@ -71,5 +71,5 @@ def test_what_cannot_be_exported_is_told(tmp_path, capsys):
 
     told("vit", "a.safetensors", "config.model.encoder=vit_tiny: transformers has no such encoder")
     told("resnet", "a.pt", "give a name that ends in .safetensors")
-    told("resnet", "none/a.safetensors", "is no folder")
+    told("resnet", "none/a.safetensors", "does not exist; make the folder first")
     told("nothing", "a.safetensors", "no run and no checkpoint here")

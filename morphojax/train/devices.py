@@ -12,7 +12,7 @@ from tqdm import tqdm
 def make_mesh() -> Mesh:
     """A one-dimensional mesh over every device of every process.
 
-    Auto axes: JAX's default explicit ones make plain array code (a product with a transpose, dropout) state its shardings.
+    Axes are Auto: JAX's default Explicit axes require shardings in plain array code (a product with a transpose, dropout).
     """
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
@@ -22,7 +22,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def check_batch_size(batch_size: int, key: str = "config.batch_size") -> None:
-    """Raises ValueError where a global batch does not divide among the devices."""
+    """Raises ValueError, naming the key, where a global batch does not divide among the devices."""
     if batch_size < 1 or batch_size % jax.device_count():
         raise ValueError(
             f"{key}={batch_size} does not divide among {jax.device_count()} devices: choose a multiple of {jax.device_count()}"
@@ -30,7 +30,7 @@ def check_batch_size(batch_size: int, key: str = "config.batch_size") -> None:
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
-    """This process's rows -> global arrays split over the mesh by their first axis."""
+    """The rows of this process -> global arrays, split over the mesh along their first axis."""
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     if jax.process_count() == 1:
         return jax.device_put(dict(batch), sharding)
@@ -38,6 +38,6 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal, from one process, without breaking a progress bar."""
+    """Prints a line from the first process only, without breaking a progress bar."""
     if jax.process_index() == 0:
         tqdm.write(text)

@@ -11,7 +11,7 @@ from morphojax.train.run import read_json
 
 
 def lineage(run: Path) -> Iterator[Path]:
-    """A run, the run that its encoder started from (`config.init_from`), and so on, as far as they are still there."""
+    """A run, the run that its encoder started from (`config.init_from`), and so on, as far as they still exist."""
     while True:
         yield run
         before = read_json(run, "config.json").get("init_from")
@@ -19,15 +19,15 @@ def lineage(run: Path) -> Iterator[Path]:
             return
         try:
             run = checkpoint.find(before).parent.parent
-        except CheckpointError:  # moved or removed since
+        except CheckpointError:  # moved or deleted
             return
 
 
 def columns_given(run: Path) -> tuple[str, ...]:
-    """The table columns that the encoder of a run was given in training, here or in the runs that it started from.
+    """The table columns that the encoder of a run was trained with, in this run or in the runs that it started from.
 
-    The label of a probe counts for what started from it, not for itself. Rows that are not the subject's own (`config.table.control`) do
-    not count.
+    The label of a probe counts for runs that start from the probe, not for the probe itself. Rows under a control
+    (`config.table.control`: another subject's row, or noise) do not count.
     """
     names: list[str] = []
     for each in lineage(run):
@@ -40,27 +40,27 @@ def columns_given(run: Path) -> tuple[str, ...]:
 
 
 def trained_on(run: Path, fingerprint: str) -> tuple[str, ...]:
-    """The splits of a dataset (by its fingerprint) that the encoder of a run has been trained on, likewise."""
+    """The splits of a dataset (by its fingerprint) that the encoder was trained on, in the same runs."""
     runs = [r for r in lineage(run) if read_json(r, "preprocessing.json")["dataset_fingerprint"] == fingerprint]
     return tuple(dict.fromkeys(split for r in runs for split in read_json(r, "config.json")["data"]["splits"]))
 
 
 def caveats(run: Path, label: Column, dataset: Dataset) -> list[str]:
-    """What the encoder of a run has seen that makes a score on this label other than it looks: lines for people.
+    """Warnings, for people, about leaks that make a score on this label look better than it is.
 
-    Looked up in the run and in those that its encoder started from: table.json, and label and splits in config.json.
+    Read from table.json and config.json of the run and of the runs that its encoder started from.
     """
     lines, seen = [], columns_given(run)
     if label.name in seen:
         lines.append(
-            f"the encoder's pretraining was given the table column {label.name!r} itself: the score is of a label that it has "
-            "seen (leave it out with config.table.groups of the pretraining for a score of one that it has not)"
+            f"the encoder was pretrained with the table column {label.name!r} itself: the score is of a label that it has "
+            "seen (to avoid that, leave the column out with config.table.groups of the pretraining)"
         )
     schema = {column.name: column for column in dataset.schema.columns}
     kin = [n for n in seen if n != label.name and n in schema and set(schema[n].leak) & set(label.leak)]
     if kin:
         lines.append(
-            f"the encoder's pretraining was given columns that are measured as {label.name!r} is: {', '.join(kin)}"
+            f"the encoder was pretrained with columns that are measured in the same way as {label.name!r}: {', '.join(kin)}"
         )
     if "test" in trained_on(run, dataset.fingerprint):
         lines.append("the encoder was trained on test subjects: the score is not of unseen hearts")

@@ -1,4 +1,4 @@
-"""What a run writes for people: TensorBoard events and metrics.jsonl."""
+"""The log of a run: TensorBoard events and metrics.jsonl."""
 
 import json
 import math
@@ -12,8 +12,7 @@ from tensorboardX import SummaryWriter
 class Logger:
     """Scalars to TensorBoard and to `metrics.jsonl` (a JSON object a line, `step` first), images to TensorBoard.
 
-    A resumed run takes up at its checkpoint: lines of later steps, which the killed run had already written, are dropped.
-    Only the first process writes.
+    A resumed run drops the lines after its checkpoint, which the killed run had already written. Only the first process writes.
     """
 
     def __init__(self, run: str | Path, start: int, active: bool = True):
@@ -50,7 +49,7 @@ class Logger:
 
 
 def _step(line: str) -> float:
-    """A line cut short by a kill counts as later than everything."""
+    """The step of a line; infinity for a line that a kill cut short."""
     try:
         return json.loads(line)["step"]
     except (json.JSONDecodeError, KeyError):

@@ -1,7 +1,7 @@
-"""Weight files of others -> {name: array}, without PyTorch: safetensors, PyTorch's and Lightning's. The only file that unpickles.
+"""Weight files -> {name: array}, without PyTorch: safetensors, PyTorch and Lightning. The only file that unpickles.
 
-A pickle is a program. Here it may rebuild tensors and containers and nothing else: what it names is never imported, but looked up in a
-short list, and what Lightning keeps beside the weights (settings, states of callbacks) becomes an object that holds nothing.
+A pickle is a program. Here it may rebuild tensors and containers only: the names in it are never imported, but looked up in a
+short list. Other objects that Lightning stores beside the weights (settings, callback states) become empty objects.
 """
 
 import collections
@@ -35,7 +35,7 @@ _DTYPES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-# Whose objects are kept empty: settings, callbacks and scalars of a checkpoint, no part of its weights.
+# Packages whose objects become empty: settings, callbacks and scalars, which are no part of the weights.
 _EMPTY = (
     "pytorch_lightning",
     "lightning",
@@ -53,7 +53,7 @@ _EMPTY_NAMES = {
     "copy_reg": "_reconstructor",
     "_codecs": "encode",
     "torch": "device Size float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool",
-    # Those of Python 2 are how torch.save names them.
+    # torch.save uses the names of Python 2.
     **dict.fromkeys(
         ("builtins", "__builtin__"), "int float bool str bytes list dict tuple set frozenset object complex"
     ),
@@ -72,10 +72,9 @@ def is_weights(path: str | Path) -> bool:
 def read(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a file by name, in their own dtypes.
 
-    Of a PyTorch file: those of the mapping under `state_dict`, `model_state_dict` or `model`, or of the file itself. What is no tensor
-    there is left out.
+    In a PyTorch file: the tensors of the mapping under `state_dict`, `model_state_dict` or `model`, or of the file itself.
 
-    Raises WeightsError: no such file or ending, damaged, a pickle that asks for more than tensors, no tensors.
+    Raises WeightsError: no such file or ending, a damaged file, a pickle that asks for more than tensors, or no tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -89,12 +88,12 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """A safetensors file, whole or not at all. Raises WeightsError for another ending or a folder that is not there."""
+    """Writes a safetensors file atomically. Raises WeightsError for another ending or an absent folder."""
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: give a name that ends in .safetensors")
     if not path.parent.is_dir():
-        raise WeightsError(f"{path}: {path.parent} is no folder")
-    # transformers asks for this mark of the layout of arrays.
+        raise WeightsError(f"{path}: {path.parent} does not exist; make the folder first")
+    # transformers requires this note on the layout of arrays.
     write_atomically(path, safetensors.numpy.save(dict(arrays), metadata={"format": "pt"}))
 
 
@@ -102,7 +101,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
-        raise WeightsError(f"{path}: damaged or no safetensors file ({error}); get it anew") from error
+        raise WeightsError(f"{path}: damaged, or no safetensors file ({error}); download it again") from error
 
 
 def _read_pytorch(path: Path) -> dict[str, np.ndarray]:
@@ -112,12 +111,12 @@ def _read_pytorch(path: Path) -> dict[str, np.ndarray]:
     except zipfile.BadZipFile as error:
         with path.open("rb") as file:
             legacy = file.read(2)[:1] == b"\x80"
-        told = (
-            "of PyTorch before 1.6: load it there and write it again with torch.save"
+        problem = (
+            "written by PyTorch before 1.6: load it with PyTorch and save it again with torch.save"
             if legacy
-            else "damaged; get it anew"
+            else "damaged; download it again"
         )
-        raise WeightsError(f"{path}: {told}") from error
+        raise WeightsError(f"{path}: {problem}") from error
 
 
 def _load(path: Path, archive: zipfile.ZipFile) -> Any:
@@ -131,8 +130,8 @@ def _load(path: Path, archive: zipfile.ZipFile) -> Any:
         return _Unpickler(archive, folder).load()
     except WeightsError as error:
         raise error if str(path) in str(error) else WeightsError(f"{path}: {error}") from error
-    except Exception as error:  # a damaged pickle raises whatever its remains mean
-        raise WeightsError(f"{path}: damaged ({type(error).__name__}: {error}); get it anew") from error
+    except Exception as error:  # a damaged pickle may raise anything
+        raise WeightsError(f"{path}: damaged ({type(error).__name__}: {error}); download it again") from error
 
 
 def _state_dict(loaded: Any) -> dict[str, np.ndarray]:
@@ -145,7 +144,7 @@ def _state_dict(loaded: Any) -> dict[str, np.ndarray]:
 
 
 class _Empty:
-    """Stands for an object of a class that is none of ours: takes all that a pickle does to it, and keeps nothing."""
+    """Replaces an object of a foreign class: accepts everything that a pickle does to it, and keeps nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "_Empty":
         del args, kwargs
@@ -175,7 +174,7 @@ class _StorageType:
     dtype: Any
 
     def __call__(self, *args: Any) -> Any:
-        raise WeightsError("a storage by itself is no tensor")
+        raise WeightsError("holds a storage outside a tensor")
 
 
 class _Unpickler(pickle.Unpickler):
@@ -198,14 +197,14 @@ class _Unpickler(pickle.Unpickler):
         if module.split(".")[0] in _EMPTY or name in _EMPTY_NAMES.get(module, "").split():
             return _Empty
         raise WeightsError(
-            f"asks to call {module}.{name}, which no weights need, and was not read; "
-            "if you trust it, keep its state dict alone: torch.save(torch.load(...)['state_dict'], FILE)"
+            f"asks to call {module}.{name}, which weights never need, so it was not read; "
+            "if you trust the file, save its state dict only: torch.save(torch.load(...)['state_dict'], FILE)"
         )
 
     def persistent_load(self, pid: Any) -> np.ndarray:
         """("storage", type, key, device, number of values) -> the values."""
         if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and isinstance(pid[1], _StorageType)):
-            raise WeightsError(f"refers to something that is no storage: {pid!r}")
+            raise WeightsError(f"refers to an object that is no storage: {pid!r}")
         _, kind, key, _, count = pid
         if key not in self._storages:
             try:
@@ -213,20 +212,22 @@ class _Unpickler(pickle.Unpickler):
             except KeyError as error:
                 raise WeightsError(f"damaged: storage {key} is not in the file") from error
             if len(data) != count * kind.dtype.itemsize:
-                raise WeightsError(f"damaged: storage {key} has {len(data)} bytes, {count} of {kind.dtype} are said")
+                raise WeightsError(
+                    f"damaged: storage {key} has {len(data)} bytes instead of {count} values of {kind.dtype}"
+                )
             self._storages[key] = np.frombuffer(data, kind.dtype)
         return self._storages[key]
 
 
 def _tensor(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> np.ndarray:
-    """A copy of a tensor's values. Offset and stride count values. Raises WeightsError where they reach beyond the storage."""
+    """A copy of a tensor's values. Offset and stride are in values. Raises WeightsError where they exceed the storage."""
     numbers = (offset, *size, *stride)
     if (
         not isinstance(storage, np.ndarray)
         or len(size) != len(stride)
         or any(type(n) is not int or n < 0 for n in numbers)
     ):
-        raise WeightsError(f"damaged: no tensor has size {size}, stride {stride} and offset {offset}")
+        raise WeightsError(f"damaged: impossible size {size}, stride {stride} and offset {offset} of a tensor")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if not math.prod(size):
         return np.zeros(size, storage.dtype)

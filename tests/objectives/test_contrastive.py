@@ -1,17 +1,20 @@
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morphojax.objectives import contrastive, targets
+from morphojax.objectives import contrastive
+from morphojax.objectives import targets as targets_module
 from morphojax.objectives.temperature import check_temperature, clip_log_temperature, inverse_temperature
 from tests.objectives import checks
-from tests.objectives.checks import gradient_of, value_and_gradient_of
+from tests.objectives.checks import gradient_of
 
 info_nce = checks.compiled(contrastive.info_nce)
 nt_xent = checks.compiled(contrastive.nt_xent)
 sigmoid = checks.compiled(contrastive.sigmoid)
+targets = checks.compiled_functions(targets_module)
 
 DIRECTION_WEIGHT = 0.3  # not 0.5, so that swapped directions change the loss
 SUBJECT = np.array([5, 2, 7, 2, 9, 5, 3, 2], np.int32)
@@ -308,10 +311,37 @@ CASES = [
     ),
 ]
 
+
+class Objective:
+    """An objective with fixed settings whose calls of one shape share one compiled program.
+
+    Optional arrays get their defaults as arrays; the cases above test the defaults themselves (None).
+    """
+
+    def __init__(self, function, *settings):
+        def loss(image, table, positives, valid, negatives):
+            return function(image, table, *settings, valid=valid, positives=positives, negatives=negatives)
+
+        self.program = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
+
+    def gradients(self, image, table, valid=None, positives=None, negatives=None):
+        """(loss, metrics), gradients of image, table and positives."""
+        n = len(image)
+        positives = np.eye(n) if positives is None else positives
+        valid = np.ones(n, bool) if valid is None else valid
+        negatives = np.ones((n, n), bool) if negatives is None else negatives
+        return self.program(
+            jnp.asarray(image), jnp.asarray(table), jnp.asarray(positives, jnp.float32), valid, np.asarray(negatives)
+        )
+
+    def __call__(self, *args, **kwargs):
+        return self.gradients(*args, **kwargs)[0]
+
+
 OBJECTIVES = {
-    "info_nce": lambda a, b, **k: info_nce(a, b, -1.0, DIRECTION_WEIGHT, **k),
-    "nt_xent": lambda a, b, **k: nt_xent(a, b, -1.0, **k),
-    "sigmoid": lambda a, b, **k: sigmoid(a, b, -1.0, -1.5, **k),
+    "info_nce": Objective(contrastive.info_nce, -1.0, DIRECTION_WEIGHT),
+    "nt_xent": Objective(contrastive.nt_xent, -1.0),
+    "sigmoid": Objective(contrastive.sigmoid, -1.0, -1.5),
 }
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 
@@ -324,7 +354,7 @@ def test_a_step_raises_similarity_of_positives_and_lowers_that_of_negatives(obje
     image, table = jnp.tile(jnp.array([1.0, 1, 1, 10]), (3, 1)), jnp.eye(3, 4)
     positive = targets.same_label(jnp.array([4, 4, 0]))
     pairs = {"positives": positive} if which == "positives" else {"negatives": ~positive}
-    step = -np.asarray(gradient_of(lambda x: objective(x, table, **pairs)[0])(image))
+    step = -np.asarray(objective.gradients(image, table, **pairs)[1][0])
     for i in range(3):
         for j in range(3):
             if i == j or (which == "positives" and positive[i, j]):
@@ -338,15 +368,15 @@ def test_a_step_raises_similarity_of_positives_and_lowers_that_of_negatives(obje
 @every_objective
 def test_two_points(objective):
     image, table = jnp.ones((2, 2)), jnp.eye(2)
-    step = -np.asarray(gradient_of(lambda x: objective(x, table)[0])(image))
+    step = -np.asarray(objective.gradients(image, table)[1][0])
     np.testing.assert_array_equal(np.sign(step), [[1, -1], [-1, 1]])
-    step = -np.asarray(gradient_of(lambda x: objective(table, x)[0])(image))
+    step = -np.asarray(objective.gradients(table, image)[1][1])
     np.testing.assert_array_equal(np.sign(step), [[1, -1], [-1, 1]])
 
 
 def test_image_to_table_weight_weighs_the_two_directions():
     image, table = pair()
-    loss, metrics = info_nce(image, table, -1.0, DIRECTION_WEIGHT)
+    _, metrics = OBJECTIVES["info_nce"](image, table)
     forward = reference_info_nce(image, table, -1.0, own_pair, all_negatives, range(8), image_to_table_weight=1.0)
     backward = reference_info_nce(image, table, -1.0, own_pair, all_negatives, range(8), image_to_table_weight=0.0)
     assert abs(forward - backward) > 1e-3
@@ -451,25 +481,20 @@ def test_padding_has_no_influence_and_no_gradient(objective):
     padded_image = np.where(VALID[:, None], image, np.nan)
     padded_table = np.where(VALID[:, None], table, 1e3).astype(np.float32)
     similarity = np.where(VALID[:, None] & VALID, SIMILARITY, np.nan)
-    loss, metrics = objective(padded_image, padded_table, valid=VALID, positives=similarity)
+    (loss, metrics), grads = objective.gradients(padded_image, padded_table, valid=VALID, positives=similarity)
     kept = SIMILARITY[np.ix_(VALID, VALID)]
     expected, expected_metrics = objective(image[VALID], table[VALID], positives=kept)
     assert loss == pytest.approx(float(expected), rel=1e-6)
     for name, value in expected_metrics.items():
         assert metrics[name] == pytest.approx(float(value), rel=1e-5), name
-    grads = gradient_of(lambda *x: objective(*x, valid=VALID, positives=similarity)[0], argnums=(0, 1))(
-        jnp.asarray(padded_image), jnp.asarray(padded_table)
-    )
-    for grad in map(np.asarray, grads):
+    for grad in map(np.asarray, grads[:2]):
         assert np.all(np.isfinite(grad)) and np.all(grad[~VALID] == 0) and np.any(grad[VALID] != 0)
 
 
 @every_objective
 def test_a_batch_without_valid_rows_is_zero_and_finite(objective):
     image, table = pair()
-    (loss, metrics), grad = value_and_gradient_of(lambda x: objective(x, table, valid=np.zeros(8, bool)), has_aux=True)(
-        jnp.asarray(image)
-    )
+    (loss, metrics), (grad, _, _) = objective.gradients(image, table, valid=np.zeros(8, bool))
     assert loss == 0 and np.all(np.asarray(grad) == 0)
     assert all(np.isfinite(v) for v in metrics.values())
 
@@ -478,8 +503,7 @@ def test_a_batch_without_valid_rows_is_zero_and_finite(objective):
 def test_one_row_without_negatives_gives_zero(valid):
     image, table = (x[:1] if valid is None else x for x in pair())
     for name in ("info_nce", "nt_xent"):
-        fn = lambda x, name=name: OBJECTIVES[name](x, table, valid=valid)[0]  # noqa: E731
-        loss, grad = value_and_gradient_of(fn)(jnp.asarray(image))
+        (loss, _), (grad, _, _) = OBJECTIVES[name].gradients(image, table, valid=valid)
         assert loss == pytest.approx(0, abs=1e-6)
         np.testing.assert_allclose(grad, 0, atol=1e-6)
     loss, metrics = OBJECTIVES["sigmoid"](image, table, valid=valid)
@@ -491,10 +515,11 @@ def test_one_row_without_negatives_gives_zero(valid):
 def test_a_zero_embedding_has_a_finite_gradient(objective, short):
     image, table = pair()
     image[2] *= short
-    loss, grad = value_and_gradient_of(lambda x: objective(x, table)[0])(jnp.asarray(image))
+    (loss, _), (grad, _, _) = objective.gradients(image, table)
     assert np.isfinite(loss) and np.all(np.isfinite(grad)) and np.all(np.asarray(grad)[2] == 0)
-    loss, grad = value_and_gradient_of(lambda x: objective(x, x)[0])(jnp.zeros((8, 4)))
-    assert np.isfinite(loss) and np.all(np.asarray(grad) == 0)
+    zeros = np.zeros((8, 4), np.float32)
+    (loss, _), (grad_image, grad_table, _) = objective.gradients(zeros, zeros)
+    assert np.isfinite(loss) and np.all(np.asarray(grad_image) == 0) and np.all(np.asarray(grad_table) == 0)
 
 
 def test_labels_of_single_members_give_the_plain_loss():
@@ -509,7 +534,7 @@ def test_labels_of_single_members_give_the_plain_loss():
 def test_rows_with_missing_values_only_are_no_neighbours():
     image, table = pair()
     similarity = targets.table_similarity(VALUES, np.ones_like(VALUES, bool), (1, 1, 3), 0.5)
-    loss, _ = info_nce(image, table, -1.0, DIRECTION_WEIGHT, positives=targets.nearest(similarity, 6, 0.9))
+    loss, _ = OBJECTIVES["info_nce"](image, table, positives=targets.nearest(similarity, 6, 0.9))
     assert loss == pytest.approx(float(OBJECTIVES["info_nce"](image, table)[0]), rel=1e-6)
 
 
@@ -517,7 +542,7 @@ def test_an_image_without_positives_is_left_out():
     image, table = pair()
     positives = np.eye(8, dtype=bool)
     positives[3] = False  # table 3 then has no positive either
-    loss, _ = info_nce(image, table, -1.0, DIRECTION_WEIGHT, positives=positives)
+    loss, _ = OBJECTIVES["info_nce"](image, table, positives=positives)
     expected = reference_info_nce(image, table, -1.0, lambda i, j: float(positives[i, j]), all_negatives, range(8))
     assert loss == pytest.approx(expected, rel=1e-5)
 
@@ -525,7 +550,7 @@ def test_an_image_without_positives_is_left_out():
 @every_objective
 def test_positives_carry_no_gradient(objective):
     image, table = pair()
-    grad = gradient_of(lambda p: objective(image, table, positives=p)[0])(jnp.asarray(SIMILARITY))
+    _, (_, _, grad) = objective.gradients(image, table, positives=SIMILARITY)
     assert np.all(np.asarray(grad) == 0)
 
 

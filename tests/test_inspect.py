@@ -271,7 +271,7 @@ def test_the_command_names_nobody_unless_asked(root, tmp_path, capsys):
             "--ids says why",
             "found twice",
         ),
-        (_table("patient", 1, "patient001"), [], "--ids says why", "are of one patient"),
+        (_table("patient", 1, "patient001"), [], "--ids says why", "have the same patient"),
         (_table("lv_ef_percent", 1, "good"), [], "--ids says why", "is not a number"),
         (lambda root: None, ["--table=absent.csv"], "--ids says why", "absent.csv: no such file"),
     ],

@@ -93,7 +93,7 @@ def test_the_command_names_no_subject_unless_asked(root, tmp_path, capsys):
             "--ids says why",
             "found twice",
         ),
-        (change_cell("patient", 1, "patient001"), [], "--ids says why", "are of one patient"),
+        (change_cell("patient", 1, "patient001"), [], "--ids says why", "have the same patient"),
         (change_cell("lv_ef_percent", 1, "good"), [], "--ids says why", "is not a number"),
         (lambda root: None, ["--table=absent.csv"], "--ids says why", "absent.csv: no such file"),
     ],

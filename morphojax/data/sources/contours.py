@@ -17,8 +17,7 @@ from morphojax.data.sources.base import CohortError
 from morphojax.data.sources.cvi42 import Contour
 
 # The coordinate of the centre of the first pixel. We assume that whole numbers are pixel centres,
-# as the public pipeline of Bai et al. does. If points were measured from the corner, it would be
-# 0.5.
+# as the public pipeline of Bai et al. does. Measured from the corner of that pixel, it would be 0.5.
 CENTRE = 0.0
 SAMPLES = 5  # along each side of a pixel
 MAX_OUTSIDE = 1.0  # pixels by which a contour may leave its image
@@ -32,7 +31,7 @@ ORDER = ("rv_cavity", "lv_myocardium", "lv_cavity", "la_cavity", "ra_cavity")
 def fill(contour: Contour, shape: tuple[int, int]) -> tuple[np.ndarray, float]:
     """The mask bool [rows, columns] of a contour, and the area in pixels where it crosses itself.
 
-    The area is that of the samples whose winding number is neither 0 nor the one of most samples.
+    The area counts samples whose winding number is neither 0 nor the more frequent of -1 and 1.
     Raises CohortError for a contour that leaves the image, or crosses itself beyond the limits.
     """
     points = contour.points - CENTRE

@@ -117,7 +117,7 @@ def test_a_cohort_without_a_table(tmp_path):
 def test_duplicate_table_rows_are_an_error(root, tmp_path):
     path = root / "morphometrics.csv"
     path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
-    with pytest.raises(ValueError, match=r"rows 0 and 4 \(counting from 0\) are of one patient"):
+    with pytest.raises(ValueError, match=r"rows 0 and 4 \(counting from 0\) have the same patient"):
         prepare_acdc(root, tmp_path / "out")
 
 

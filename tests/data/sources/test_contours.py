@@ -30,8 +30,8 @@ def dice(a, b) -> float:
 def test_a_whole_number_is_the_centre_of_a_pixel_and_x_is_the_column():
     corner = Contour(NAME["lv_cavity"], np.array([(1.6, 0.6), (3.4, 0.6), (3.4, 1.4), (1.6, 1.4)]))
     assert np.argwhere(rasterise([corner], (5, 7))).tolist() == [[1, 2], [1, 3]]
-    # On lines through centres, left and top are inside and right and bottom are not; the corner is
-    # covered by a quarter.
+    # The outline runs through pixel centres: its left and top pixels are inside, its right and
+    # bottom ones are not. The contour covers only a quarter of the corner pixel.
     square = Contour(NAME["lv_cavity"], np.array([(2.0, 1.0), (6, 1), (6, 4), (2, 4)]))
     expected = np.zeros((6, 9), bool)
     expected[1:4, 2:6] = True

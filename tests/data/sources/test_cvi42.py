@@ -17,12 +17,12 @@ def write(tmp_path, text: str | bytes) -> Path:
 
 
 TRIANGLE = [(2, 2), (9, 2), (2, 9)]
-SQUARE = [(3.25, 2.5), (9.75, 2.5), (9.75, 8.1), (3.25, 8.1)]
+POINTS = np.random.default_rng(0).uniform(0, 40, (200, 2))
 
 
 def test_points_are_divided_by_the_resolution_and_names_give_structures(tmp_path):
     drawings = {
-        "1.2.3": drawn("saendocardialContour", TRIANGLE) + drawn("saepicardialContour", SQUARE, 1),
+        "1.2.3": drawn("saendocardialContour", TRIANGLE) + drawn("saepicardialContour", POINTS, 1),
         "1.2.4": drawn("sacardialRefPoint", [(1, 1)], "text"),  # an unused name: any content is accepted
         "1.2.5": "",
     }
@@ -31,7 +31,7 @@ def test_points_are_divided_by_the_resolution_and_names_give_structures(tmp_path
     first, second = contours["1.2.3"]
     assert (first.name, first.structure, second.structure) == ("saendocardialContour", "lv_cavity", "lv_myocardium")
     np.testing.assert_array_equal(first.points, TRIANGLE)
-    np.testing.assert_array_equal(second.points, SQUARE)
+    np.testing.assert_array_equal(second.points, POINTS)
     assert set(STRUCTURES.values()) == set(anatomy.STRUCTURES)
     assert rasterise(contours["1.2.4"], (8, 8)).sum() == 0
 

@@ -1,0 +1,96 @@
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.encaps import encapsulate
+from pydicom.pixels.decoders import JPEG2000LosslessDecoder
+from pydicom.uid import JPEG2000Lossless
+
+from morphojax.data.sources.base import CohortError
+from morphojax.data.sources.ukb_dicom import UkbDicom
+from tests.data import ukb_zips
+from tests.data.sources.dicom_cohort import AFFINE, NAME, cine, one, sax
+
+
+def test_rescaled_pixels_are_in_the_units_of_the_scanner(tmp_path: Path) -> None:
+    result, _ = one(sax(tmp_path, ukb_zips.short_axis(cine(), AFFINE, RescaleSlope="2", RescaleIntercept="-10")))
+    np.testing.assert_array_equal(result.volume.raw, 2.0 * cine() - 10)
+
+
+def test_undecodable_pixels_name_the_extra_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = ukb_zips.short_axis(cine(), AFFINE)
+    files[4].PixelData = encapsulate([b"\xff\x4f\xff\x51, a code stream"])
+    files[4]["PixelData"].is_undefined_length = True
+    packed = ukb_zips.encode(files[4], JPEG2000Lossless)
+    monkeypatch.setattr(JPEG2000LosslessDecoder, "_available", {})
+    with pytest.raises(CohortError, match=r"pixels in JPEG 2000 .* install morphojax\[dicom-compressed\]"):
+        one(sax(tmp_path, [*files[:4], packed, *files[5:]]))
+
+
+def test_damaged_or_hostile_zips_are_refused(tmp_path: Path) -> None:
+    files = [ukb_zips.encode(f) for f in ukb_zips.short_axis(cine(), AFFINE)]
+    path = ukb_zips.write(tmp_path / NAME, files)
+    source, intact = UkbDicom(tmp_path), path.read_bytes()
+    path.write_bytes(intact[: len(intact) // 2])
+    with pytest.raises(CohortError, match="truncated or corrupt zip"):
+        one(source)
+    flipped = bytearray(intact)
+    flipped[400] ^= 255
+    path.write_bytes(flipped)
+    with pytest.raises(CohortError, match="corrupt"):
+        one(source)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("../1.dcm", files[0])
+    with pytest.raises(CohortError, match="leads out of the zip"):
+        one(source)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("1.dcm", bytes(30 * 2**20))
+    with pytest.raises(CohortError, match="would unpack to 31457280 bytes"):
+        one(source)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("1.dcm", b"no DICOM at all")
+    with pytest.raises(CohortError, match="not a readable DICOM file"):
+        one(source)
+    encrypted = bytearray(intact)
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = -1
+        while (at := encrypted.find(signature, at + 1)) >= 0:
+            encrypted[at + offset] |= 1
+    path.write_bytes(encrypted)
+    with pytest.raises(CohortError, match="is encrypted"):
+        one(source)
+
+
+def test_randomly_damaged_zips_are_read_or_refused(tmp_path: Path) -> None:
+    path = ukb_zips.write(tmp_path / NAME, ukb_zips.short_axis(cine((6, 5, 2, 3)), AFFINE))
+    source, intact, rng = UkbDicom(tmp_path), path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(60):
+        data = bytearray(intact)
+        for at in rng.integers(0, len(data), 8):
+            data[at] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            one(source)
+        except CohortError:
+            refused += 1
+    assert refused > 30
+
+
+def test_compressed_pixels_are_read_where_a_decoder_is_installed(tmp_path: Path) -> None:
+    for module in ("pylibjpeg", "openjpeg"):
+        pytest.importorskip(module, reason="JPEG 2000 needs pylibjpeg and pylibjpeg-openjpeg")
+    files = ukb_zips.short_axis(cine((64, 48, 2, 2)), AFFINE)
+    plain = ukb_zips.write(tmp_path / "plain" / NAME, files)
+    packed = []
+    for file in files:
+        dataset = pydicom.dcmread(io.BytesIO(ukb_zips.encode(file)))
+        dataset.compress(JPEG2000Lossless, encoding_plugin="pylibjpeg", j2k_cr=[1])
+        stream = io.BytesIO()
+        dataset.save_as(stream)
+        packed.append(stream.getvalue())
+    result, _ = one(sax(tmp_path / "packed", packed))
+    np.testing.assert_array_equal(result.volume.raw, one(UkbDicom(plain.parent))[0].volume.raw)

@@ -90,7 +90,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         decoder=decoder if any(t.decoder for t in terms.values()) else None,
         image_planes=image_planes,
         pooling=config.model.pooling,
-        encoder_sees=_encoder_sees(terms),
+        image_input=_image_input(terms),
         patch_mask_fraction=config.model.patch_mask_fraction,
         train_encoder=_trains_encoder(config),
     )
@@ -145,8 +145,8 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         def losses(encoder: Any, gate: jax.Array):
             params = state.params | {"encoder": encoder}
             out, info, _, seen = outputs(params, state, constants, batch, state.step, gate if inputs.rows else None)
-            features = {"image_features": seen.subjects[0]} if seen.subjects else {}
-            features |= {"table_features": seen.rows[inputs.rows[0]].pooled} if seen.rows else {}
+            features = {"image_features": seen.subject_features[0]} if seen.subject_features else {}
+            features |= {"table_features": seen.row_features[inputs.rows[0]].pooled} if seen.row_features else {}
             return {n: t.weight * t.loss(out[n], info)[0] for n, t in terms.items() if t.weight}, features
 
         columns = table.schema.names if inputs.rows else ()
@@ -226,10 +226,10 @@ def summarise(terms: dict[str, Objective], gathered: list[dict[str, Any]]) -> di
     return {"loss": total} | metrics
 
 
-def _encoder_sees(terms: dict[str, Objective]) -> Literal["whole", "parts", "both"]:
-    """Whole slices where anybody looks at them; a forward pass that nobody needs is not made."""
-    parts, whole = (any(wanted) for wanted in zip(*((t.parts, t.views > 0) for t in terms.values()), strict=True))
-    return "both" if parts and whole else "parts" if parts else "whole"
+def _image_input(terms: dict[str, Objective]) -> Literal["full", "masked", "both"]:
+    """Full images, masked ones or both, as the objectives need: no unused forward pass."""
+    masked, full = (any(wanted) for wanted in zip(*((t.parts, t.views > 0) for t in terms.values()), strict=True))
+    return "both" if masked and full else "masked" if masked else "full"
 
 
 def _momentum(averaging: Any, steps: int, accumulate: int) -> Any:

@@ -86,7 +86,7 @@ class Objective:
     """One objective of a run.
 
     weight:   factor of its loss in the sum.
-    head:     module: (Seen, train) -> arrays by name.
+    head:     module: (TowerOutputs, train) -> arrays by name.
     loss:     (the head's arrays, BatchInfo) -> (loss, metrics).
     views:    how many views of every slice it needs: 0 (none whole), 1 or 2.
     aligned:  the two views show every place at the same place: they differ in intensities only.

@@ -23,7 +23,7 @@ from absl import app, flags
 from morphojax.data.tables.schema import Column, Schema
 from morphojax.models.encoders import ENCODERS
 from morphojax.models.features import TableFeatures
-from morphojax.models.pretrainer import Seen
+from morphojax.models.pretrainer import TowerOutputs
 from morphojax.tasks.pretrain import objectives
 
 _BATCHES = flags.DEFINE_list("batches", ["512", "4096"], "examples")
@@ -51,18 +51,18 @@ def context() -> objectives.Context:
     )
 
 
-def seen(batch: int, first: jax.Array, second: jax.Array) -> Seen:
+def seen(batch: int, first: jax.Array, second: jax.Array) -> TowerOutputs:
     """Features as heads receive them: one slice of each subject, in two views, and its row."""
     row = TableFeatures(second[:, None], second)
-    return Seen(
+    return TowerOutputs(
         images=(),
         pyramids=(),
-        slices=(first, second),
-        subjects=(first, second),
-        decoded=(),
+        slice_features=(first, second),
+        subject_features=(first, second),
+        decoder_maps=(),
         masked_patches=None,
-        rows={"augmented": row},
-        mask=jnp.ones((batch, 1), bool),
+        row_features={"augmented": row},
+        slice_mask=jnp.ones((batch, 1), bool),
         negatives=~jnp.eye(batch, dtype=bool),
     )
 

@@ -66,8 +66,12 @@ def get_config() -> ml_collections.ConfigDict:
             "dtype": "float32",  # of the computation; or bfloat16
             "plane_encoders": "shared",  # one for all planes; or own: one for each
             "norm": "batch",  # or group; of resnets, unets and decoders
-            "drop_path": 0.0,  # stochastic depth at the last block; of vit, swin and convnext
-            "remat": False,  # compute blocks again for the gradient instead of keeping them: less memory, more time
+            # Keyword arguments of the encoder. An encoder that lacks an option accepts only the value given here.
+            # A config file can add further options, such as "patch" of a ViT (models/encoders.py: encoder_options).
+            "encoder_options": {
+                "drop_path": 0.0,  # stochastic depth at the last block, a probability; of vit, swin and convnext
+                "remat": False,  # compute blocks again for the gradient: less memory, more time; of every encoder
+            },
             "pooling": "mean",  # of the slices; or attention
             "decoder": "unet",  # or mlp, light: of one width, the last of decoder_widths
             "decoder_widths": (16, 32, 64, 128),  # as in segmentation; for the objectives that need a decoder

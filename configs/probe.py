@@ -45,8 +45,12 @@ def get_config() -> ml_collections.ConfigDict:
             "plane_encoders": "shared",  # as in pretraining
             "dtype": "float32",
             "norm": "batch",  # or group; of resnets and unets; as in pretraining
-            "drop_path": 0.0,  # stochastic depth at the last block; of vit, swin and convnext
-            "remat": False,  # compute blocks again for the gradient instead of keeping them: less memory, more time
+            # Keyword arguments of the encoder. An encoder that lacks an option accepts only the value given here.
+            # A config file can add further options, such as "patch" of a ViT (models/encoders.py: encoder_options).
+            "encoder_options": {
+                "drop_path": 0.0,  # stochastic depth at the last block, a probability; of vit, swin and convnext
+                "remat": False,  # compute blocks again for the gradient: less memory, more time; of every encoder
+            },
         }
     )
     config.optimizer = ml_collections.ConfigDict(

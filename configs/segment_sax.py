@@ -48,8 +48,12 @@ def get_config() -> ml_collections.ConfigDict:
             "width": 32,  # must be that of the pretraining
             "dtype": "float32",
             "norm": "batch",  # or group; of resnets, unets and decoders
-            "drop_path": 0.0,  # stochastic depth at the last block; of vit, swin and convnext
-            "remat": False,  # compute blocks again for the gradient instead of keeping them: less memory, more time
+            # Keyword arguments of the encoder. An encoder that lacks an option accepts only the value given here.
+            # A config file can add further options, such as "patch" of a ViT (models/encoders.py: encoder_options).
+            "encoder_options": {
+                "drop_path": 0.0,  # stochastic depth at the last block, a probability; of vit, swin and convnext
+                "remat": False,  # compute blocks again for the gradient: less memory, more time; of every encoder
+            },
             "decoder": "unet",  # or mlp, lighter: one width, the last of decoder_widths
             "decoder_widths": (16, 32, 64, 128),  # channels at strides 2, 4, 8, 16
             "condition": "",  # columns (groups or names) predicted from the image that condition the decoder; empty: none

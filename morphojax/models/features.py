@@ -1,4 +1,4 @@
-"""What every encoder returns: of images, and of table rows."""
+"""The outputs of image encoders and of table encoders."""
 
 from typing import NamedTuple
 
@@ -8,8 +8,8 @@ import jax
 class Features(NamedTuple):
     """Feature maps of a batch of images.
 
-    pyramid: arrays [B,h,w,c], finest first; a decoder reads the strides off the shapes.
-    pooled: [B,D], the image as one vector.
+    pyramid: arrays [B,h,w,c], finest first; a decoder computes the strides from the shapes.
+    pooled: [B,D], one vector per image.
     """
 
     pyramid: tuple[jax.Array, ...]
@@ -17,10 +17,10 @@ class Features(NamedTuple):
 
 
 class TableFeatures(NamedTuple):
-    """A batch of table rows.
+    """Features of a batch of table rows.
 
-    tokens: [B,T,D]; an encoder that knows no columns gives one token.
-    pooled: [B,D], the row as one vector.
+    tokens: [B,T,D]; an encoder without column tokens gives one token.
+    pooled: [B,D], one vector per row.
     """
 
     tokens: jax.Array

@@ -1,39 +1,48 @@
-"""Masked autoencoding (He et al. 2022, arXiv:2111.06377): which patches are masked, and the decoder that paints them.
+"""Masked autoencoding (He et al. 2022, arXiv:2111.06377): the choice of masked patches, and the
+decoder.
 
-The encoder sees the visible patches alone (`encode_visible`), the decoder their tokens and a mask token for every other.
+The encoder gets the visible patches alone (`encode_visible`), the decoder their tokens and a mask
+token for every masked patch.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from morphojax.models.attention import Block, layer_norm, sine_positions
-from morphojax.models.layers import Dense, Dtype
+from morphojax.models.attention import Block, sine_positions
+from morphojax.models.layers import Dtype, layer_norm
 
 
-def mask_patches(key: jax.Array, batch: int, patches: int, rate: float) -> tuple[jax.Array, jax.Array]:
-    """In each image round(rate * patches) patches to hide, uniform among all such choices.
+def mask_patches(key: jax.Array, batch: int, patches: int, fraction: float) -> tuple[jax.Array, jax.Array]:
+    """Chooses round(fraction * patches) masked patches in each image, uniformly among all such
+    choices.
 
-    Returns visible int32 [batch,V], the other patches in ascending order, and masked bool [batch,patches].
+    Returns visible int32 [batch,V], the other patches in ascending order, and masked bool
+    [batch,patches].
     Raises ValueError when no patch would be masked, or none visible.
     """
-    masked_count = round(rate * patches) if 0 < rate < 1 else 0
+    masked_count = round(fraction * patches) if 0 < fraction < 1 else 0
     if not 0 < masked_count < patches:
-        raise ValueError(f"a rate of {rate} must hide at least one of {patches} patches and leave at least one visible")
+        raise ValueError(
+            f"a mask fraction of {fraction} must hide at least one of {patches} patches and leave at least one visible"
+        )
     order = jnp.argsort(jax.random.uniform(key, (batch, patches)), axis=1)
-    # The rank of a patch; by a threshold on the numbers themselves, equal ones would hide a patch too many.
+    # Ranks instead of a threshold on the random numbers: equal numbers would mask a patch too many.
     masked = jnp.argsort(order, axis=1) < masked_count
     return jnp.sort(order[:, masked_count:], axis=1).astype(jnp.int32), masked
 
 
 class PatchDecoder(nn.Module):
-    """(tokens [B,V,D], visible int [B,V], grid (rows, columns) of patches) -> float32 [B,P,patch*patch*channels].
+    """(tokens [B,V,D], visible int [B,V], grid (rows, columns) of patches) -> float32
+    [B,P,patch*patch*channels].
 
-    visible numbers the patches of the tokens, row by row, each at most once. Every other patch starts as one learned
-    mask token; all are told apart by fixed sines of their place. The prediction holds all P = rows * columns patches,
-    the visible too; the values of a patch go row by row, channels last. width: features of the decoder's tokens.
+    visible: patch numbers of the tokens, row by row, each at most once. Every other patch starts as
+    one learned mask token. All tokens get fixed sine positions. The prediction holds all P = rows *
+    columns patches, including the visible ones; the values of a patch go row by row, channels last.
+    width: features of the decoder's tokens.
 
-    Raises ValueError when tokens, visible and grid do not fit, heads does not divide width, or width is no multiple of 4.
+    Raises ValueError when tokens, visible and grid do not fit, heads does not divide width, or
+    width is not a multiple of 4.
     """
 
     patch: int
@@ -61,8 +70,8 @@ class PatchDecoder(nn.Module):
         return self._dense(self.patch**2 * self.channels, "prediction")(x).astype(jnp.float32)
 
     def _dense(self, features: int, name: str) -> nn.Module:
-        return Dense(features, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)
+        return nn.Dense(features, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)
 
 
-# vmapped over examples, the scatter stays local to a shard.
+# With vmap over examples, the scatter stays local to a shard.
 _put = jax.vmap(lambda x, index, values: x.at[index].set(values))

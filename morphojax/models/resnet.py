@@ -1,12 +1,15 @@
-"""ResNet (He et al. 2015, arXiv:1512.03385) in torchvision's layout: bottlenecks stride on their 3x3 ("v1.5")."""
+"""ResNet (He et al. 2015, arXiv:1512.03385) in torchvision's layout: bottlenecks stride on their
+3x3 ("v1.5").
+"""
+
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from morphojax.models.convolution import Conv
 from morphojax.models.features import Features
-from morphojax.models.layers import Dtype, max_pool, normalisation
+from morphojax.models.layers import Dtype, conv, max_pool, normalisation
 
 
 class BasicBlock(nn.Module):
@@ -19,9 +22,9 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        y = Conv(self.width, 3, self.stride, self.dtype, name="conv1")(x)
+        y = conv(self.width, 3, self.stride, self.dtype, name="conv1")(x)
         y = nn.relu(normalisation(self.norm, self.dtype, "norm1")(y, train))
-        y = Conv(self.width, 3, 1, self.dtype, name="conv2")(y)
+        y = conv(self.width, 3, 1, self.dtype, name="conv2")(y)
         y = normalisation(self.norm, self.dtype, "norm2")(y, train)
         return nn.relu(y + _shortcut(x, y, self, train))
 
@@ -36,11 +39,11 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        y = Conv(self.width, 1, 1, self.dtype, name="conv1")(x)
+        y = conv(self.width, 1, 1, self.dtype, name="conv1")(x)
         y = nn.relu(normalisation(self.norm, self.dtype, "norm1")(y, train))
-        y = Conv(self.width, 3, self.stride, self.dtype, name="conv2")(y)
+        y = conv(self.width, 3, self.stride, self.dtype, name="conv2")(y)
         y = nn.relu(normalisation(self.norm, self.dtype, "norm2")(y, train))
-        y = Conv(4 * self.width, 1, 1, self.dtype, name="conv3")(y)
+        y = conv(4 * self.width, 1, 1, self.dtype, name="conv3")(y)
         y = normalisation(self.norm, self.dtype, "norm3")(y, train)
         return nn.relu(y + _shortcut(x, y, self, train))
 
@@ -49,15 +52,17 @@ def _shortcut(x: jax.Array, y: jax.Array, block: BasicBlock | Bottleneck, train:
     """The identity, or a 1x1 convolution where the block changes the shape."""
     if block.stride == 1 and x.shape[-1] == y.shape[-1]:
         return x
-    x = Conv(y.shape[-1], 1, block.stride, block.dtype, name="shortcut_conv")(x)
+    x = conv(y.shape[-1], 1, block.stride, block.dtype, name="shortcut_conv")(x)
     return normalisation(block.norm, block.dtype, "shortcut_norm")(x, train)
 
 
 class ResNet(nn.Module):
-    """Image [B,H,W,C], any C -> Features at strides 2, 4, 8, 16, 32 (pooled: mean of the last map, float32).
+    """Image [B,H,W,C], any C -> Features at strides 2, 4, 8, 16, 32 (pooled: mean of the last map,
+    float32).
 
-    width is the number of channels of the stem; stage i has width * 2**i (four times that with bottlenecks).
-    norm: "batch" as published, or "group" (`layers.normalisation`). remat: blocks are computed again for the gradient, not kept.
+    width: channels of the stem; stage i has width * 2**i (four times that with bottlenecks).
+    norm: "batch" as published, or "group" (`layers.normalisation`).
+    remat: compute blocks again for the gradient instead of keeping their activations.
     """
 
     depths: tuple[int, ...]
@@ -68,13 +73,14 @@ class ResNet(nn.Module):
     remat: bool = False
 
     @property
-    def levels(self):
-        blocks = {f"stage{s + 1}_block{i + 1}": f"stage{s + 1}" for s, d in enumerate(self.depths) for i in range(d)}
-        return {"stem_conv": "stem", "stem_norm": "stem", **blocks}
+    def levels(self) -> Mapping[str, str]:
+        """Submodule -> depth level, from input to output."""
+        blocks = {f"stage{s}_block{i + 1}": f"stage{s}" for s, n in enumerate(self.depths, 1) for i in range(n)}
+        return {"stem_conv": "stem", "stem_norm": "stem"} | blocks
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool) -> Features:
-        x = Conv(self.width, 7, 2, self.dtype, name="stem_conv")(image)
+        x = conv(self.width, 7, 2, self.dtype, name="stem_conv")(image)
         x = nn.relu(normalisation(self.norm, self.dtype, "stem_norm")(x, train))
         pyramid = [x]
         block = nn.remat(self.block, static_argnums=(2,)) if self.remat else self.block

@@ -1,8 +1,8 @@
 """Encoders of table rows: (values [B,F], missing bool [B,F], train, masked=None) -> TableFeatures.
 
-masked [B,F], float or bool, is a gate: 1 withholds a column, so that neither its value nor whether it is missing has
-any influence; 0 leaves it as it is. It enters as a factor: a loss has a derivative by a float gate.
-A value that is missing, or masked with gate 1, may be NaN.
+masked [B,F], float or bool, gates the columns: at 1 neither a column's value nor whether it is
+missing has any influence; at 0 the column is used as it is. It enters as a factor, so a loss has a
+derivative with respect to it. A value that is missing, or masked with gate 1, may be NaN.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from morphojax.models.attention import Block, layer_norm
+from morphojax.models.attention import Block
 from morphojax.models.features import TableFeatures
-from morphojax.models.layers import BatchNorm, Dtype
+from morphojax.models.layers import BatchNorm, Dtype, layer_norm
 
 
 def one_hot(values: jax.Array, cardinalities: Sequence[int]) -> jax.Array:
-    """values [B,F], codes in the columns with cardinality k > 1 -> [B, sum of cardinalities], columns in their order.
+    """values [B,F], codes in columns with cardinality k > 1 -> [B, sum of cardinalities], in column
+    order.
 
-    A code outside 0..k-1 gives k zeros. Raises ValueError when values do not have one column per cardinality.
+    A code outside 0..k-1 gives k zeros. Raises ValueError when values do not have one column per
+    cardinality.
     """
     _check(cardinalities, values)
     columns = [
@@ -33,30 +35,33 @@ def one_hot(values: jax.Array, cardinalities: Sequence[int]) -> jax.Array:
 def _check(cardinalities: Sequence[int], *arrays: jax.Array) -> None:
     for x in arrays:
         if x.shape[-1] != len(cardinalities):
-            raise ValueError(f"the table has {x.shape[-1]} columns, cardinalities name {len(cardinalities)}")
+            raise ValueError(f"the table has {x.shape[-1]} columns for {len(cardinalities)} cardinalities")
 
 
-def _readable(
+def _without_nan(
     values: jax.Array, missing: jax.Array, masked: jax.Array | None, cardinalities: Sequence[int]
 ) -> tuple[jax.Array, jax.Array | None]:
-    """(values, gate float or None). What is not finite and may not be read becomes 0, or no code: zero times NaN is NaN.
+    """(values, gate float or None): unused values that are not finite become 0, or -1 (no code) in
+    a category.
 
-    Finite values stay, so that the derivative by the gate knows what a masked column would have said.
+    A value is unused when it is missing, or masked with gate 1; NaN times a zero gate would still
+    be NaN. Finite values stay, so that the derivative with respect to the gate includes the value
+    of a masked column.
     """
     _check(cardinalities, values, missing, *(() if masked is None else (masked,)))
     gate = None if masked is None else masked.astype(jnp.float32)
-    unread = missing if gate is None else missing | (gate >= 1)
-    nothing = np.where(np.array(cardinalities) > 1, -1.0, 0.0).astype(values.dtype)
-    return jnp.where(unread & ~jnp.isfinite(values), nothing, values), gate
+    unused = missing if gate is None else missing | (gate >= 1)
+    neutral = np.where(np.array(cardinalities) > 1, -1.0, 0.0).astype(values.dtype)
+    return jnp.where(unused & ~jnp.isfinite(values), neutral, values), gate
 
 
 class TabularMLP(nn.Module):
-    """pooled [B,hidden_units], and that as the one token: (Linear-BatchNorm-ReLU) x (layers - 1), Linear.
+    """pooled [B,hidden_units], also the only token: (Linear-BatchNorm-ReLU) x (layers - 1), Linear.
 
-    The defaults are the published ones of Hager et al. 2023 (arXiv:2303.14080): one-hot categories, two layers of 2048
-    units, He-normal weights. A missing value enters as it was imputed; missing_flags appends the missing mask to the
-    input, so that an imputed value can be told from a measured one. A masked column is zero in all its inputs (which a
-    continuous column at its mean is too); mask_flags appends the gates.
+    The defaults are those of Hager et al. 2023 (arXiv:2303.14080): one-hot categories, two layers
+    of 2048 units, He-normal weights. A missing value enters as its imputed value; missing_flags
+    appends the missing mask, which distinguishes imputed from measured values. A masked column is
+    zero in all its inputs, like a continuous column at its mean; mask_flags appends the gates.
     """
 
     cardinalities: tuple[int, ...]
@@ -70,7 +75,7 @@ class TabularMLP(nn.Module):
     def __call__(
         self, values: jax.Array, missing: jax.Array, train: bool, masked: jax.Array | None = None
     ) -> TableFeatures:
-        values, gate = _readable(values, missing, masked, self.cardinalities)
+        values, gate = _without_nan(values, missing, masked, self.cardinalities)
         x = self._inputs(values, missing, gate)
         for i in range(1, self.layers + 1):
             x = nn.Dense(
@@ -96,11 +101,12 @@ class TabularMLP(nn.Module):
 class TabularTransformer(nn.Module):
     """tokens [B,1+F,width], a class token and one per column; pooled [B,width] is the class token.
 
-    A column's token is its embedding plus what it says: a continuous value times a vector of the column, or a vector of
-    the code (none for a code outside 0..k-1); where the value is missing, one vector that all columns share. Hidden
-    columns say another shared vector, mixed in by the gate. Tokenised and initialised as in FT-Transformer (Gorishniy
-    et al. 2021, arXiv:2106.11959, section 3.3), then plain pre-norm blocks (its ReGLU and dropout left out) and a
-    last LayerNorm. `train` makes no difference.
+    A column's token is its column embedding plus its value embedding: a continuous value times a
+    vector of the column, or a vector of the code (zero for a code outside 0..k-1). A missing value
+    has one vector that all columns share, a masked value another; the gate interpolates. Tokenised
+    and initialised as in FT-Transformer (Gorishniy et al. 2021, arXiv:2106.11959, section 3.3),
+    then plain pre-norm blocks (without its ReGLU and dropout) and a last LayerNorm. `train` has no
+    effect.
     """
 
     cardinalities: tuple[int, ...]
@@ -115,21 +121,23 @@ class TabularTransformer(nn.Module):
         self, values: jax.Array, missing: jax.Array, train: bool, masked: jax.Array | None = None
     ) -> TableFeatures:
         del train
-        values, gate = _readable(values, missing, masked, self.cardinalities)
-        said = jnp.where(missing[..., None], self._vectors("missing", 1), self._say(values))
-        mask = self._vectors("mask", 1)  # asked for or not, so that both have the same parameters
+        values, gate = _without_nan(values, missing, masked, self.cardinalities)
+        embedded = jnp.where(missing[..., None], self._vectors("missing", 1), self._embed(values))
+        mask = self._vectors("mask", 1)  # created with and without a gate, so that both have the same parameters
         if gate is not None:
-            said = (1 - gate[..., None]) * said + gate[..., None] * mask
-        columns = said + self._vectors("columns", len(self.cardinalities))
-        first = jnp.broadcast_to(self._vectors("class", 1), (len(values), 1, self.width))
-        x = jnp.concatenate([first, columns], axis=1).astype(self.dtype)
+            embedded = (1 - gate[..., None]) * embedded + gate[..., None] * mask
+        columns = embedded + self._vectors("columns", len(self.cardinalities))
+        class_token = jnp.broadcast_to(self._vectors("class", 1), (len(values), 1, self.width))
+        x = jnp.concatenate([class_token, columns], axis=1).astype(self.dtype)
         for i in range(1, self.layers + 1):
             x = Block(self.heads, self.mlp_ratio, self.dtype, name=f"block{i}")(x)
         x = layer_norm(self.dtype, "norm")(x)
         return TableFeatures(tokens=x, pooled=x[:, 0])
 
-    def _say(self, values: jax.Array) -> jax.Array:
-        """[B,F] -> [B,F,width], from one table that holds a vector per continuous column and one per code."""
+    def _embed(self, values: jax.Array) -> jax.Array:
+        """[B,F] -> [B,F,width], from one parameter with a vector per continuous column and per
+        code.
+        """
         k = np.array(self.cardinalities)
         vectors = self._vectors("values", int(k.sum()))
         code = jnp.where(k > 1, values, 0).astype(jnp.int32)
@@ -137,6 +145,6 @@ class TabularTransformer(nn.Module):
         return factor[..., None] * vectors[k.cumsum() - k + jnp.clip(code, 0, k - 1)]
 
     def _vectors(self, name: str, count: int) -> jax.Array:
-        """Parameter [count,width], uniform within 1 / sqrt(width)."""
+        """Parameter [count,width], uniform in +-1 / sqrt(width)."""
         initial = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
         return self.param(name, initial, (count, self.width), jnp.float32)

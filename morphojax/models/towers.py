@@ -1,4 +1,6 @@
-"""What stands around an image encoder: padded stacks, pooled slices, and the segmenter, whose encoder is the submodule `encoder`."""
+"""Modules around an image encoder: slice masking and pooling, one encoder per plane, and the
+segmenter.
+"""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -8,54 +10,66 @@ import jax
 import jax.numpy as jnp
 
 from morphojax.models.features import Features
-from morphojax.models.unet import unfold
+from morphojax.models.layers import TransposedConv
 
 
 def fill_masked(image: jax.Array, mask: jax.Array) -> jax.Array:
-    """[B,K,...], mask [B,K] -> the same, masked slices replaced by the subject's own valid slices in turn.
+    """[B,K,...], mask [B,K] -> the same array; the subject's valid slices, in turn, replace its
+    masked slices.
 
-    Padding would otherwise enter the batch statistics of the encoder. A subject without valid slices stays as it is.
+    Padding would otherwise enter the encoder's batch statistics. A subject without valid slices
+    does not change.
     """
-    order = jnp.argsort(~mask, axis=1, stable=True)  # the valid slices come first
+    valid_first = jnp.argsort(~mask, axis=1, stable=True)
     count = jnp.maximum(mask.sum(1, keepdims=True), 1)
-    rank = jnp.cumsum(~mask, axis=1) - 1
-    own = jnp.arange(mask.shape[1])[None]
-    source = jnp.where(mask | ~mask.any(1, keepdims=True), own, jnp.take_along_axis(order, rank % count, axis=1))
+    rank = jnp.cumsum(~mask, axis=1) - 1  # of a masked slice among the masked ones
+    replacement = jnp.take_along_axis(valid_first, rank % count, axis=1)
+    source = jnp.where(mask | ~mask.any(1, keepdims=True), jnp.arange(mask.shape[1])[None], replacement)
     return jnp.take_along_axis(image, source.reshape(*source.shape, *(1,) * (image.ndim - 2)), axis=1)
 
 
 class PlaneEncoders(nn.Module):
-    """An encoder for each plane, as one: (image [B*K,H,W,C], train) -> Features of the same order.
+    """One encoder per plane, called like a single encoder: (image [B*K,H,W,C], train) -> Features
+    in the same order.
 
-    encoders: by plane, alike in shape. image_planes: the plane of each of the K images of a subject, those of a plane together.
+    encoders: by plane, all of one architecture; they become the submodules `encoders_<plane>`.
+    image_planes: the plane of each of a subject's K images; images of a plane are adjacent.
     """
 
     encoders: Mapping[str, nn.Module]
     image_planes: tuple[str, ...]
 
+    @property
+    def levels(self) -> Mapping[str, str]:
+        """The `levels` of one encoder: they hold for the submodules of every `encoders_<plane>`."""
+        return next(iter(self.encoders.values())).levels
+
     def __call__(self, image: jax.Array, train: bool) -> Features:
         k = len(self.image_planes)
         if len(image) % k:
-            raise ValueError(f"{len(image)} images are not whole subjects of {k}")
+            raise ValueError(f"{len(image)} images do not divide into subjects with {k} images each")
         by_subject = image.reshape(-1, k, *image.shape[1:])
-        found, start = [], 0
+        plane_features, start = [], 0
         for plane, encoder in self.encoders.items():
             count = self.image_planes.count(plane)
-            part = by_subject[:, start : start + count]
-            features = encoder(part.reshape(-1, *image.shape[1:]), train)
-            found.append(jax.tree.map(lambda x, n=count: x.reshape(-1, n, *x.shape[1:]), features))
+            plane_images = by_subject[:, start : start + count]
+            features = encoder(plane_images.reshape(-1, *image.shape[1:]), train)
+            plane_features.append(jax.tree.map(lambda x, n=count: x.reshape(-1, n, *x.shape[1:]), features))
             start += count
-        return jax.tree.map(lambda *x: jnp.concatenate(x, 1).reshape(len(image), *x[0].shape[2:]), *found)
+        return jax.tree.map(lambda *x: jnp.concatenate(x, 1).reshape(len(image), *x[0].shape[2:]), *plane_features)
 
 
 def mean_of_slices(pooled: jax.Array, mask: jax.Array) -> jax.Array:
-    """[B,K,D], mask bool [B,K] -> float32 [B,D]: the mean over the slices that are there; zero where there is none."""
+    """[B,K,D], mask bool [B,K] -> float32 [B,D]: the mean of the valid slices; zero without valid
+    slices.
+    """
     kept = jnp.where(mask[..., None], pooled.astype(jnp.float32), 0.0)
     return kept.sum(1) / jnp.maximum(mask.sum(1, keepdims=True), 1)
 
 
 class SlicePool(nn.Module):
-    """(features [B,K,D], mask bool [B,K]) -> [B,D]: the mean of the valid slices, or their attention-weighted mean.
+    """(features [B,K,D], mask bool [B,K]) -> [B,D]: the mean of the valid slices, or their
+    attention-weighted mean.
 
     Attention as in Ilse et al. 2018 (arXiv:1802.04712, eq. 8): softmax over slices of w tanh(V f).
     """
@@ -76,11 +90,15 @@ class SlicePool(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """(image [B,H,W,C], train, train_encoder=None) -> logits float32 [B,H,W,n_classes], predicted float32 [B,measures].
+    """(image [B,H,W,C], train, train_encoder=None) -> logits float32 [B,H,W,n_classes], predicted
+    float32 [B,measures].
 
-    train_encoder False freezes the encoder: running statistics that are used and not updated, and no gradient.
-    None: as `train`. With `measures` above 0 as many numbers are predicted from the pooled features, and the decoder is conditioned
-    on them; the segmentation does not bend them, so that they mean what their own loss asks of them.
+    The head is a transposed convolution from the decoder's resolution to that of the image.
+    train_encoder: False freezes the encoder (running statistics are used and not updated, no
+    gradient flows to it); None is the value of `train`.
+    measures: number of table columns predicted from the pooled features. Above 0, the decoder is
+    conditioned on the predictions, without a gradient from the segmentation to them: only their own
+    loss trains them.
     """
 
     encoder: nn.Module
@@ -97,13 +115,11 @@ class Segmenter(nn.Module):
             features = jax.lax.stop_gradient(features)
         predicted, condition = jnp.zeros((len(image), 0), jnp.float32), None
         if self.measures:
-            hidden = nn.relu(
-                nn.Dense(self.measures_hidden, name="measures_hidden")(features.pooled.astype(jnp.float32))
-            )
+            pooled = features.pooled.astype(jnp.float32)
+            hidden = nn.relu(nn.Dense(self.measures_hidden, name="measures_hidden")(pooled))
             predicted = nn.Dense(self.measures, name="measures_head")(hidden)
             condition = jax.lax.stop_gradient(predicted)
         x = self.decoder((image, *features.pyramid), train, condition)
         height, width = image.shape[1:3]
-        stride = round(height / x.shape[1])
-        logits = nn.Dense(stride**2 * self.n_classes, name="head")(x.astype(jnp.float32))
-        return unfold(logits, stride, height, width), predicted
+        logits = TransposedConv(self.n_classes, round(height / x.shape[1]), name="head")(x.astype(jnp.float32))
+        return logits[:, :height, :width], predicted

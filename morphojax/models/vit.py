@@ -1,36 +1,43 @@
-"""A vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929) whose maps become a pyramid for a decoder."""
+"""A vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929) with a feature pyramid for a
+decoder.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from morphojax.models.attention import Block, layer_norm, resize_positions, sine_positions
+from morphojax.models.attention import Block, resize_positions, sine_positions
 from morphojax.models.features import Features
-from morphojax.models.layers import Dense, Dtype, gelu
-from morphojax.models.unet import unfold
+from morphojax.models.layers import Dtype, TransposedConv, gelu, layer_norm
 
 STRIDES = (4, 8, 16)  # of the pyramid
 
 
 def patch_grid(height: int, width: int, patch: int) -> tuple[int, int]:
-    """Rows and columns of patches in an image of height x width pixels. Raises ValueError naming the sizes that would fit."""
+    """Rows and columns of patches in an image of height x width pixels. Raises ValueError that
+    names the nearest sizes.
+    """
     if height % patch or width % patch or not height or not width:
         low = [max(side // patch, 1) * patch for side in (height, width)]
         high = [max(-(-side // patch), 1) * patch for side in (height, width)]
         fitting = " or ".join(f"{h}x{w}" for h, w in dict.fromkeys((tuple(low), tuple(high))))
-        raise ValueError(f"an image of {height}x{width} is not whole patches of {patch}x{patch}: {fitting} would fit")
+        raise ValueError(
+            f"an image of {height}x{width} does not divide into patches of {patch}x{patch}: {fitting} would fit"
+        )
     return height // patch, width // patch
 
 
 class FeaturePyramid(nn.Module):
-    """Maps [B,h,w,D] of a transformer, all at stride `patch`, one for each of `strides` -> maps at those strides.
+    """Maps [B,h,w,D] of a transformer, all at stride `patch`, one for each of `strides` -> maps at
+    those strides.
 
-    The simple feature pyramid of ViTDet (Li et al. 2022, arXiv:2203.16527, section 3): a transposed 2x2 convolution of
-    stride 2 for each doubling (it halves the channels), the identity, or max-pooling; then LayerNorm. The convolutions
-    that ViTDet puts on each level are left to the decoder. Raises ValueError when patch is not a power of two.
+    The simple feature pyramid of ViTDet (Li et al. 2022, arXiv:2203.16527, section 3): a transposed
+    2x2 convolution of stride 2 for each doubling (it halves the channels), the identity, or
+    max-pooling; then LayerNorm. ViTDet's convolutions on each level are left to the decoder. Raises
+    ValueError when patch is not a power of two.
     """
 
     patch: int
@@ -49,21 +56,16 @@ class FeaturePyramid(nn.Module):
         name = f"stride{stride}"
         doublings = max(self.patch // stride, 1).bit_length() - 1
         for i in range(1, doublings + 1):
-            x = self._double(x, f"{name}_up{i}")
+            up = TransposedConv(x.shape[-1] // 2, use_bias=False, dtype=self.dtype, name=f"{name}_up{i}")
+            x = up(x)
             if i < doublings:
                 x = gelu(layer_norm(self.dtype, f"{name}_up{i}_norm")(x))
         x = _max_pool(x, max(stride // self.patch, 1))
         return layer_norm(self.dtype, f"{name}_norm")(x)
 
-    def _double(self, x: jax.Array, name: str) -> jax.Array:
-        """[B,h,w,C] -> [B,2h,2w,C/2]. As no two outputs overlap, the transposed convolution is a matrix product."""
-        _, h, w, c = x.shape
-        x = Dense(4 * (c // 2), use_bias=False, dtype=self.dtype, name=name)(x)
-        return unfold(x, 2, 2 * h, 2 * w)
-
 
 def _max_pool(x: jax.Array, factor: int) -> jax.Array:
-    """[B,h,w,C] -> [B,ceil(h/factor),ceil(w/factor),C]; windows at the end may be smaller."""
+    """[B,h,w,C] -> [B,ceil(h/factor),ceil(w/factor),C]; the last windows may be smaller."""
     if factor == 1:
         return x
     padding = [(0, -side % factor) for side in x.shape[1:3]]
@@ -73,24 +75,26 @@ def _max_pool(x: jax.Array, factor: int) -> jax.Array:
 class VisionTransformer(nn.Module):
     """Image [B,H,W,C], any C, H and W multiples of patch -> Features.
 
-    width is the number of channels of a head, so that the tokens have D = heads * width. Patches are embedded by a
-    convolution whose kernel is its stride. Nothing differs in training but stochastic depth.
+    width: channels of a head, so that the tokens have D = heads * width. A convolution whose kernel
+    is its stride embeds the patches. Nothing differs in training but stochastic depth.
 
-    As it stands (Beyer et al. 2022, arXiv:2205.01580): fixed sines tell the patches apart, in any size of image; pooled is the
-    mean of the patch tokens after the last LayerNorm, float32; the pyramid, at strides 4, 8, 16, is made of those tokens alone.
+    image_size 0 (Beyer et al. 2022, arXiv:2205.01580): positions are fixed sines, for any image
+    size; pooled is the mean of the patch tokens after the last LayerNorm, float32; the pyramid, at
+    strides 4, 8, 16, comes from these tokens. image_size above 0 (as published): positions are
+    learned, `positions` [1,1+P,D] for the P patches of a square image of that side, and resampled
+    for other grids (`resize_positions`). A `class_token` [1,1,D] goes first and is pooled after the
+    last LayerNorm. Parameters do not depend on the size of the image itself.
+    taps: numbers (from 1) of the blocks whose tokens become the levels of the pyramid, at strides
+    4, 8, 16, ... (as in Ranftl et al. 2021, arXiv:2103.13413); empty: the last tokens make three
+    levels.
+    drop_path: stochastic depth (Huang et al. 2016, arXiv:1603.09382); the rate grows linearly from
+    0 at the first block to drop_path at the last. Above 0, training needs an rng `draws`.
+    remat: compute blocks again for the gradient instead of keeping their activations. The submodule
+    `pyramid` makes the pyramid; if only `pooled` is used, its parameters get no gradient.
 
-    image_size: above 0, positions are learned, as published: `positions` [1,1+P,D] for the P patches of a square image of that
-    side, resampled where an image has another grid (`resize_positions`), and a `class_token` [1,1,D] goes first, which is
-    pooled after the last LayerNorm. The parameters do not depend on the size of the image.
-    taps: the blocks, numbered from 1, whose tokens make a level of the pyramid each, at strides 4, 8, 16, ... (as in Ranftl et
-    al. 2021, arXiv:2103.13413: intermediate blocks, evenly spaced); empty: the last tokens make three.
-    drop_path: rate of stochastic depth (Huang et al. 2016, arXiv:1603.09382) at the last block, from 0 at the first, linear
-    between. Above 0 training needs an rng named `draws`.
-    remat: blocks are computed again for the gradient instead of kept.
-    Parameters of the pyramid are the submodule `pyramid`; where only `pooled` is used, no gradient reaches them.
-
-    Raises ValueError when the image (or image_size) is not whole patches, D is not a multiple of 4 where positions are sines,
-    taps name no blocks in ascending order, or drop_path is not in 0 to below 1.
+    Raises ValueError when the image (or image_size) does not divide into patches, D is not a
+    multiple of 4 with fixed positions, taps are not ascending block numbers, or drop_path is not in
+    [0, 1).
     """
 
     width: int = 64
@@ -103,6 +107,16 @@ class VisionTransformer(nn.Module):
     drop_path: float = 0.0
     remat: bool = False
 
+    @property
+    def levels(self) -> Mapping[str, str]:
+        """Submodule or parameter -> depth level, from input to output.
+
+        The last LayerNorm (`norm`) and the `pyramid` have no level.
+        """
+        stem = ["patch_embedding", *(["class_token", "positions"] if self.image_size else [])]
+        blocks = [f"block{i}" for i in range(1, self.depth + 1)]
+        return dict.fromkeys(stem, "stem") | {block: block for block in blocks}
+
     def setup(self):
         self._check()
         stride, d = (self.patch, self.patch), self.heads * self.width
@@ -114,7 +128,6 @@ class VisionTransformer(nn.Module):
             self.positions = self.param("positions", initial, (1, 1 + rows * columns, d), jnp.float32)
         block = nn.remat(Block, static_argnums=(4,)) if self.remat else Block
         rates = np.linspace(0, self.drop_path, self.depth).tolist()
-        # Numbered from 1: layer-wise learning rates read the depth off the name, and the patch embedding is 0.
         self.blocks = [
             block(self.heads, dtype=self.dtype, drop_path=rate, name=f"block{i}")
             for i, rate in enumerate(rates, start=1)
@@ -130,7 +143,10 @@ class VisionTransformer(nn.Module):
         return Features(self.pyramid(maps), pooled)
 
     def tokens(self, image: jax.Array, train: bool) -> tuple[jax.Array, ...]:
-        """The tokens [B,P,D] (with a class token [B,1+P,D], it first) that leave each block of `taps`, and the last, normalised."""
+        """Outputs [B,P,D] of the blocks in `taps`, and the last output, normalised.
+
+        With a class token [B,1+P,D], the class token first.
+        """
         x, tapped = self._with_class(self._embed(image)), []
         for i, block in enumerate(self.blocks, start=1):
             x = block(x, None, None, train)
@@ -139,11 +155,14 @@ class VisionTransformer(nn.Module):
         return *tapped, self.norm(x)
 
     def encode_visible(self, image: jax.Array, visible: jax.Array) -> jax.Array:
-        """The tokens of some patches, which see each other (and a class token, which is left out of what returns) and nothing
-        else of the image (He et al. 2022, arXiv:2111.06377). No stochastic depth.
+        """Tokens [B,V,D] of the visible patches alone, in the dtype of computation (He et al. 2022,
+        arXiv:2111.06377).
 
-        image: [B,H,W,C]. visible: int [B,V], the patches by number, row by row. Returns [B,V,D] in the dtype of computation.
-        Raises ValueError when the image is not whole patches, or when visible is not B rows of 1 to all patches.
+        They attend to each other and to the class token, which is not returned. No stochastic
+        depth.
+        image: [B,H,W,C]. visible: int [B,V], patch numbers, row by row.
+        Raises ValueError when the image does not divide into patches, or visible does not have B
+        rows of 1 to P numbers.
         """
         x = self._embed(image)
         b, patches, _ = x.shape
@@ -156,7 +175,7 @@ class VisionTransformer(nn.Module):
 
     def _check(self) -> None:
         if list(self.taps) != sorted(set(self.taps)) or not all(0 < tap <= self.depth for tap in self.taps):
-            raise ValueError(f"taps={self.taps}: give blocks from 1 to {self.depth}, in ascending order")
+            raise ValueError(f"taps={self.taps}: give block numbers from 1 to {self.depth}, in ascending order")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path={self.drop_path} is a probability: give a value from 0 to below 1")
 
@@ -173,13 +192,13 @@ class VisionTransformer(nn.Module):
         return x.reshape(len(x), -1, x.shape[-1])
 
     def _with_class(self, x: jax.Array) -> jax.Array:
-        """[B,V,D] -> [B,1+V,D] where there is a class token, at its own position; else x."""
+        """[B,V,D] -> [B,1+V,D], the class token first; x itself if the model has none."""
         if not self.image_size:
             return x
         token = (self.class_token + self.positions[:, :1]).astype(x.dtype)
         return jnp.concatenate([jnp.broadcast_to(token, (len(x), *token.shape[1:])), x], axis=1)
 
     def _map(self, tokens: jax.Array, image: jax.Array) -> jax.Array:
-        """Tokens -> the map [B,h,w,D] of those of patches."""
+        """Tokens -> map [B,h,w,D] of the patch tokens."""
         tokens = tokens[:, 1:] if self.image_size else tokens
         return tokens.reshape(len(tokens), image.shape[1] // self.patch, -1, tokens.shape[-1])

@@ -1,4 +1,4 @@
-"""Names in a config -> things, with an error that lists the choices."""
+"""Modules and types built from the names in a config; an unknown name raises an error that lists the choices."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import flax.typing
 import jax.numpy as jnp
 
-from morphojax.models.encoders import DECODERS, ENCODERS, fields_of, supports_masking
+from morphojax.models.encoders import DECODERS, ENCODERS, encoder_options, has_norm, supports_masking
 from morphojax.models.layers import NORMS
 from morphojax.models.tabular import TabularMLP, TabularTransformer
 from morphojax.models.towers import PlaneEncoders
@@ -15,37 +15,48 @@ PLANE_ENCODERS = ("shared", "own")
 TABLE_ENCODERS = {"mlp": TabularMLP, "transformer": TabularTransformer}
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
-
-# What is left as it is unless a config says otherwise; so are runs made before there was the choice.
-_CHOICES = {"norm": "batch", "drop_path": 0.0, "remat": False}
+# Options of encoders in every shipped config. An encoder without such an option accepts the value here, its neutral value.
+NEUTRAL_OPTIONS = {"drop_path": 0.0, "remat": False}
 
 
 def encoder(model: Mapping[str, Any]) -> Any:
     """The image encoder module of `config.model`.
 
-    Raises ValueError naming the choices for an unknown name, and for a norm, drop_path or remat that this encoder does not have.
+    Raises ValueError that names the choices for an unknown encoder, norm, dtype or option of `encoder_options`.
     """
     name = _known("encoder", model["encoder"], ENCODERS)
-    chosen = {key: model.get(key, default) for key, default in _CHOICES.items()}
-    having = fields_of(name)
-    for key, value in chosen.items():
-        if key not in having and value != _CHOICES[key]:
+    norm = _known("norm", model.get("norm", "batch"), NORMS)
+    if has_norm(name):
+        norm_argument = {"norm": norm}
+    elif norm == "batch":
+        norm_argument = {}
+    else:
+        others = ", ".join(other for other in sorted(ENCODERS) if has_norm(other))
+        raise ValueError(f"config.model.norm={norm!r}: {name} has no norm to choose, these have: {others}")
+    options = _encoder_options(name, model.get("encoder_options", {}))
+    return ENCODERS[name](width=model["width"], dtype=dtype(model["dtype"]), **norm_argument, **options)
+
+
+def _encoder_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as keyword arguments of the encoder, without neutral values of options that it does not have."""
+    allowed = encoder_options(name)
+    for key, value in options.items():
+        if key not in allowed and (key not in NEUTRAL_OPTIONS or value != NEUTRAL_OPTIONS[key]):
             raise ValueError(
-                f"config.model.{key}={value!r}: {name} has no such choice, leave it at {_CHOICES[key]!r}; these have it: "
-                f"{', '.join(other for other in sorted(ENCODERS) if key in fields_of(other))}"
+                f"config.model.encoder_options.{key}={value!r}: {name} has no such option; "
+                f"it takes {', '.join(allowed) or 'none'}"
             )
-    if chosen["norm"] not in NORMS:
-        raise ValueError(f"config.model.norm={chosen['norm']!r} is unknown: choose one of {', '.join(NORMS)}")
-    if not 0 <= chosen["drop_path"] < 1:
-        raise ValueError(f"config.model.drop_path={chosen['drop_path']}: give a probability, from 0 to below 1")
-    fields = {key: chosen[key] for key in having}
-    return ENCODERS[name](width=model["width"], dtype=dtype(model["dtype"]), **fields)
+    if not 0 <= options.get("drop_path", 0.0) < 1:
+        raise ValueError(
+            f"config.model.encoder_options.drop_path={options['drop_path']}: give a probability, from 0 to below 1"
+        )
+    return {key: value for key, value in options.items() if key in allowed}
 
 
 def decoder(model: Mapping[str, Any]) -> Any:
     """The decoder module of `config.model`. Raises ValueError naming the choices for an unknown name."""
     name = _known("decoder", model.get("decoder", "unet"), DECODERS)
-    norm, widths = model.get("norm", _CHOICES["norm"]), tuple(model["decoder_widths"])
+    norm, widths = model.get("norm", "batch"), tuple(model["decoder_widths"])
     if not widths or min(widths) < 1:
         raise ValueError(f"config.model.decoder_widths={widths}: give numbers of channels, finest first")
     return DECODERS[name](widths=widths, dtype=dtype(model["dtype"]), norm=norm)
@@ -58,11 +69,11 @@ def _known(key: str, name: str, names: Collection[str]) -> str:
 
 
 def image_encoder(model: Mapping[str, Any], image_planes: Sequence[str]) -> Any:
-    """The image encoder of `config.model` as a dict: one for all planes, or, by `plane_encoders`, one for each.
+    """The image encoder of `config.model`: one for all planes, or one for each (`plane_encoders="own"`).
 
-    image_planes: the plane of each image of a subject. Raises ValueError naming the choices.
+    image_planes: the plane of each image of a subject. Raises ValueError that names the choices.
     """
-    choice = model.get("plane_encoders", "shared")  # a segmentation has but one
+    choice = model.get("plane_encoders", "shared")  # segmentation configs have no such key
     if choice not in PLANE_ENCODERS:
         raise ValueError(f"config.model.plane_encoders={choice!r} is unknown: choose {' or '.join(PLANE_ENCODERS)}")
     if choice == "shared":
@@ -71,7 +82,7 @@ def image_encoder(model: Mapping[str, Any], image_planes: Sequence[str]) -> Any:
 
 
 def patch(encoder: Any) -> int:
-    """Side of the patches of an encoder that can be shown a part of them; 0 for one that cannot."""
+    """Side of the encoder's patches, in pixels; 0 if it cannot encode visible patches alone."""
     return encoder.patch if supports_masking(encoder) else 0
 
 

@@ -7,7 +7,9 @@ DEPTHS = {"resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3], "resnet50": [3, 4,
 
 
 def torch_resnet(name: str, channels: int, width: int):
-    """transformers' ResNetModel, BatchNorm's parameters and running statistics drawn at random too."""
+    """transformers' ResNetModel, BatchNorm's parameters and running statistics drawn at random
+    too.
+    """
     torch = pytest.importorskip("torch", reason="the oracle for ResNet needs PyTorch")
     transformers = pytest.importorskip("transformers", reason="the oracle for ResNet needs transformers")
     expansion = 4 if name == "resnet50" else 1
@@ -30,7 +32,9 @@ def torch_resnet(name: str, channels: int, width: int):
 
 
 def _pairs(model) -> dict[tuple[str, ...], object]:
-    """Our module path -> PyTorch's ResNetConvLayer or ResNetShortCut (a convolution and its normalisation)."""
+    """Our module path -> PyTorch's ResNetConvLayer or ResNetShortCut (a convolution and its
+    normalisation).
+    """
     pairs = {("stem",): model.embedder.embedder}
     for s, stage in enumerate(model.encoder.stages, start=1):
         for b, layer in enumerate(stage.layers, start=1):
@@ -43,7 +47,9 @@ def _pairs(model) -> dict[tuple[str, ...], object]:
 
 
 def convert(model, read) -> tuple[dict, dict]:
-    """(params, batch_stats) in our names; read maps a PyTorch parameter to an array (its value, or its gradient)."""
+    """(params, batch_stats) in our names; read maps a PyTorch parameter to an array (its value, or
+    its gradient).
+    """
     params: dict = {}
     stats: dict = {}
     for path, layer in _pairs(model).items():

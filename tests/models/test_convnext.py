@@ -1,4 +1,4 @@
-"""ConvNeXt against transformers' ConvNextModel with the same weights: forward, gradients; and its depthwise convolution against loops."""
+"""ConvNeXt against transformers' ConvNextModel with the same weights: forward and gradients."""
 
 import flax.linen as nn
 import jax
@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morphojax.models import convnext
 from morphojax.models.convnext import ConvNeXt, ConvNeXtBlock
 from morphojax.models.encoders import ENCODERS
 from morphojax.models.towers import Segmenter
@@ -22,7 +21,9 @@ def draw(*shape):
 
 
 def torch_convnext(channels):
-    """transformers' ConvNextModel, every parameter drawn at random; strided convolutions fill their last patch with zeros."""
+    """transformers' ConvNextModel, every parameter drawn at random; strided convolutions fill their
+    last patch with zeros.
+    """
     torch = pytest.importorskip("torch", reason="the oracle for ConvNeXt needs PyTorch")
     transformers = pytest.importorskip("transformers", reason="the oracle for ConvNeXt needs transformers")
     config = transformers.ConvNextConfig(
@@ -48,7 +49,9 @@ def torch_convnext(channels):
 
 
 def convert(model, read):
-    """The parameters in our names; read maps a PyTorch parameter to an array (its value, or its gradient)."""
+    """The parameters in our names; read maps a PyTorch parameter to an array (its value, or its
+    gradient).
+    """
 
     def norm(layer):
         return {"scale": read(layer.weight), "bias": read(layer.bias)}
@@ -102,7 +105,7 @@ def assert_close(ours, theirs, what=""):
 
 @pytest.mark.parametrize(("channels", "size"), [(1, (64, 64)), (3, (96, 128)), (1, (45, 70))])
 def test_forward_and_gradients_equal_pytorch(channels, size):
-    """Every level, the pooled features, and the gradients of all parameters and of the image in a sum of all that comes out."""
+    """Every level, the pooled features, and the gradients of all parameters and of the image."""
     model = torch_convnext(channels)
     image = draw(2, *size, channels)
     x, pyramid, pooled = run_torch(model, image)
@@ -127,53 +130,9 @@ def test_forward_and_gradients_equal_pytorch(channels, size):
     assert jax.tree.map(jnp.shape, dict(init["params"])) == jax.tree.map(jnp.shape, params)
 
 
-def loops(x, kernel):
-    _, h, w, _ = x.shape
-    half, out = len(kernel) // 2, np.zeros(x.shape)
-    for i in range(h):
-        for j in range(w):
-            for y in range(max(i - half, 0), min(i + half + 1, h)):
-                for z in range(max(j - half, 0), min(j + half + 1, w)):
-                    out[:, i, j] += x[:, y, z] * kernel[y - i + half, z - j + half, 0]
-    return out
-
-
-def outputs(x, kernel, gradient):
-    """The convolution and its two gradients, traced anew."""
-
-    def run(x, kernel, gradient):
-        y, pullback = jax.vjp(convnext.depthwise, x, kernel)
-        return y, *pullback(gradient)
-
-    return jax.jit(run)(x, kernel, gradient)
-
-
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-@pytest.mark.parametrize(("shape", "size"), [((2, 9, 4, 3), 7), ((3, 1, 6, 1), 3)])
-def test_depthwise_convolution_against_loops(shape, size, backend, monkeypatch):
-    """Both ways of computing it. It is linear in either argument, so that a gradient is right if it predicts any change exactly."""
-    x, change, gradient = (RNG.standard_normal(shape) for _ in range(3))
-    kernel, kernel_change = (RNG.standard_normal((size, size, 1, shape[-1])) for _ in range(2))
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    with jax.enable_x64(True):
-        y, grad_x, grad_kernel = map(np.asarray, outputs(x, kernel, gradient))
-    np.testing.assert_allclose(y, loops(x, kernel), atol=1e-12)
-    np.testing.assert_allclose((grad_x * change).sum(), (gradient * loops(change, kernel)).sum(), rtol=1e-10)
-    expected = (gradient * loops(x, kernel_change)).sum()
-    np.testing.assert_allclose((grad_kernel * kernel_change).sum(), expected, rtol=1e-10)
-
-
-def test_depthwise_convolution_in_bfloat16_adds_up_in_float32():
-    x, kernel = jnp.ones((4, 16, 16, 1), jnp.bfloat16), jnp.full((7, 7, 1, 1), 1 / 64, jnp.bfloat16)
-    y, grad_x, grad_kernel = outputs(x, kernel, jnp.ones_like(x))
-    assert {a.dtype for a in (y, grad_x, grad_kernel)} == {jnp.dtype(jnp.bfloat16)}
-    assert y[0, 8, 8, 0] == grad_x[0, 8, 8, 0] == 49 / 64
-    assert grad_kernel[3, 3, 0, 0] == 4 * 16 * 16  # in bfloat16 a sum of ones ends at 256
-
-
 @pytest.mark.parametrize(
     ("name", "width", "parameters"),
-    # Of the published models, less their classifiers: 28.6 and 50.2 million (table 9 of the paper: 29M and 50M).
+    # Published models without their classifiers: 28.6 and 50.2 million (table 9 of the paper: 29M and 50M).
     [("convnext_tiny", 96, 27_820_128), ("convnext_small", 96, 49_454_688), ("convnext_pico", 64, None)],
 )
 def test_registered_variants(name, width, parameters):
@@ -188,15 +147,17 @@ def test_registered_variants(name, width, parameters):
     assert (narrow.width, narrow.dtype) == (16, jnp.bfloat16)
 
 
-def lively(params):
-    """Layer scales of 1: at their first value of 1e-6 the blocks do next to nothing."""
+def with_layer_scale_one(params):
+    """Layer scales of 1: with their initial value of 1e-6 the blocks have almost no effect."""
     return {k: {**v, "scale": jnp.ones_like(v["scale"])} if "block" in k else v for k, v in params.items()}
 
 
 def test_bfloat16_is_close_to_float32_and_examples_do_not_mix():
     image = draw(3, 64, 40, 1) + 100  # far from zero, where a LayerNorm with statistics in bfloat16 would show
     full, half = (ConvNeXt(DEPTHS, WIDTH, dtype=d) for d in (jnp.float32, jnp.bfloat16))
-    variables = {"params": lively(jax.jit(full.init, static_argnums=2)(jax.random.key(0), image, False)["params"])}
+    variables = {
+        "params": with_layer_scale_one(jax.jit(full.init, static_argnums=2)(jax.random.key(0), image, False)["params"])
+    }
     full_out, half_out = (jax.jit(m.apply, static_argnums=2)(variables, image, False) for m in (full, half))
     assert {x.dtype for x in half_out.pyramid} == {jnp.dtype(jnp.bfloat16)} and half_out.pooled.dtype == jnp.float32
     for a, b in zip(jax.tree.leaves(half_out), jax.tree.leaves(full_out), strict=True):
@@ -205,12 +166,12 @@ def test_bfloat16_is_close_to_float32_and_examples_do_not_mix():
     np.testing.assert_allclose(alone, full_out.pooled[np.array([2, 0])], rtol=1e-4, atol=1e-5)
 
 
-def test_drop_path_takes_or_doubles_the_branch_of_an_example():
+def test_drop_path_drops_or_doubles_the_block_of_an_example():
     x = draw(16, 4, 4, 3)
     block = ConvNeXtBlock(drop_path=0.5)
     params = block.init(jax.random.key(0), x, False)["params"]
     variables = {"params": {**params, "scale": jnp.ones(3)}}
-    branch = block.apply(variables, x, False) - x  # in evaluation whole, and without an rng
+    branch = block.apply(variables, x, False) - x  # in evaluation nothing is dropped and no rng is needed
     added = block.apply(variables, x, True, rngs={"draws": jax.random.key(0)}) - x
     factors = []
     for a, b in zip(np.asarray(added), np.asarray(branch), strict=True):
@@ -221,7 +182,7 @@ def test_drop_path_takes_or_doubles_the_branch_of_an_example():
     assert not np.allclose(added, other)
 
 
-def test_drop_path_is_linear_in_depth_and_asks_for_an_rng_above_zero_only():
+def test_drop_path_grows_linearly_and_needs_an_rng_only_above_zero():
     image = draw(1, 32, 32, 1)
     plain, dropping = ConvNeXt(DEPTHS, WIDTH), ConvNeXt(DEPTHS, WIDTH, drop_path=0.4)
     variables = plain.init(jax.random.key(0), image, True)
@@ -242,13 +203,15 @@ def test_drop_path_is_linear_in_depth_and_asks_for_an_rng_above_zero_only():
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
-def test_a_drop_path_that_is_no_probability(rate):
+def test_drop_path_outside_zero_to_one_is_refused(rate):
     with pytest.raises(ValueError, match=r"drop_path=.* is a probability"):
         ConvNeXt(DEPTHS, WIDTH, drop_path=rate).init(jax.random.key(0), draw(1, 32, 32, 1), False)
 
 
-def test_in_a_segmenter():
-    """Logits at the size of the image, odd ones too; a gradient in all but the last norm; depth by name for layer-wise rates."""
+def test_convnext_in_a_segmenter():
+    """Logits at the image size, also an odd one; all parameters but the last norm get a gradient;
+    layer-wise rates.
+    """
     image = draw(2, 29, 32, 1)
     model = Segmenter(ConvNeXt((1, 1), WIDTH), UNetDecoder((4, 4)), n_classes=4)
     variables = jax.jit(model.init, static_argnums=2)(jax.random.key(0), image, False)

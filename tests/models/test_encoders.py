@@ -1,4 +1,6 @@
-"""What all encoders and decoders have in common."""
+"""Properties that all encoders and decoders share."""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -6,17 +8,17 @@ import numpy as np
 import pytest
 
 from morphojax.models.convnext import ConvNeXt
-from morphojax.models.encoders import DECODERS, ENCODERS, fields_of
+from morphojax.models.encoders import DECODERS, ENCODERS, encoder_options, has_norm
 from morphojax.models.resnet import BasicBlock, Bottleneck, ResNet
 from morphojax.models.swin import SwinTransformer
-from morphojax.models.towers import Segmenter
+from morphojax.models.towers import PlaneEncoders, Segmenter
 from morphojax.models.unet_encoder import UNetEncoder
 from morphojax.models.vit import VisionTransformer
 
 TINY = {
     "resnet": ResNet((1, 1), BasicBlock, width=8),
     "resnet_group": ResNet((1, 1), Bottleneck, width=8, norm="group"),
-    "unet": UNetEncoder(width=4, levels=3),
+    "unet": UNetEncoder(width=4, stages=3),
     "convnext": ConvNeXt((1, 1), width=8, drop_path=0.5),
     "swin": SwinTransformer((2, 1), (2, 2), width=8, window=4, drop_path=0.5),
     "vit": VisionTransformer(width=8, depth=2, heads=2, patch=8, drop_path=0.5),
@@ -29,11 +31,11 @@ def variables_of(encoder):
     return {"batch_stats": {}, **jax.jit(encoder.init, static_argnums=2)(jax.random.key(0), IMAGE, False)}
 
 
-# The two in the heavier run share their blocks with others.
+# The slow ones share their blocks with others.
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("vit", "resnet_group") else n for n in TINY]
 )
-def test_rematerialisation_changes_no_value_no_gradient_and_no_name(name):
+def test_remat_changes_no_value_gradient_or_parameter_name(name):
     """In training, stochastic depth and batch statistics included."""
     plain = TINY[name]
     again = plain.clone(remat=True)
@@ -58,7 +60,7 @@ def test_rematerialisation_changes_no_value_no_gradient_and_no_name(name):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_bfloat16_computes_close_to_float32_with_parameters_in_float32(name):
+def test_bfloat16_is_close_to_float32_and_keeps_float32_parameters(name):
     half = TINY[name].clone(dtype=jnp.bfloat16)
     variables = variables_of(half)
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
@@ -69,9 +71,9 @@ def test_bfloat16_computes_close_to_float32_with_parameters_in_float32(name):
 
 
 @pytest.mark.parametrize("name", ["convnext", "swin", "vit"])
-def test_stochastic_depth_draws_in_training_alone(name):
+def test_stochastic_depth_is_random_only_in_training(name):
     encoder, variables = TINY[name], variables_of(TINY[name])
-    # ConvNeXt's layer scale starts near zero, where its blocks hardly count.
+    # ConvNeXt's layer scale starts near zero, where its blocks have almost no effect.
     variables["params"] = jax.tree_util.tree_map_with_path(
         lambda path, x: jnp.ones_like(x) if np.all(x == x.ravel()[0]) and "scale" in str(path) else x,
         variables["params"],
@@ -88,11 +90,54 @@ def test_stochastic_depth_draws_in_training_alone(name):
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("name", ENCODERS)
-def test_every_encoder_under_every_decoder(name, decoder):
-    """By their shapes alone; with a group norm where there is the choice, nothing has running statistics."""
-    fields = {"norm": "group"} if "norm" in fields_of(name) else {}
+def test_every_encoder_with_every_decoder(name, decoder):
+    """Shapes only. With group normalisation, or an encoder without a norm to choose, there are no
+    running statistics.
+    """
+    fields = {"norm": "group"} if has_norm(name) else {}
     encoder = ENCODERS[name](width=12, **fields)
     model = Segmenter(encoder, DECODERS[decoder](widths=(4, 4, 8, 8), norm="group"), n_classes=4, measures=1)
     image = jax.ShapeDtypeStruct((2, 64, 96, 1), jnp.float32)
     (logits, _), variables = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x, False), image)
     assert logits.shape == (2, 64, 96, 4) and set(variables) == {"params"}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_levels_cover_the_encoder_from_input_to_output(name):
+    encoder = ENCODERS[name](width=12)
+    image = jax.ShapeDtypeStruct((1, 32, 32, 1), jnp.float32)
+    params = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, False), image)["params"]
+    without_level = {"norm", "pyramid"}
+    assert set(params) - without_level == set(encoder.levels)
+    order = [level for level, _ in itertools.groupby(encoder.levels.values())]
+    stem = [level for level in order if level == "stem"]
+    kind = "block" if "block1" in order else "stage"
+    assert order == stem + [f"{kind}{i}" for i in range(1, len(order) - len(stem) + 1)]
+
+
+@pytest.mark.parametrize(
+    ("decoder", "order"), [("unet", ["level1", "level0"]), ("mlp", ["level2", "level1", "level0", "fuse"])]
+)
+def test_levels_cover_the_decoder_from_input_to_output(decoder, order):
+    """With a condition, and a pyramid of three maps."""
+    module = DECODERS[decoder](widths=(4, 4))
+    maps = tuple(jnp.zeros((1, side, side, 3)) for side in (16, 8, 4, 2))
+    params = jax.eval_shape(lambda: module.init(jax.random.key(0), maps, False, jnp.zeros((1, 2))))["params"]
+    levels = {name: level for name, level in module.levels.items() if name in params}
+    assert set(levels) == set(params)
+    assert list(dict.fromkeys(levels.values())) == order
+
+
+def test_levels_of_one_encoder_hold_for_every_plane():
+    one = TINY["resnet"]
+    model = PlaneEncoders({"sax": one, "la_2ch": one.clone()}, ("sax", "la_2ch"))
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), IMAGE, False))["params"]
+    assert set(params) == {"encoders_sax", "encoders_la_2ch"}
+    assert all(set(module) == set(model.levels) for module in params.values())
+
+
+def test_options_of_an_encoder():
+    assert encoder_options("resnet18") == ("remat",)
+    assert encoder_options("convnext_pico") == ("drop_path", "remat")
+    assert encoder_options("vit_tiny") == ("patch", "image_size", "taps", "drop_path", "remat")
+    assert encoder_options("swin_micro") == ("mlp_ratio", "drop_path", "remat")

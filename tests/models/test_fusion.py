@@ -22,7 +22,7 @@ PARAMS = random_params(jax.eval_shape(MODEL.init, jax.random.key(0), *batch(), M
 
 @jax.jit
 def run(params, tokens, maps, mask=MASK):
-    """(loss, out), and the gradients by all three."""
+    """(loss, output), and the gradients with respect to params, tokens and maps."""
 
     def loss(params, tokens, maps):
         out = MODEL.apply({"params": params}, tokens, maps, mask)
@@ -32,7 +32,7 @@ def run(params, tokens, maps, mask=MASK):
 
 
 def slow(params, tokens, maps, mask):
-    """One subject in float64: a list of the places of the valid slices, and no mask."""
+    """One subject in float64: the positions of the valid slices alone, without a mask."""
     p = wide(params)
     sines = np.asarray(sine_positions(2, 3, 8), np.float64)
     places = [
@@ -46,7 +46,7 @@ def slow(params, tokens, maps, mask):
     return slow_norm(p["norm"], x)
 
 
-def test_equals_loops():
+def test_cross_attended_equals_loops():
     tokens, maps = batch()
     out = run(PARAMS, tokens, maps)[0][1]
     assert out.shape == (3, 4, 8) and out.dtype == jnp.float32
@@ -56,7 +56,9 @@ def test_equals_loops():
 
 @pytest.mark.parametrize("junk", [30.0, np.nan, np.inf])
 def test_masked_slices_have_no_influence(junk):
-    """Bit for bit; all places of the others have some, and a subject without any keeps finite gradients."""
+    """Bit for bit; every valid position has influence; a subject without valid slices has finite
+    gradients.
+    """
     tokens, maps = batch()
     expected = run(PARAMS, tokens, maps)
     again = run(PARAMS, tokens, np.where(MASK[..., None, None, None], maps, junk).astype(np.float32))
@@ -66,7 +68,7 @@ def test_masked_slices_have_no_influence(junk):
     np.testing.assert_array_equal(reached, np.broadcast_to(MASK[..., None, None], reached.shape))
 
 
-def test_places_differ_and_slices_do_not():
+def test_position_matters_and_slice_order_does_not():
     tokens, maps = batch()
     mask = np.ones((3, 2), bool)
     out = run(PARAMS, tokens, maps, mask)[0][1]
@@ -75,7 +77,7 @@ def test_places_differ_and_slices_do_not():
         assert np.abs(run(PARAMS, tokens, np.flip(maps, axis), mask)[0][1] - out).max() > 1e-2
 
 
-def test_subjects_are_apart():
+def test_subjects_do_not_influence_each_other():
     tokens, maps = batch()
     order = np.array([2, 0, 1])
     out = run(PARAMS, tokens, maps)[0][1]
@@ -106,7 +108,7 @@ def test_bfloat16_and_bad_shapes():
 CARDINALITIES = (1, 3, 1, 2)
 
 
-def test_columns_by_hand():
+def test_column_head_by_hand():
     tokens = np.random.default_rng(0).standard_normal((5, 4, 6)).astype(np.float32)
     head = ColumnHead(CARDINALITIES)
     params = random_params(head.init(jax.random.key(0), tokens))
@@ -129,10 +131,10 @@ def test_a_column_is_predicted_from_its_own_token():
     np.testing.assert_array_equal((jacobian != 0).any(-1), owner[:, None] == np.arange(4))
 
 
-def test_column_head_starts_at_unit_variance_and_names_a_class_token():
+def test_column_head_starts_at_unit_variance_and_refuses_a_class_token():
     tokens = jnp.ones((1, 4, 256))
     out, variables = ColumnHead((1, 300, 1, 2), jnp.bfloat16).init_with_output(jax.random.key(0), tokens)
     assert out.dtype == jnp.float32
     np.testing.assert_allclose(variables["params"]["kernel"].std(), 1 / 16, rtol=0.02)
-    with pytest.raises(ValueError, match="5 tokens, cardinalities name 4 columns"):
+    with pytest.raises(ValueError, match="5 tokens for 4 cardinalities"):
         ColumnHead(CARDINALITIES).init(jax.random.key(0), jnp.ones((1, 5, 6)))

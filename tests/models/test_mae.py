@@ -1,4 +1,6 @@
-"""Masked autoencoding: which patches are masked, and the decoder against slow NumPy and on images that it can learn."""
+"""Masked autoencoding: the choice of masked patches, the decoder against slow NumPy, and a small
+training.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,7 @@ def normal(*shape):
 @pytest.mark.parametrize(
     ("patches", "rate", "masked_count"), [(64, 0.75, 48), (100, 0.9, 90), (7, 0.5, 4), (2, 0.5, 1)]
 )
-def test_hidden_patches_part_the_image(patches, rate, masked_count):
+def test_visible_and_masked_patches_partition_the_image(patches, rate, masked_count):
     visible, masked = mask_patches(jax.random.key(0), 5, patches, rate)
     assert visible.shape == (5, patches - masked_count) and visible.dtype == jnp.int32
     assert masked.shape == (5, patches) and masked.dtype == bool
@@ -28,7 +30,7 @@ def test_hidden_patches_part_the_image(patches, rate, masked_count):
         np.testing.assert_array_equal(row, np.flatnonzero(~mask))
 
 
-def test_hidden_patches_are_drawn_evenly_and_by_the_key():
+def test_masked_patches_are_uniform_and_depend_on_the_key():
     _, masked = mask_patches(jax.random.key(1), 4000, 6, 0.5)
     np.testing.assert_allclose(np.mean(masked, 0), 0.5, atol=0.03)  # 0.03 is 3.8 standard deviations
     together = np.mean(np.asarray(masked)[:, :, None] & np.asarray(masked)[:, None], 0)
@@ -41,13 +43,15 @@ def test_hidden_patches_are_drawn_evenly_and_by_the_key():
 @pytest.mark.parametrize(
     ("patches", "rate"), [(16, 0.0), (16, 1.0), (16, 0.01), (16, 0.99), (1, 0.5), (16, float("nan")), (16, -1)]
 )
-def test_a_rate_that_hides_none_or_all_is_refused(patches, rate):
+def test_mask_fraction_that_masks_none_or_all_is_refused(patches, rate):
     with pytest.raises(ValueError, match="must hide at least one"):
         mask_patches(jax.random.key(0), 2, patches, rate)
 
 
 def test_decoder_without_blocks_by_hand():
-    """Patch p = row * columns + column; its place, its token or the mask token, LayerNorm, and a linear map."""
+    """Patch p = row * columns + column: its position plus its token or the mask token, LayerNorm,
+    and a linear map.
+    """
     decoder = PatchDecoder(patch=2, channels=3, width=8, depth=0)
     tokens, grid = normal(2, 2, 5), (2, 3)
     visible = np.array([[1, 5], [0, 2]])
@@ -92,7 +96,7 @@ def test_every_token_reaches_every_patch_in_any_order():
     assert (changed[0] > 1e-4).all() and not changed[1].any()
 
 
-def test_mask_token_learns_from_hidden_patches_alone():
+def test_mask_token_gets_gradient_from_masked_patches_alone():
     decoder, grid = small(depth=1), (1, 2)
     tokens = normal(1, 2, 8)
     params = decoder.init(jax.random.key(0), tokens, np.array([[0, 1]]), grid)["params"]
@@ -119,7 +123,7 @@ def test_mask_token_learns_from_hidden_patches_alone():
         ((2, 3), (2, 2), {"width": 6, "heads": 1}, "multiple of 4"),
     ],
 )
-def test_what_does_not_fit_is_told_before_compute(visible, grid, kwargs, message):
+def test_mismatched_shapes_are_refused_when_traced(visible, grid, kwargs, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(
             lambda: small(**kwargs).init(jax.random.key(0), jnp.zeros((2, 3, 8)), jnp.zeros(visible, int), grid)
@@ -134,8 +138,10 @@ def test_bfloat16_is_close_to_float32():
     assert 0 < np.linalg.norm(half - full) / np.linalg.norm(full) < 0.03
 
 
-def test_encoder_and_decoder_learn_what_is_hidden():
-    """Two images told apart by any of their patches: the others can be painted. Blind to which image it is, the error is about 0.5."""
+def test_encoder_and_decoder_learn_masked_patches():
+    """Any patch identifies one of two images, so all others are predictable. Without the image, the
+    error is about 0.5.
+    """
     image = normal(2, 8, 12, 1)
     encoder, decoder = VisionTransformer(width=8, depth=1, heads=2, patch=4), small(depth=1)
     patches = fold(jnp.asarray(image), 4).reshape(2, 6, 16)

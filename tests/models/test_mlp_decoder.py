@@ -28,12 +28,12 @@ def test_features_equal_pytorch():
     for p in head.parameters():
         torch.nn.init.normal_(p, std=0.5)
     pyramid = maps()
-    theirs = head([torch.from_numpy(x).permute(0, 3, 1, 2) for x in pyramid])
+    expected = head([torch.from_numpy(x).permute(0, 3, 1, 2) for x in pyramid])
 
     def read(p):
         return p.detach().numpy()
 
-    # Their levels are concatenated from the coarsest.
+    # transformers concatenates the levels from the coarsest.
     fuse = read(head.linear_fuse.weight)[:, :, 0, 0].reshape(12, 4, 12)[:, ::-1].reshape(12, 48).T
     params = {
         **{
@@ -47,11 +47,11 @@ def test_features_equal_pytorch():
     variables = jax.jit(decoder.init, static_argnums=2)(jax.random.key(0), (image, *pyramid), True)
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, dict(variables["params"]))
     ours, _ = decoder.apply({**variables, "params": params}, (image, *pyramid), True, mutable=["batch_stats"])
-    np.testing.assert_allclose(ours, theirs.detach().permute(0, 2, 3, 1), atol=1e-4)
+    np.testing.assert_allclose(ours, expected.detach().permute(0, 2, 3, 1), atol=1e-4)
 
 
-def test_a_segmenter_on_it_and_its_condition():
-    """Conditioned on nothing at the start, on something once the condition's map is not zero."""
+def test_segmenter_with_mlp_decoder_and_condition():
+    """The condition has no effect at first, and one as soon as its linear map is not zero."""
     model = Segmenter(ResNet((1, 1, 1, 1), BasicBlock, width=4), MLPDecoder(8, "group"), n_classes=3, measures=2)
     image = RNG.standard_normal((2, 40, 32, 1), np.float32)
     variables = jax.jit(model.init, static_argnums=2)(jax.random.key(0), image, False)

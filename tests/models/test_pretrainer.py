@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from morphojax.models.heads import MatchingHead, PairHead, PatchHead, ProbeHead, Projection, RegionHead, ViewHead
-from morphojax.models.pretrainer import Pretrainer
+from morphojax.models.pretrainer import Pretrainer, join_views, split_views
 from morphojax.models.tabular import TabularMLP, TabularTransformer
 from morphojax.models.unet import UNetDecoder
 from morphojax.models.vit import VisionTransformer
@@ -29,7 +29,7 @@ def pretrainer(heads, **fields):
 
 
 def apply(model, images=IMAGES, mask=MASK, rows=None, train=True, variables=None):
-    """(outputs, what was seen), new statistics, variables."""
+    """(outputs, tower outputs), new statistics, variables."""
     rows = {"augmented": ROW} if rows is None else rows
     arguments, draws = (images, mask, rows, NEGATIVES), {"draws": jax.random.key(1)}
     if variables is None:
@@ -44,7 +44,7 @@ def apply(model, images=IMAGES, mask=MASK, rows=None, train=True, variables=None
 @pytest.mark.parametrize("pooling", ["mean", "attention"])
 @pytest.mark.parametrize("train", [True, False])
 def test_masked_slices_have_no_influence(pooling, train):
-    """Bit for bit: neither on the outputs, nor through the batch statistics, nor on the gradients."""
+    """Bit for bit, on outputs, batch statistics and gradients."""
     model = pretrainer({"pair": PAIR}, pooling=pooling)
     variables = apply(model)[2]
     weights = jnp.asarray(RNG.standard_normal((4, 5)), jnp.float32)
@@ -57,33 +57,37 @@ def test_masked_slices_have_no_influence(pooling, train):
     shown = MASK[:, None, :, None, None, None]
     other = jnp.where(shown, IMAGES, 100 * RNG.standard_normal(IMAGES.shape).astype(np.float32))
     chex.assert_trees_all_equal(run(variables["params"], IMAGES), run(variables["params"], other))
-    changed = run(variables["params"], IMAGES.at[0, 0, 0].add(1.0))  # and a valid slice has
+    changed = run(variables["params"], IMAGES.at[0, 0, 0].add(1.0))  # a valid slice has
     assert not np.array_equal(run(variables["params"], IMAGES)[1][0]["pair"]["image"], changed[1][0]["pair"]["image"])
 
 
-def test_a_view_is_what_the_encoder_makes_of_it():
-    """One pass for all views, and each subject's and slice's features in their places."""
+def test_view_features_equal_the_encoder_alone():
+    """One pass encodes all views; the features keep the order of views, subjects and slices."""
     model = pretrainer({"pair": PAIR}, decoder=UNetDecoder(widths=(4, 4)))
-    (_, seen), _, variables = apply(model, mask=jnp.ones((4, 3), bool), train=False)
+    (_, towers), _, variables = apply(model, mask=jnp.ones((4, 3), bool), train=False)
     encoder = {name: variables[name]["encoder"] for name in ("params", "batch_stats")}
     for view in range(2):
         alone = TinyEncoder().apply(encoder, IMAGES[:, view].reshape(12, 16, 16, 1), False)
-        np.testing.assert_allclose(seen.slices[view], alone.pooled, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(seen.pyramids[view][0], alone.pyramid[0], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(seen.subjects[view], alone.pooled.reshape(4, 3, -1).mean(1), rtol=1e-5, atol=1e-6)
-        assert seen.decoded[view].shape == (12, 8, 8, 4)
-    np.testing.assert_array_equal(seen.maps(0).reshape(12, 8, 8, 6), seen.pyramids[0][0])
-    np.testing.assert_array_equal(seen.both(seen.slices)[1], seen.slices[1][0])
-    chex.assert_trees_all_equal(seen.apart(seen.both(seen.slices)), seen.slices)
+        np.testing.assert_allclose(towers.slice_features[view], alone.pooled, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(towers.pyramids[view][0], alone.pyramid[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            towers.subject_features[view], alone.pooled.reshape(4, 3, -1).mean(1), rtol=1e-5, atol=1e-6
+        )
+        assert towers.decoder_maps[view].shape == (12, 8, 8, 4)
+    np.testing.assert_array_equal(towers.maps(0).reshape(12, 8, 8, 6), towers.pyramids[0][0])
+    np.testing.assert_array_equal(join_views(towers.slice_features)[1], towers.slice_features[1][0])
+    chex.assert_trees_all_equal(split_views(join_views(towers.slice_features)), towers.slice_features)
 
 
-def test_variants_of_the_rows_are_encoded_each_by_itself():
+def test_row_variants_are_encoded_separately():
     model = pretrainer({"pair": PAIR})
     rows = {"augmented": ROW, "clean": OTHER_ROW}
-    (_, seen), _, _ = apply(model, rows=rows, train=False)
+    (_, towers), _, _ = apply(model, rows=rows, train=False)
     (_, alone), _, _ = apply(model, rows={"augmented": OTHER_ROW}, train=False)
-    np.testing.assert_allclose(seen.rows["clean"].pooled, alone.rows["augmented"].pooled, rtol=1e-5, atol=1e-6)
-    assert not np.allclose(seen.rows["clean"].pooled, seen.rows["augmented"].pooled)
+    np.testing.assert_allclose(
+        towers.row_features["clean"].pooled, alone.row_features["augmented"].pooled, rtol=1e-5, atol=1e-6
+    )
+    assert not np.allclose(towers.row_features["clean"].pooled, towers.row_features["augmented"].pooled)
 
 
 def test_pair_head():
@@ -96,8 +100,8 @@ def test_pair_head():
     assert out["pair"]["bias"] == -10 and "temperature" not in variables["params"]["heads_pair"]
 
 
-def test_a_frozen_encoder_is_frozen():
-    """No gradient, no change of its statistics, and running statistics used; the heads learn."""
+def test_frozen_encoder_gets_no_gradient_and_no_new_statistics():
+    """The heads still get a gradient."""
     model = pretrainer({"views": ViewHead(3)}, train_encoder=False)
     variables = apply(model)[2]
 
@@ -111,7 +115,7 @@ def test_a_frozen_encoder_is_frozen():
     chex.assert_trees_all_equal(stats["encoder"], variables["batch_stats"]["encoder"])
 
 
-def test_a_probe_teaches_the_encoder_nothing():
+def test_probe_head_sends_no_gradient_to_the_encoder():
     model = pretrainer({"probe": ProbeHead(3)})
     variables = apply(model)[2]
 
@@ -124,34 +128,34 @@ def test_a_probe_teaches_the_encoder_nothing():
     assert any((g != 0).any() for g in jax.tree.leaves(grads["heads_probe"]))
 
 
-def test_matching_head_pairs_what_it_drew():
-    """The logit of a wrong pair is that of the pair when it is the true one."""
+def test_matching_head_scores_the_drawn_pairs():
+    """The logit of a wrong pair equals the logit of the same images and row as a true pair."""
     head = MatchingHead(PAIR, hard_negatives, width=8, layers=1, heads=2)
     model = Pretrainer(
         TinyEncoder(), {"match": head}, TabularTransformer(cardinalities=(1, 3), width=8, layers=1, heads=2)
     )
-    whole = jnp.ones((4, 3), bool)
-    (out, _), _, variables = apply(model, mask=whole, train=False)
+    all_slices = jnp.ones((4, 3), bool)
+    (out, _), _, variables = apply(model, mask=all_slices, train=False)
     out = out["match"]
     assert {n: out[n].shape for n in ("true", "wrong_table", "wrong_image")} == dict.fromkeys(
         ("true", "wrong_table", "wrong_image"), (4,)
     )
     assert out["table_exists"].all() and out["image_exists"].all()
 
-    # Every subject beside every row, as the true pair of a batch.
-    def shown(row):
-        (out, _), _, _ = apply(model, mask=whole, rows={"augmented": row}, train=False, variables=variables)
+    # The logit of logits subject with logits row, each as the true pair of a batch.
+    def true_logits(row):
+        (out, _), _, _ = apply(model, mask=all_slices, rows={"augmented": row}, train=False, variables=variables)
         return out["match"]["true"]
 
     rows = [jnp.stack([jnp.roll(x, -shift, 0) for shift in range(4)]) for x in ROW]
-    every = np.asarray(jax.vmap(shown)(tuple(rows)))  # [shift, image]: image i with row i + shift
+    logits = np.asarray(jax.vmap(true_logits)(tuple(rows)))  # [shift, image]: image i with row i + shift
     for i in range(4):
-        assert np.isclose(out["wrong_table"][i], every[1:, i], rtol=1e-4).any()
-        others = [every[shift, (i - shift) % 4] for shift in range(1, 4)]
-        assert np.isclose(out["wrong_image"][i], others, rtol=1e-4).any()
+        assert np.isclose(out["wrong_table"][i], logits[1:, i], rtol=1e-4).any()
+        expected = [logits[shift, (i - shift) % 4] for shift in range(1, 4)]
+        assert np.isclose(out["wrong_image"][i], expected, rtol=1e-4).any()
 
 
-def test_region_head_sees_both_views():
+def test_region_head_shapes():
     model = pretrainer({"regions": RegionHead(3)}, decoder=UNetDecoder(widths=(4, 4)))
     (out, _), _, _ = apply(model)
     assert out["regions"]["first"].shape == out["regions"]["second"].shape == (12, 8, 8, 3)
@@ -172,10 +176,12 @@ def test_projection_layers(layers, norm_last, names):
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_masked_patches_of_a_frozen_encoder(frozen):
-    """The decoder learns, the encoder does not; and it is whole in a checkpoint, the part that nobody looked at too."""
+def test_masked_patches_with_and_without_a_frozen_encoder(frozen):
+    """The decoder gets a gradient, a frozen encoder does not; unused encoder parameters are in the
+    checkpoint.
+    """
     encoder = VisionTransformer(width=4, depth=1, heads=1, patch=8)
-    model = Pretrainer(encoder, {"patches": PatchHead(8, 1, 8, 1, 2)}, encoder_sees="parts", train_encoder=not frozen)
+    model = Pretrainer(encoder, {"patches": PatchHead(8, 1, 8, 1, 2)}, image_input="masked", train_encoder=not frozen)
     variables = apply(model, rows={})[2]
     assert "pyramid" in variables["params"]["encoder"]
 
@@ -188,7 +194,7 @@ def test_masked_patches_of_a_frozen_encoder(frozen):
     assert any(np.any(g) for g in jax.tree.leaves(grads["heads_patches"]))
 
 
-def test_a_level_that_the_pyramid_has_not():
-    (_, seen), _, _ = apply(pretrainer({"pair": PAIR}))
+def test_missing_pyramid_level_is_refused():
+    (_, towers), _, _ = apply(pretrainer({"pair": PAIR}))
     with pytest.raises(ValueError, match="level=9 of a pyramid of 1 levels"):
-        seen.maps(9)
+        towers.maps(9)

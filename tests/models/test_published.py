@@ -1,4 +1,6 @@
-"""Published weights: names and layouts against transformers with random weights, and there and back."""
+"""Published weights: names and layouts against transformers with random weights, and the way
+back.
+"""
 
 import re
 
@@ -26,8 +28,8 @@ OURS = {
 }
 
 
-def theirs(kind, channels=3):
-    """The model of transformers for OURS[kind], every parameter and statistic drawn at random."""
+def torch_model(kind, channels=3):
+    """transformers' model for OURS[kind], with random values for every parameter and statistic."""
     torch = pytest.importorskip("torch", reason="the oracle for published weights needs PyTorch")
     transformers = pytest.importorskip("transformers", reason="the oracle for published weights needs transformers")
     ours = OURS[kind]
@@ -75,7 +77,7 @@ def theirs(kind, channels=3):
 
 
 def variables(encoder, channels=3, size=64):
-    """The encoder's variables drawn at random, flat."""
+    """Random values for the encoder's variables, as a flat dict."""
     image = jax.ShapeDtypeStruct((1, size, size, channels), np.float32)
     shapes = jax.eval_shape(lambda key, x: encoder.init(key, x, False), jax.random.key(0), image)
     return {
@@ -96,12 +98,12 @@ def arrays_of(model):
 
 
 def run(model, image):
-    """Pooled [B,D] and the maps that our pyramid has, channels last."""
+    """Pooled [B,D], and the maps of our pyramid, channels last."""
     import torch
 
     with torch.no_grad():
         out = model(torch.from_numpy(image).permute(0, 3, 1, 2), output_hidden_states=True)
-    if out.pooler_output is None:  # ViT: the class token; its pyramid is ours alone
+    if out.pooler_output is None:  # ViT: the class token; transformers has no pyramid
         return out.last_hidden_state[:, 0].numpy(), []
     states = getattr(out, "reshaped_hidden_states", None) or out.hidden_states
     return out.pooler_output.reshape(len(image), -1).numpy(), [s.permute(0, 2, 3, 1).numpy() for s in states]
@@ -109,21 +111,21 @@ def run(model, image):
 
 @pytest.mark.parametrize("kind", OURS)
 def test_transformers_modules_give_the_same_features_here(kind):
-    model = theirs(kind)
+    model = torch_model(kind)
     flat, adapted = to_ours(recognise(arrays_of(model)), shapes_of(OURS[kind]))
     image = RNG.standard_normal((2, 64, 64, 3), np.float32)
     own = {n: a for n, a in variables(OURS[kind]).items() if "/pyramid/" in n}
     ours, (pooled, maps) = apply(OURS[kind], own | flat, image), run(model, image)
     assert not adapted
     np.testing.assert_allclose(ours.pooled, pooled, rtol=1e-4, atol=1e-4 * np.abs(pooled).max())
-    shared = {"vit": 0, "swin": 1}.get(kind, 3)  # transformers tells Swin's maps after merging
+    shared = {"vit": 0, "swin": 1}.get(kind, 3)  # transformers returns Swin's maps after merging
     for a, b in zip(ours.pyramid[::-1][:shared], maps[::-1][:shared], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
 
 
 @pytest.mark.parametrize("kind", OURS)
-def test_exports_are_loaded_by_transformers_without_a_difference(kind):
-    model = theirs(kind)
+def test_transformers_loads_exports_and_gives_the_same_features(kind):
+    model = torch_model(kind)
     flat = variables(OURS[kind])
     tensors, kept = to_hugging_face(flat)
     import torch
@@ -145,7 +147,7 @@ def test_exports_are_loaded_by_transformers_without_a_difference(kind):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "convnext_pico", "swin_tiny", "swin_micro"])
-def test_there_and_back_is_exact(name):
+def test_export_and_import_is_exact(name):
     encoder = ENCODERS[name](width=12 if name == "swin_tiny" else 8)
     flat = variables(encoder, channels=1)
     back, adapted = to_ours(recognise(to_hugging_face(flat)[0]), {n: a.shape for n, a in flat.items()})
@@ -155,7 +157,9 @@ def test_there_and_back_is_exact(name):
 
 
 def renamed(hub, rules, prefix=""):
-    """A file of transformers' naming in another, by hand-written substitutions; a name that none touches is an error of the test."""
+    """A file with transformers' names renamed by hand-written substitutions; every name must match
+    one.
+    """
     result = {}
     for name, array in hub.items():
         new = name
@@ -240,7 +244,7 @@ NAMINGS = {
 
 
 def fused(arrays):
-    """query, key and value in one, as all but transformers store them."""
+    """query, key and value joined, as all libraries but transformers store them."""
     result = {}
     for name, array in arrays.items():
         if "attn.query" in name:
@@ -252,7 +256,7 @@ def fused(arrays):
 
 
 @pytest.mark.parametrize("naming", NAMINGS)
-def test_other_names_mean_the_same(naming):
+def test_other_namings_give_the_same_weights(naming):
     kind, rules, prefix = NAMINGS[naming]
     flat = variables(OURS[kind])
     hub, _ = to_hugging_face(flat)
@@ -260,23 +264,23 @@ def test_other_names_mean_the_same(naming):
     if naming == "torchvision's ConvNeXt":
         file = {n: a.reshape(-1, 1, 1) if n.endswith("layer_scale") else a for n, a in file.items()}
     head = {"projector.0.weight": np.zeros((3, 3), np.float32), prefix + "fc.weight": np.zeros((5, 8), np.float32)}
-    found = recognise(file | head)
-    assert found.prefix == prefix
-    back, _ = to_ours(found, {name: array.shape for name, array in flat.items()})
+    recognised = recognise(file | head)
+    assert recognised.prefix == prefix
+    back, _ = to_ours(recognised, {name: array.shape for name, array in flat.items()})
     assert back.keys() == flat.keys()
     for key, array in flat.items():
         np.testing.assert_array_equal(back[key], array, err_msg=key)
-    rest = [n for n in published.left_over(found, {n: a.shape for n, a in flat.items()}) if "num_batches" not in n]
+    rest = [n for n in published.left_over(recognised, {n: a.shape for n, a in flat.items()}) if "num_batches" not in n]
     assert sorted(rest) == sorted(head)
 
 
 @pytest.mark.parametrize("kind", ["resnet_basic", "convnext", "swin"])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_a_grey_image_gives_what_it_gave_in_three_channels(kind, channels):
+def test_a_grey_image_gives_the_same_features_as_in_three_channels(kind, channels):
     encoder = OURS[kind]
     flat = variables(encoder)
-    found = recognise(to_hugging_face(flat)[0])
-    adapted, notes = to_ours(found, shapes_of(encoder, channels))
+    recognised = recognise(to_hugging_face(flat)[0])
+    adapted, notes = to_ours(recognised, shapes_of(encoder, channels))
     image = RNG.standard_normal((1, 32, 32, 1), np.float32)
 
     @jax.jit
@@ -324,7 +328,9 @@ TIMM_VIT = (
 
 
 def test_names_of_a_vit_with_class_token_and_positions():
-    """Against transformers' names, timm's, and there and back; the pyramid is ours alone."""
+    """Names in transformers and in timm, and export and import; the published files have no
+    pyramid.
+    """
     flat = {name: RNG.standard_normal(shape, np.float32) for name, shape in VIT_SHAPES.items()}
     hub, kept = to_hugging_face(flat | {"params/pyramid/stride16_norm/scale": np.ones(8, np.float32)})
     assert kept == ("params/pyramid/stride16_norm/scale",)
@@ -339,8 +345,8 @@ def test_names_of_a_vit_with_class_token_and_positions():
         hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=4
     )
     model = transformers.ViTModel(config, add_pooling_layer=False)
-    theirs, _ = to_ours(recognise(arrays_of(model)), VIT_SHAPES)
-    assert theirs.keys() == flat.keys()
+    converted, _ = to_ours(recognise(arrays_of(model)), VIT_SHAPES)
+    assert converted.keys() == flat.keys()
     _, info = transformers.ViTModel.from_pretrained(
         None,
         config=config,
@@ -352,21 +358,21 @@ def test_names_of_a_vit_with_class_token_and_positions():
 
 
 def test_positions_of_another_grid_are_interpolated():
-    """As PyTorch's bicubic interpolation does it; the class token's position stays."""
+    """Equals PyTorch's bicubic interpolation; the class token's position does not change."""
     flat = {name: RNG.standard_normal(shape, np.float32) for name, shape in VIT_SHAPES.items()}
     hub, _ = to_hugging_face(flat)
     finer, notes = to_ours(recognise(hub), VIT_SHAPES | {"params/positions": (1, 65, 8)})
-    found, old = finer["params/positions"][0], flat["params/positions"][0]
-    assert (found[0] == old[0]).all() and notes == ("params/positions: positions of 4x4 patches interpolated to 8x8",)
+    resized, old = finer["params/positions"][0], flat["params/positions"][0]
+    assert (resized[0] == old[0]).all() and notes == ("params/positions: positions of 4x4 patches interpolated to 8x8",)
     with pytest.raises(PublishedError, match=r"of another shape: params/positions"):
         to_ours(recognise(hub), VIT_SHAPES | {"params/positions": (1, 66, 8)})
     torch = pytest.importorskip("torch", reason="the oracle for interpolation needs PyTorch")
     grid = torch.from_numpy(old[1:].reshape(1, 4, 4, 8)).permute(0, 3, 1, 2)
     expected = torch.nn.functional.interpolate(grid, (8, 8), mode="bicubic").permute(0, 2, 3, 1)
-    np.testing.assert_allclose(found[1:], expected.reshape(64, 8), atol=1e-5)
+    np.testing.assert_allclose(resized[1:], expected.reshape(64, 8), atol=1e-5)
 
 
-def test_of_two_encoders_the_one_of_images_or_an_error():
+def test_of_two_encoders_the_image_encoder_is_used_or_an_error_raised():
     hub, _ = to_hugging_face(variables(OURS["resnet_basic"]))
     online, other = (
         {f"{prefix}.encoder.{n}": a + i for n, a in hub.items()}
@@ -377,29 +383,29 @@ def test_of_two_encoders_the_one_of_images_or_an_error():
         recognise(other | {n.replace("online_network", "a"): v for n, v in online.items()})
 
 
-def test_another_family_size_or_depth_is_an_error_that_names_it():
+def test_another_family_size_or_depth_is_refused_by_name():
     flat = variables(OURS["resnet_basic"])
     hub, _ = to_hugging_face(flat)
-    found = recognise(hub)
+    recognised = recognise(hub)
     with pytest.raises(
         PublishedError, match=r"a ResNet \(names: transformers\), the encoder of the config is a ConvNeXt"
     ):
-        to_ours(found, shapes_of(OURS["convnext"]))
+        to_ours(recognised, shapes_of(OURS["convnext"]))
     with pytest.raises(PublishedError, match=r"of another shape: .*stem_norm/scale: \(8,\) in the file"):
-        to_ours(found, shapes_of(ResNet((1, 2, 1, 1), BasicBlock, 2 * WIDTH)))
+        to_ours(recognised, shapes_of(ResNet((1, 2, 1, 1), BasicBlock, 2 * WIDTH)))
     with pytest.raises(
-        PublishedError, match=r"layers that the config's encoder has not: encoder\.stages\.1\.layers\.1"
+        PublishedError, match=r"layers that the config's encoder does not have: encoder\.stages\.1\.layers\.1"
     ):
-        to_ours(found, shapes_of(ResNet((1, 1, 1, 1), BasicBlock, WIDTH)))
+        to_ours(recognised, shapes_of(ResNet((1, 1, 1, 1), BasicBlock, WIDTH)))
     with pytest.raises(PublishedError, match=r"not in the file: .*stage1_block2/conv1/kernel"):
-        to_ours(found, shapes_of(ResNet((2, 2, 1, 1), BasicBlock, WIDTH)))
+        to_ours(recognised, shapes_of(ResNet((2, 2, 1, 1), BasicBlock, WIDTH)))
     with pytest.raises(PublishedError, match=r"no encoder of a known family .*: it holds x\.weight"):
         recognise({"x.weight": np.zeros(3)})
     with pytest.raises(PublishedError, match=r"qkv\.weight: \(4, 4\) is not query, key and value"):
         recognise({"blocks.0.attn.qkv.weight": np.zeros((4, 4))})
 
 
-def test_an_encoder_that_is_only_ours_is_not_exported():
+def test_an_unpublished_encoder_is_not_exported():
     encoder = ENCODERS["vit_tiny"](width=8)
     with pytest.raises(PublishedError, match="transformers has no such encoder"):
         to_hugging_face(variables(encoder, size=32))

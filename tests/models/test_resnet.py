@@ -1,4 +1,6 @@
-"""ResNet against transformers' ResNetModel with the same weights: forward, gradients, running statistics."""
+"""ResNet against transformers' ResNetModel with the same weights: forward, gradients, running
+statistics.
+"""
 
 import chex
 import jax
@@ -25,12 +27,12 @@ def test_eval_mode_equals_pytorch(name, channels, size):
     params, batch_stats = convert(model, value)
     image = RNG.standard_normal((2, size, size, channels), np.float32)
     with torch.no_grad():
-        theirs = model(torch.from_numpy(image).permute(0, 3, 1, 2), output_hidden_states=True)
+        expected = model(torch.from_numpy(image).permute(0, 3, 1, 2), output_hidden_states=True)
     encoder = ENCODERS[name](width=WIDTH)
     ours = jax.jit(encoder.apply, static_argnums=2)({"params": params, "batch_stats": batch_stats}, image, False)
-    np.testing.assert_allclose(ours.pooled, theirs.pooler_output[:, :, 0, 0], atol=1e-4, rtol=1e-4)
-    # PyTorch's first hidden state is the stem after pooling, ours at stride 2 before it.
-    for a, b in zip(ours.pyramid[1:], theirs.hidden_states[1:], strict=True):
+    np.testing.assert_allclose(ours.pooled, expected.pooler_output[:, :, 0, 0], atol=1e-4, rtol=1e-4)
+    # The first hidden state in transformers is the stem after pooling; here it is the map before it.
+    for a, b in zip(ours.pyramid[1:], expected.hidden_states[1:], strict=True):
         np.testing.assert_allclose(a, b.permute(0, 2, 3, 1), atol=1e-4, rtol=1e-4)
     init = jax.eval_shape(lambda: encoder.init(jax.random.key(0), image, False))
     chex.assert_trees_all_equal_shapes(dict(init["params"]), params)
@@ -38,9 +40,10 @@ def test_eval_mode_equals_pytorch(name, channels, size):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_train_mode_equals_pytorch(name):
-    """Batch statistics, the gradient of every parameter and of the image, and the update of the running statistics.
+    """Batch statistics, the gradient of every parameter and of the image, and the update of the
+    running statistics.
 
-    In float64: through tens of batch normalisations over few values float32 leaves no digits to compare.
+    In float64: many batch normalisations over few values leave too few correct digits in float32.
     """
     torch = pytest.importorskip("torch", reason="the oracle for ResNet needs PyTorch")
     model = torch_resnet(name, 3, WIDTH).double().train()

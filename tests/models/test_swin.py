@@ -1,4 +1,6 @@
-"""Swin against transformers' SwinModel with the same weights; its windows, its stochastic depth, and what stands on it."""
+"""Swin against transformers' SwinModel with the same weights; its windows, stochastic depth, and a
+segmenter with it.
+"""
 
 import json
 import os
@@ -28,7 +30,7 @@ def normal(*shape):
 
 
 def variables_of(module, image):
-    """All of a module's variables drawn at random, large enough to count; nothing is compiled."""
+    """Random values for all variables of a module, large enough to matter; compiles nothing."""
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), image, False))
     return jax.tree.map(lambda x: normal(*x.shape) * 0.3, shapes)
 
@@ -44,8 +46,8 @@ def applied(module, variables, image, train=False, **rngs):
 def torch_swin(encoder, channels, height, width):
     """transformers' SwinModel, every parameter drawn at random.
 
-    Where a window shrinks, theirs fails on a bias of the wrong size; the published code builds a smaller table there. Theirs
-    gets one, filled from the middle of the larger.
+    If a window shrinks, transformers fails because of a bias of the wrong size; the published code
+    builds a smaller table. Here transformers gets the middle of the larger table.
     """
     torch = pytest.importorskip("torch", reason="the oracle for Swin needs PyTorch")
     transformers = pytest.importorskip("transformers", reason="the oracle for Swin needs transformers")
@@ -88,7 +90,7 @@ def shrunk(bias, size):
 
 
 def convert(model, read):
-    """Their parameters in our names."""
+    """transformers' parameters in our names."""
 
     def linear(layer):
         return {"kernel": read(layer.weight).T, "bias": read(layer.bias)}
@@ -121,8 +123,8 @@ def convert(model, read):
         "norm": norm(model.layernorm),
     }
     for s, layer in enumerate(model.encoder.layers, start=1):
-        for b, theirs in enumerate(layer.blocks, start=1):
-            params[f"stage{s}_block{b}"] = block(theirs)
+        for b, torch_block in enumerate(layer.blocks, start=1):
+            params[f"stage{s}_block{b}"] = block(torch_block)
         if layer.downsample is not None:
             reduction = {"kernel": read(layer.downsample.reduction.weight).T}
             params[f"stage{s + 1}_merge"] = {"norm": norm(layer.downsample.norm), "reduction": reduction}
@@ -130,7 +132,7 @@ def convert(model, read):
 
 
 def torch_run(model, image):
-    """Their pooled features, and what leaves each stage before patches are merged."""
+    """transformers' pooled features, and the output of each stage before patches are merged."""
     import torch
 
     out = model(
@@ -141,7 +143,7 @@ def torch_run(model, image):
     return out.pooler_output, [x.permute(0, 2, 3, 1) for x in out.reshaped_hidden_states[1:]]
 
 
-def assert_equals_theirs(ours, pooled, pyramid):
+def assert_equals_torch(ours, pooled, pyramid):
     assert [x.shape for x in ours.pyramid] == [tuple(x.shape) for x in pyramid]
     for a, b in zip((ours.pooled, *ours.pyramid), (pooled, *pyramid), strict=True):
         b = value(b)
@@ -150,28 +152,30 @@ def assert_equals_theirs(ours, pooled, pyramid):
 
 @pytest.mark.parametrize(("channels", "height", "width"), [(1, 64, 64), (3, 96, 128), (1, 112, 112)])
 def test_equals_pytorch(channels, height, width):
-    """Whole windows and padded ones, shifted and not, shrunk to 6, 4, 3 and 2 places."""
+    """Windows with and without padding and shift, and windows shrunk to 6, 4, 3 and 2 positions."""
     encoder = SwinTransformer(depths=(1, 2, 1, 1), heads=(1, 2, 4, 4), width=8)
     model = torch_swin(encoder, channels, height, width).eval()
     image = normal(2, height, width, channels)
     params = convert(model, value)
     ours = applied(encoder, {"params": params}, image)
-    assert_equals_theirs(ours, *torch_run(model, image))
+    assert_equals_torch(ours, *torch_run(model, image))
     assert ours.pyramid[0].shape == (2, height // 4, width // 4, 8) and ours.pooled.shape == (2, 64)
     init = jax.eval_shape(lambda: encoder.init(jax.random.key(0), image, False))
     chex.assert_trees_all_equal_shapes(dict(init["params"]), params)
 
 
 def test_gradients_equal_pytorch():
-    """Of every parameter, where every part pads: an image of 23x26, maps of 6x7 (windows of 4, shifted) and 3x4 (windows of 3)."""
+    """For every parameter, with padding in every part: image 23x26, maps 6x7 (shifted windows of 4)
+    and 3x4 (windows of 3).
+    """
     encoder = SwinTransformer(depths=(2, 1), heads=(2, 4), width=8, window=4)
     model = torch_swin(encoder, 2, 23, 26).eval()
     import torch
 
     image = normal(2, 23, 26, 2)
-    theirs = torch_run(model, image)
-    targets = [normal(*x.shape) for x in (theirs[0], *theirs[1])]
-    sum((x * torch.from_numpy(t)).sum() for x, t in zip((theirs[0], *theirs[1]), targets, strict=True)).backward()
+    expected = torch_run(model, image)
+    targets = [normal(*x.shape) for x in (expected[0], *expected[1])]
+    sum((x * torch.from_numpy(t)).sum() for x, t in zip((expected[0], *expected[1]), targets, strict=True)).backward()
     expected = convert(model, lambda p: p.grad.numpy().copy())
 
     def loss(params):
@@ -179,17 +183,19 @@ def test_gradients_equal_pytorch():
         return sum((x * t).sum() for x, t in zip((features.pooled, *features.pyramid), targets, strict=True)), features
 
     grads, features = jax.jit(jax.grad(loss, has_aux=True))(convert(model, value))
-    assert_equals_theirs(features, *theirs)
+    assert_equals_torch(features, *expected)
     chex.assert_trees_all_equal_structs(dict(grads), expected)
     largest = max(np.abs(g).max() for g in jax.tree.leaves(expected))
     for (path, grad), other in zip(jax.tree_util.tree_leaves_with_path(grads), jax.tree.leaves(expected), strict=True):
-        # The bias of the keys has none but rounding: softmax cancels it.
+        # The gradient of the key bias is rounding error only: softmax cancels this bias.
         atol = 1e-4 * np.abs(other).max() + 1e-6 * largest
         np.testing.assert_allclose(grad, other, atol=atol, rtol=0, err_msg=str(path))
 
 
 def attend(block, params, x):
-    """The attention of a block in loops of float64: [H,W,D] -> [H,W,D], for a map of whole windows."""
+    """The attention of a block in loops of float64: [H,W,D] -> [H,W,D], for a map that needs no
+    padding.
+    """
     height, width, c = x.shape
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
     mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
@@ -201,7 +207,7 @@ def attend(block, params, x):
     table = p["relative_position_bias"].reshape(2 * block.window - 1, 2 * block.window - 1, block.heads)
 
     def window_of(place):
-        # Windows begin at shift, shift + window, ...; what lies before the first is a smaller window of its own.
+        # Windows begin at shift, shift + window, ...; the positions before the first form a smaller window.
         return tuple((i - block.shift) // block.window for i in place)
 
     out = np.zeros_like(x)
@@ -223,7 +229,9 @@ def attend(block, params, x):
 
 @pytest.mark.parametrize("shift", [0, 1])
 def test_windowed_attention_against_loops(shift):
-    """Shifted windows are those of a grid that begins at `shift`: what the roll brings together stays apart."""
+    """Shifted windows form a grid that begins at `shift`: positions that the roll brings together
+    do not interact.
+    """
     block = SwinBlock(heads=2, window=3, shift=shift)
     x = normal(1, 6, 9, 4)
     params = variables_of(block, x)["params"]
@@ -244,7 +252,7 @@ def test_shift_mask_and_relative_index_by_hand():
 
 
 def test_merging_order():
-    """A block of 2x2 is read column by column; an odd side is padded by zeros."""
+    """The order within a 2x2 block is column by column; zeros pad an odd side."""
     x = np.arange(6, dtype=np.float32).reshape(1, 2, 3, 1) + 1
     merge = PatchMerging()
     params = {"norm": {"scale": np.ones(4), "bias": np.zeros(4)}, "reduction": {"kernel": np.eye(4)[:, [0, 1]]}}
@@ -254,7 +262,7 @@ def test_merging_order():
 
 
 @pytest.mark.parametrize("part", ["attention", "mlp"])
-def test_drop_path_leaves_out_whole_examples_and_scales_the_rest(part):
+def test_drop_path_drops_or_scales_a_part_of_an_example(part):
     block = SwinBlock(heads=1, window=2, drop_path=0.25)
     x = np.repeat(normal(1, 2, 4, 4), 64, 0)
     params = variables_of(block, x)["params"]
@@ -269,7 +277,7 @@ def test_drop_path_leaves_out_whole_examples_and_scales_the_rest(part):
     assert not np.array_equal(kept, np.abs(again).max((1, 2, 3)) > 0)
 
 
-def test_the_two_parts_of_a_block_are_dropped_apart():
+def test_the_two_parts_of_a_block_are_dropped_independently():
     block = SwinBlock(heads=1, window=2, drop_path=0.5)
     x = np.repeat(normal(1, 2, 2, 4), 32, 0)
     params = variables_of(block, x)["params"]
@@ -322,7 +330,7 @@ def test_bfloat16_is_close_to_float32():
 
 
 @pytest.mark.parametrize(("name", "width"), [("swin_tiny", 96), ("swin_micro", 32)])
-def test_the_named_encoders(name, width):
+def test_registered_encoders(name, width):
     encoder = ENCODERS[name](width=width, dtype=jnp.bfloat16)
     image = jax.ShapeDtypeStruct((2, 128, 96, 3), jnp.float32)
     features, variables = jax.eval_shape(lambda x: encoder.init_with_output(jax.random.key(0), x, True), image)
@@ -332,7 +340,7 @@ def test_the_named_encoders(name, width):
         assert sum(x.size for x in jax.tree.leaves(variables)) == 27_519_354
 
 
-def test_the_same_parameters_serve_every_size():
+def test_parameters_do_not_depend_on_the_image_size():
     shapes = [
         jax.eval_shape(lambda s=s: SMALL.init(jax.random.key(0), jnp.zeros((1, *s, 1)), False))
         for s in ((4, 4), (3, 50), (64, 96))
@@ -350,14 +358,14 @@ def test_the_same_parameters_serve_every_size():
         ({"drop_path": float("nan")}, "drop_path=nan"),
     ],
 )
-def test_bad_fields_are_told_before_compute(fields, message):
+def test_wrong_fields_are_refused_when_traced(fields, message):
     encoder = SwinTransformer(**{"depths": (1, 1), "heads": (2, 2), "width": 8, **fields})
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: encoder.init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)), False))
 
 
-def test_segmenter_on_it():
-    """On an image that is no multiple of anything; what it sees reaches the logits."""
+def test_swin_in_a_segmenter():
+    """On an image of an odd size; the encoder's features reach the logits."""
     model = Segmenter(SMALL, UNetDecoder(widths=(4, 8)), n_classes=4)
     image = normal(2, 35, 30, 1)
     variables = jax.tree.map(np.abs, variables_of(model, image))  # a running variance is positive
@@ -370,7 +378,9 @@ def test_segmenter_on_it():
 
 
 def on_four_devices():
-    """Run by the test below in a process of its own: the largest differences of features and gradients from one device."""
+    """The largest differences of features and gradients between several devices and one. Run in a
+    subprocess, see below.
+    """
     encoder = SwinTransformer(depths=(2,), heads=(2,), width=4, window=2, drop_path=0.5)
     image, key = normal(8, 20, 12, 1), jax.random.key(3)  # a map of 5x3
     variables = variables_of(encoder, image)
@@ -394,7 +404,7 @@ def on_four_devices():
     print(json.dumps({"gap": gap / scale, "sharding": str(spread[1].pooled.sharding.spec)}))
 
 
-def test_over_a_mesh():
+def test_features_and_gradients_over_four_devices():
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
     code = "from tests.models.test_swin import on_four_devices; on_four_devices()"
     done = subprocess.run(

@@ -10,7 +10,7 @@ CARDINALITIES = (1, 3, 1, 2)
 
 
 def rows(batch=3, seed=0):
-    """values, missing [B,4]: something missing in each kind of column, and a code that is none."""
+    """values, missing [B,4]: a missing value in each kind of column, and an unknown code."""
     rng = np.random.default_rng(seed)
     values = np.stack([rng.normal(size=batch) if k == 1 else rng.integers(0, k, batch) for k in CARDINALITIES], 1)
     values[0, 1] = 7
@@ -44,12 +44,14 @@ def test_one_hot_by_hand():
     expected = [[0.5, 0, 0, 1, -1.0, 1, 0], [1.5, 1, 0, 0, 3.0, 0, 1]]
     np.testing.assert_array_equal(one_hot(values, (1, 3, 1, 2)), expected)
     np.testing.assert_array_equal(one_hot(jnp.array([[3.0]]), (3,)), [[0, 0, 0]])  # an unseen category
-    with pytest.raises(ValueError, match="4 columns, cardinalities name 3"):
+    with pytest.raises(ValueError, match="4 columns for 3 cardinalities"):
         one_hot(values, (1, 3, 1))
 
 
 def test_the_published_encoder():
-    """Linear(in, 2048) - BatchNorm - ReLU - Linear(2048, 2048); He-normal: variance 2 / fan_in, zero bias."""
+    """Linear(in, 2048) - BatchNorm - ReLU - Linear(2048, 2048); He-normal: variance 2 / fan_in,
+    zero bias.
+    """
     model = TabularMLP(cardinalities=(1, 3, 1))
     values, missing = jnp.ones((4, 3)), jnp.zeros((4, 3), bool)
     out, variables = model.init_with_output(jax.random.key(0), values, missing, True)
@@ -65,7 +67,7 @@ def test_the_published_encoder():
     np.testing.assert_array_equal(params["dense1"]["bias"], 0)
 
 
-def test_missing_flags_tell_imputed_from_measured():
+def test_missing_flags_distinguish_imputed_from_measured_values():
     values = jnp.zeros((2, 2))
     missing = jnp.array([[False, False], [True, False]])
     for flags in (False, True):
@@ -84,7 +86,9 @@ def test_layers():
 
 @pytest.mark.parametrize("given", [False, True])
 def test_gate_of_the_mlp_by_hand(given):
-    """One linear layer, so that its inputs can be read off: values, missing flags and gates."""
+    """With one linear layer, so that the output shows the inputs: values, missing flags and
+    gates.
+    """
     model = mlp(hidden_units=1, layers=1, missing_flags=True, mask_flags=True)
     values, missing = np.array([[0.5, 2, -1, 1]], np.float32), np.array([[True, False, False, True]])
     gate = np.array([[0.25, 0.5, 1, 0]], np.float32)
@@ -101,7 +105,7 @@ def test_gate_of_the_mlp_by_hand(given):
     np.testing.assert_allclose([float(out.pooled[0, 0]) for out in read], np.concatenate(parts), rtol=1e-6)
 
 
-def test_gate_of_nobody_is_no_gate():
+def test_zero_gate_equals_no_gate():
     for model in (mlp(missing_flags=True, mask_flags=True), transformer()):
         variables = variables_of(model)
         for nobody in (np.zeros((3, 4), np.float32), np.zeros((3, 4), bool)):
@@ -113,7 +117,9 @@ def test_gate_of_nobody_is_no_gate():
 @ENCODERS
 @pytest.mark.parametrize("junk", [5.0, np.nan, np.inf])
 def test_masked_columns_have_no_influence(model, junk):
-    """Bit for bit: neither their value, nor whether it is missing, on output and gradient; visible ones have some."""
+    """Bit for bit, on output and gradient: neither their value nor whether it is missing. Visible
+    columns have influence.
+    """
     values, missing = rows()
     masked = np.array([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]], bool)
     variables = variables_of(model)
@@ -152,7 +158,7 @@ def test_missing_values_have_no_influence_on_the_transformer():
     assert np.abs(expected["missing"]).max() > 0
 
 
-def test_nan_where_missing_is_a_value_that_says_nothing_to_the_mlp():
+def test_missing_nan_counts_as_zero_or_no_code_in_the_mlp():
     model = mlp()
     variables = variables_of(model)
     values, missing = rows()
@@ -168,7 +174,7 @@ def test_nan_where_missing_is_a_value_that_says_nothing_to_the_mlp():
         expected,
     )
     measured = model.apply(variables, np.full_like(values, np.nan), np.zeros_like(missing), False).pooled
-    assert np.isnan(measured).all()  # a NaN that is neither missing nor masked is an error that shows
+    assert np.isnan(measured).all()  # a NaN that is neither missing nor masked must not go unnoticed
 
 
 def slow_transformer(params, values, missing, gate):
@@ -208,7 +214,7 @@ def test_transformer_equals_loops():
     assert {name: variables["params"][name].shape for name in parts} == parts
 
 
-def test_derivative_by_the_gate_is_that_of_the_loops():
+def test_gate_derivative_equals_loops():
     model = transformer()
     variables = variables_of(model)
     weights = np.random.default_rng(1).standard_normal((3, 5, 8))
@@ -223,8 +229,10 @@ def test_derivative_by_the_gate_is_that_of_the_loops():
         assert gradient[at] == pytest.approx((up - down) / 2e-5, rel=5e-3, abs=1e-3 * float(np.abs(gradient).max()))
 
 
-def test_derivative_by_the_gate_of_the_mlp():
-    """Linear in the gate with one layer: minus what the column adds to the output."""
+def test_gate_derivative_of_the_mlp():
+    """With one layer the output is linear in the gate: the derivative is minus the column's
+    contribution.
+    """
     model = mlp(hidden_units=1, layers=1)
     variables = variables_of(model)
     values, missing = rows()
@@ -235,11 +243,11 @@ def test_derivative_by_the_gate_of_the_mlp():
         for f in range(4):
             without = none + np.eye(4, dtype=np.float32)[f]
             assert gradient[:, f].sum() == pytest.approx(float(run(without) - run(none)), rel=1e-4, abs=1e-5)
-        assert gradient[0, 1] == 0  # it holds a code that is none
+        assert gradient[0, 1] == 0  # an unknown code contributes nothing
 
 
 @ENCODERS
-def test_derivative_by_the_gate_is_finite_where_the_value_is_not(model):
+def test_gate_derivative_is_finite_for_values_that_are_not(model):
     values, missing = rows()
     gate = np.zeros((3, 4), np.float32)
     gate[2] = 1
@@ -248,7 +256,7 @@ def test_derivative_by_the_gate_is_finite_where_the_value_is_not(model):
     assert np.isfinite(gradient).all()
 
 
-def test_columns_may_stand_in_any_order():
+def test_transformer_does_not_depend_on_column_order():
     model = transformer()
     values, missing = rows()
     params = variables_of(model)["params"]
@@ -273,10 +281,10 @@ def test_transformer_starts_small_and_computes_in_its_dtype():
 
 
 @ENCODERS
-def test_bad_shapes(model):
+def test_wrong_shapes_are_refused(model):
     values, missing = rows()
     variables = variables_of(model)
-    with pytest.raises(ValueError, match="3 columns, cardinalities name 4"):
+    with pytest.raises(ValueError, match="3 columns for 4 cardinalities"):
         model.apply(variables, values[:, :3], missing[:, :3], False)
-    with pytest.raises(ValueError, match="5 columns, cardinalities name 4"):
+    with pytest.raises(ValueError, match="5 columns for 4 cardinalities"):
         model.apply(variables, values, missing, False, masked=np.zeros((3, 5)))

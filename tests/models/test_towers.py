@@ -15,7 +15,7 @@ MASK = jnp.array([[True, True, True], [True, False, False], [False, True, True],
 
 
 class TinyEncoder(nn.Module):
-    """Has what matters here: a convolution, BatchNorm, a pyramid."""
+    """A convolution, BatchNorm and a pyramid."""
 
     @nn.compact
     def __call__(self, image, train):
@@ -56,8 +56,8 @@ def segmenter():
     return model, image, jax.jit(model.init, static_argnames="train")(jax.random.key(0), image, train=False)
 
 
-def test_frozen_encoder_is_frozen():
-    """No gradient, no change of its statistics, and running statistics used: the pyramid is that of evaluation."""
+def test_frozen_encoder_gets_no_gradient_and_no_new_statistics():
+    """It uses its running statistics; the decoder learns."""
     model, image, variables = segmenter()
     variables = {**variables, "batch_stats": jax.tree.map(lambda x: x + 0.1, variables["batch_stats"])}
 
@@ -92,8 +92,10 @@ def test_segmenter_logits_and_names():
     assert 0 < np.linalg.norm(half - logits) / np.linalg.norm(logits) < 0.05
 
 
-def test_a_conditioned_decoder():
-    """No effect at first; the predicted numbers steer it once its FiLM has learned, and the segmentation does not bend them."""
+def test_conditioned_decoder():
+    """No effect at first, an effect once FiLM has weights; no gradient flows from the segmentation
+    to the predictions.
+    """
     model, image, plain = segmenter()
     conditioned = Segmenter(TinyEncoder(), UNetDecoder(widths=(4, 4)), n_classes=4, measures=3)
     variables = jax.jit(conditioned.init, static_argnames="train")(jax.random.key(0), image, train=False)
@@ -104,15 +106,15 @@ def test_a_conditioned_decoder():
     np.testing.assert_allclose(logits, model.apply(plain, image, False)[0], rtol=1e-5, atol=1e-6)
     assert predicted.shape == (2, 3)
 
-    learned = jax.tree.map(lambda x: x, shared)
-    film = learned["decoder"]["level0_film"]
+    with_film = jax.tree.map(lambda x: x, shared)
+    film = with_film["decoder"]["level0_film"]
     film["kernel"] = jnp.asarray(RNG.standard_normal(film["kernel"].shape), jnp.float32)
 
     def loss(params):
         out, measured = conditioned.apply({**variables, "params": params}, image, False)
         return jnp.square(out).sum(), measured
 
-    assert not np.allclose(conditioned.apply({**variables, "params": learned}, image, False)[0], logits)
-    grads, _ = jax.jit(jax.grad(loss, has_aux=True))(learned)
+    assert not np.allclose(conditioned.apply({**variables, "params": with_film}, image, False)[0], logits)
+    grads, _ = jax.jit(jax.grad(loss, has_aux=True))(with_film)
     assert np.abs(grads["decoder"]["level0_film"]["kernel"]).max() > 0
     assert all((g == 0).all() for name in ("measures_hidden", "measures_head") for g in jax.tree.leaves(grads[name]))

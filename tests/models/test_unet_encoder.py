@@ -18,7 +18,7 @@ def normal(*shape):
 
 
 def torch_unet(x, params, norm, torch):
-    """The levels, from parameters in our names; batch statistics are the batch's own."""
+    """The maps of all stages, from parameters in our names, with batch statistics."""
     f, levels = torch.nn.functional, []
     for s in range(1, len(params) + 1):
         if s > 1:
@@ -37,17 +37,17 @@ def torch_unet(x, params, norm, torch):
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_levels_and_gradients_equal_pytorch(norm):
-    """With sides that are odd somewhere on the way down, and with the cap reached."""
+def test_maps_and_gradients_equal_pytorch(norm):
+    """With odd sides at some stages, and with the cap reached."""
     torch = pytest.importorskip("torch", reason="the oracle for the U-Net encoder needs PyTorch")
-    encoder, image = UNetEncoder(width=4, levels=4, cap=16, norm=norm), normal(2, 20, 28, 2)
+    encoder, image = UNetEncoder(width=4, stages=4, cap=16, norm=norm), normal(2, 20, 28, 2)
     shapes = jax.eval_shape(lambda: encoder.init(jax.random.key(0), image, True))["params"]
     params = jax.tree.map(lambda p: 0.3 * normal(*p.shape) + (p.ndim == 1), shapes)
     tensors = jax.tree.map(lambda p: torch.from_numpy(p).requires_grad_(), dict(params))
-    theirs = torch_unet(torch.from_numpy(image).permute(0, 3, 1, 2), tensors, norm, torch)
-    assert [tuple(t.shape[1:]) for t in theirs] == [(4, 20, 28), (8, 10, 14), (16, 5, 7), (16, 3, 4)]
+    torch_maps = torch_unet(torch.from_numpy(image).permute(0, 3, 1, 2), tensors, norm, torch)
+    assert [tuple(t.shape[1:]) for t in torch_maps] == [(4, 20, 28), (8, 10, 14), (16, 5, 7), (16, 3, 4)]
     target = normal(2, 16, 3, 4)
-    ((theirs[-1] * torch.from_numpy(target)).sum() + (theirs[0] ** 2).sum()).backward()
+    ((torch_maps[-1] * torch.from_numpy(target)).sum() + (torch_maps[0] ** 2).sum()).backward()
     stats = jax.jit(encoder.init, static_argnums=2)(jax.random.key(0), image, True).get("batch_stats", {})
 
     def loss(params):
@@ -57,18 +57,18 @@ def test_levels_and_gradients_equal_pytorch(norm):
         return last + jnp.square(features.pyramid[0]).sum(), features
 
     grads, features = jax.jit(jax.grad(loss, has_aux=True))(params)
-    for ours, other in zip(features.pyramid, theirs, strict=True):
+    for ours, other in zip(features.pyramid, torch_maps, strict=True):
         np.testing.assert_allclose(
             ours, other.detach().permute(0, 2, 3, 1), atol=1e-4 * float(other.detach().abs().max())
         )
-    np.testing.assert_allclose(features.pooled, theirs[-1].detach().mean((2, 3)), atol=1e-4)
+    np.testing.assert_allclose(features.pooled, torch_maps[-1].detach().mean((2, 3)), atol=1e-4)
     expected = jax.tree.map(lambda t: t.grad.numpy(), tensors)
     tolerance = 1e-4 * max(np.abs(g).max() for g in jax.tree.leaves(expected))
     chex.assert_trees_all_close(dict(grads), expected, atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize(("name", "widths"), [("unet", (32, 64, 128, 256, 512)), ("unet_small", (8, 16, 32, 64, 128))])
-def test_rows(name, widths):
+def test_registered_encoders_have_their_shapes(name, widths):
     image = jax.ShapeDtypeStruct((2, 48, 40, 3), jnp.float32)
     features, _ = jax.eval_shape(lambda x: ENCODERS[name]().init_with_output(jax.random.key(0), x, True), image)
     assert [f.shape for f in features.pyramid] == [
@@ -79,17 +79,17 @@ def test_rows(name, widths):
 
 @pytest.mark.parametrize(("channels", "groups"), [(16, 8), (8, 8), (12, 4), (5, 1)])
 def test_group_norm_equals_pytorch(channels, groups):
-    """Also away from zero; and training changes nothing."""
+    """Also for a mean far from zero; `train` has no effect."""
     torch = pytest.importorskip("torch", reason="the oracle for group normalisation needs PyTorch")
     x, scale, bias = normal(3, 4, 5, channels) + 5, normal(channels), normal(channels)
     layer = torch.nn.GroupNorm(groups, channels)
     layer.load_state_dict({"weight": torch.from_numpy(scale), "bias": torch.from_numpy(bias)})
-    theirs = layer(torch.from_numpy(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).detach()
+    torch_maps = layer(torch.from_numpy(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).detach()
     for train in (True, False):
         ours = GroupNorm().apply({"params": {"scale": scale, "bias": bias}}, x, train)
-        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+        np.testing.assert_allclose(ours, torch_maps, atol=1e-4)
 
 
-def test_an_unknown_normalisation_lists_the_choices():
+def test_unknown_normalisation_lists_the_choices():
     with pytest.raises(ValueError, match=r"config.model.norm='layer' is unknown: choose one of batch, group"):
         normalisation("layer", jnp.float32, "norm")

@@ -1,4 +1,6 @@
-"""The vision transformer against transformers' ViTModel with the same weights, its pyramid, and its visible patches."""
+"""The vision transformer against transformers' ViTModel with the same weights, its pyramid, and its
+visible patches.
+"""
 
 import chex
 import jax
@@ -52,7 +54,9 @@ def torch_vit(channels, **fields):
 
 
 def torch_tokens(model, image, visible):
-    """Their transformer on some patches without the class token, at our positions."""
+    """The tokens of transformers' model for some patches, with our positions and without its class
+    token.
+    """
     import torch
 
     gh, gw = image.shape[1] // 8, image.shape[2] // 8
@@ -65,7 +69,9 @@ def torch_tokens(model, image, visible):
 
 
 def convert(model, read, positions=False):
-    """Their parameters in our names, learned positions and class token if asked."""
+    """transformers' parameters in our names, with learned positions and class token if asked
+    for.
+    """
 
     def linear(layer):
         return {"kernel": read(layer.weight).T, "bias": read(layer.bias)}
@@ -99,17 +105,17 @@ def convert(model, read, positions=False):
     }
 
 
-@pytest.mark.parametrize("share", ["all", "some"])
-def test_tokens_and_gradients_equal_pytorch(share):
-    """On a grid that is not square; of all patches, and of a few that see each other alone."""
+@pytest.mark.parametrize("patches", ["all", "some"])
+def test_tokens_and_gradients_equal_pytorch(patches):
+    """On a grid that is not square; for all patches, and for a few visible ones."""
     model = torch_vit(channels=2)
     import torch
 
     image = normal(2, 24, 40, 2)
-    visible = np.tile(np.arange(15), (2, 1)) if share == "all" else np.array([[0, 4, 7, 13], [1, 2, 11, 14]])
-    theirs = torch_tokens(model, image, visible)
-    target = normal(*theirs.shape)
-    (theirs * torch.from_numpy(target)).sum().backward()
+    visible = np.tile(np.arange(15), (2, 1)) if patches == "all" else np.array([[0, 4, 7, 13], [1, 2, 11, 14]])
+    expected = torch_tokens(model, image, visible)
+    target = normal(*expected.shape)
+    (expected * torch.from_numpy(target)).sum().backward()
     params = convert(model, lambda p: p.detach().numpy().copy())
 
     def loss(params):
@@ -117,20 +123,20 @@ def test_tokens_and_gradients_equal_pytorch(share):
         return (tokens * target).sum(), tokens
 
     grads, tokens = jax.jit(jax.grad(loss, has_aux=True))(params)
-    np.testing.assert_allclose(tokens, theirs.detach(), atol=1e-4)
+    np.testing.assert_allclose(tokens, expected.detach(), atol=1e-4)
     expected = convert(model, lambda p: p.grad.numpy().copy())
     tolerance = 1e-4 * max(np.abs(g).max() for g in jax.tree.leaves(expected))
     chex.assert_trees_all_close(grads, expected, atol=tolerance, rtol=0)
-    if share == "all":
+    if patches == "all":
         variables = {"params": {**small_variables(image)["params"], **params}}
         features = jax.jit(SMALL.apply, static_argnums=2)(variables, image, False)
-        np.testing.assert_allclose(features.pooled, theirs.detach().mean(1), atol=1e-4)
+        np.testing.assert_allclose(features.pooled, expected.detach().mean(1), atol=1e-4)
 
 
 @pytest.mark.parametrize("patch", [2, 4, 8, 16])
 def test_pyramid_equals_pytorch(patch):
     torch = pytest.importorskip("torch", reason="the oracle for the pyramid needs PyTorch")
-    x = normal(2, 5, 3, 8)  # an odd map, whose end is a window of its own
+    x = normal(2, 5, 3, 8)  # an odd map: its last row is a smaller window
     module = FeaturePyramid(patch)
     init = jax.eval_shape(module.init, jax.random.key(0), 3 * [x])["params"]
     params = jax.tree.map(lambda p: normal(*p.shape), init)
@@ -160,7 +166,7 @@ def test_pyramid_equals_pytorch(patch):
 
 @pytest.mark.parametrize(("name", "heads"), [("vit_tiny", 3), ("vit_small", 6)])
 @pytest.mark.parametrize("width", [32, 64])
-def test_rows_have_their_shapes(name, heads, width):
+def test_registered_encoders_have_their_shapes(name, heads, width):
     image = jax.ShapeDtypeStruct((2, 64, 96, 5), jnp.float32)
     encoder = ENCODERS[name](width=width, dtype=jnp.bfloat16)
     features, variables = jax.eval_shape(lambda x: encoder.init_with_output(jax.random.key(0), x, True), image)
@@ -175,7 +181,7 @@ def test_rows_have_their_shapes(name, heads, width):
 
 def test_patch_grid_names_the_sizes_that_fit():
     assert patch_grid(64, 96, 8) == (8, 12)
-    with pytest.raises(ValueError, match="100x96 is not whole patches of 8x8: 96x96 or 104x96 would fit"):
+    with pytest.raises(ValueError, match="100x96 does not divide into patches of 8x8: 96x96 or 104x96 would fit"):
         patch_grid(100, 96, 8)
     with pytest.raises(ValueError, match=r"5x20 .*: 8x16 or 8x24 would fit"):
         patch_grid(5, 20, 8)
@@ -192,13 +198,13 @@ def test_patch_grid_names_the_sizes_that_fit():
         ({"width": 8, "heads": 2, "patch": 12}, "power of two, not 12"),
     ],
 )
-def test_bad_fields_are_told_before_compute(fields, message):
+def test_wrong_fields_are_refused_when_traced(fields, message):
     encoder, image = VisionTransformer(depth=1, **fields), jnp.zeros((1, 24, 24, 1))
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: encoder.init(jax.random.key(0), image, False))
 
 
-def test_visible_of_a_wrong_shape_is_told_before_compute():
+def test_visible_of_a_wrong_shape_is_refused():
     image = jnp.zeros((2, 16, 16, 1))
     variables = jax.eval_shape(lambda: SMALL.init(jax.random.key(0), image, False))
     for shape in ((2, 5), (2, 0), (1, 3), (2,)):
@@ -207,7 +213,7 @@ def test_visible_of_a_wrong_shape_is_told_before_compute():
             jax.eval_shape(lambda v, i=visible: SMALL.apply(v, image, i, method="encode_visible"), variables)
 
 
-def test_the_same_parameters_serve_every_size_and_the_position_counts():
+def test_any_image_size_and_influence_of_position():
     variables = small_variables(normal(1, 16, 16, 1))
     apply = jax.jit(SMALL.apply, static_argnums=2)
     assert [f.shape[1:3] for f in apply(variables, normal(1, 32, 24, 1), False).pyramid] == [(8, 6), (4, 3), (2, 2)]
@@ -216,15 +222,15 @@ def test_the_same_parameters_serve_every_size_and_the_position_counts():
     assert not np.allclose(apply(variables, image, False).pooled, apply(variables, swapped, False).pooled, atol=1e-3)
 
 
-def test_train_changes_nothing():
+def test_train_has_no_effect_without_drop_path():
     image = normal(2, 16, 16, 1)
     variables = small_variables(image)
     apply = jax.jit(SMALL.apply, static_argnums=2)
     jax.tree.map(np.testing.assert_array_equal, apply(variables, image, True), apply(variables, image, False))
 
 
-def test_visible_patches_alone_count():
-    """In any order; and NaN in the others changes nothing."""
+def test_only_visible_patches_have_influence():
+    """In any order; NaN in masked patches changes nothing."""
     image = normal(2, 16, 24, 1)
     variables = small_variables(image)
     visible = np.array([[0, 2, 5], [1, 3, 4]])
@@ -242,16 +248,16 @@ def test_visible_patches_alone_count():
     assert changed[0] > 1e-3 and changed[1] < 1e-6
 
 
-def test_masked_and_whole_encoding_name_the_same_parameters():
+def test_masked_and_full_encoding_have_the_same_parameters():
     image = normal(1, 16, 16, 1)
-    whole = jax.eval_shape(lambda: SMALL.init(jax.random.key(0), image, False))["params"]
+    full = jax.eval_shape(lambda: SMALL.init(jax.random.key(0), image, False))["params"]
     visible = jnp.zeros((1, 2), int)
     masked = jax.eval_shape(lambda: SMALL.init(jax.random.key(0), image, visible, method="encode_visible"))["params"]
-    assert {"pyramid", *masked} == set(whole) and "pyramid" not in masked
-    assert {name: whole[name] for name in masked} == dict(masked)
+    assert {"pyramid", *masked} == set(full) and "pyramid" not in masked
+    assert {name: full[name] for name in masked} == dict(masked)
 
 
-def test_pooled_leaves_the_pyramid_untouched():
+def test_pooled_sends_no_gradient_to_the_pyramid():
     image = normal(2, 16, 16, 1)
     params = small_variables(image)["params"]
     grads = jax.jit(jax.grad(lambda p: jnp.square(SMALL.apply({"params": p}, image, True).pooled[:, 0]).sum()))(params)
@@ -259,8 +265,10 @@ def test_pooled_leaves_the_pyramid_untouched():
     assert all(np.any(g) for g in jax.tree.leaves(grads["patch_embedding"]))
 
 
-def test_segmenter_on_it():
-    """Every parameter of the encoder hears from the logits, save biases that softmax or LayerNorm cancel."""
+def test_vit_in_a_segmenter():
+    """Every encoder parameter gets a gradient from the logits, except biases that softmax or
+    LayerNorm cancels.
+    """
     model = Segmenter(SMALL, UNetDecoder(widths=(4, 8, 8)), n_classes=4)
     image = normal(2, 64, 64, 1)
     variables = jax.jit(model.init, static_argnums=2)(jax.random.key(0), image, True)
@@ -277,7 +285,9 @@ def test_segmenter_on_it():
 
 
 def test_channels_of_the_patch_embedding_can_be_shared():
-    """As transfer does to a kernel [y,x,C,D]: a grey image in two channels gives what it gave in one."""
+    """As transfer adapts a kernel [y,x,C,D]: a grey image in two channels gives the same tokens as
+    in one.
+    """
     image = normal(1, 16, 16, 1)
     params = small_variables(image)["params"]
     kernel = params["patch_embedding"]["kernel"]
@@ -300,6 +310,6 @@ def test_bfloat16_is_close_to_float32():
         assert 0 < np.linalg.norm(np.float32(b) - a) / np.linalg.norm(a) < 0.03
 
 
-def test_who_supports_masking():
+def test_only_vision_transformers_support_masking():
     names = {"vit_tiny", "vit_small", "vit_small_16", "vit_base_16"}
     assert {name for name, build in ENCODERS.items() if supports_masking(build(width=8))} == names

@@ -1,4 +1,6 @@
-"""The published vision transformer: learned positions and class token against transformers' ViTModel; stochastic depth."""
+"""The published vision transformer: learned positions and class token against transformers'
+ViTModel; stochastic depth.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +29,7 @@ def test_tokens_of_every_tap_and_pooled_equal_pytorch(size):
         last = model(
             torch.from_numpy(image).permute(0, 3, 1, 2), interpolate_pos_encoding=size != 224
         ).last_hidden_state
-    theirs = [*(out[0] if isinstance(out, tuple) else out for out in outs), last]
+    expected = [*(out[0] if isinstance(out, tuple) else out for out in outs), last]
     params = convert(model, lambda p: p.detach().numpy().copy(), positions=True)
     wanted = jax.eval_shape(lambda: PUBLISHED.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), False))["params"]
     pyramid = jax.tree.map(lambda p: np.ones(p.shape, np.float32), wanted["pyramid"])
@@ -38,7 +40,7 @@ def test_tokens_of_every_tap_and_pooled_equal_pytorch(size):
         return PUBLISHED.apply(variables, image, False, method="tokens"), PUBLISHED.apply(variables, image, False)
 
     ours, features = jax.jit(both)(image)
-    for a, b in zip(ours, theirs, strict=True):
+    for a, b in zip(ours, expected, strict=True):
         assert np.abs(a - b.numpy()).max() < 1e-4 * np.abs(b.numpy()).max()
     np.testing.assert_allclose(features.pooled, last[:, 0], atol=1e-4)
     assert [f.shape[1] for f in features.pyramid] == [size // 4, size // 8, size // 16, -(-size // 32)]
@@ -48,13 +50,13 @@ def test_tokens_of_every_tap_and_pooled_equal_pytorch(size):
 def test_positions_are_resampled_as_pytorch_does(size):
     torch = pytest.importorskip("torch", reason="the oracle for bicubic interpolation needs PyTorch")
     x = normal(14, 14, 6)
-    theirs = torch.nn.functional.interpolate(torch.from_numpy(x).permute(2, 0, 1)[None], size, mode="bicubic")
-    np.testing.assert_allclose(resize_positions(x, *size), theirs[0].permute(1, 2, 0), atol=1e-5)
+    expected = torch.nn.functional.interpolate(torch.from_numpy(x).permute(2, 0, 1)[None], size, mode="bicubic")
+    np.testing.assert_allclose(resize_positions(x, *size), expected[0].permute(1, 2, 0), atol=1e-5)
     np.testing.assert_allclose(resize_positions(np.ones((3, 4, 1)), *size), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "heads"), [("vit_small_16", 6), ("vit_base_16", 12)])
-def test_published_rows(name, heads):
+def test_published_encoders_have_their_parameter_counts(name, heads):
     d, image = 64 * heads, jax.ShapeDtypeStruct((2, 96, 128, 1), jnp.float32)
     encoder = ENCODERS[name]()
     features, variables = jax.eval_shape(lambda x: encoder.init_with_output(jax.random.key(0), x, True), image)
@@ -63,17 +65,17 @@ def test_published_rows(name, heads):
     assert params["class_token"].shape == (1, 1, d) and params["positions"].shape == (1, 197, d)
     of_rgb = sum(np.prod(p.shape) for n, tree in params.items() if n != "pyramid" for p in jax.tree.leaves(tree))
     of_rgb += 2 * 16 * 16 * d
-    assert of_rgb == {6: 21_665_664, 12: 85_798_656}[heads]  # of the published networks without their classifier
+    assert of_rgb == {6: 21_665_664, 12: 85_798_656}[heads]  # published networks without their classifier
 
 
 def test_visible_patches_and_the_class_token():
-    """All patches in order are the whole image; what is not visible does not count."""
+    """All patches in order give the tokens of the full image; masked patches have no influence."""
     image = normal(2, 32, 24, 1)
     variables = small_variables(image, SMALL)
-    whole = jax.jit(lambda v, x: SMALL.apply(v, x, False, method="tokens"))(variables, image)[-1]
+    full = jax.jit(lambda v, x: SMALL.apply(v, x, False, method="tokens"))(variables, image)[-1]
     tokens = encode_visible(variables, image, np.tile(np.arange(12), (2, 1)), SMALL)
     assert tokens.shape == (2, 12, D)
-    np.testing.assert_allclose(tokens, whole[:, 1:], atol=1e-5)
+    np.testing.assert_allclose(tokens, full[:, 1:], atol=1e-5)
     other = image.copy()
     other[:, :8, :8] = np.nan
     assert np.isfinite(encode_visible(variables, other, np.array([[1, 5], [4, 11]]), SMALL)).all()
@@ -85,16 +87,18 @@ def test_visible_patches_and_the_class_token():
         ({"taps": (2, 1)}, "blocks from 1 to 2, in ascending order"),
         ({"taps": (1, 3)}, "blocks from 1 to 2"),
         ({"drop_path": 1.0}, "is a probability"),
-        ({"image_size": 30}, "30x30 is not whole patches of 8x8"),
+        ({"image_size": 30}, "30x30 does not divide into patches of 8x8"),
     ],
 )
-def test_bad_fields(fields, message):
+def test_wrong_fields_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: SMALL.clone(**fields).init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)), False))
 
 
-def test_stochastic_depth_leaves_parts_out_of_whole_examples():
-    """A part stays, doubled, or goes, for all tokens of an example; without training it stays as it is."""
+def test_stochastic_depth_drops_or_doubles_parts_of_an_example():
+    """In training a part is dropped or doubled, for all tokens of an example together; in
+    evaluation it does not change.
+    """
     x = jnp.asarray(np.tile(normal(1, 3, D), (64, 1, 1)))
     block = Block(2, drop_path=0.5)
     params = block.init(jax.random.key(0), x)

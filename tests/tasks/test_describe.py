@@ -18,12 +18,19 @@ MODEL = {"encoder": "resnet18", "width": 8, "dtype": "float32", "decoder_widths"
         ({"decoder": "fpn"}, r"config.model.decoder='fpn' is unknown: choose one of mlp, unet"),
         ({"encoder": "alexnet"}, r"config.model.encoder='alexnet' is unknown: choose one of convnext_pico"),
         ({"norm": "layer"}, r"config.model.norm='layer' is unknown: choose one of batch, group"),
-        ({"norm": "group", "encoder": "vit_tiny"}, r"config.model.norm='group': vit_tiny has no .* resnet18"),
+        ({"norm": "group", "encoder": "vit_tiny"}, r"config.model.norm='group': vit_tiny has no norm .* resnet18"),
         (
-            {"drop_path": 0.1},
-            r"config.model.drop_path=0.1: resnet18 has no such choice, leave it at 0.0; .* convnext_pico",
+            {"encoder_options": {"drop_path": 0.1}},
+            r"config.model.encoder_options.drop_path=0.1: resnet18 has no such option; it takes remat$",
         ),
-        ({"drop_path": 1.0, "encoder": "vit_tiny"}, r"config.model.drop_path=1.0: give a probability"),
+        (
+            {"encoder_options": {"drop_path": 1.0}, "encoder": "vit_tiny"},
+            r"config.model.encoder_options.drop_path=1.0: give a probability",
+        ),
+        (
+            {"encoder_options": {"dropout": 0.1}, "encoder": "convnext_pico"},
+            r"config.model.encoder_options.dropout=0.1: convnext_pico has no such option; it takes drop_path, remat$",
+        ),
         ({"decoder_widths": ()}, r"config.model.decoder_widths=\(\): give numbers"),
     ],
 )
@@ -34,7 +41,7 @@ def test_what_a_model_has_wrong_is_told_by_its_key(change: dict, message: str) -
 
 
 def test_choices_reach_the_modules_and_old_runs_have_the_defaults() -> None:
-    model = MODEL | {"encoder": "vit_tiny", "drop_path": 0.2, "remat": True}
+    model = MODEL | {"encoder": "vit_tiny", "encoder_options": {"drop_path": 0.2, "remat": True}}
     assert (from_config.encoder(model).drop_path, from_config.encoder(model).remat) == (0.2, True)
     model = MODEL | {"norm": "group", "decoder": "mlp"}
     assert (from_config.encoder(model).norm, from_config.decoder(model).norm, from_config.decoder(model).width) == (
@@ -54,14 +61,14 @@ def test_choices_reach_the_modules_and_old_runs_have_the_defaults() -> None:
                 "encoder": "swin_micro",
                 "width": 8,
                 "decoder_widths": (4, 4, 4, 4),
-                "drop_path": 0.5,
-                "remat": True,
+                "encoder_options.drop_path": 0.5,
+                "encoder_options.remat": True,
                 "decoder": "mlp",
             },
         ),
         ("segment_sax", {"encoder": "unet_small", "norm": "group", "decoder_widths": (4, 4, 4, 4)}),
-        ("pretrain_sax", {"encoder": "vit_tiny", "drop_path": 0.5}),
-        ("probe", {"encoder": "vit_small_16", "drop_path": 0.5}),
+        ("pretrain_sax", {"encoder": "vit_tiny", "encoder_options.drop_path": 0.5}),
+        ("probe", {"encoder": "vit_small_16", "encoder_options.drop_path": 0.5}),
     ],
 )
 def test_steps_with_the_choices_trace(name: str, change: dict, acdc, tmp_path) -> None:

@@ -1,7 +1,9 @@
-"""Weights of image encoders as others publish them <-> our parameters: pure functions between flat dicts of NumPy arrays.
+"""Converts published weights of image encoders to our parameters and back, as flat dicts of NumPy
+arrays.
 
-Theirs: {"conv1.weight": array} as PyTorch lays arrays out. Ours: {"params/stem_conv/kernel": array}, also "batch_stats/...".
-Families: ResNet, ConvNeXt, Swin, ViT with a class token and learned positions.
+Published: {"conv1.weight": array} in PyTorch's layout. Ours: {"params/stem_conv/kernel": array},
+also "batch_stats/...". Families: ResNet, ConvNeXt, Swin, ViT with a class token and learned
+positions.
 """
 
 import dataclasses
@@ -16,19 +18,25 @@ from morphojax.models.published.convolutional import CONVNEXT, RESNET
 from morphojax.models.published.naming import Family, Naming, by_naming, downsampling
 from morphojax.models.published.transformers import SWIN, VIT
 
-FAMILIES = (RESNET, CONVNEXT, SWIN, VIT)  # Swin before ViT: the names of its blocks end as those of ViT
-# Of several encoders in a file: the one that is trained by gradients, on images.
+FAMILIES = (RESNET, CONVNEXT, SWIN, VIT)  # Swin before ViT: its block names end like ViT's
+# If a file has several encoders: the image encoder that was trained by gradients.
 _PREFERRED = ("encoder_imaging.", "online_network.", "encoder_q.")
 _UNUSED = re.compile(r".*(num_batches_tracked|relative_position_index|attn_mask)")
 
 
 class PublishedError(ValueError):
-    """Weights that are of no known encoder, or of another than is wanted, or an encoder that nobody else has."""
+    """The weights are of an unknown or different encoder, or transformers does not have the encoder
+    to export.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """tensors: by the names of transformers' weight files; others: what the file holds besides, by its own names."""
+    """An encoder found in a file.
+
+    tensors: by their names in transformers' weight files. others: the file's names that are not
+    part of the encoder.
+    """
 
     family: str
     naming: str
@@ -38,9 +46,10 @@ class Published:
 
 
 def recognise(arrays: Mapping[str, np.ndarray]) -> Published:
-    """Finds the encoder in a file by its names, under whatever prefix (`model.`, `module.backbone.`, ...).
+    """Finds the encoder in a file by its names, under any prefix (`model.`, `module.backbone.`,
+    ...).
 
-    Raises PublishedError where there is none, or several under prefixes that do not say which is meant.
+    Raises PublishedError if there is none, or several and no prefix shows which one to use.
     """
     arrays = split_projections(arrays)
     family, naming, prefix = _find(list(arrays))
@@ -60,16 +69,21 @@ def _find(names: list[str]) -> tuple[Family, Naming, str]:
             prefixes = [n.removesuffix(naming.anchor) for n in names if n.endswith(naming.anchor)]
             prefixes = sorted(p for p in prefixes if not p or p.endswith("."))
             chosen = [p for p in prefixes if any(word in p for word in _PREFERRED)]
-            if len(found := chosen or prefixes) > 1:
-                raise PublishedError(f"{len(found)} encoders, under {', '.join(found)}: keep one of them in the file")
-            if found:
-                return family, naming, found[0]
-    some = ", ".join(names[:5]) or "nothing"
-    raise PublishedError(f"no encoder of a known family ({', '.join(f.title for f in FAMILIES)}): it holds {some}")
+            candidates = chosen or prefixes
+            if len(candidates) > 1:
+                raise PublishedError(
+                    f"{len(candidates)} encoders, under {', '.join(candidates)}: keep one of them in the file"
+                )
+            if candidates:
+                return family, naming, candidates[0]
+    examples = ", ".join(names[:5]) or "nothing"
+    raise PublishedError(f"no encoder of a known family ({', '.join(f.title for f in FAMILIES)}): it holds {examples}")
 
 
 def _merging_last(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """timm since 0.9 merges patches at the start of a stage, so that the first has nothing to merge."""
+    """timm >= 0.9 merges patches at the start of a stage, transformers at the end: renames if the
+    first stage has no merging.
+    """
     merging = [n for n in tensors if ".downsample." in n and n.startswith("encoder.layers.")]
     if not merging or any(n.startswith("encoder.layers.0.") for n in merging):
         return tensors
@@ -77,17 +91,18 @@ def _merging_last(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def split_projections(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays with one name for each of query, key and value, whatever the file calls them.
+    """The arrays with separate names for query, key and value, also if the file joins them in one
+    array.
 
-    Raises PublishedError where a projection to all three is not three of one size.
+    Raises PublishedError if a joined array does not divide into three.
     """
     result = {}
     for name, array in arrays.items():
-        if found := re.fullmatch(r"(.*\.)qkv(\.weight|\.bias)", name):
+        if joined := re.fullmatch(r"(.*\.)qkv(\.weight|\.bias)", name):
             if not array.ndim or len(array) % 3:
                 raise PublishedError(f"{name}: {array.shape} is not query, key and value")
             parts = np.split(array, 3)
-            result |= {f"{found[1]}{x}{found[2]}": p for x, p in zip(("query", "key", "value"), parts, strict=True)}
+            result |= {f"{joined[1]}{x}{joined[2]}": p for x, p in zip(("query", "key", "value"), parts, strict=True)}
             continue
         for theirs, ours in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("o_proj", "out")):
             name = name.replace(f".attention.{theirs}.", f".attention.{ours}.")
@@ -96,7 +111,9 @@ def split_projections(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
 
 
 def family_of(names: Iterable[str]) -> Family | None:
-    """The family that has all of our names (`params/stem_conv/kernel`); None for an encoder that is only ours."""
+    """The family that has all of our names (`params/stem_conv/kernel`); None if no library
+    publishes such an encoder.
+    """
     bare = {name.partition("/")[2] for name in names}
     for family in FAMILIES:
         known = all(family.published(n) or n.startswith(family.own or "\0") for n in bare)
@@ -105,26 +122,27 @@ def family_of(names: Iterable[str]) -> Family | None:
     return None
 
 
-def to_ours(found: Published, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The tensors of a file as our encoder has them, float32.
+def to_ours(source: Published, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """The tensors of a file in our names and layout, float32.
 
-    A first convolution of other input channels is summed over them and shared evenly among ours: a grey image, alone or in every
-    channel, then gives what the published encoder makes of it in every channel. Positions of another (square) grid are interpolated
-    (`resize_positions`; that of the class token stays).
+    If the number of input channels differs, the first kernel is summed over its channels and
+    divided evenly among ours: a grey image repeated in every channel then gives the same features
+    as in the published encoder. Positions of another (square) grid are interpolated
+    (`resize_positions`), except that of the class token.
 
     Args:
         shapes: of our parameters and statistics, by name.
 
-    Returns:
-        The arrays by our names, and what was adapted, in words. Modules that are only ours are not among them.
+    Returns: The arrays by our names, without modules that only we have, and a sentence for each
+        adaptation.
 
-    Raises:
-        PublishedError: another family; tensors missing, of other shapes, or of more layers than ours. All are named (ten of each).
+    Raises: PublishedError: another family; tensors missing, of other shapes, or of more layers.
+        Names ten of each at most.
     """
     family = family_of(shapes)
-    if family is None or family.title != found.family:
+    if family is None or family.title != source.family:
         raise PublishedError(
-            f"weights of another architecture: a {found.family} (names: {found.naming}), the encoder of the config is "
+            f"weights of another architecture: a {source.family} (names: {source.naming}), the encoder of the config is "
             + (f"a {family.title}" if family else "of a kind that is not published")
         )
     taken, adapted, missing, misshapen, used = {}, [], [], [], set()
@@ -133,11 +151,11 @@ def to_ours(found: Published, shapes: Mapping[str, tuple[int, ...]]) -> tuple[di
         hub = family.published(bare)
         if hub is None:
             continue
-        if hub not in found.tensors:
+        if hub not in source.tensors:
             missing.append(f"{name} ({hub})")
             continue
         used.add(hub)
-        array = found.tensors[hub].astype(np.float32)
+        array = source.tensors[hub].astype(np.float32)
         if bare == family.stem:
             array, note = _adapt_channels(array, shape)
         elif bare == "positions":
@@ -149,38 +167,38 @@ def to_ours(found: Published, shapes: Mapping[str, tuple[int, ...]]) -> tuple[di
             misshapen.append(f"{name}: {array.shape} in the file, {shape} in the config's encoder")
         taken[name] = array
         adapted += [f"{name}: {note}"] if note else []
-    deeper = [n for n in found.tensors if n not in used and n.startswith("encoder.")]
+    deeper = [n for n in source.tensors if n not in used and n.startswith("encoder.")]
     problems = [
         ("not in the file", missing),
         ("of another shape", misshapen),
-        ("of layers that the config's encoder has not", deeper),
+        ("of layers that the config's encoder does not have", deeper),
     ]
     if any(names for _, names in problems):
-        told = [f"{len(names)} {what}: " + "; ".join(names[:10]) for what, names in problems if names]
+        details = [f"{len(names)} {what}: " + "; ".join(names[:10]) for what, names in problems if names]
         raise PublishedError(
-            f"a {found.family} of another size (config.model.encoder, config.model.width). " + ". ".join(told)
+            f"a {source.family} of another size (config.model.encoder, config.model.width). " + ". ".join(details)
         )
     return taken, tuple(adapted)
 
 
-def left_over(found: Published, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
-    """What of a file our encoder has no use for: heads, counters, other modules."""
+def left_over(source: Published, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """Names in a file that our encoder does not use: heads, counters, other modules."""
     family = family_of(shapes)
     used = {family.published(name.partition("/")[2]) for name in shapes} if family else set()
-    return (*found.others, *(found.prefix + name for name in found.tensors if name not in used))
+    return (*source.others, *(source.prefix + name for name in source.tensors if name not in used))
 
 
 def to_hugging_face(variables: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Our encoder as a weight file of transformers: the opposite of `to_ours`, to the bit.
+    """Our encoder in the names and layout of transformers: the exact inverse of `to_ours`.
 
     Args:
         variables: of the encoder, by our names.
 
     Returns:
-        The tensors, and our names that transformers has no place for (the pyramid of a ViT).
+        The tensors, and our names that transformers does not have (the pyramid of a ViT).
 
-    Raises:
-        PublishedError: an encoder that transformers does not have, such as a ViT with fixed positions.
+    Raises: PublishedError: an encoder that transformers does not have, such as a ViT with fixed
+        positions.
     """
     family = family_of(variables)
     if family is None:
@@ -191,7 +209,7 @@ def to_hugging_face(variables: Mapping[str, np.ndarray]) -> tuple[dict[str, np.n
     for name, array in variables.items():
         bare = name.partition("/")[2]
         if hub := family.published(bare):
-            tensors[hub] = np.ascontiguousarray(_their_layout(bare, np.asarray(array)))
+            tensors[hub] = np.ascontiguousarray(_torch_layout(bare, np.asarray(array)))
         else:
             kept.append(name)
     counters = [n.replace("running_mean", "num_batches_tracked") for n in tensors if n.endswith("running_mean")]
@@ -199,7 +217,9 @@ def to_hugging_face(variables: Mapping[str, np.ndarray]) -> tuple[dict[str, np.n
 
 
 def _adapt_channels(kernel: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
-    """PyTorch's kernel [D,C,y,x], with the channels that our shape ([y,x,C,D] or [y*x*C,D]) asks for."""
+    """PyTorch's kernel [D,C,y,x] with the number of channels C of our shape ([y,x,C,D] or
+    [y*x*C,D]).
+    """
     if kernel.ndim != 4:
         return kernel, ""
     have, wanted = kernel.shape[1], int(np.prod(shape)) // (shape[-1] * kernel.shape[2] * kernel.shape[3])
@@ -210,7 +230,7 @@ def _adapt_channels(kernel: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndar
 
 
 def _adapt_positions(positions: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
-    """[1,1+P,D] to another number of patches, both grids square."""
+    """Positions [1,1+P,D] for another number of patches; both grids must be square."""
     if positions.ndim != 3 or positions.shape == shape or positions.shape[2] != shape[2]:
         return positions, ""
     have, wanted = (round((n - 1) ** 0.5) for n in (positions.shape[1], shape[1]))
@@ -222,14 +242,16 @@ def _adapt_positions(positions: np.ndarray, shape: tuple[int, ...]) -> tuple[np.
 
 
 def _layout(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """PyTorch's layout to ours; to our shape where that has as many values."""
+    """An array in PyTorch's layout, in ours; reshaped to our shape if the number of values
+    agrees.
+    """
     if name.endswith("kernel"):
         array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
     merges = array.ndim != len(shape)
     return array.reshape(shape) if merges and array.size == np.prod(shape) else array
 
 
-def _their_layout(name: str, array: np.ndarray) -> np.ndarray:
+def _torch_layout(name: str, array: np.ndarray) -> np.ndarray:
     *module, leaf = name.split("/")
     if leaf == "bias":
         return array.reshape(-1)

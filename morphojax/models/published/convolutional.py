@@ -1,4 +1,4 @@
-"""ResNet and ConvNeXt in the words of those who publish weights of them."""
+"""The parameter names of ResNet and ConvNeXt in the libraries that publish weights."""
 
 from morphojax.models.published.naming import Family, Naming, each
 

@@ -1,7 +1,8 @@
-"""Names of encoders' parameters, ours and others', as rules to one naming: that of the weight files of Hugging Face transformers.
+"""Rules that translate parameter names, ours and those of other libraries, to the names in
+transformers' weight files.
 
-In the rules our numbers (`stage1`) count from 0, as theirs do. The dots of other names are literal, so they are written as they are
-in files, with N for a number and P for the name of a parameter.
+In the rules our numbers (`stage1`) count from 0, as in transformers. Dots are literal. N stands for
+a number, P for the name of a parameter.
 """
 
 import dataclasses
@@ -13,18 +14,24 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var":
 
 @dataclasses.dataclass(frozen=True)
 class Naming:
-    """How somebody names the parameters of a family. anchor: a name that every file of it has, and no other naming."""
+    """The parameter names of one library for one family of encoders.
+
+    anchor: a name that is in every file with this naming and in no other.
+    """
 
     title: str
     anchor: str
-    rules: Rules = ()  # none: the names are those of the weight files of transformers
-    counted: str = ""  # words before numbers that count from 1
+    rules: Rules = ()  # empty: the names are already those of transformers
+    counted: str = ""  # words whose numbers count from 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """stem: our kernel that reads the image. required: our names that tell it from other families. own: our modules that published
-    encoders do not have."""
+    """A family of encoders and its names.
+
+    stem: our kernel that is applied to the image. required: our names that identify the family.
+    ours: rules for our names. own: our modules that published encoders do not have.
+    """
 
     title: str
     stem: str
@@ -34,30 +41,38 @@ class Family:
     own: tuple[str, ...] = ()
 
     def published(self, name: str) -> str | None:
-        """Our name (`stage1_block1/conv1/kernel`) in the naming of transformers; None for one that it does not have."""
+        """Our name (`stage1_block1/conv1/kernel`) as transformers has it; None if it has no such
+        parameter.
+        """
         module, _, leaf = name.rpartition("/")
         dotted = ".".join(filter(None, (module.replace("/", "."), _LEAVES.get(leaf, leaf))))
-        found = rename(_count_from_zero(dotted, "stage|block|conv|norm"), self.ours)
-        return found and downsampling(found)
+        renamed = rename(_count_from_zero(dotted, "stage|block|conv|norm"), self.ours)
+        return renamed and downsampling(renamed)
 
 
 def rename(name: str, rules: Rules) -> str | None:
-    """The first rule whose pattern is the whole name."""
+    """The name translated by the first rule whose pattern matches all of it; None without a
+    match.
+    """
     for pattern, template in rules:
         regex = re.escape(pattern).replace("N", r"(\d+)").replace("P", r"(\w+)")
-        if found := re.fullmatch(regex, name):
+        if match := re.fullmatch(regex, name):
             numbered = re.sub("[NP]", "{}", template)
-            return numbered.format(*found.groups())
+            return numbered.format(*match.groups())
     return None
 
 
 def by_naming(name: str, naming: Naming) -> str | None:
-    """A name of a file, without its prefix, as transformers' files have it; None for what is no part of the encoder."""
+    """A name from a file, without its prefix, as transformers has it; None if it is not part of the
+    encoder.
+    """
     return rename(_count_from_zero(name, naming.counted), naming.rules) if naming.rules else name
 
 
 def downsampling(name: str) -> str:
-    """Swin merges patches between stages: named by the stage after as the end of the stage before."""
+    """Swin's patch merging: our name says the next stage, transformers names it as the end of the
+    previous one.
+    """
     return re.sub(r"(encoder\.layers)\.(\d+)\.(downsample)", lambda m: f"{m[1]}.{int(m[2]) - 1}.{m[3]}", name)
 
 

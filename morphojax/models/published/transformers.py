@@ -1,6 +1,6 @@
-"""Swin and ViT in the words of those who publish weights of them.
+"""The parameter names of Swin and ViT in the libraries that publish weights.
 
-query, key and value are taken apart, where a file has them in one, before the rules are applied (`split_projections`).
+`split_projections` separates joined query, key and value arrays before these rules are applied.
 """
 
 from morphojax.models.published.naming import Family, Naming, Rules, each
@@ -10,21 +10,23 @@ _MLP = {"fc1.P": "intermediate.dense.P", "fc2.P": "output.dense.P"}
 _NORMS = {"norm1.P": "layernorm_before.P", "norm2.P": "layernorm_after.P"}
 
 
-def _block(theirs: str, hub: str, attention: str, out: str, self_attention: str) -> Rules:
-    """A block of timm: norms, attention, MLP."""
+def _block(prefix: str, hub: str, attention: str, out: str, self_attention: str) -> Rules:
+    """Rules for a block of timm: norms, attention, MLP."""
     return (
-        *each(theirs, hub, _NORMS),
-        *((f"{theirs}{attention}{x}.P", f"{hub}{self_attention}{x}.P") for x in _PROJECTIONS),
-        (f"{theirs}{attention}{out}.P", f"{hub}attention.output.dense.P"),
-        *each(theirs + "mlp.", hub, _MLP),
+        *each(prefix, hub, _NORMS),
+        *((f"{prefix}{attention}{x}.P", f"{hub}{self_attention}{x}.P") for x in _PROJECTIONS),
+        (f"{prefix}{attention}{out}.P", f"{hub}attention.output.dense.P"),
+        *each(prefix + "mlp.", hub, _MLP),
     )
 
 
-def _modules(theirs: str, hub: str, self_attention: str) -> Rules:
-    """A block of the modules of transformers, which since version 5 are named otherwise than its files."""
+def _modules(prefix: str, hub: str, self_attention: str) -> Rules:
+    """Rules for a block of transformers' modules: since version 5 their names differ from those in
+    its files.
+    """
     return (
-        *((f"{theirs}{x}.P", f"{hub}{x}.P") for x in ("layernorm_before", "layernorm_after")),
-        *_block(theirs, hub, "attention.", "out", self_attention),
+        *((f"{prefix}{x}.P", f"{hub}{x}.P") for x in ("layernorm_before", "layernorm_after")),
+        *_block(prefix, hub, "attention.", "out", self_attention),
     )
 
 

@@ -188,8 +188,8 @@ def diagnose(state: TrainState, constants: Any, batch: Batch, spec: PretrainSpec
         mask = gate if row_variants else None
         result = forward_with_target(params, state, constants, batch, spec, state.step, mask)
         towers = result.towers
-        features = {"image_features": towers.subjects[0]} if towers.subjects else {}
-        features |= {"table_features": towers.rows[row_variants[0]].pooled} if towers.rows else {}
+        features = {"image_features": towers.subject_features[0]} if towers.subject_features else {}
+        features |= {"table_features": towers.row_features[row_variants[0]].pooled} if towers.row_features else {}
         weighted = {
             name: objective.weight * objective.loss(result.outputs[name], result.info)[0]
             for name, objective in spec.objectives.items()

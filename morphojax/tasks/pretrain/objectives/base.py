@@ -101,7 +101,7 @@ class Objective:
     """One objective of a run.
 
     weight:         factor of its loss in the sum.
-    head:           module: (outputs of the encoders, train) -> arrays by name.
+    head:           module: (TowerOutputs, train) -> arrays by name.
     loss:           (the head's arrays, BatchInfo) -> (loss, metrics).
     views:          number of augmented views of every slice that it needs: 0, 1 or 2. Masked
                     patches do not count.

@@ -1,6 +1,4 @@
-"""The layers that the models share: convolution, normalisation, pooling, GELU, FiLM. Parameters are
-float32.
-"""
+"""The layers that the models share: convolution, normalisation, GELU, FiLM; parameters are float32."""
 
 import math
 from typing import Any
@@ -8,8 +6,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-
-from morphojax.models import cpu
 
 Dtype = Any
 NORMS = ("batch", "group")
@@ -31,18 +27,17 @@ def conv(features: int, size: int, stride: int = 1, dtype: Dtype = jnp.float32, 
         use_bias=False,
         dtype=dtype,
         kernel_init=he_fan_out,
-        conv_general_dilated=cpu.convolve if cpu.enabled() else None,
         name=name,
     )
 
 
 class TransposedConv(nn.Module):
-    """A transposed convolution whose kernel is as large as its stride: [B,h,w,C] ->
-    [B,stride*h,stride*w,features].
+    """[B,h,w,C] -> [B,stride*h,stride*w,features] by a kernel that is as large as the stride.
 
-    No two outputs overlap, so every input pixel becomes a block of stride x stride pixels.
-    kernel: [C, stride*stride*features], columns ordered by y, x, feature; bias:
-    [stride*stride*features].
+    No two outputs overlap: every input pixel becomes a block of stride x stride pixels.
+    kernel: [C, stride*stride*features], columns ordered by y, x, feature.
+    bias: [stride*stride*features], in the same order.
+    A matrix product and a pixel shuffle compute the same; with them XLA failed to compile on a GPU.
     """
 
     features: int
@@ -71,19 +66,8 @@ class TransposedConv(nn.Module):
         return y
 
 
-def max_pool(x: jax.Array) -> jax.Array:
-    """Maximum over 3x3 windows at stride 2, padded by 1: [B,H,W,C] -> [B,ceil(H/2),ceil(W/2),C].
-
-    The gradient goes to the first maximum of a window, row by row, as in PyTorch.
-    """
-    if cpu.enabled():
-        return cpu.max_pool(x)
-    return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-
-
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415): x times the normal distribution
-    function of x.
+    """Exact GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415): x times its normal distribution.
 
     Written with erf, as in PyTorch. jax.nn.gelu uses erfc, which XLA computes in two branches.
     """

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from morphojax.models.features import Features
-from morphojax.models.layers import Dtype, conv, max_pool, normalisation
+from morphojax.models.layers import Dtype, conv, normalisation
 
 
 class BasicBlock(nn.Module):
@@ -84,7 +84,7 @@ class ResNet(nn.Module):
         x = nn.relu(normalisation(self.norm, self.dtype, "stem_norm")(x, train))
         pyramid = [x]
         block = nn.remat(self.block, static_argnums=(2,)) if self.remat else self.block
-        x = max_pool(x)
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         for stage, depth in enumerate(self.depths):
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1

@@ -1,4 +1,4 @@
-"""PyTorch's ResNet (transformers) with random weights, and the same weights in our names."""
+"""transformers' ResNet with random weights, and the same weights in our names."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,10 @@ import pytest
 DEPTHS = {"resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3], "resnet50": [3, 4, 6, 3]}
 
 
-def torch_resnet(name: str, channels: int, width: int):
-    """transformers' ResNetModel, BatchNorm's parameters and running statistics drawn at random
-    too.
+def torch_resnet(name: str, channels: int, width: int, depths: tuple[int, ...] = ()):
+    """transformers' ResNetModel, also with random parameters and running statistics of BatchNorm.
+
+    depths: blocks per stage; empty: those of the name.
     """
     torch = pytest.importorskip("torch", reason="the oracle for ResNet needs PyTorch")
     transformers = pytest.importorskip("transformers", reason="the oracle for ResNet needs transformers")
@@ -17,7 +18,7 @@ def torch_resnet(name: str, channels: int, width: int):
         num_channels=channels,
         embedding_size=width,
         hidden_sizes=[expansion * width * 2**i for i in range(4)],
-        depths=DEPTHS[name],
+        depths=list(depths) or DEPTHS[name],
         layer_type="bottleneck" if name == "resnet50" else "basic",
     )
     torch.manual_seed(0)

@@ -55,33 +55,6 @@ def test_transposed_convolution_equals_pytorch(stride):
     np.testing.assert_allclose(grads["bias"], blocks.reshape(-1), atol=1e-4)
 
 
-@pytest.fixture(params=[True, False], ids=["cpu", "plain"])
-def max_pool(request, monkeypatch):
-    """`layers.max_pool` as on the CPU, and as everywhere else."""
-    monkeypatch.setattr(layers.cpu, "enabled", lambda: request.param)
-    return layers.max_pool
-
-
-@pytest.mark.parametrize("size", [(8, 8), (7, 9), (1, 2), (2, 5)])
-def test_max_pool_and_its_gradient_equal_pytorch(size, max_pool):
-    """With many ties: the gradient goes to the first maximum of a window."""
-    torch = pytest.importorskip("torch", reason="the oracle for max-pooling needs PyTorch")
-    x = RNG.integers(0, 3, (2, *size, 3)).astype(np.float32)
-    ours, pullback = jax.vjp(max_pool, jnp.asarray(x))
-    np.testing.assert_array_equal(max_pool(jnp.asarray(x)), ours)
-    gradient = RNG.integers(1, 9, ours.shape).astype(np.float32)
-    tensor = torch.from_numpy(x).permute(0, 3, 1, 2).requires_grad_()
-    out = torch.nn.functional.max_pool2d(tensor, 3, 2, 1)
-    out.backward(torch.from_numpy(gradient).permute(0, 3, 1, 2))
-    np.testing.assert_array_equal(ours, out.detach().permute(0, 2, 3, 1))
-    np.testing.assert_array_equal(pullback(jnp.asarray(gradient))[0], tensor.grad.permute(0, 2, 3, 1))
-
-
-def test_max_pool_propagates_nan(max_pool):
-    x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1, 0].set(jnp.nan)
-    assert np.isnan(max_pool(x)).sum() == 4
-
-
 def test_batch_norm_equals_pytorch():
     torch = pytest.importorskip("torch", reason="the oracle for BatchNorm needs PyTorch")
     x = (3 + 2 * RNG.standard_normal((4, 5, 5, 3))).astype(np.float32)

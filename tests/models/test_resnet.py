@@ -46,7 +46,8 @@ def test_train_mode_equals_pytorch(name):
     In float64: many batch normalisations over few values leave too few correct digits in float32.
     """
     torch = pytest.importorskip("torch", reason="the oracle for ResNet needs PyTorch")
-    model = torch_resnet(name, 3, WIDTH).double().train()
+    depths = (2, 1, 1, 1)
+    model = torch_resnet(name, 3, WIDTH, depths).double().train()
     params, batch_stats = convert(model, value)
     image = RNG.standard_normal((4, 64, 64, 3))
     x = torch.from_numpy(image).permute(0, 3, 1, 2).requires_grad_()
@@ -56,7 +57,7 @@ def test_train_mode_equals_pytorch(name):
     expected_grads, expected_stats = convert(model, lambda p: p.grad.numpy().copy())
 
     with jax.enable_x64(True):
-        encoder = ENCODERS[name](width=WIDTH, dtype=jnp.float64)
+        encoder = ENCODERS[name](depths=depths, width=WIDTH, dtype=jnp.float64)
 
         def loss(params, image):
             variables = {"params": params, "batch_stats": batch_stats}
@@ -91,7 +92,8 @@ def test_pyramid_halves_from_2_to_32_and_takes_any_channels():
 
 def test_bfloat16_is_close_to_float32():
     image = RNG.standard_normal((2, 64, 64, 1), np.float32)
-    full, half = (ENCODERS["resnet18"](width=WIDTH, dtype=d) for d in (jnp.float32, jnp.bfloat16))
+    depths = (1, 1, 1, 1)
+    full, half = (ENCODERS["resnet18"](depths=depths, width=WIDTH, dtype=d) for d in (jnp.float32, jnp.bfloat16))
 
     @jax.jit
     def run(image):

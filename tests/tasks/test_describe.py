@@ -6,6 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from configs import segment_sax
+from morphojax.models.encoders import ENCODERS
 from morphojax.tasks import describe, experiment, from_config
 from tests.tasks.tiny import config
 
@@ -43,6 +45,9 @@ def test_what_a_model_has_wrong_is_told_by_its_key(change: dict, message: str) -
 def test_choices_reach_the_modules_and_old_runs_have_the_defaults() -> None:
     model = MODEL | {"encoder": "vit_tiny", "encoder_options": {"drop_path": 0.2, "remat": True}}
     assert (from_config.encoder(model).drop_path, from_config.encoder(model).remat) == (0.2, True)
+    shipped = segment_sax.get_config().model.encoder_options.to_dict()
+    for name in ENCODERS:  # the values in the shipped configs suit every encoder
+        from_config.encoder(MODEL | {"encoder": name, "width": 12, "encoder_options": shipped})
     model = MODEL | {"norm": "group", "decoder": "mlp"}
     assert (from_config.encoder(model).norm, from_config.decoder(model).norm, from_config.decoder(model).width) == (
         "group",

@@ -28,6 +28,7 @@ from morphojax.data.store.dataset import DatasetError
 from morphojax.data.store.records import RecordError, write_atomically
 from morphojax.data.store.splits import SPLITS
 from morphojax.evaluation import agreement, figures, summary
+from morphojax.inference.flags import add_checkpoint
 from morphojax.inference.scoring import Result, ScoringError, by_plane, check, score
 from morphojax.inference.segmenter import Run, load_run
 from morphojax.tasks import cohort
@@ -83,11 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="test", choices=SPLITS, help="subjects to score (default: test)")
     parser.add_argument("--dataset", help="prepared dataset, or `synthetic` (default: the one of the run's config)")
     parser.add_argument("--output", help="folder for the results (default: <first run>/evaluation)")
-    parser.add_argument("--checkpoint", default="best", choices=("best", "last"), help="by validation, or the last")
+    add_checkpoint(parser)
     parser.add_argument("--heart_rate", metavar="COLUMN", help="table column in beats per minute, for cardiac output")
     args = parser.parse_args(argv)
     try:
-        loaded = [load_run(folder, args.checkpoint) for folder in args.run]
+        loaded = [load_run(folder, args.checkpoint, args.weights) for folder in args.run]
         runs = by_plane(loaded)
         dataset = cohort.open_dataset(**_data(loaded, args.dataset))
         scored = check(runs, dataset, args.split)
@@ -104,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         about = {
             "run": " ".join(args.run),
             "checkpoint": args.checkpoint,
+            "weights": args.weights,
             "dataset_fingerprint": dataset.fingerprint,
             "trained_on": " ".join(run.dataset_fingerprint for run in loaded),
         }

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from morphojax import anatomy
 from morphojax.inference.files import PredictError, choose_plane, find_inputs, predict_files
+from morphojax.inference.flags import add_checkpoint
 from morphojax.inference.segmenter import load_run
 from morphojax.train.checkpoint import CheckpointError
 from morphojax.train.run import RunError
@@ -40,12 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--largest_component", action="store_true", help="keep the largest connected piece of every structure"
     )
-    parser.add_argument("--checkpoint", default="best", choices=("best", "last"), help="by validation, or the last")
+    add_checkpoint(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace files that are already in --output")
     args = parser.parse_args(argv)
     source, output = Path(args.input), Path(args.output)
     try:
-        run = load_run(args.run, args.checkpoint)
+        run = load_run(args.run, args.checkpoint, args.weights)
         plane = choose_plane(run, args.plane)
         paths, notes = find_inputs(source, plane, args.pattern)
         print("\n".join(notes), end="\n" if notes else "")

@@ -35,6 +35,7 @@ from morphojax.data.store.records import write_atomically
 from morphojax.evaluation import figures
 from morphojax.evaluation.statistics import Interval
 from morphojax.inference.embed import ImageEncoder, embed_frames, export, load_encoder
+from morphojax.inference.flags import add_checkpoint
 from morphojax.inference.probing import ProbeError, Result, probe, score_network, scores
 from morphojax.tasks import cohort
 from morphojax.train.lineage import caveats
@@ -105,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--label", help="column of the table to predict")
     made.add_argument("--dataset", help="prepared dataset, or `synthetic` (default: the one of the run's config)")
     made.add_argument("--output", help="folder for the scores (default: <run>/probe/<label>)")
-    made.add_argument("--checkpoint", choices=("best", "last"), help="default: best of configs/probe.py, else last")
+    add_checkpoint(made, default=None, help_default="best for a run of configs/probe.py, else last")
     made.add_argument("--frames", default="ED", help="frames embedded, side by side: ED (default), or ED,ES")
     made.add_argument("--slices", type=int, default=8, help="evenly spaced slices per frame (default: 8)")
     made.add_argument("--fraction", type=float, default=1.0, help="share of the training subjects (default: 1)")
@@ -124,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(args: argparse.Namespace) -> int:
-    encoder = _load(args.run, args.checkpoint)
+    encoder = _load(args.run, args.checkpoint, args.weights)
     network = encoder.config["task"] == "probe"
     trained = encoder.config["label"] if network else None
     if network and args.label not in (None, trained):
@@ -151,10 +152,10 @@ def _main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _load(run: str, which: str | None) -> ImageEncoder:
-    encoder = load_encoder(run, which or "last")
+def _load(run: str, which: str | None, weights: str) -> ImageEncoder:
+    encoder = load_encoder(run, which or "last", weights)
     # A fine-tuned run is judged by its best checkpoint; of pretraining, the lowest loss is not the best encoder.
-    return load_encoder(run, "best") if which is None and encoder.config["task"] == "probe" else encoder
+    return load_encoder(run, "best", weights) if which is None and encoder.config["task"] == "probe" else encoder
 
 
 def _open(encoder: ImageEncoder, path: str | None) -> Dataset:
@@ -178,6 +179,7 @@ def _report(
     about: dict[str, Any] = {
         "run": str(args.run),
         "checkpoint": encoder.checkpoint.name,
+        "weights": args.weights,
         "dataset_fingerprint": dataset.fingerprint,
         "trained_on": encoder.images["dataset_fingerprint"],
         "notes": notes,

@@ -32,3 +32,14 @@ def _forget_programs():
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
+
+
+@pytest.fixture(scope="session")
+def ema_run(tmp_path_factory) -> Path:
+    """A segmentation run of two steps on the synthetic cohort. Its EMA weights differ from the model's."""
+    from tests.tasks import synthetic, tiny  # here, because they start JAX
+
+    run = tmp_path_factory.mktemp("runs") / "ema"
+    settings = {"ema.decay": 0.9, "steps": 2, "optimizer.learning_rate": 0.1, "optimizer.warmup": 0.0}
+    tiny.train("segment_sax", synthetic.dataset(), run, **settings)
+    return run

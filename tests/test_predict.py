@@ -271,7 +271,7 @@ def test_heart_rate_needs_a_unit_and_a_sane_step():
 
 def test_exit_codes(tmp_path, monkeypatch, capsys):
     damage(tmp_path / "in")
-    monkeypatch.setattr(predict, "load_run", lambda directory, which: toy_run())
+    monkeypatch.setattr(predict, "load_run", lambda directory, which, weights: toy_run())
     base = ["--run=r", f"--input={tmp_path / 'in'}"]
     assert predict.main([*base, f"--output={tmp_path / 'out'}"]) == 1
     captured = capsys.readouterr()
@@ -280,7 +280,7 @@ def test_exit_codes(tmp_path, monkeypatch, capsys):
     assert predict.main([*base, f"--output={tmp_path / 'two'}", "--labels=sunnybrook"]) == 2
     assert "no number for" in capsys.readouterr().err
 
-    def missing(directory, which):
+    def missing(directory, which, weights):
         raise RunError(f"{directory}/config.json: not found")
 
     monkeypatch.setattr(predict, "load_run", missing)

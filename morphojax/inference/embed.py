@@ -63,10 +63,16 @@ class Embeddings:
     values: np.ndarray
 
 
-def load_encoder(path: str | Path, which: str = "last") -> ImageEncoder:
-    """The encoder of a run directory (`which`: `last` or `best`) or of a checkpoint folder in one.
+def load_encoder(path: str | Path, which: str = "last", weights: str = "model") -> ImageEncoder:
+    """Loads the image encoder of a run directory, or of a checkpoint folder in one.
 
-    Raises RunError or CheckpointError, naming the file, for a directory that is no whole run or is not as its config says.
+    Args:
+        which: `last` or `best`, for a run directory.
+        weights: `model` or `ema`, as in `checkpoint.load_params`.
+
+    Raises:
+        RunError: a file is missing, or the checkpoint's encoder is not the one that the config describes.
+        CheckpointError: no usable checkpoint, or no EMA weights in it.
     """
     folder = checkpoint.find(path, which)
     run = folder.parent.parent
@@ -78,7 +84,7 @@ def load_encoder(path: str | Path, which: str = "last") -> ImageEncoder:
         module = from_config.image_encoder(model, planes)
     except (KeyError, TypeError) as error:
         raise RunError(f"{run}: config.json or preprocessing.json is not as a run writes it ({error!r})") from error
-    variables = checkpoint.load_params(folder)
+    variables = checkpoint.load_params(folder, weights=weights)
     c = ImageSpec(planes, channels, cycle_frames=cycle_frames).channel_count
     image = jax.ShapeDtypeStruct((len(planes), size, size, c), jnp.float32)
     wanted: Any = jax.eval_shape(lambda key, x: module.init(key, x, train=False), jax.random.key(0), image)

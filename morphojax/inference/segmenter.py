@@ -81,11 +81,16 @@ class Run:
         return canonical[probabilities[..., shown].argmax(-1)]
 
 
-def load_run(directory: str | Path, which: str = "best", batch_size: int = 16) -> Run:
-    """Everything from the run directory alone: preprocessing.json, config.json and a checkpoint.
+def load_run(directory: str | Path, which: str = "best", weights: str = "model", batch_size: int = 16) -> Run:
+    """Loads a segmentation run from its directory alone: preprocessing.json, config.json and a checkpoint.
 
-    which: `best` (the last one where none was evaluated) or `last`.
-    Raises RunError or CheckpointError, naming the file, for a directory that is no whole segmentation run.
+    Args:
+        which: `best` (the last checkpoint where none was evaluated) or `last`.
+        weights: `model` or `ema`, as in `checkpoint.load_params`.
+
+    Raises:
+        RunError: a file is missing or is not one of a segmentation run.
+        CheckpointError: no usable checkpoint, or no EMA weights in it.
     """
     directory = Path(directory)
     images, config = read_json(directory, "preprocessing.json"), read_json(directory, "config.json")
@@ -100,7 +105,7 @@ def load_run(directory: str | Path, which: str = "best", batch_size: int = 16) -
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: not as a run writes it ({error!r}); train again, or restore the file") from error
     model = build_model(config, len(structures) + 1, measures)
-    variables = checkpoint.load_params(directory, which)
+    variables = checkpoint.load_params(directory, which, weights)
     _check_same(directory, model, grid, variables)
     variables = jax.device_put(variables)
     apply = jax.jit(lambda image: model.apply(variables, image, train=False)[0])

@@ -35,11 +35,19 @@ def _forget_programs():
 
 
 @pytest.fixture(scope="session")
-def ema_run(tmp_path_factory) -> Path:
-    """A segmentation run of two steps on the synthetic cohort. Its EMA weights differ from the model's."""
-    from tests.tasks import synthetic, tiny  # here, because they start JAX
+def brightness(tmp_path_factory) -> Path:
+    """The folder of the dataset of tests/brightness.py."""
+    from tests import brightness
 
-    run = tmp_path_factory.mktemp("runs") / "ema"
-    settings = {"ema.decay": 0.9, "steps": 2, "optimizer.learning_rate": 0.1, "optimizer.warmup": 0.0}
-    tiny.train("segment_sax", synthetic.dataset(), run, **settings)
+    return brightness.make(tmp_path_factory.mktemp("brightness"))
+
+
+@pytest.fixture(scope="session")
+def segmented(brightness, tmp_path_factory) -> Path:
+    """A segmentation run of two steps on `brightness`, with EMA weights that differ from the model's."""
+    from tests.tasks import tiny  # here, because it starts JAX
+
+    run = tmp_path_factory.mktemp("runs") / "segmented"
+    settings = {"batch_size": 4, "steps": 2, "eval_every": 0, "optimizer.warmup": 0.0, "optimizer.learning_rate": 0.1}
+    tiny.train("segment_sax", brightness, run, **{"ema.decay": 0.9, **settings})
     return run

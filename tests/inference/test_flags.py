@@ -22,14 +22,14 @@ from morphojax.train.transfer import flatten
 
 
 @pytest.fixture
-def without_ema(ema_run: Path, tmp_path: Path) -> Path:
+def without_ema(segmented: Path, tmp_path: Path) -> Path:
     """The same run, as it would be with config.ema.decay=0."""
     run = tmp_path / "without_ema"
     run.mkdir()
     for name in ("config.json", "preprocessing.json"):
-        shutil.copy(ema_run / name, run / name)
+        shutil.copy(segmented / name, run / name)
     checkpoints = Checkpoints(run)
-    checkpoints.save(2, TrainState.create(load_params(ema_run, "last"), optax.sgd(0.1)), {}, None)
+    checkpoints.save(2, TrainState.create(load_params(segmented, "last"), optax.sgd(0.1)), {}, None)
     checkpoints.close()
     return run
 
@@ -54,38 +54,38 @@ def labels(run: Path, output: Path, weights: str) -> np.ndarray:
 
 
 def probed(run: Path, output: Path, weights: str) -> np.ndarray:
-    label = "--label=lv_edv"
+    label = "--label=bright"
     assert probe.main([f"--run={run}", label, f"--output={output}", "--slices=1", f"--weights={weights}"]) == 0
     assert json.loads((output / "scores.json").read_text())["weights"] == weights
     return pd.read_csv(output / "predictions.csv")["predicted"].to_numpy()
 
 
 @pytest.mark.parametrize("results", [scores, labels, probed])
-def test_results_are_those_of_the_weights_asked_for(results, ema_run: Path, tmp_path: Path) -> None:
-    model, ema = (results(ema_run, tmp_path / weights, weights) for weights in ("model", "ema"))
+def test_results_are_those_of_the_weights_asked_for(results, segmented: Path, tmp_path: Path) -> None:
+    model, ema = (results(segmented, tmp_path / weights, weights) for weights in ("model", "ema"))
     assert not np.array_equal(model, ema)
 
 
-def test_a_run_predicts_with_its_ema_weights(ema_run: Path) -> None:
+def test_a_run_predicts_with_its_ema_weights(segmented: Path) -> None:
     slices = np.random.default_rng(0).integers(0, 256, (2, 32, 32), np.uint8)
-    model, ema = (load_run(ema_run, "last", weights).predict_grid(slices) for weights in ("model", "ema"))
+    model, ema = (load_run(segmented, "last", weights).predict_grid(slices) for weights in ("model", "ema"))
     assert np.abs(model - ema).max() > 1e-3
 
 
-def test_an_encoder_embeds_with_its_ema_weights(ema_run: Path) -> None:
-    encoder = load_encoder(ema_run, weights="ema")
-    stored = load_params(ema_run, "last", "ema")
+def test_an_encoder_embeds_with_its_ema_weights(segmented: Path) -> None:
+    encoder = load_encoder(segmented, weights="ema")
+    stored = load_params(segmented, "last", "ema")
     jax.tree.map(np.testing.assert_array_equal, dict(encoder.variables), stored)
     image, mask = np.random.default_rng(0).integers(0, 256, (1, 1, 32, 32, 1), np.uint8), np.ones((1, 1), bool)
-    model, ema = (e.apply(image, mask, ("sax",)) for e in (load_encoder(ema_run), encoder))
+    model, ema = (e.apply(image, mask, ("sax",)) for e in (load_encoder(segmented), encoder))
     assert np.abs(np.asarray(model) - np.asarray(ema)).max() > 1e-3
 
 
-def test_export_writes_the_ema_weights(ema_run: Path, tmp_path: Path, capsys) -> None:
+def test_export_writes_the_ema_weights(segmented: Path, tmp_path: Path, capsys) -> None:
     file = tmp_path / "encoder.safetensors"
-    assert export.main([f"--run={ema_run}", f"--output={file}", "--checkpoint=last", "--weights=ema"]) == 0
+    assert export.main([f"--run={segmented}", f"--output={file}", "--checkpoint=last", "--weights=ema"]) == 0
     assert "(EMA weights) written" in capsys.readouterr().out
-    stored = load_params(ema_run, "last", "ema")
+    stored = load_params(segmented, "last", "ema")
     expected, _ = to_hugging_face(flatten({c: tree["encoder"] for c, tree in stored.items()}))
     written = weight_files.read(file)
     assert written.keys() == expected.keys()
@@ -99,7 +99,7 @@ def test_export_writes_the_ema_weights(ema_run: Path, tmp_path: Path, capsys) ->
         (evaluate, ()),
         (predict, ("--input=nowhere", "--output=nowhere")),
         (export, ("--output=encoder.safetensors",)),
-        (probe, ("--label=lv_edv",)),
+        (probe, ("--label=bright",)),
     ],
 )
 def test_a_run_without_ema_weights_is_refused(command, flags, without_ema: Path, capsys) -> None:

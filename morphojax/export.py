@@ -1,10 +1,12 @@
-"""Writes the image encoder of a run as a weight file that transformers loads.
+"""Writes the image encoder of a run as a weight file for the transformers library.
 
     python -m morphojax.export --run=runs/pretrain_sax --output=encoder.safetensors
 
-ResNet, ConvNeXt, Swin, and a ViT with class token and learned positions, under the names of ResNetModel, ConvNextModel, SwinModel and
-ViTModel (without pooling layer): `from_pretrained(None, config=..., state_dict=safetensors.torch.load_file(FILE))`. The matching config has
-the run's sizes and, of ConvNext and ViT, layer_norm_eps=1e-6. Images enter as 0..1. `config.init_from=FILE` takes the file as well.
+The file fits ResNetModel, ConvNextModel, SwinModel or ViTModel (without pooling layer; the ViT has a class token and
+learned positions):
+    ResNetModel.from_pretrained(None, config=CONFIG, state_dict=safetensors.torch.load_file(FILE))
+CONFIG has the sizes of the run, and layer_norm_eps=1e-6 for ConvNext and ViT. Intensities are in 0..1.
+A run starts from the file with config.init_from=FILE.
 """
 
 import argparse
@@ -56,11 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", required=True, help="directory of a run, or one of the folders in its checkpoints/")
     parser.add_argument("--output", required=True, help="file to write; ends in .safetensors")
     add_checkpoint(parser)
-    parser.add_argument("--plane", help="whose encoder, of a run that has one for each plane")
+    parser.add_argument("--plane", help="plane whose encoder is written, for a run with one encoder per plane")
     args = parser.parse_args(argv)
     try:
         print("\n".join(export(args.run, Path(args.output), args.checkpoint, args.plane, args.weights)))
-    except (ValueError, OSError) as error:  # every error of the package that a user can mend is a ValueError
+    except (ValueError, OSError) as error:  # errors of the package that a user can mend are ValueErrors
         print(f"export: {error}", file=sys.stderr)
         return 2
     return 0

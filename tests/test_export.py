@@ -15,6 +15,7 @@ from morphojax.train import weights
 from morphojax.train.checkpoint import Checkpoints
 from morphojax.train.state import TrainState
 from morphojax.train.transfer import flatten, transfer_published
+from tests.tasks.tiny import TINY
 
 RNG = np.random.default_rng(0)
 
@@ -37,7 +38,7 @@ def run_of(path, name, width):
 
 
 def test_an_exported_encoder_loads_bit_for_bit_and_is_the_same_network_in_transformers(tmp_path, capsys):
-    tree = run_of(tmp_path / "run", "two_blocks", 8)
+    tree = run_of(tmp_path / "run", TINY["model.encoder"], 8)
     file = tmp_path / "encoder.safetensors"
     assert export.main([f"--run={tmp_path / 'run'}", f"--output={file}"]) == 0
     assert f"written to {file}" in capsys.readouterr().out
@@ -63,7 +64,7 @@ def test_an_exported_encoder_loads_bit_for_bit_and_is_the_same_network_in_transf
 
 def test_what_cannot_be_exported_is_refused(tmp_path, capsys):
     run_of(tmp_path / "vit", "vit_tiny", 8)
-    run_of(tmp_path / "resnet", "two_blocks", 4)
+    run_of(tmp_path / "resnet", TINY["model.encoder"], 4)
 
     def refused(run, output, message):
         assert export.main([f"--run={tmp_path / run}", f"--output={tmp_path / output}"]) == 2

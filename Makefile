@@ -2,15 +2,18 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
+# Where ORACLES is set, the tests run with the libraries that they compare against: make test ORACLES=1
+TEST_INSTALLED := $(VENV)/$(if $(ORACLES),.installed-oracles,.installed-test)
 
-.PHONY: help quickstart test test-oracles lint constraints clean
+.PHONY: help quickstart test test-slow lint constraints clean
 
 help:
-	@echo "make quickstart    environment, install, and pretraining on the embedded synthetic cohort"
-	@echo "make test          environment, install, lint, types and the whole test suite"
-	@echo "make test-oracles  the same with PyTorch, MONAI and medpy, so that the tests against them run"
-	@echo "make lint          ruff and pyrefly"
-	@echo "make constraints   renew constraints.txt"
+	@echo "make quickstart           environment, install, and pretraining on the embedded synthetic cohort"
+	@echo "make test                 environment, install, lint, types and the test suite"
+	@echo "make test ORACLES=1       the same, and installs PyTorch, MONAI and medpy for the tests that compare with them"
+	@echo "make test-slow            the heaviest tests, which make test leaves out; takes ORACLES=1 too"
+	@echo "make lint                 ruff and pyrefly"
+	@echo "make constraints          renew constraints.txt"
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -21,13 +24,13 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(RUN) -m pip install -q -c constraints.txt -e '.[test,analysis]'
+	$(RUN) -m pip install -q -c constraints.txt -e '.[test]'
 	@touch $@ $(VENV)/.installed
 
-# torch by itself first: with it in place nothing else asks for another build of it.
+# torch alone first: once it is installed, no other package pulls in another build of it.
 $(VENV)/.installed-oracles: $(VENV)/.installed-test
 	$(RUN) -m pip install -q 'torch==2.13.0'
-	$(RUN) -m pip install -q -c constraints.txt -e '.[test,analysis,oracles]'
+	$(RUN) -m pip install -q -c constraints.txt -e '.[test,oracles]'
 	@touch $@
 
 quickstart: $(VENV)/.installed
@@ -38,15 +41,15 @@ lint: $(VENV)/.installed-test
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyrefly check --python-interpreter-path $(RUN)
 
-test: lint
+test: $(TEST_INSTALLED) lint
 	$(RUN) -m pytest -q -n 2
 
-test-oracles: $(VENV)/.installed-oracles lint
-	$(RUN) -m pytest -q -n 2
+test-slow: $(TEST_INSTALLED)
+	$(RUN) -m pytest -q -m slow
 
-# For every supported Python at once; pins only, no download addresses.
+# One file for every supported Python: pinned versions, no download addresses.
 constraints:
-	uv pip compile -q pyproject.toml --extra test --extra analysis --python-version 3.11 --universal \
+	uv pip compile -q pyproject.toml --extra test --python-version 3.11 --universal \
 		--no-header --no-annotate --no-emit-index-url -o constraints.txt
 
 clean:

@@ -1,6 +1,6 @@
-"""The words of the domain: planes, structures, and what each cohort's label numbers mean.
+"""Planes, phases and structures of the heart, and the label numbers of each cohort.
 
-Canonical label ids are those of the UK Biobank four-chamber convention, so that one table serves every plane.
+Canonical label ids are those of the UK Biobank four-chamber convention. They are the same in every plane.
 """
 
 import dataclasses
@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 
 PLANES = ("sax", "la_2ch", "la_4ch")
-PHASES = ("ED", "mid", "ES")  # the frames kept of every cine, in the order in which they become channels
-CINE = "cine"  # in a list of phases: whatever else is kept of a cine, see `cine_phase`
+PHASES = ("ED", "mid", "ES")  # the frames kept of every cine; as channels, in this order
+CINE = "cine"  # in a list of phases: the other frames kept of a cine, see `cine_phase`
 
 BACKGROUND = 0
 STRUCTURES = ("lv_cavity", "lv_myocardium", "rv_cavity", "la_cavity", "ra_cavity")  # canonical ids 1..5
@@ -21,7 +21,7 @@ LABEL_NAME: Mapping[str, str] = {
     "la_cavity": "LA cavity",
     "ra_cavity": "RA cavity",
 }
-# Okabe-Ito colours: told apart by colour-blind readers, and against a grey image.
+# Okabe-Ito colours: colour-blind readers can distinguish them, and they stand out on a grey image.
 COLOUR: Mapping[str, tuple[int, int, int]] = {
     "lv_cavity": (213, 94, 0),
     "lv_myocardium": (0, 158, 115),
@@ -39,28 +39,31 @@ MYOCARDIUM_DENSITY_G_PER_ML = 1.05
 
 
 def parse_planes(spec: str) -> tuple[str, ...]:
-    """ "sax,la_4ch" -> the planes, in the order of PLANES. Raises ValueError for one that is unknown or named twice, and for none."""
+    """The planes of a list such as "sax,la_4ch", in the order of PLANES.
+
+    Raises ValueError for an unknown or repeated plane, and for an empty list.
+    """
     names = [name.strip() for name in spec.split(",") if name.strip()]
     if not names or set(names) - set(PLANES) or len(set(names)) < len(names):
-        raise ValueError(f"planes {spec!r}: name each once among {', '.join(PLANES)}, with commas between")
+        raise ValueError(f"planes {spec!r}: name each once among {', '.join(PLANES)}, separated by commas")
     return tuple(plane for plane in PLANES if plane in names)
 
 
 def cine_phase(frame: int) -> str:
-    """The phase of a frame that has no name but its number in the cine, from 0: 7 -> "t007". Raises ValueError beyond three digits."""
+    """The phase of a frame by its number in the cine, from 0: 7 -> "t007". Raises ValueError above 999."""
     if not 0 <= frame < 1000:
-        raise ValueError(f"frame {frame} of a cine: numbers have three digits, so a cine may have 1000 frames")
+        raise ValueError(f"frame {frame} of a cine: a cine has at most 1000 frames, numbered from 0")
     return f"t{frame:03d}"
 
 
 def is_cine_phase(phase: str) -> bool:
-    """Whether `cine_phase` made it."""
+    """Whether the phase is one of `cine_phase`."""
     return re.fullmatch(r"t\d{3}", phase) is not None
 
 
 @dataclasses.dataclass(frozen=True)
 class Convention:
-    """Label numbers on disk -> structure names. A structure that is not named is not annotated (not: absent)."""
+    """Label numbers on disk -> structure names. Other structures are not annotated: they may be in the background."""
 
     name: str
     structures: Mapping[int, str]

@@ -8,10 +8,10 @@ Writes to --output (default: <run>/evaluation):
                             left atrium where both long-axis planes are scored
     agreement_<split>.csv   Bland-Altman bias and limits, mean absolute error and Pearson's r per measure
     summary_<split>.{csv,json}   mean and 95 % bootstrap interval over subjects per plane, structure and phase; no subject ids
-    dice_<split>.png  agreement_<split>.png  worst_<split>.png   figures; a subject appears as its index. With several
-                            planes dice_<plane>_<split>.png
+    dice_<split>.png  agreement_<split>.png  worst_<split>.png   figures, in which a subject appears as its index; with
+                            several planes dice_<plane>_<split>.png
 
-Only structures that the run predicts and the annotators of that very stack drew are scored. Conventions: evaluation/overlap.py.
+A structure is scored where the run predicts it and it is annotated in that stack. Conventions: evaluation/overlap.py.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from morphojax.data.store.dataset import DatasetError
 from morphojax.data.store.records import RecordError, write_atomically
 from morphojax.data.store.splits import SPLITS
 from morphojax.evaluation import agreement, figures, summary
+from morphojax.inference.flags import add_checkpoint
 from morphojax.inference.scoring import Result, ScoringError, by_plane, check, score
 from morphojax.inference.segmenter import Run, load_run
 from morphojax.tasks import cohort
@@ -36,7 +37,10 @@ from morphojax.train.run import RunError
 
 
 def write(output: Path, split: str, result: Result, about: dict[str, Any]) -> str:
-    """Writes every file of the module's docstring, each whole or not at all. Returns the tables as they are printed."""
+    """Writes every file of the module's docstring; each file is complete or absent. Returns the tables to print.
+
+    about: of the run and the dataset, for the summary.
+    """
     output.mkdir(parents=True, exist_ok=True)
     summarised, agreed = summary.summarise(result.scores), summary.agree(result.measures)
     tables = {"scores": result.scores, "measures": result.measures, "agreement": agreed, "summary": summarised}
@@ -49,13 +53,18 @@ def write(output: Path, split: str, result: Result, about: dict[str, Any]) -> st
     ]
     document = about | {"split": split, "conventions": summary.CONVENTIONS, "rows": rows}
     write_atomically(output / f"summary_{split}.json", (json.dumps(document, indent=1) + "\n").encode())
+    _draw(output, split, result)
+    return summary.table_text(summarised, agreed)
+
+
+def _draw(output: Path, split: str, result: Result) -> None:
     planes = list(result.scores["plane"].unique())
     for plane in planes:
-        of_plane = result.scores[result.scores["plane"] == plane].groupby(["structure", "phase"], sort=False)
-        shown = {key: group["dice"].to_numpy() for key, group in of_plane}
-        order = sorted(shown, key=lambda k: (anatomy.LABEL_ID[k[0]], anatomy.PHASES.index(k[1])))
+        groups = result.scores[result.scores["plane"] == plane].groupby(["structure", "phase"], sort=False)
+        dice = {key: group["dice"].to_numpy() for key, group in groups}
+        order = sorted(dice, key=lambda k: (anatomy.LABEL_ID[k[0]], anatomy.PHASES.index(k[1])))
         name = f"dice_{split}.png" if len(planes) == 1 else f"dice_{plane}_{split}.png"
-        figures.score_strip(output / name, {k: shown[k] for k in order})
+        figures.score_strip(output / name, {k: dice[k] for k in order})
     by_measure = result.measures.groupby(["plane", "measure"], sort=False)
     pairs = {summary.title(plane, name, len(planes) > 1): summary.pair(group) for (plane, name), group in by_measure}
     pairs = {title: pair for title, pair in pairs.items() if len(agreement.pairs(*pair)[0])}
@@ -63,61 +72,68 @@ def write(output: Path, split: str, result: Result, about: dict[str, Any]) -> st
         figures.bland_altman(output / f"agreement_{split}.png", pairs)
     if result.worst:
         figures.worst_cases(output / f"worst_{split}.png", result.worst)
-    return summary.table_text(summarised, agreed)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
     description, epilog = (__doc__ or "").split("\n\n", 1)
-    parser = argparse.ArgumentParser(
+    made = argparse.ArgumentParser(
         "morphojax.evaluate",
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
+    made.add_argument(
         "--run",
         required=True,
         action="append",
-        help="directory of a segmentation run; once more for a run of another plane, for measures that need two planes",
+        help="directory of a segmentation run; repeat it with a run of another plane for measures that need two planes",
     )
-    parser.add_argument("--split", default="test", choices=SPLITS, help="subjects to score (default: test)")
-    parser.add_argument("--dataset", help="prepared dataset, or `synthetic` (default: the one of the run's config)")
-    parser.add_argument("--output", help="folder for the results (default: <first run>/evaluation)")
-    parser.add_argument("--checkpoint", default="best", choices=("best", "last"), help="by validation, or the last")
-    parser.add_argument("--heart_rate", metavar="COLUMN", help="table column in beats per minute, for cardiac output")
-    args = parser.parse_args(argv)
+    made.add_argument("--split", default="test", choices=SPLITS, help="subjects to score (default: test)")
+    made.add_argument("--dataset", help="prepared dataset, or `synthetic` (default: the dataset of the run's config)")
+    made.add_argument("--output", help="folder for the results (default: <first run>/evaluation)")
+    add_checkpoint(made)
+    made.add_argument("--heart_rate", metavar="COLUMN", help="table column in beats per minute, for cardiac output")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
     try:
-        loaded = [load_run(folder, args.checkpoint) for folder in args.run]
-        runs = by_plane(loaded)
-        dataset = cohort.open_dataset(**_data(loaded, args.dataset))
-        scored = check(runs, dataset, args.split)
-        trained = [run for run in loaded if run.dataset_fingerprint == dataset.fingerprint]
-        if any(args.split in run.config["data"]["splits"] for run in trained):
-            print(f"note: trained on subjects of the {args.split} split: the scores are not of unseen hearts")
-        for plane, run in runs.items():
-            if plane not in scored:
-                print(f"note: {plane} is not scored: no labelled stack in --split={args.split}")
-            if skipped := [s for s in run.structures_of(plane) if s not in dataset.manifest.labelled[plane]]:
-                print(f"note: not scored in {plane}, because not drawn in this dataset: {', '.join(skipped)}")
-        result = score(runs, dataset, args.split, args.heart_rate)
-        output = Path(args.output) if args.output else Path(args.run[0]) / "evaluation"
-        about = {
-            "run": " ".join(args.run),
-            "checkpoint": args.checkpoint,
-            "dataset_fingerprint": dataset.fingerprint,
-            "trained_on": " ".join(run.dataset_fingerprint for run in loaded),
-        }
-        tables = write(output, args.split, result, about)
+        _evaluate(args)
     except (RunError, CheckpointError, DatasetError, RecordError, ScoringError, ValueError, OSError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
-    print(tables)
-    print(f"\nwritten to {output}")
     return 0
 
 
+def _evaluate(args: argparse.Namespace) -> None:
+    loaded = [load_run(folder, args.checkpoint, args.weights) for folder in args.run]
+    runs = by_plane(loaded)
+    dataset = cohort.open_dataset(**_data(loaded, args.dataset))
+    scored = check(runs, dataset, args.split)
+    trained = [run for run in loaded if run.dataset_fingerprint == dataset.fingerprint]
+    if any(args.split in run.config["data"]["splits"] for run in trained):
+        print(f"note: trained on subjects of the {args.split} split: these are not scores of unseen hearts")
+    for plane, run in runs.items():
+        if plane not in scored:
+            print(f"note: {plane} is not scored: no labelled stack in --split={args.split}")
+        if skipped := [s for s in run.structures_of(plane) if s not in dataset.manifest.labelled[plane]]:
+            print(f"note: not scored in {plane}, because not annotated in this dataset: {', '.join(skipped)}")
+    result = score(runs, dataset, args.split, args.heart_rate)
+    output = Path(args.output) if args.output else Path(args.run[0]) / "evaluation"
+    about = {
+        "run": " ".join(args.run),
+        "checkpoint": args.checkpoint,
+        "weights": args.weights,
+        "dataset_fingerprint": dataset.fingerprint,
+        "trained_on": " ".join(run.dataset_fingerprint for run in loaded),
+    }
+    print(write(output, args.split, result, about))
+    print(f"\nwritten to {output}")
+
+
 def _data(runs: Sequence[Run], dataset: str | None) -> dict[str, Any]:
-    """The dataset of the runs, or the one given, with all their planes."""
+    """Arguments of `open_dataset`: the dataset of the first run, or the one given, with the planes of all runs."""
     keys = ("dataset", "synthetic_subjects", "synthetic_seed", "synthetic_spacing_mm", "synthetic_size")
     data = {key: runs[0].config["data"][key] for key in keys}
     data |= {"plane": ",".join(plane for run in runs for plane in run.planes)}

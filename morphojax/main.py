@@ -1,11 +1,11 @@
-"""Trains what a config describes.
+"""Trains the task of a config: pretraining, segmentation or a probe.
 
     python -m morphojax.main --config=configs/pretrain_sax.py
     python -m morphojax.main --config=configs/segment_sax.py --config.init_from=runs/pretrain_sax
     python -m morphojax.main --config=configs/segment_sax.py --describe
 
-Any key of the config can be set on the command line: --config.table.groups=-cardiac_morphometric. The run goes to
-config.workdir; the same command takes up a run that was stopped.
+Any key of the config can be set on the command line, for example --config.table.groups=-cardiac_morphometric.
+The run is written to config.workdir. The same command resumes a run that was stopped.
 """
 
 import sys
@@ -22,7 +22,7 @@ DISTRIBUTED = flags.DEFINE_bool(
 )
 COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where no cluster is recognised.")
 PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes, where no cluster is recognised.")
-DESCRIBE = flags.DEFINE_bool("describe", False, "Print a table of the model and what a step costs, and train nothing.")
+DESCRIBE = flags.DEFINE_bool("describe", False, "Print a table of the model and the cost of a step, and exit.")
 PROCESS = flags.DEFINE_integer("process", None, "This process's number, where no cluster is recognised.")
 
 
@@ -30,11 +30,11 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}; keys of the config are set as --config.KEY=VALUE")
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
+        logging.set_verbosity(logging.WARNING)  # orbax logs every file at INFO
     if DISTRIBUTED.value:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-    # Imported once the processes have joined: anything that touches a device before that is an error in JAX.
+    # Imported after the processes have joined: JAX refuses to join them once a device has been used.
     from morphojax.tasks import describe, experiment
 
     try:

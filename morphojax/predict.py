@@ -1,14 +1,14 @@
-"""Segments NIfTI images with a run: NIfTI out, with the input's exact geometry, and measures.
+"""Segments NIfTI images with a run: writes labels with the exact geometry of the images, and measures.
 
     python -m morphojax.predict --run=runs/segment_sax --input=DIR --output=DIR
 
---input is a file, or a folder that is searched for .nii and .nii.gz; each is a stack [X, Y, Z] or a cine [X, Y, Z, T],
-of which every frame is segmented. --output receives, under the same relative names, the labels, and
-    volumes.csv    a row per frame: the size of every structure, mL in short axis, cm2 in a long-axis plane
-    measures.csv   a row per heart: a cine, or files that are frames of one heart (names that end in _ED and _ES, or in
-                   _frameNN): its clinical measures. Where neither, a row per stack: the size of every structure
-Where no name says so, ED is the frame with the largest LV cavity and ES that with the smallest.
-A file that cannot be used is reported and left out, and the exit code is then 1.
+--input is a file, or a folder that is searched for .nii and .nii.gz files. Each file is a stack [X, Y, Z] or a cine
+[X, Y, Z, T]; every frame is segmented. The labels go to --output, under the same relative names, with
+    volumes.csv    a row per frame: the size of every structure, in mL in the short axis, in cm2 in a long-axis plane
+    measures.csv   a row of clinical measures per heart. A heart is a cine, or the files of one folder whose names differ
+                   only in _ED and _ES, or in _frameNN. A file alone gives the size of every structure
+ED and ES are found by name (_ED, _ES); otherwise they are the frames with the largest and the smallest LV cavity.
+A file that cannot be used is reported and left out; the exit code is then 1.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from morphojax import anatomy
 from morphojax.inference.files import PredictError, choose_plane, find_inputs, predict_files
+from morphojax.inference.flags import add_checkpoint
 from morphojax.inference.segmenter import load_run
 from morphojax.train.checkpoint import CheckpointError
 from morphojax.train.run import RunError
@@ -31,21 +32,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--input", required=True, help="a NIfTI file, or a folder of them")
     parser.add_argument("--output", required=True, help="folder for labels and measures")
     parser.add_argument(
-        "--plane", choices=anatomy.PLANES, help="what the images show (default: the plane of a run of one plane)"
+        "--plane", choices=anatomy.PLANES, help="plane of the images (default: that of the run, if it has only one)"
     )
-    parser.add_argument("--pattern", default="*", help="which names of the folder to take, e.g. 'sa_*' (default: all)")
+    parser.add_argument("--pattern", default="*", help="names in the folder to segment, e.g. 'sa_*' (default: all)")
     parser.add_argument(
         "--labels", default="canonical", choices=sorted(anatomy.CONVENTIONS), help="label numbers on disk"
     )
     parser.add_argument(
-        "--largest_component", action="store_true", help="keep the largest connected piece of every structure"
+        "--largest_component", action="store_true", help="keep only the largest connected component of every structure"
     )
-    parser.add_argument("--checkpoint", default="best", choices=("best", "last"), help="by validation, or the last")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are already in --output")
+    add_checkpoint(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files in --output")
     args = parser.parse_args(argv)
     source, output = Path(args.input), Path(args.output)
     try:
-        run = load_run(args.run, args.checkpoint)
+        run = load_run(args.run, args.checkpoint, args.weights)
         plane = choose_plane(run, args.plane)
         paths, notes = find_inputs(source, plane, args.pattern)
         print("\n".join(notes), end="\n" if notes else "")

@@ -1,17 +1,19 @@
-"""What an image encoder knows of a column of the table: probes of its frozen embeddings, scored on the test subjects.
+"""Predicts a column of the table from an image encoder: probes of frozen embeddings, scored on the test subjects.
 
     python -m morphojax.probe --run=runs/pretrain_sax --label=lv_ef --frames=ED,ES
     python -m morphojax.probe --run=runs/pretrain_sax --export
 
-A linear and a nearest-neighbour probe are fitted to the training subjects, their setting is chosen on the validation subjects
-(by cross-validation where these are few), and they are scored on the test subjects, whose values nothing has seen. A class
-label gives AUC (each class against the rest) and balanced accuracy, a number gives mean absolute error and Pearson's r, all
-with 95 % bootstrap intervals over subjects. The run may be of any task. One made with configs/probe.py, whose encoder was
-trained along with its head, needs no --label: its own predictions are scored.
+A linear and a nearest-neighbour probe are fitted to the training subjects. Their hyperparameters are chosen on the
+validation subjects, or by cross-validation where these are few. They are scored on the test subjects, which neither step
+uses. Scores are AUC (one class against the rest) and balanced accuracy for classes, mean absolute error and Pearson's r
+for numbers, with 95 % bootstrap intervals over subjects.
+
+The run may be of any task. A run of configs/probe.py, whose encoder and head were trained together, needs no --label: its
+own predictions are scored.
 
 Writes to --output (default: <run>/probe/<label>, with the fraction and seed in the name where --fraction is below 1):
-    scores.json       scores and intervals per probe, how many subjects, and what the encoder had seen of the label
-    predictions.csv   per probe and test subject (by index): reference, prediction, probabilities of the classes
+    scores.json       scores and intervals per probe, numbers of subjects, and whether the encoder was trained on the label
+    predictions.csv   per probe and test subject (by index): reference, prediction, and probabilities of classes
     roc.png or scatter.png
 and with --export to <run>/embeddings:
     embeddings.parquet, and tensors.tsv, metadata.tsv, projector_config.pbtxt for the projector of
@@ -35,6 +37,7 @@ from morphojax.data.store.records import write_atomically
 from morphojax.evaluation import figures
 from morphojax.evaluation.statistics import Interval
 from morphojax.inference.embed import ImageEncoder, embed_frames, export, load_encoder
+from morphojax.inference.flags import add_checkpoint
 from morphojax.inference.probing import ProbeError, Result, probe, score_network, scores
 from morphojax.tasks import cohort
 from morphojax.train.lineage import caveats
@@ -43,8 +46,13 @@ from morphojax.train.run import check_same_images, preprocessing
 NAME = {"auc": "AUC", "balanced_accuracy": "balanced accuracy", "mae": "MAE", "r": "r"}
 
 
-def write(output: Path, result: Result, found: Mapping[str, Mapping[str, Interval]], about: Mapping[str, Any]) -> None:
-    """Writes the files of the module's docstring, each whole or not at all."""
+def write(
+    output: Path, result: Result, by_probe: Mapping[str, Mapping[str, Interval]], about: Mapping[str, Any]
+) -> None:
+    """Writes the files of the module's docstring; each file is complete or absent.
+
+    by_probe: of `probing.scores`. about: of the run and the dataset.
+    """
     output.mkdir(parents=True, exist_ok=True)
     column, classes = result.label.column, result.label.classes
     document = {
@@ -54,7 +62,7 @@ def write(output: Path, result: Result, found: Mapping[str, Mapping[str, Interva
         "interval": "95 % bootstrap over test subjects: BCa for the MAE, else percentiles (within each class for classes)",
         "probes": {
             kind: {**result.details.get(kind, {}), "scores": {name: _number(i) for name, i in intervals.items()}}
-            for kind, intervals in found.items()
+            for kind, intervals in by_probe.items()
         },
     }
     write_atomically(output / "scores.json", (json.dumps(document, indent=1) + "\n").encode())
@@ -65,12 +73,13 @@ def write(output: Path, result: Result, found: Mapping[str, Mapping[str, Interva
 
 
 def _number(interval: Interval) -> dict[str, float | int | None]:
-    """JSON has no NaN: what is not defined is null."""
+    """An interval as JSON, which has no NaN: undefined numbers are null."""
     values = {"value": interval.mean, "low": interval.low, "high": interval.high}
     return {"n": interval.n, **{k: v if np.isfinite(v) else None for k, v in values.items()}}
 
 
 def _rows(result: Result, kind: str) -> pd.DataFrame:
+    """The rows of predictions.csv for one probe."""
     predicted, names = result.predicted[kind], np.array(result.label.classes)
     rows: dict[str, Any] = {"probe": kind, "subject": result.subject}
     if not len(names):
@@ -79,8 +88,8 @@ def _rows(result: Result, kind: str) -> pd.DataFrame:
     return pd.DataFrame(rows | {f"p_{name}": predicted[:, c] for c, name in enumerate(names)})
 
 
-def text(found: Mapping[str, Mapping[str, Interval]], unit: str) -> str:
-    """The scores as they are printed: a line per probe."""
+def text(by_probe: Mapping[str, Mapping[str, Interval]], unit: str) -> str:
+    """The scores to print: a line per probe."""
 
     def cell(name: str, i: Interval) -> str:
         digits = 3 if name != "mae" else 2
@@ -89,7 +98,8 @@ def text(found: Mapping[str, Mapping[str, Interval]], unit: str) -> str:
         return f"{NAME[name]} {value}{bounds}" + (f" {unit}" if name == "mae" and unit else "")
 
     return "\n".join(
-        f"{kind:10}" + "   ".join(cell(name, i) for name, i in intervals.items()) for kind, intervals in found.items()
+        f"{kind:10}" + "   ".join(cell(name, i) for name, i in intervals.items())
+        for kind, intervals in by_probe.items()
     )
 
 
@@ -103,13 +113,13 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--run", required=True, help="directory of a run, or one of the folders in its checkpoints/")
     made.add_argument("--label", help="column of the table to predict")
-    made.add_argument("--dataset", help="prepared dataset, or `synthetic` (default: the one of the run's config)")
+    made.add_argument("--dataset", help="prepared dataset, or `synthetic` (default: the dataset of the run's config)")
     made.add_argument("--output", help="folder for the scores (default: <run>/probe/<label>)")
-    made.add_argument("--checkpoint", choices=("best", "last"), help="default: best of configs/probe.py, else last")
-    made.add_argument("--frames", default="ED", help="frames embedded, side by side: ED (default), or ED,ES")
+    add_checkpoint(made, default=None, help_default="best for a run of configs/probe.py, else last")
+    made.add_argument("--frames", default="ED", help="frames whose embeddings are concatenated: ED (default), or ED,ES")
     made.add_argument("--slices", type=int, default=8, help="evenly spaced slices per frame (default: 8)")
-    made.add_argument("--fraction", type=float, default=1.0, help="share of the training subjects (default: 1)")
-    made.add_argument("--seed", type=int, default=0, help="of the choice of that share, and of the bootstrap")
+    made.add_argument("--fraction", type=float, default=1.0, help="fraction of the training subjects (default: 1)")
+    made.add_argument("--seed", type=int, default=0, help="for the choice of that fraction, and for the bootstrap")
     made.add_argument("--export", action="store_true", help="write the embeddings of all subjects")
     return made
 
@@ -118,25 +128,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         return _main(args)
-    except (ValueError, OSError) as error:  # every error of the package that a user can mend is a ValueError
+    except (ValueError, OSError) as error:  # errors of the package that a user can mend are ValueErrors
         print(f"probe: {error}", file=sys.stderr)
         return 2
 
 
 def _main(args: argparse.Namespace) -> int:
-    encoder = _load(args.run, args.checkpoint)
+    encoder = _load(args.run, args.checkpoint, args.weights)
     network = encoder.config["task"] == "probe"
     trained = encoder.config["label"] if network else None
     if network and args.label not in (None, trained):
         raise ProbeError(
-            f"--label={args.label}: {args.run} was trained to predict {trained!r}; probe the run it came from"
+            f"--label={args.label}: {args.run} was trained to predict {trained!r}; probe the run that it started from"
         )
     if not (network or args.label or args.export):
         raise ProbeError("give --label=COLUMN to probe, --export to write the embeddings, or both")
     dataset = _open(encoder, args.dataset)
     frames = tuple(f.strip() for f in args.frames.split(","))
     if len(set(frames)) < len(frames) or set(frames) - set(anatomy.PHASES):
-        raise ProbeError(f"--frames={args.frames}: give different ones of {', '.join(anatomy.PHASES)}")
+        raise ProbeError(f"--frames={args.frames}: name each frame once, among {', '.join(anatomy.PHASES)}")
     result = score_network(encoder, dataset) if network else None
     if args.export or result is None:
         embeddings = embed_frames(encoder, dataset, frames, slices=args.slices)
@@ -151,10 +161,10 @@ def _main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _load(run: str, which: str | None) -> ImageEncoder:
-    encoder = load_encoder(run, which or "last")
-    # A fine-tuned run is judged by its best checkpoint; of pretraining, the lowest loss is not the best encoder.
-    return load_encoder(run, "best") if which is None and encoder.config["task"] == "probe" else encoder
+def _load(run: str, which: str | None, weights: str) -> ImageEncoder:
+    encoder = load_encoder(run, which or "last", weights)
+    # The best checkpoint of a fine-tuned run is the best by its scores. In pretraining the lowest loss is not the best encoder.
+    return load_encoder(run, "best", weights) if which is None and encoder.config["task"] == "probe" else encoder
 
 
 def _open(encoder: ImageEncoder, path: str | None) -> Dataset:
@@ -174,10 +184,11 @@ def _report(
         print(f"note: {note}")
     if result.subjects["left_out"]:
         print(f"note: {result.subjects['left_out']} subjects left out: without {column.name}, or without the frames")
-    found = scores(result, args.seed)
+    by_probe = scores(result, args.seed)
     about: dict[str, Any] = {
         "run": str(args.run),
         "checkpoint": encoder.checkpoint.name,
+        "weights": args.weights,
         "dataset_fingerprint": dataset.fingerprint,
         "trained_on": encoder.images["dataset_fingerprint"],
         "notes": notes,
@@ -189,9 +200,9 @@ def _report(
     if args.fraction < 1:
         folder += f"_fraction{args.fraction:g}_seed{args.seed}"
     output = Path(args.output) if args.output else encoder.run / "probe" / folder
-    write(output, result, found, about)
+    write(output, result, by_probe, about)
     print(f"{column.name}: {', '.join(f'{n} {k}' for k, n in result.subjects.items() if k != 'left_out')} subjects")
-    print(text(found, column.unit))
+    print(text(by_probe, column.unit))
     print(f"\nwritten to {output}")
 
 

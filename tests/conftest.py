@@ -32,3 +32,22 @@ def _forget_programs():
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
+
+
+@pytest.fixture(scope="session")
+def brightness(tmp_path_factory) -> Path:
+    """The folder of the dataset of tests/brightness.py."""
+    from tests import brightness
+
+    return brightness.make(tmp_path_factory.mktemp("brightness"))
+
+
+@pytest.fixture(scope="session")
+def segmented(brightness, tmp_path_factory) -> Path:
+    """A segmentation run of two steps on `brightness`, with EMA weights that differ from the model's."""
+    from tests.tasks import tiny  # here, because it starts JAX
+
+    run = tmp_path_factory.mktemp("runs") / "segmented"
+    settings = {"batch_size": 4, "steps": 2, "eval_every": 0, "optimizer.warmup": 0.0, "optimizer.learning_rate": 0.1}
+    tiny.train("segment_sax", brightness, run, **{"ema.decay": 0.9, **settings})
+    return run

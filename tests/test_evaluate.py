@@ -208,7 +208,7 @@ def test_every_stack_is_scored_by_what_was_drawn_in_it_and_an_unlabelled_plane_i
     with pytest.raises(scoring.ScoringError, match="no labelled la_4ch stack in --split=test"):
         scoring.score(ventricle, dataset, "test", progress=False)
 
-    def load(folder, checkpoint):
+    def load(folder, checkpoint, weights):
         config = {"data": dict.fromkeys(SYNTHETIC) | {"dataset": str(dataset.root), "splits": ("train",)}}
         return dataclasses.replace(runs[folder], config=config)
 
@@ -235,7 +235,7 @@ def test_a_dataset_that_does_not_fit_is_refused(dataset, tmp_path):
 def command(dataset, monkeypatch, tmp_path):
     data = dict.fromkeys(SYNTHETIC) | {"plane": "sax", "dataset": str(dataset.root), "splits": ("train",)}
     run = dataclasses.replace(toy_run(), config={"data": data}, dataset_fingerprint=dataset.fingerprint)
-    monkeypatch.setattr(evaluate, "load_run", lambda directory, which: run)
+    monkeypatch.setattr(evaluate, "load_run", lambda directory, which, weights: run)
     monkeypatch.setattr(evaluate.cohort, "open_dataset", lambda dataset, **_: Dataset.open(dataset))
     return lambda *flags: evaluate.main([f"--run={tmp_path / 'run'}", *flags])
 
@@ -271,7 +271,7 @@ def test_command_answers_errors_in_one_line(command, tmp_path, capsys, monkeypat
     assert command(f"--dataset={tmp_path / 'nowhere'}") == 2
     assert "nowhere" in capsys.readouterr().err
 
-    def missing(directory, which):
+    def missing(directory, which, weights):
         raise RunError(f"{directory}/config.json: not found")
 
     monkeypatch.setattr(evaluate, "load_run", missing)

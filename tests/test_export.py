@@ -1,4 +1,4 @@
-"""The encoder of a run as a file of transformers: the same features there, and the same bits when it comes back."""
+"""The encoder of a run as a weight file: the same features in transformers, and the same bits when it is loaded again."""
 
 import json
 
@@ -15,6 +15,7 @@ from morphojax.train import weights
 from morphojax.train.checkpoint import Checkpoints
 from morphojax.train.state import TrainState
 from morphojax.train.transfer import flatten, transfer_published
+from tests.tasks.tiny import TINY
 
 RNG = np.random.default_rng(0)
 
@@ -36,40 +37,40 @@ def run_of(path, name, width):
     return tree
 
 
-def test_an_exported_run_comes_back_to_the_bit_and_is_the_same_network_in_transformers(tmp_path, capsys):
-    tree = run_of(tmp_path / "run", "resnet18", 8)
+def test_an_exported_encoder_loads_bit_for_bit_and_is_the_same_network_in_transformers(tmp_path, capsys):
+    tree = run_of(tmp_path / "run", TINY["model.encoder"], 8)
     file = tmp_path / "encoder.safetensors"
     assert export.main([f"--run={tmp_path / 'run'}", f"--output={file}"]) == 0
     assert f"written to {file}" in capsys.readouterr().out
-    back, _ = transfer_published(str(file), tree)
-    expected = flatten(tree)
-    assert back.keys() == expected.keys()
-    for key, array in expected.items():
-        np.testing.assert_array_equal(back[key], array, err_msg=key)
+    loaded, _ = transfer_published(str(file), tree)
+    exported = flatten(tree)
+    assert loaded.keys() == exported.keys()
+    for key, array in exported.items():
+        np.testing.assert_array_equal(loaded[key], array, err_msg=key)
 
     transformers = pytest.importorskip("transformers", reason="loading an export needs transformers")
     torch = pytest.importorskip("torch", reason="loading an export needs PyTorch")
     config = transformers.ResNetConfig(
-        num_channels=1, embedding_size=8, hidden_sizes=[8, 16, 32, 64], depths=[2, 2, 2, 2], layer_type="basic"
+        num_channels=1, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"
     )
     model = transformers.ResNetModel(config).eval()
     model.load_state_dict({n: torch.tensor(a) for n, a in weights.read(file).items()}, strict=True)
     image = RNG.integers(0, 256, (1, 1, 32, 32, 1), np.uint8)
     with torch.no_grad():
-        theirs = model(torch.from_numpy(image[0]).permute(0, 3, 1, 2) / 255).pooler_output
-    ours = embed.load_encoder(tmp_path / "run").apply(image, np.ones((1, 1), bool), ("sax",))
-    np.testing.assert_allclose(ours, theirs[:, :, 0, 0], rtol=1e-4)
+        expected = model(torch.from_numpy(image[0]).permute(0, 3, 1, 2) / 255).pooler_output
+    pooled = embed.load_encoder(tmp_path / "run").apply(image, np.ones((1, 1), bool), ("sax",))
+    np.testing.assert_allclose(pooled, expected[:, :, 0, 0], rtol=1e-4)
 
 
-def test_what_cannot_be_exported_is_told(tmp_path, capsys):
+def test_what_cannot_be_exported_is_refused(tmp_path, capsys):
     run_of(tmp_path / "vit", "vit_tiny", 8)
-    run_of(tmp_path / "resnet", "resnet18", 4)
+    run_of(tmp_path / "resnet", TINY["model.encoder"], 4)
 
-    def told(run, output, message):
+    def refused(run, output, message):
         assert export.main([f"--run={tmp_path / run}", f"--output={tmp_path / output}"]) == 2
         assert message in capsys.readouterr().err and not (tmp_path / output).exists()
 
-    told("vit", "a.safetensors", "config.model.encoder=vit_tiny: transformers has no such encoder")
-    told("resnet", "a.pt", "give a name that ends in .safetensors")
-    told("resnet", "none/a.safetensors", "does not exist; make the folder first")
-    told("nothing", "a.safetensors", "no run and no checkpoint here")
+    refused("vit", "a.safetensors", "config.model.encoder=vit_tiny: transformers has no such encoder")
+    refused("resnet", "a.pt", "give a name that ends in .safetensors")
+    refused("resnet", "none/a.safetensors", "does not exist; make the folder first")
+    refused("nothing", "a.safetensors", "no run and no checkpoint here")

@@ -1,5 +1,6 @@
-"""The whole program, as people run it: commands, on a tiny cohort on disk."""
+"""The whole program on a tiny cohort on disk: in this process, and as processes where the process is what is tested."""
 
+import contextlib
 import json
 import os
 import signal
@@ -7,48 +8,33 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
+from absl import flags, logging
+from absl.testing import flagsaver
 
+from morphojax import evaluate, main
 from morphojax.data.geometry import Grid
 from morphojax.data.prepare.pseudonyms import Pseudonyms
 from morphojax.data.sources.acdc import Acdc
+from morphojax.tasks import experiment
 from morphojax.train import checkpoint
 from tests.data import cohorts
 from tests.data.preparing import prepare
+from tests.tasks import tiny
 
 ROOT = Path(__file__).parents[1]
-TINY = {
-    "batch_size": 4,
-    "log_every": 1,
-    "images_every": 100,
-    "model.width": 8,
-    "model.encoder": "resnet18",
-}
-# A small learning rate: rounding differs with the number of devices, and Adam's first steps magnify it; what the losses are compared
-# for (whose negatives, whose batch statistics) shows at the first step already.
-PRETRAIN = (
-    TINY
-    | {"optimizer.learning_rate": 1e-4}
-    | {
-        "steps": 6,
-        "epochs": 0,
-        "input.slices": 2,
-        "model.table.mlp.hidden_units": 16,
-        "eval_every": 3,
-        "save_every": 1,
-    }
-)
-SEGMENT = TINY | {
-    "steps": 4,
-    "model.decoder_widths": "(4,8,8,8)",
-    "eval_every": 2,
-    "save_every": 2,
-    "data.fraction": 1.0,
-}
+# A small learning rate: rounding differs with the number of devices, and Adam's first steps magnify it. What the losses are
+# compared for (whose negatives, whose batch statistics) shows at the first step already.
+PRETRAIN = {"batch_size": 4, "steps": 6, "eval_every": 3, "save_every": 1, "optimizer.learning_rate": 1e-4}
+SEGMENT = {"batch_size": 4, "steps": 4, "eval_every": 2, "save_every": 2}
+# `python -m morphojax.main`, with the encoder of two blocks.
+PROGRAM = "import runpy, tests.tasks.tiny; runpy.run_module('morphojax.main', run_name='__main__')"
 
 
 @pytest.fixture(scope="module")
@@ -66,24 +52,35 @@ def dataset(tmp_path_factory) -> Path:
     return out
 
 
-def command(config: str, dataset: Path, run: Path, settings: dict, *flags: str) -> list[str]:
-    keys = {"data.dataset": dataset, "workdir": run} | settings
-    return [
-        sys.executable, "-m", "morphojax.main", f"--config=configs/{config}.py",
-        *[f"--config.{key}={value}" for key, value in keys.items()], *flags,
-    ]  # fmt: skip
+@pytest.fixture(scope="module")
+def pretrained(dataset: Path, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "pretrain"
+    tiny.train("pretrain_sax", dataset, run, **PRETRAIN)
+    return run
 
 
-def environment(devices: int = 1) -> dict[str, str]:
-    return os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"}
+def arguments(config: str, dataset: Path, run: Path, settings: dict) -> list[str]:
+    """The command line that says what `tiny.config` says."""
+    keys = tiny.DEFAULTS[config.split("_")[0]] | {"data.dataset": dataset, "workdir": run} | settings
+    return [f"--config={ROOT}/configs/{config}.py", *(f"--config.{key}={value}" for key, value in keys.items())]
 
 
-def train(*args, devices: int = 1, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command(*args), cwd=ROOT, env=environment(devices), capture_output=True, text=True, timeout=300, check=False
+def start(dataset: Path, run: Path, *distributed: str, **environment: str) -> subprocess.Popen[str]:
+    """Pretraining in a process of its own."""
+    command = [sys.executable, "-c", PROGRAM, *arguments("pretrain_sax", dataset, run, PRETRAIN), *distributed]
+    merged = subprocess.STDOUT
+    return subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=merged, text=True
     )
-    assert done.returncode == expect, done.stderr[-3000:]
-    return done
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-3000:]
+
+
+def devices(count: int) -> str:
+    return f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
 
 
 def losses(run: Path) -> list[float]:
@@ -91,94 +88,96 @@ def losses(run: Path) -> list[float]:
     return [line["train/loss"] for line in lines if "train/loss" in line]
 
 
-def assert_same_bits(a: Path, b: Path) -> None:
-    whole, other = (checkpoint.load_params(run, "last") for run in (a, b))
-    jax.tree.map(np.testing.assert_array_equal, whole, other)
-
-
-@pytest.fixture(scope="module")
-def pretrained(dataset: Path, tmp_path_factory) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "pretrain"
-    train("pretrain_sax", dataset, run, PRETRAIN)
-    return run
-
-
 def test_killed_and_resumed_equals_never_killed_bit_for_bit(dataset: Path, pretrained: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
-    for point in (1, 4):
-        process = subprocess.Popen(
-            command("pretrain_sax", dataset, run, PRETRAIN), cwd=ROOT, env=environment(),
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        deadline = time.monotonic() + 200
-        while not any((run / "checkpoints" / str(n)).is_dir() for n in range(point, 7)):
-            assert process.poll() is None and time.monotonic() < deadline, "no checkpoint came"
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    train("pretrain_sax", dataset, run, PRETRAIN)
-    assert_same_bits(pretrained, run)
+    process = start(dataset, run)
+    deadline = time.monotonic() + 200
+    while not any((run / "checkpoints" / str(step)).is_dir() for step in range(2, 7)):
+        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint came"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    resumed = tiny.train("pretrain_sax", dataset, run, **PRETRAIN)
+    jax.tree.map(np.testing.assert_array_equal, resumed, checkpoint.load_params(pretrained, "last"))
     assert losses(run) == losses(pretrained)
 
 
-def test_four_devices_give_the_losses_of_one(dataset: Path, pretrained: Path, tmp_path: Path) -> None:
-    train("pretrain_sax", dataset, tmp_path / "run", PRETRAIN, devices=4)
-    np.testing.assert_allclose(losses(tmp_path / "run"), losses(pretrained), atol=1e-5)
-
-
-def test_two_processes_give_the_losses_of_one(dataset: Path, pretrained: Path, tmp_path: Path) -> None:
+def test_two_processes_of_two_devices_give_the_losses_of_one(dataset: Path, pretrained: Path, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     # Programs with collectives between processes abort when they come from the compilation cache.
-    alone = environment() | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    # A shared run directory, as on a cluster's file system.
-    flags = [(f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={i}", "--distributed") for i in range(2)]
-    both = [
-        subprocess.Popen(
-            command("pretrain_sax", dataset, tmp_path / "run", PRETRAIN, *f), cwd=ROOT, env=alone,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for f in flags
-    ]  # fmt: skip
-    for process in both:
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output[-3000:]
+    environment = {"XLA_FLAGS": devices(2), "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    distributed = ("--distributed", f"--coordinator=127.0.0.1:{port}", "--processes=2")
+    run = tmp_path / "run"  # shared by the processes, as on a cluster's file system
+    for process in [start(dataset, run, *distributed, f"--process={i}", **environment) for i in range(2)]:
+        finish(process)
+    np.testing.assert_allclose(losses(run), losses(pretrained), atol=1e-5)
+
+
+@pytest.mark.slow  # the test above shards over devices too
+def test_four_devices_give_the_losses_of_one(dataset: Path, pretrained: Path, tmp_path: Path) -> None:
+    finish(start(dataset, tmp_path / "run", XLA_FLAGS=devices(4)))
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(pretrained), atol=1e-5)
 
 
-def test_segment_from_the_pretrained_encoder_and_score_it(dataset: Path, pretrained: Path, tmp_path: Path) -> None:
+def test_segment_from_the_pretrained_encoder_and_score_it(
+    dataset: Path, pretrained: Path, tmp_path: Path, capfd, caplog
+) -> None:
     run = tmp_path / "segment"
-    done = train("segment_sax", dataset, run, SEGMENT | {"init_from": pretrained})
-    assert "transfer from" in done.stdout and "loaded" in done.stdout and "table_encoder" in done.stdout
-    scored = subprocess.run(
-        [sys.executable, "-m", "morphojax.evaluate", f"--run={run}", "--split=test"],
-        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert scored.returncode == 0, scored.stderr[-3000:]
+    with caplog.at_level("INFO"):
+        assert experiment.run(tiny.config("segment_sax", dataset, run, init_from=str(pretrained), **SEGMENT))
+        trained = capfd.readouterr()
+        assert "transfer from" in trained.out and "loaded" in trained.out and "table_encoder" in trained.out
+        assert evaluate.main([f"--run={run}", "--split=test"]) == 0
+    scored = capfd.readouterr()
     assert (run / "evaluation" / "summary_test.json").is_file()
-    # Nothing that a run says or writes holds an id, and nothing but the evaluation's scores of subjects a pseudonym.
-    key, said = Pseudonyms(b"k" * 32), done.stdout + done.stderr + scored.stdout + scored.stderr
-    names = [key(f"patient{n:03d}").encode() for n in range(1, 9)]
-    assert "patient0" not in said and not any(name.decode() in said for name in names)
+    # No output and no file holds an id. Pseudonyms are in the scores by subject alone.
+    key, printed = Pseudonyms(b"k" * 32), trained.out + trained.err + scored.out + scored.err + caplog.text
+    pseudonyms = [key(f"patient{n:03d}").encode() for n in range(1, 9)]
+    assert "patient0" not in printed and not any(name.decode() in printed for name in pseudonyms)
     for path in (p for folder in (run, pretrained) for p in folder.rglob("*") if p.is_file()):
         data, by_subject = path.read_bytes(), path.name in ("scores_test.csv", "measures_test.csv")
         assert b"patient0" not in data, path.name
-        assert any(name in data for name in names) == by_subject, path.name
+        assert any(name in data for name in pseudonyms) == by_subject, path.name
 
 
-WRONG = {
-    "a misspelt key": ({"modle.width": 8}, "modle"),
-    "a wrong type": ({"steps": "many"}, "steps"),
-    "a name that is unknown": (
-        {"model.encoder": "resnet19"},
-        "error: config.model.encoder='resnet19' is unknown: choose one of",
-    ),
-}
+@contextlib.contextmanager
+def parsed(*command_line: str) -> Iterator[None]:
+    """The flags of the command while it runs in this process."""
+    saved, verbosity, was_parsed = flagsaver.save_flag_values(), logging.get_verbosity(), flags.FLAGS.is_parsed()
+    try:
+        with mock.patch.object(sys, "argv", ["main", *command_line]):  # ml_collections looks for overrides there
+            flags.FLAGS(sys.argv)
+        yield
+    finally:
+        flagsaver.restore_flag_values(saved)
+        logging.set_verbosity(verbosity)
+        if not was_parsed:
+            flags.FLAGS.unparse_flags()
 
 
-@pytest.mark.parametrize("case", WRONG)
-def test_what_a_config_has_wrong_is_told_in_a_line(case: str, dataset: Path, tmp_path: Path) -> None:
-    settings, message = WRONG[case]
-    done = train("segment_sax", dataset, tmp_path / "run", SEGMENT | settings, expect=2 if "unknown" in case else 1)
-    assert message in done.stderr + done.stdout
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"modle.width": 8}, "modle"), ({"steps": "many"}, "steps")],
+    ids=["misspelt key", "wrong type"],
+)
+def test_a_flag_that_does_not_fit_the_config_is_refused(settings, message, dataset: Path, tmp_path: Path) -> None:
+    command_line = arguments("segment_sax", dataset, tmp_path / "run", settings)
+    with pytest.raises((flags.Error, AttributeError, KeyError), match=message), parsed(*command_line):
+        pass
+
+
+def test_an_error_in_a_config_is_one_line(dataset: Path, tmp_path: Path, capsys) -> None:
+    settings = {"model.encoder": "resnet19"}
+    with parsed(*arguments("segment_sax", dataset, tmp_path / "run", settings)):
+        assert main.main(["main"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: config.model.encoder='resnet19' is unknown: choose one of")
+    assert len(error.splitlines()) == 1
+
+
+def test_the_command_trains(dataset: Path, pretrained: Path, tmp_path: Path) -> None:
+    with parsed(*arguments("pretrain_sax", dataset, tmp_path / "run", PRETRAIN)):
+        assert main.main(["main"]) == 0
+    assert losses(tmp_path / "run") == losses(pretrained)

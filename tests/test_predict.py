@@ -221,7 +221,7 @@ def test_labels_in_the_input_are_passed_over(tmp_path):
     for name in ("p_frame01", "p_frame01_gt", "label_sa_ED", "seg_sa_ED", "seg4_la_4ch_ED"):
         write(tmp_path / "in" / f"{name}.nii.gz", np.zeros((4, 4, 2)))
     paths, notes = files.find_inputs(tmp_path / "in", "sax")
-    assert [p.name for p in paths] == ["p_frame01.nii.gz"] and notes == ["passed over: 4 files named as labels"]
+    assert [p.name for p in paths] == ["p_frame01.nii.gz"] and notes == ["skipped: 4 files named as labels"]
 
 
 def test_inputs_that_are_not_there(tmp_path):
@@ -236,11 +236,11 @@ def test_nothing_is_overwritten_unasked(tmp_path):
     with pytest.raises(files.PredictError, match="overwrite the images"):
         files.predict_files(toy_run(), "sax", [path], tmp_path / "in", tmp_path / "in", overwrite=True)
     go(tmp_path)
-    with pytest.raises(files.PredictError, match="already there"):
+    with pytest.raises(files.PredictError, match="already exists"):
         go(tmp_path)
     assert go(tmp_path, overwrite=True) == []
     write(tmp_path / "in" / "heart.nii", toy_image(toy_label()))
-    with pytest.raises(files.PredictError, match="are both there"):
+    with pytest.raises(files.PredictError, match="both exist"):
         go(tmp_path, overwrite=True)
 
 
@@ -271,7 +271,7 @@ def test_heart_rate_needs_a_unit_and_a_sane_step():
 
 def test_exit_codes(tmp_path, monkeypatch, capsys):
     damage(tmp_path / "in")
-    monkeypatch.setattr(predict, "load_run", lambda directory, which: toy_run())
+    monkeypatch.setattr(predict, "load_run", lambda directory, which, weights: toy_run())
     base = ["--run=r", f"--input={tmp_path / 'in'}"]
     assert predict.main([*base, f"--output={tmp_path / 'out'}"]) == 1
     captured = capsys.readouterr()
@@ -280,7 +280,7 @@ def test_exit_codes(tmp_path, monkeypatch, capsys):
     assert predict.main([*base, f"--output={tmp_path / 'two'}", "--labels=sunnybrook"]) == 2
     assert "no number for" in capsys.readouterr().err
 
-    def missing(directory, which):
+    def missing(directory, which, weights):
         raise RunError(f"{directory}/config.json: not found")
 
     monkeypatch.setattr(predict, "load_run", missing)

@@ -1,4 +1,4 @@
-"""A run directory -> embeddings of subjects: the mean over a subject's slices of what the image encoder makes of each."""
+"""Embeddings of subjects with the image encoder of a run: the mean over a subject's slices of their pooled features."""
 
 import dataclasses
 import functools
@@ -34,17 +34,17 @@ PROJECTOR = """embeddings {
 class ImageEncoder:
     """The image encoder of a run of any task, ready to embed.
 
-    apply:     (image uint8 [B,K,H,W,C], slice_mask bool [B,K], image_planes) -> float32 [B,D]; nothing random. image_planes:
-               the plane of each
-               of the K images, as of `ImageSpec.image_planes`.
-    channels:  `slices` or `cycle`, and cycle_frames, as in `ImageSpec`.
-    variables: all that the checkpoint holds: {"params", "batch_stats"}.
+    images:    preprocessing.json of the run.
+    channels, cycle_frames: as in `ImageSpec`.
+    apply:     (image uint8 [B,K,H,W,C], slice_mask bool [B,K], image_planes) -> float32 [B,D], deterministic. image_planes
+               names the plane of each of the K images, as `ImageSpec.image_planes` does.
+    variables: of the whole model: {"params": ..., "batch_stats": ...}.
     """
 
     run: Path
     checkpoint: Path
     config: Mapping[str, Any]
-    images: Mapping[str, Any]  # preprocessing.json
+    images: Mapping[str, Any]
     channels: str
     cycle_frames: int
     apply: Callable[[Any, Any, tuple[str, ...]], Any]
@@ -63,10 +63,16 @@ class Embeddings:
     values: np.ndarray
 
 
-def load_encoder(path: str | Path, which: str = "last") -> ImageEncoder:
-    """The encoder of a run directory (`which`: `last` or `best`) or of a checkpoint folder in one.
+def load_encoder(path: str | Path, which: str = "last", weights: str = "model") -> ImageEncoder:
+    """Loads the image encoder of a run directory, or of a checkpoint folder in one.
 
-    Raises RunError or CheckpointError, naming the file, for a directory that is no whole run or is not as its config says.
+    Args:
+        which: `last` or `best`, for a run directory.
+        weights: `model` or `ema`, as in `checkpoint.load_params`.
+
+    Raises:
+        RunError: a file is missing, or the checkpoint's encoder is not the one that the config describes.
+        CheckpointError: no usable checkpoint, or no EMA weights in it.
     """
     folder = checkpoint.find(path, which)
     run = folder.parent.parent
@@ -78,14 +84,14 @@ def load_encoder(path: str | Path, which: str = "last") -> ImageEncoder:
         module = from_config.image_encoder(model, planes)
     except (KeyError, TypeError) as error:
         raise RunError(f"{run}: config.json or preprocessing.json is not as a run writes it ({error!r})") from error
-    variables = checkpoint.load_params(folder)
-    c = ImageSpec(planes, channels, cycle_frames=cycle_frames).channel_count
-    image = jax.ShapeDtypeStruct((len(planes), size, size, c), jnp.float32)
-    wanted: Any = jax.eval_shape(lambda key, x: module.init(key, x, train=False), jax.random.key(0), image)
-    _, report = transfer_modules(variables, {name: {"encoder": tree} for name, tree in wanted.items()})
+    variables = checkpoint.load_params(folder, weights=weights)
+    channel_count = ImageSpec(planes, channels, cycle_frames=cycle_frames).channel_count
+    image = jax.ShapeDtypeStruct((len(planes), size, size, channel_count), jnp.float32)
+    expected: Any = jax.eval_shape(lambda key, x: module.init(key, x, train=False), jax.random.key(0), image)
+    _, report = transfer_modules(variables, {name: {"encoder": tree} for name, tree in expected.items()})
     if wrong := (*report.absent, *report.differing, *report.adapted):
-        raise RunError(f"{folder}: its encoder is not the one that {run / 'config.json'} says. First: {wrong[0]}")
-    own = jax.device_put({name: variables[name]["encoder"] for name in wanted})
+        raise RunError(f"{folder}: its encoder is not the one of {run / 'config.json'}. First difference: {wrong[0]}")
+    own = jax.device_put({name: variables[name]["encoder"] for name in expected})
 
     @functools.partial(jax.jit, static_argnums=2)
     def apply(image: jax.Array, mask: jax.Array, image_planes: tuple[str, ...]) -> jax.Array:
@@ -105,12 +111,17 @@ def embed(
     slices: int = 8,
     batch_size: int = 8,
 ) -> Embeddings:
-    """Embeddings of subjects (None: of all), from the first of `frames` that a subject has. Those without are left out.
+    """Embeddings of subjects that have one of the frames.
 
-    `slices` evenly spaced ones of the frame are averaged. An encoder of the cardiac cycle sees its phases in the middle slice, whatever
-    frames and slices say.
+    Args:
+        subjects: indices; None: all subjects.
+        frames: the first that a subject has is embedded. An encoder with channels=cycle ignores frames and slices: it
+            embeds the phases of the middle slice.
+        slices: evenly spaced slices of the frame, over which embeddings are averaged.
 
-    Raises StreamError where nobody has the frames, and RunError where the encoder answers NaN.
+    Raises:
+        StreamError: no subject has any of the frames.
+        RunError: an embedding is NaN.
     """
     n = len(dataset.subjects)
     images = ImageSpec(encoder.planes, encoder.channels, tuple(frames), encoder.cycle_frames, slices)
@@ -128,29 +139,32 @@ def embed(
         subject.append(batch["subject"][kept])
         values.append(np.asarray(encoder.apply(batch["image"], batch["slice_mask"], images.image_planes))[kept])
     stream.close()
-    found = Embeddings(np.concatenate(subject), np.concatenate(values))
-    if not np.isfinite(found.values).all():
-        raise RunError(f"{encoder.checkpoint}: the encoder answers NaN; choose another checkpoint")
-    return found
+    embeddings = Embeddings(np.concatenate(subject), np.concatenate(values))
+    if not np.isfinite(embeddings.values).all():
+        raise RunError(f"{encoder.checkpoint}: the encoder's output has NaN; choose another with --checkpoint")
+    return embeddings
 
 
 def embed_frames(encoder: ImageEncoder, dataset: Dataset, frames: Sequence[str], **settings: Any) -> Embeddings:
-    """The embeddings of several frames side by side, [N, frames x D], of the subjects that have them all. See `embed`."""
+    """Embeddings of several frames, concatenated to [N, frames x D], of the subjects that have all the frames.
+
+    settings: as for `embed`. Raises ValueError where no subject has all the frames.
+    """
     if encoder.channels == "cycle":
         return embed(encoder, dataset, **settings)
     each = [embed(encoder, dataset, frames=(frame,), **settings) for frame in frames]
     common = each[0].subject
-    for one in each[1:]:
-        common = np.intersect1d(common, one.subject)
+    for embeddings in each[1:]:
+        common = np.intersect1d(common, embeddings.subject)
     if not len(common):
         raise ValueError(f"no subject has all of the frames {', '.join(frames)}")
     return Embeddings(common, np.concatenate([e.values[np.isin(e.subject, common)] for e in each], axis=1))
 
 
 def export(folder: Path, embeddings: Embeddings, dataset: Dataset, columns: Sequence[str] = ()) -> None:
-    """Writes embeddings.parquet and what TensorBoard's projector shows of `--logdir=<folder>`.
+    """Writes embeddings.parquet, and the files for TensorBoard's projector (`tensorboard --logdir=<folder>`).
 
-    columns: of the table, raw, to colour by. A subject is its index: no ids.
+    columns: of the table, to colour by. A subject appears as its index, without id.
     """
     about = pd.DataFrame({"subject": embeddings.subject, "split": dataset.splits[embeddings.subject]})
     for name in columns:

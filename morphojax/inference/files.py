@@ -1,9 +1,8 @@
-"""NIfTI images -> labels with their exact geometry, and measures: what `morphojax.predict` does with a run."""
+"""Segments NIfTI files with a run, and writes labels with the exact geometry of the images (`morphojax.predict`)."""
 
-import dataclasses
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,75 +15,68 @@ from tqdm import tqdm
 from morphojax import anatomy
 from morphojax.data.sources import nifti
 from morphojax.data.store.records import write_atomically
-from morphojax.evaluation import clinical
+from morphojax.inference.measures import PredictError, Segmented, measure_rows, volume_rows
 from morphojax.inference.segmenter import Run
 from morphojax.train.run import RunError
 
 NAN = float("nan")
 SUFFIXES = (".nii.gz", ".nii")
+# Names of files, without suffix.
 _LABEL = re.compile(r"^(label|seg\d*)_|_(gt|seg|label)$")
-_UKB = re.compile(r"^(sa|la_[234]ch)(_ED|_ES|_mid)?$")
+_UKB = re.compile(r"^(sa|la_[234]ch)(_ED|_ES|_mid)?$")  # UK Biobank: the plane is in the name
 _FRAME_OF = re.compile(r"^(?P<heart>.+)_(?P<phase>ED|ES|frame\d+)$")
 
 
-class PredictError(ValueError):
-    """An input, output or flag that cannot be used. The message names it and says what to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Segmented:
-    """A file's frames, each [X, Y, Z] uint8 of canonical ids. `name` is relative to the input, without suffix."""
-
-    name: str
-    frames: tuple[np.ndarray, ...]
-    spacing: tuple[float, float, float]
-    heart_rate: float  # beats per minute of a cine that covers one cycle; NaN where unknown
-
-
 def stem(path: Path) -> str:
+    """The name of a file without .nii or .nii.gz."""
     return next((path.name[: -len(s)] for s in SUFFIXES if path.name.endswith(s)), path.name)
 
 
 def choose_plane(run: Run, plane: str | None) -> str:
-    """--plane, which a run of one plane need not be told. Raises PredictError for one that the run does not know."""
+    """The plane of the images: --plane, or that of a run of a single plane. Raises PredictError for another plane."""
     if plane is None and len(run.planes) == 1:
         return run.planes[0]
     if plane not in run.planes:
         raise PredictError(
-            f"--plane={plane}: the run segments {', '.join(run.planes)}; name the one that the images show"
+            f"--plane={plane}: the run segments {', '.join(run.planes)}; give the plane that the images show"
         )
     return plane
 
 
 def find_inputs(source: Path, plane: str, pattern: str = "*") -> tuple[list[Path], list[str]]:
-    """Images to segment, sorted, and a line for each kind of file that was passed over.
+    """The images to segment, sorted, and a line for each kind of file that is skipped.
 
-    In a folder, names that are labels by convention (`label_*`, `seg_*`, `*_gt`) and UK Biobank names of another plane
-    are passed over; a file that is named is always taken.
+    Args:
+        source: a file, which is always segmented, or a folder. In a folder, files whose name marks them as labels
+            (`label_*`, `seg_*`, `*_gt`) and UK Biobank files of another plane are skipped.
+        pattern: of names in the folder.
+
+    Raises:
+        PredictError: nothing to segment.
     """
     if source.is_file():
         return [source], []
     if not source.is_dir():
         raise PredictError(f"--input={source}: no such file or folder")
-    kept, labels, other = [], 0, 0
+    kept, labels, other_planes = [], 0, 0
     for path in sorted(p for p in source.rglob(pattern) if p.is_file() and p.name.endswith(SUFFIXES)):
         ukb = _UKB.match(stem(path))
         if _LABEL.search(stem(path)):
             labels += 1
         elif ukb and ukb.group(1).replace("sa", "sax") != plane:
-            other += 1
+            other_planes += 1
         else:
             kept.append(path)
-    notes = [f"passed over: {labels} files named as labels"] if labels else []
-    notes += [f"passed over: {other} files named as planes other than {plane}"] if other else []
+    notes = [f"skipped: {labels} files named as labels"] if labels else []
+    notes += [f"skipped: {other_planes} files named as planes other than {plane}"] if other_planes else []
     if not kept:
-        found = "; ".join(notes) or "no .nii or .nii.gz at all"
-        raise PredictError(f"--input={source}: no image of {plane} that matches {pattern!r} ({found})")
+        reason = "; ".join(notes) or "it holds no such .nii or .nii.gz file"
+        raise PredictError(f"--input={source}: no image of {plane} that matches {pattern!r} ({reason})")
     return kept, notes
 
 
 def hearts(paths: Sequence[Path]) -> list[list[Path]]:
-    """Files grouped by heart, in order: those of one folder whose names differ only in _ED / _ES, or in _frameNN."""
+    """Files grouped by heart, in order: files of one folder whose names differ only in _ED and _ES, or in _frameNN."""
     groups: dict[tuple[Path, str, bool], list[Path]] = {}
     for path in paths:
         match = _FRAME_OF.match(stem(path))
@@ -94,37 +86,39 @@ def hearts(paths: Sequence[Path]) -> list[list[Path]]:
 
 
 def largest_components(label: np.ndarray) -> np.ndarray:
-    """Keeps, of each structure in [X, Y, Z], the largest piece connected through faces; the rest becomes background."""
-    out = np.zeros_like(label)
+    """Keeps the largest component (connected through faces) of each structure in [X, Y, Z]; the rest becomes background."""
+    kept = np.zeros_like(label)
     for value in np.unique(label[label > 0]):
-        pieces, _ = ndimage.label(label == value)
-        sizes = np.bincount(pieces.ravel())
-        out[pieces == 1 + sizes[1:].argmax()] = value
-    return out
+        components, _ = ndimage.label(label == value)
+        sizes = np.bincount(components.ravel())
+        kept[components == 1 + sizes[1:].argmax()] = value
+    return kept
 
 
 def disk_numbers(run: Run, convention: str) -> np.ndarray:
-    """[256] uint8, canonical id -> number on disk. Raises PredictError where a structure of the run has none."""
-    known = anatomy.CONVENTIONS[convention]
-    lacking = [s for s in run.structures if s not in known.labelled]
+    """A lookup table, uint8 [256]: canonical id -> number on disk. Raises PredictError where a structure of the run has none."""
+    numbers = anatomy.CONVENTIONS[convention]
+    lacking = [s for s in run.structures if s not in numbers.labelled]
     if lacking:
         raise PredictError(f"--labels={convention} has no number for {', '.join(lacking)}; use --labels=canonical")
     table = np.zeros(256, np.uint8)
-    for canonical, number in known.from_canonical().items():
+    for canonical, number in numbers.from_canonical().items():
         table[canonical] = number
     return table
 
 
 def segment(run: Run, plane: str, path: Path, name: str, largest_component: bool) -> tuple[Segmented, Any]:
-    """One file -> its labels, and the NIfTI image they came from. Raises ValueError, naming the file."""
+    """The labels of one file, and its NIfTI image. Raises ValueError, naming the file."""
     volume, image = _read(path)
     if plane != "sax" and volume.raw.shape[2] != 1:
-        raise PredictError(f"{path}: has {volume.raw.shape[2]} slices, {plane} has one; is this another plane?")
+        raise PredictError(
+            f"{path}: has {volume.raw.shape[2]} slices, and {plane} images have one; is this another plane?"
+        )
     frames = []
     for t in range(volume.frames):
         try:
             label = run.labels(run.predict(volume.values(t), volume.affine), plane)
-        except RunError:  # the run's fault, not the file's
+        except RunError:  # an error of the run, not of the file
             raise
         except ValueError as error:
             raise PredictError(f"{path}: {error}") from error
@@ -134,18 +128,18 @@ def segment(run: Run, plane: str, path: Path, name: str, largest_component: bool
 
 
 def _read(path: Path) -> tuple[nifti.Volume, Any]:
-    """The voxels, strictly read, and the image for its header."""
+    """The voxels, checked by `nifti.load`, and the image with its header."""
     try:
         image: Any = nib.load(path)
         shape = image.shape
-    except Exception as error:  # whatever nibabel trips over: the strict reader says it with advice
-        nifti.load(path, 3)
+    except Exception as error:  # nibabel raises many kinds
+        nifti.load(path, 3)  # its error says what to do
         raise PredictError(f"{path}: not a readable NIfTI file ({error})") from error
     return nifti.load(path, 4 if len(shape) > 3 and max(shape[3:]) > 1 else 3), image
 
 
 def heart_rate(header: Any, frames: int) -> float:
-    """Beats per minute, taking a cine for one cardiac cycle; NaN where the time step has no unit or is absurd."""
+    """Beats per minute of a cine that covers one cardiac cycle; NaN where the time step has no unit or gives an absurd rate."""
     seconds = {"sec": 1.0, "msec": 1e-3}.get(header.get_xyzt_units()[1])
     step = float(header["pixdim"][4])
     if frames < 2 or seconds is None or not step > 0:
@@ -155,67 +149,24 @@ def heart_rate(header: Any, frames: int) -> float:
 
 
 def save(path: Path, image: Any, frames: Sequence[np.ndarray], numbers: np.ndarray) -> None:
-    """Writes labels with the image's geometry (shape, affine, qform, sform, spacing, units), whole or not at all."""
+    """Writes labels with the image's geometry: shape, affine, qform, sform, spacing and units.
+
+    The file is complete or absent.
+    """
     data = numbers[np.stack(frames, axis=-1)].reshape(image.shape, order="F")
     header = image.header.copy()
     header.set_data_dtype(np.uint8)
-    header.extensions.clear()  # they, and the texts below, may tell who was scanned
+    header.extensions.clear()  # extensions and the texts below may identify the subject
     for field, value in {"descrip": b"", "db_name": b"", "aux_file": b"", "cal_min": 0, "cal_max": 0}.items():
         if field in header:
             header[field] = value
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")  # nibabel goes by the suffix
+    partial = path.with_name(f".{os.getpid()}.{path.name}")  # nibabel chooses the format by the suffix
     try:
         nib.save(type(image)(data, image.affine, header), partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def sizes(run: Run, plane: str, label: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
-    """Size of every structure of a frame: mL in short axis, cm2 in a long-axis plane."""
-    found = {s: clinical.size(plane, label, s, spacing) for s in run.structures_of(plane)}
-    return {f"{s}_{unit}": value for s, (value, unit) in found.items()}
-
-
-def volume_rows(run: Run, plane: str, files: Sequence[Segmented]) -> Iterator[dict[str, Any]]:
-    for file in files:
-        for t, label in enumerate(file.frames):
-            yield {"file": file.name, "frame": t} | sizes(run, plane, label, file.spacing)
-
-
-def measure_rows(run: Run, plane: str, files: Sequence[Segmented]) -> Iterator[dict[str, Any]]:
-    """What the files of one heart measure: a row for each cine, one for the single frames together."""
-    for file in files:
-        if len(file.frames) > 1:
-            stacks = [(label, file.spacing) for label in file.frames]
-            ed, es = _extremes(run, plane, stacks)
-            row: dict[str, Any] = {"file": file.name, "kind": "cine", "ed": ed, "es": es, "heart_rate": file.heart_rate}
-            yield row | clinical.measures(plane, stacks[ed], stacks[es], run.structures_of(plane), file.heart_rate)
-    single = [file for file in files if len(file.frames) == 1]
-    stacks = [(file.frames[0], file.spacing) for file in single]
-    if len(single) == 1:
-        yield {"file": single[0].name, "kind": "stack"} | sizes(run, plane, *stacks[0])
-    elif single:
-        names = [file.name.rpartition("_")[2] for file in single]
-        ed, es = (names.index("ED"), names.index("ES")) if "ED" in names else _extremes(run, plane, stacks)
-        row = {"file": single[0].name.rpartition("_")[0], "kind": "frames", "ed": names[ed], "es": names[es]}
-        yield row | clinical.measures(plane, stacks[ed], stacks[es], run.structures_of(plane))
-
-
-def _extremes(run: Run, plane: str, stacks: Sequence[clinical.Stack]) -> tuple[int, int]:
-    """(ED, ES) positions: largest and smallest LV cavity; without an LV, smallest and largest atrium."""
-    for structure, ed_is_largest in (
-        ("lv_cavity", True),
-        ("la_cavity", False),
-        ("ra_cavity", False),
-        ("rv_cavity", True),
-    ):
-        if structure in run.structures_of(plane):
-            volumes = [clinical.volume_ml(label, structure, spacing) for label, spacing in stacks]
-            largest, smallest = int(np.argmax(volumes)), int(np.argmin(volumes))
-            return (largest, smallest) if ed_is_largest else (smallest, largest)
-    raise PredictError(f"no cavity among {', '.join(run.structures_of(plane))}: ED and ES cannot be told apart")
 
 
 def predict_files(
@@ -228,7 +179,13 @@ def predict_files(
     largest_component: bool = False,
     overwrite: bool = False,
 ) -> list[str]:
-    """Segments every file and writes labels, measures.csv and volumes.csv. Returns a message per file left out."""
+    """Segments every file, and writes labels, measures.csv and volumes.csv. Returns a message per file left out.
+
+    Args:
+        paths: of `find_inputs`.
+        source: the file or folder that was searched; the output has the same relative names.
+        labels: of anatomy.CONVENTIONS, for the numbers on disk.
+    """
     numbers = disk_numbers(run, labels)
     root = source if source.is_dir() else source.parent
     targets = {path: output / path.relative_to(root) for path in paths}
@@ -236,7 +193,7 @@ def predict_files(
     problems, volumes, measures = [], [], []
     with tqdm(total=len(paths), desc="predict", unit="file") as progress:
         for files in hearts(paths):
-            done = []
+            segmented = []
             for path in files:
                 name = str(path.relative_to(root).with_name(stem(path)))
                 try:
@@ -247,10 +204,10 @@ def predict_files(
                     problems.append(str(error))
                 else:
                     save(targets[path], image, file.frames, numbers)
-                    done.append(file)
+                    segmented.append(file)
                 progress.update()
-            volumes += volume_rows(run, plane, done)
-            measures += measure_rows(run, plane, done)
+            volumes += volume_rows(run, plane, segmented)
+            measures += measure_rows(run, plane, segmented)
     output.mkdir(parents=True, exist_ok=True)
     for table, rows in (("volumes.csv", volumes), ("measures.csv", measures)):
         write_atomically(output / table, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g").encode())
@@ -258,14 +215,15 @@ def predict_files(
 
 
 def _check_targets(targets: Mapping[Path, Path], output: Path, overwrite: bool) -> None:
+    """Raises PredictError where writing would replace an image, a file of the output, or another target."""
     for path, target in targets.items():
         if target.resolve() == path.resolve():
             raise PredictError(f"--output={output} would overwrite the images; give another folder")
     twice = [p for p in targets if p.suffix == ".gz" and p.with_suffix("") in targets]
     if twice:
-        raise PredictError(f"{twice[0]} and {twice[0].stem} are both there; remove one, or choose with --pattern")
-    there = [t for t in (*targets.values(), output / "measures.csv", output / "volumes.csv") if t.exists()]
-    if there and not overwrite:
+        raise PredictError(f"{twice[0]} and {twice[0].stem} both exist; remove one, or choose with --pattern")
+    existing = [t for t in (*targets.values(), output / "measures.csv", output / "volumes.csv") if t.exists()]
+    if existing and not overwrite:
         raise PredictError(
-            f"{there[0]} is already there ({len(there)} files in all); add --overwrite or change --output"
+            f"{existing[0]} already exists ({len(existing)} files in all); add --overwrite or change --output"
         )

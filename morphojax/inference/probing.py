@@ -1,4 +1,4 @@
-"""Probes of the embeddings of a dataset's subjects, and their scores on the test subjects."""
+"""Probes fitted to embeddings of training subjects, and their scores on test subjects."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,14 +16,17 @@ from morphojax.train.run import read_json
 
 
 class ProbeError(ValueError):
-    """A probe that cannot be made. The message says what to do."""
+    """A probe that cannot be fitted or scored. The message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """subject, target: of the test subjects, codes or values in the unit of the column; predicted: by probe, see `prediction`.
+    """Predictions for the test subjects.
 
-    details: by probe, how it came about; subjects: how many took part in what.
+    target:    class codes, or values in the unit of the column.
+    predicted: by probe: probabilities [N, classes], or values [N] (see `evaluation.prediction`).
+    details:   by probe, how it was fitted.
+    subjects:  number of subjects by split, and of those left out.
     """
 
     label: Label
@@ -35,14 +38,18 @@ class Result:
 
 
 def probe(dataset: Dataset, name: str, embeddings: Embeddings, fraction: float = 1.0, seed: int = 0) -> Result:
-    """Fits the probes of `prediction.SETTINGS` and predicts the test subjects.
+    """Fits the probes of `prediction.SETTINGS` to training subjects, and predicts the test subjects.
 
-    fraction: of the training subjects, by hash of id and seed (`cohort.select_subjects`).
+    Args:
+        name: of the column to predict.
+        fraction: of the training subjects, chosen by hash of id and seed (`cohort.select_subjects`).
 
-    Raises ValueError as `Label.fit` does, and ProbeError where no test subject has the label and an embedding.
+    Raises:
+        ValueError: as `Label.fit`.
+        ProbeError: no test subject has both the label and an embedding.
     """
     chosen = cohort.select_subjects(dataset, split_names=("train",), subjects=(), fraction=fraction, seed=seed)
-    # Fitted to those that have an embedding: the others teach nothing.
+    # Standardisation and classes come from the subjects that the probes are fitted to: those with an embedding.
     label = Label.fit(dataset, name, np.intersect1d(chosen, embeddings.subject))
     known = _with_label(label, dataset, embeddings)
     part = {split: known[dataset.splits[known] == split] for split in ("val", "test")}
@@ -55,17 +62,17 @@ def probe(dataset: Dataset, name: str, embeddings: Embeddings, fraction: float =
         fitted = prediction.fit_probe(
             kind, x["train"], target[part["train"]], x["val"], target[part["val"]], len(label.classes)
         )
-        answer = fitted.predict(x["test"])
-        predicted[kind] = answer if label.classes else label.in_unit(answer)
+        output = fitted.predict(x["test"])
+        predicted[kind] = output if label.classes else label.in_unit(output)
         details[kind] = {"setting": fitted.setting, "chosen_on": fitted.chosen_on}
     counts = {split: len(part[split]) for split in ("train", "val", "test")}
     counts["left_out"] = int(len(chosen) + (dataset.splits != "train").sum()) - sum(counts.values())
-    wanted = label.of_target(target[part["test"]])
-    return Result(label, part["test"], wanted, predicted, details, counts)
+    reference = label.of_target(target[part["test"]])
+    return Result(label, part["test"], reference, predicted, details, counts)
 
 
 def score_network(encoder: ImageEncoder, dataset: Dataset) -> Result:
-    """What a run of configs/probe.py predicts of the test subjects, with the head that it trained.
+    """Predictions of a run of configs/probe.py, by its own trained head.
 
     Raises ProbeError where no test subject has the label, and RunError for a damaged run.
     """
@@ -76,11 +83,11 @@ def score_network(encoder: ImageEncoder, dataset: Dataset) -> Result:
     test = np.flatnonzero(dataset.splits == "test")
     if not len(test):
         raise ProbeError(f"{dataset.root} has no test subjects")
-    found = embed(encoder, dataset, subjects=test, frames=inputs["frames"], slices=inputs["slices"])
-    known = _with_label(label, dataset, found)
+    embeddings = embed(encoder, dataset, subjects=test, frames=inputs["frames"], slices=inputs["slices"])
+    known = _with_label(label, dataset, embeddings)
     _check_test(label, known)
     head = encoder.variables["params"]["head"]
-    x = found.values[np.searchsorted(found.subject, known)]
+    x = embeddings.values[np.searchsorted(embeddings.subject, known)]
     predicted = {"network": label.of_network(x @ np.asarray(head["kernel"]) + np.asarray(head["bias"]))}
     details = {"network": {key: encoder.config[key] for key in ("freeze", "init_from")}}
     counts = {"test": len(known), "left_out": len(test) - len(known)}
@@ -88,6 +95,7 @@ def score_network(encoder: ImageEncoder, dataset: Dataset) -> Result:
 
 
 def _with_label(label: Label, dataset: Dataset, embeddings: Embeddings) -> np.ndarray:
+    """Indices of the subjects that have both an embedding and a label."""
     return embeddings.subject[np.isfinite(label.encode(dataset.table)[embeddings.subject])]
 
 
@@ -97,17 +105,19 @@ def _check_test(label: Label, test: np.ndarray) -> None:
 
 
 def scores(result: Result, seed: int = 0) -> dict[str, dict[str, Interval]]:
-    """Measures with their intervals by probe, and by `constant`, a predictor that knows no image: every class equally likely,
-    or the mean of the training subjects."""
+    """Scores with intervals, by probe.
+
+    The probe `constant` ignores the image: it predicts equal probabilities, or the mean of the training subjects.
+    """
     n, label = len(result.target), result.label
     guess = (
         np.full((n, len(label.classes)), 1 / len(label.classes))
         if label.classes
         else np.full(n, label.in_unit(np.zeros(1)))
     )
-    found = {kind: prediction.score(result.target, p, seed=seed) for kind, p in result.predicted.items()}
+    by_probe = {kind: prediction.score(result.target, p, seed=seed) for kind, p in result.predicted.items()}
     constant = prediction.score(result.target, guess, seed=seed)
     if label.classes:
-        # Of equally likely classes the first would be taken: on average over draws, each is right equally often.
+        # argmax would always take the first class; a random class is right once in as many cases as there are classes.
         constant["balanced_accuracy"] = Interval(n, 1 / len(label.classes), float("nan"), float("nan"))
-    return found | {"constant": constant}
+    return by_probe | {"constant": constant}

@@ -1,4 +1,4 @@
-"""A run directory -> a function from a native stack to class probabilities on its native grid."""
+"""Loads a segmentation run as a function from a native stack to class probabilities on its native grid."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ class Run:
     """A trained segmentation run, ready to predict.
 
     apply:       image float32 [B, H, W, 1] in [0, 1] -> logits [B, H, W, 1 + len(structures)]; class 0 is background.
-    percentiles: of a native stack's intensities, which become 0 and 1.
+    percentiles: of a native stack's intensities; they become 0 and 1.
     batch_size:  slices per call of `apply`; the last batch is padded, so that one shape is compiled.
     """
 
@@ -45,62 +45,70 @@ class Run:
             chosen = slices[start : start + self.batch_size]
             images[: len(chosen), ..., 0] = chosen.astype(np.float32) / 255
             logits = np.asarray(self.apply(images), np.float32)[: len(chosen)]
-            odds = np.exp(logits - logits.max(-1, keepdims=True))
-            out[start : start + len(chosen)] = odds / odds.sum(-1, keepdims=True)
+            exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+            out[start : start + len(chosen)] = exponentials / exponentials.sum(-1, keepdims=True)
         if not np.isfinite(out).all():
-            raise RunError("the model answers NaN: its checkpoint is not usable; choose another with --checkpoint")
+            raise RunError("the model predicts NaN: its checkpoint is not usable; choose another with --checkpoint")
         return out
 
     def place(self, image: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, geometry.Placement]:
-        """A native stack [X, Y, Z] and its affine -> uint8 [Z, H, W] on the training grid, and the way back."""
+        """A native stack [X, Y, Z] on the training grid, uint8 [Z, H, W], and the placement that `to_native` needs."""
         placement = geometry.place(image, affine, self.grid)
         return geometry.to_grid(geometry.normalise(image, *self.percentiles), placement, 1), placement
 
     def to_native(self, probabilities: np.ndarray, placement: geometry.Placement) -> np.ndarray:
-        """[Z, H, W, classes] -> [X, Y, Z, classes], linear; outside the crop all is background."""
+        """[Z, H, W, classes] -> [X, Y, Z, classes], by linear interpolation. Outside the crop everything is background."""
         native = geometry.to_native(probabilities, placement, 1)
         native[..., 0] += np.maximum(1 - native.sum(-1), 0)
         return native
 
     def structures_of(self, plane: str) -> tuple[str, ...]:
-        """Those of the run that a plane shows."""
+        """The structures of the run that a plane shows."""
         return tuple(s for s in self.structures if s in anatomy.PLANE_STRUCTURES[plane])
 
     def predict(self, image: np.ndarray, affine: np.ndarray) -> np.ndarray:
-        """A native stack [X, Y, Z] and its affine (voxel -> mm, RAS+) -> probabilities float32 [X, Y, Z, classes].
+        """Probabilities float32 [X, Y, Z, classes] of a native stack [X, Y, Z] with its affine (voxel -> mm, RAS+).
 
-        Raises ValueError where the geometry cannot be that of a stack of slices along Z.
+        Raises ValueError where the geometry is not that of a stack of slices along Z.
         """
         slices, placement = self.place(image, affine)
         return self.to_native(self.predict_grid(slices), placement)
 
     def labels(self, probabilities: np.ndarray, plane: str) -> np.ndarray:
-        """Probabilities [..., classes] -> the likeliest class that the plane shows, as canonical ids, uint8 [...]."""
+        """Canonical ids, uint8 [...], of the most probable class among those that the plane shows.
+
+        probabilities: [..., classes].
+        """
         shown = [0, *(i for i, s in enumerate(self.structures, 1) if s in anatomy.PLANE_STRUCTURES[plane])]
         canonical = np.array([anatomy.BACKGROUND, *(anatomy.LABEL_ID[s] for s in self.structures)], np.uint8)[shown]
         return canonical[probabilities[..., shown].argmax(-1)]
 
 
-def load_run(directory: str | Path, which: str = "best", batch_size: int = 16) -> Run:
-    """Everything from the run directory alone: preprocessing.json, config.json and a checkpoint.
+def load_run(directory: str | Path, which: str = "best", weights: str = "model", batch_size: int = 16) -> Run:
+    """Loads a segmentation run from its directory alone: preprocessing.json, config.json and a checkpoint.
 
-    which: `best` (the last one where none was evaluated) or `last`.
-    Raises RunError or CheckpointError, naming the file, for a directory that is no whole segmentation run.
+    Args:
+        which: `best` (the last checkpoint where none was evaluated) or `last`.
+        weights: `model` or `ema`, as in `checkpoint.load_params`.
+
+    Raises:
+        RunError: a file is missing or is not one of a segmentation run.
+        CheckpointError: no usable checkpoint, or no EMA weights in it.
     """
     directory = Path(directory)
     images, config = read_json(directory, "preprocessing.json"), read_json(directory, "config.json")
     path = directory / "preprocessing.json"
     try:
         if not images["structures"] or images["channels"] != "frame":
-            raise RunError(f"{directory} is no segmentation run: give the directory of one made with a segment config")
+            raise RunError(f"{directory} is no segmentation run: give the directory of a run of a segment config")
         low, high = (float(p) for p in images["percentiles"])
         structures = tuple(images["structures"])
         planes, grid = tuple(images["planes"]), geometry.Grid.from_json(images["grid"])
         fingerprint, measures = images["dataset_fingerprint"], len(images["measures"])
     except (KeyError, TypeError) as error:
-        raise RunError(f"{path}: not as a run writes it ({error!r}); train again, or restore the file") from error
+        raise RunError(f"{path}: not as a run writes it ({error!r}); restore the file, or train again") from error
     model = build_model(config, len(structures) + 1, measures)
-    variables = checkpoint.load_params(directory, which)
+    variables = checkpoint.load_params(directory, which, weights)
     _check_same(directory, model, grid, variables)
     variables = jax.device_put(variables)
     apply = jax.jit(lambda image: model.apply(variables, image, train=False)[0])
@@ -108,17 +116,19 @@ def load_run(directory: str | Path, which: str = "best", batch_size: int = 16) -
 
 
 def _check_same(directory: Path, model: Any, grid: geometry.Grid, variables: Mapping[str, Any]) -> None:
-    """Raises RunError, with the first differences, where the checkpoint is of another model than the config's."""
+    """Raises RunError, with the first differences, where the checkpoint does not fit the model of the config."""
     image = jax.ShapeDtypeStruct((1, grid.size, grid.size, 1), jnp.float32)
     expected = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), image)
 
     def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
         return {jax.tree_util.keystr(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(tree)}
 
-    want, have = shapes(dict(expected)), shapes({k: v for k, v in variables.items() if v})
-    wrong = sorted(k for k in want.keys() | have.keys() if want.get(k) != have.get(k))
+    needed, stored = shapes(dict(expected)), shapes({k: v for k, v in variables.items() if v})
+    wrong = sorted(k for k in needed.keys() | stored.keys() if needed.get(k) != stored.get(k))
     if wrong:
-        first = "; ".join(f"{k}: {have.get(k, 'absent')} in the checkpoint, {want.get(k, 'absent')}" for k in wrong[:3])
+        first = "; ".join(
+            f"{k}: {stored.get(k, 'absent')} in the checkpoint, {needed.get(k, 'absent')}" for k in wrong[:3]
+        )
         raise RunError(
             f"{directory}: the checkpoint is of another architecture than config.json says. "
             f"{len(wrong)} differences, first: {first} in the config"

@@ -10,10 +10,11 @@ import pytest
 from configs import segment_sax
 from morphojax import anatomy
 from morphojax.inference.segmenter import load_run
-from morphojax.tasks.segment.task import build_model
+from morphojax.tasks.segment.build import build_model
 from morphojax.train.checkpoint import CheckpointError, Checkpoints
 from morphojax.train.run import RunError
 from morphojax.train.state import TrainState
+from tests.tasks.tiny import TINY
 from tests.toy_run import GREY, toy_image, toy_label, toy_run
 
 AFFINE = np.diag([-2.0, -2.0, 8.0, 1.0])
@@ -117,7 +118,7 @@ def trained(tmp_path_factory):
     """A run as training leaves it: two checkpoints, the first of them the better one."""
     root = tmp_path_factory.mktemp("run")
     config = segment_sax.get_config().to_dict()
-    config["model"] |= {"width": 4, "decoder_widths": (4, 4, 4, 4)}
+    config["model"] |= {"encoder": TINY["model.encoder"], "width": 4, "decoder_widths": (4, 4, 4)}
     model = build_model(config, 2, 0)
     # Any positive numbers will do for weights, and cost no compilation of initialisers.
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 48, 48, 1)), train=False))

@@ -268,6 +268,40 @@ def test_segmentation(dataset):
     assert origin(only_es[0]["image"])[:3, 0].tolist() == [[7, 2, 0], [7, 2, 1], [7, 2, 2]]
 
 
+def test_unlabelled_slices_are_those_of_every_stack_and_hide_its_label(dataset, caplog):
+    with caplog.at_level("INFO"):
+        stream = segment(dataset, labelled=False, batch_size=10, train=False)
+    assert "sax: 1 of 9 subjects have no stack" in caplog.text  # 3
+    batches = list(stream)
+    stream.close()
+    batch = {k: np.concatenate([b[k] for b in batches])[: stream.examples] for k in batches[0]}
+    expected = {(s, PHASES.index(p), z) for s, n in STACKS.items() for p in ("ED", "ES") for z in range(n.get(p, 0))}
+    assert {tuple(o) for o in origin(batch["image"])[:, 0].tolist()} == expected
+    assert stream.examples == len(expected)
+    assert batch["label"].shape == (len(expected), SIZE, SIZE) and not batch["label"].any()
+    assert batch["annotated"].shape == (len(expected), len(STRUCTURES)) and not batch["annotated"].any()
+
+
+def test_a_structure_that_the_plane_never_shows_is_not_annotated_in_unlabelled_slices(dataset):
+    (batch,) = take(segment(dataset, structures=("lv_cavity", "la_cavity"), labelled=False), 1)
+    assert not batch["annotated"].any()
+    (batch,) = take(segment(dataset, structures=("lv_cavity", "la_cavity")), 1)
+    assert batch["annotated"].all()  # the atrium is background in every short-axis slice
+
+
+def test_unlabelled_slices_need_a_stack(dataset):
+    with pytest.raises(StreamError, match=r"no subject of the 1 .* has any sax stack at ED, ES"):
+        segment(dataset, subjects=[3], labelled=False)
+
+
+def test_stacks_without_volumes(dataset, caplog):
+    with caplog.at_level("INFO"):
+        without, known = (take(whole(dataset, volumes=v), 3) for v in (None, VOLUMES))
+    assert caplog.text.count("the table has a volume") == 1  # of the second stream
+    assert [batch.pop("volume").shape for batch in without] == [(4, 0)] * 3
+    assert_same(without, [{name: x for name, x in batch.items() if name != "volume"} for batch in known])
+
+
 def test_stacks_batch(dataset, caplog):
     with caplog.at_level("INFO"):
         (batch,) = take(whole(dataset), 1)

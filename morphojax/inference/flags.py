@@ -1,0 +1,29 @@
+"""Command-line flags shared by the commands that read the checkpoint of a run."""
+
+import argparse
+
+from morphojax.train.checkpoint import WEIGHTS
+
+CHECKPOINTS = ("best", "last")
+
+
+def add_checkpoint(parser: argparse.ArgumentParser, default: str | None = "best", help_default: str = "best") -> None:
+    """Adds --checkpoint and --weights.
+
+    Args:
+        default: of --checkpoint; None where the command chooses by the kind of run.
+        help_default: how --help describes that default.
+    """
+    parser.add_argument(
+        "--checkpoint",
+        default=default,
+        choices=CHECKPOINTS,
+        help=f"the best by validation score, or the last (default: {help_default})",
+    )
+    parser.add_argument(
+        "--weights",
+        default="model",
+        choices=WEIGHTS,
+        help="`model`: as the optimizer left them; `ema`: their exponential moving average, "
+        "which a run with config.ema.decay above 0 keeps (default: model)",
+    )

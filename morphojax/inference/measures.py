@@ -1,0 +1,76 @@
+"""Tables of predicted labels: the size of every structure in every frame, and the clinical measures of every heart."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from morphojax.evaluation import clinical
+from morphojax.inference.segmenter import Run
+
+# Cavities by which ED and ES are found, the first that the run segments, and whether it is largest at ED.
+_LARGEST_AT_ED = {"lv_cavity": True, "la_cavity": False, "ra_cavity": False, "rv_cavity": True}
+
+
+class PredictError(ValueError):
+    """An input, output or flag that cannot be used. The message names it and says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmented:
+    """The labels of one file.
+
+    name:       relative to the input, without suffix.
+    frames:     uint8 [X, Y, Z] of canonical ids each.
+    spacing:    of a voxel, in mm.
+    heart_rate: in beats per minute, of a cine that covers one cycle; NaN where unknown.
+    """
+
+    name: str
+    frames: tuple[np.ndarray, ...]
+    spacing: tuple[float, float, float]
+    heart_rate: float
+
+
+def sizes(run: Run, plane: str, label: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
+    """The size of every structure of a frame: in mL in the short axis, in cm2 in a long-axis plane."""
+    by_structure = {s: clinical.size(plane, label, s, spacing) for s in run.structures_of(plane)}
+    return {f"{structure}_{unit}": value for structure, (value, unit) in by_structure.items()}
+
+
+def volume_rows(run: Run, plane: str, files: Sequence[Segmented]) -> Iterator[dict[str, Any]]:
+    """Rows of volumes.csv: one per frame."""
+    for file in files:
+        for t, label in enumerate(file.frames):
+            yield {"file": file.name, "frame": t} | sizes(run, plane, label, file.spacing)
+
+
+def measure_rows(run: Run, plane: str, files: Sequence[Segmented]) -> Iterator[dict[str, Any]]:
+    """Rows of measures.csv for the files of one heart: one per cine, and one for the files of a single frame together."""
+    for file in files:
+        if len(file.frames) > 1:
+            stacks = [(label, file.spacing) for label in file.frames]
+            ed, es = _find_ed_and_es(run, plane, stacks)
+            row: dict[str, Any] = {"file": file.name, "kind": "cine", "ed": ed, "es": es, "heart_rate": file.heart_rate}
+            yield row | clinical.measures(plane, stacks[ed], stacks[es], run.structures_of(plane), file.heart_rate)
+    single = [file for file in files if len(file.frames) == 1]
+    stacks = [(file.frames[0], file.spacing) for file in single]
+    if len(single) == 1:
+        yield {"file": single[0].name, "kind": "stack"} | sizes(run, plane, *stacks[0])
+    elif single:
+        names = [file.name.rpartition("_")[2] for file in single]
+        ed, es = (names.index("ED"), names.index("ES")) if "ED" in names else _find_ed_and_es(run, plane, stacks)
+        row = {"file": single[0].name.rpartition("_")[0], "kind": "frames", "ed": names[ed], "es": names[es]}
+        yield row | clinical.measures(plane, stacks[ed], stacks[es], run.structures_of(plane))
+
+
+def _find_ed_and_es(run: Run, plane: str, stacks: Sequence[clinical.Stack]) -> tuple[int, int]:
+    """Positions of ED and ES: where a ventricle is largest and smallest, or an atrium smallest and largest."""
+    shown = run.structures_of(plane)
+    for structure, largest_at_ed in _LARGEST_AT_ED.items():
+        if structure in shown:
+            volumes = [clinical.volume_ml(label, structure, spacing) for label, spacing in stacks]
+            largest, smallest = int(np.argmax(volumes)), int(np.argmin(volumes))
+            return (largest, smallest) if largest_at_ed else (smallest, largest)
+    raise PredictError(f"the run segments {', '.join(shown)} in {plane}: ED and ES cannot be found without a cavity")

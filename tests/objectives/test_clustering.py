@@ -17,7 +17,7 @@ NONE = np.zeros(8, bool)
 
 
 def scores(batch=8, prototypes=3, seed=0):
-    """Of two views, like cosines, with a prototype that most rows prefer."""
+    """Scores of two views in [-1, 1]; most rows prefer the first prototype."""
     rng = np.random.default_rng(seed)
     liked = np.linspace(0.4, -0.2, prototypes)
     first, second = (np.clip(liked + 0.4 * rng.normal(size=(batch, prototypes)), -1, 1) for _ in range(2))
@@ -29,7 +29,7 @@ def pad_with_nan(x):
 
 
 def reference_sinkhorn(scores, epsilon=0.05, iterations=3, valid=None):
-    """As in the paper's appendix A: Q is [K, N], sums to 1, its rows brought to 1/K and its columns to 1/N in turn."""
+    """The paper's appendix A: Q is [K, N] and sums to 1; its rows are scaled to 1/K, its columns to 1/N."""
     kept = [i for i in range(len(scores)) if valid is None or valid[i]]
     n, k = len(kept), scores.shape[1]
     q = [[math.exp(float(scores[i, j]) / epsilon) for i in kept] for j in range(k)]
@@ -47,7 +47,7 @@ def reference_sinkhorn(scores, epsilon=0.05, iterations=3, valid=None):
 
 
 def reference_swav(first, second, assigned_first, assigned_second, valid=None, temperature=0.1):
-    """The assignments are given, as the gradient takes them for constants."""
+    """The assignments are arguments, because no gradient flows through them."""
     kept, loss = [i for i in range(len(first)) if valid is None or valid[i]], 0.0
     for i in kept:
         for view, assigned in ((first[i], assigned_second[i]), (second[i], assigned_first[i])):
@@ -113,7 +113,7 @@ def test_sinkhorn_does_not_overflow():
     assert np.all(np.isfinite(sinkhorn(scores()[0], 1e-6)))
 
 
-def test_sinkhorn_edges():
+def test_sinkhorn_of_one_row_no_rows_and_zero_scores():
     np.testing.assert_allclose(sinkhorn(jnp.array([[0.9, -0.5, 0.1]])), [[1 / 3] * 3], rtol=1e-6)
     np.testing.assert_array_equal(sinkhorn(pad_with_nan(scores()[0]), valid=NONE), np.zeros((8, 3)))
     np.testing.assert_allclose(sinkhorn(jnp.zeros((4, 5))), np.full((4, 5), 0.2), rtol=1e-6)
@@ -123,17 +123,17 @@ def test_sinkhorn_edges():
 
 
 def test_swav_by_hand():
-    # Each prototype has one row: the assignments are nearly one-hot, and swapped they contradict the other view.
+    # Each prototype has one row: the assignments are nearly one-hot, and the two views contradict each other.
     first, second = jnp.eye(2), jnp.eye(2)[::-1]
     right, wrong = -jax.nn.log_softmax(jnp.array([1.0, 0.0]) / 0.5)
     assert swav(first, first, 0.5)[0] == pytest.approx(2 * float(right), rel=1e-5)
     assert swav(first, second, 0.5)[0] == pytest.approx(2 * float(wrong), rel=1e-5)
 
 
-def test_swav_swaps():
+def test_swav_swaps_the_assignments_of_the_views():
     first, second = scores()
     confused, _ = swav(first, np.zeros_like(second))
-    # The second view's assignments and predictions are uniform, so this is what the first view costs and earns.
+    # The second view's assignments and predictions are uniform.
     log_p = jax.nn.log_softmax(first / 0.1, axis=1)
     assert confused == pytest.approx(float(-jnp.mean(log_p, axis=1).mean() + math.log(3)), rel=1e-5)
 
@@ -145,7 +145,7 @@ def test_a_step_raises_the_score_of_the_other_views_prototype():
     assert grad[0, 1] < 0 < grad[0, 0] and grad[1, 0] < 0 < grad[1, 1]
 
 
-def test_perplexities_tell_collapse_and_sharpness():
+def test_perplexities_of_collapsed_and_sharp_assignments():
     sharp = jnp.eye(4)
     _, metrics = swav(sharp, sharp, temperature=0.05)
     assert metrics["perplexity_assignment"] == pytest.approx(1, abs=1e-3)

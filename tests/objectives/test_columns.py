@@ -18,7 +18,7 @@ COLUMNS = (4, 0, 2)
 
 
 def table(batch=8, seed=0):
-    """values, missing, masked [batch,6]; what is missing is NaN."""
+    """values, missing, masked [batch,6]; missing values are NaN."""
     rng = np.random.default_rng(seed)
     columns = [rng.normal(size=batch) if c == 1 else rng.integers(0, c, batch) for c in CARDINALITIES]
     missing = rng.random((batch, 6)) < np.array([0.1, 0.2, 0.6, 0.2, 0.3, 0.1])
@@ -52,7 +52,7 @@ def reference_regression(prediction, values, missing, valid=None, huber_delta=No
 
 
 def reference_reconstruction(prediction, values, missing, masked, valid=None, cardinalities=CARDINALITIES):
-    """(loss, continuous, categorical, accuracy), field by field."""
+    """(loss, continuous, categorical, accuracy), entry by entry."""
     continuous, categorical, hits = [], [], []
     for b in range(len(values)):
         start = 0
@@ -112,7 +112,7 @@ CASES = [
     regression_case("regression: Huber", huber_delta=0.8),
     regression_case("regression: padding", valid=VALID),
     reconstruction_case("columns: masked fields"),
-    reconstruction_case("columns: codes that are none", unknown=True),
+    reconstruction_case("columns: invalid codes", unknown=True),
     reconstruction_case("columns: padding", valid=VALID),
 ]
 
@@ -130,7 +130,7 @@ def test_regression_metrics_equal_the_reference(valid, huber_delta):
     assert all(m.shape == () and m.dtype == jnp.float32 for m in metrics.values())
 
 
-def test_a_column_with_gaps_counts_as_much_as_a_full_one():
+def test_columns_with_missing_values_have_the_same_weight():
     # Errors of 1 in the first column (four rows), of 3 in the second (one row): (1 + 9) / 2.
     values, missing = jnp.zeros((4, 2)), jnp.array([[0, 0], [0, 1], [0, 1], [0, 1]], bool)
     prediction = jnp.tile(jnp.array([1.0, 3.0]), (4, 1))
@@ -150,19 +150,19 @@ def test_regression_of_two_rows_by_hand():
     np.testing.assert_allclose(grad, [[0.5], [1.0]])  # towards the values; the slope is bounded beyond huber_delta
 
 
-def test_regression_r2_has_its_marks():
+def test_r2_of_perfect_and_constant_predictions():
     values, missing, _ = table()
     columns = list(COLUMNS)
     assert regression(values[:, columns], values, missing, COLUMNS)[1]["r2"] == 1
     assert regression(np.zeros((8, 3), np.float32), values, missing, COLUMNS)[1]["r2"] == 0
 
 
-def test_regression_reads_nothing_that_is_missing():
+def test_regression_ignores_missing_values():
     values, missing, _ = table()
     prediction = predictions(len(COLUMNS))
     expected = regression(prediction, np.where(missing, 1e9, values), missing, COLUMNS)
     assert regression(prediction, values, missing, COLUMNS) == expected
-    assert regression(prediction, values, np.zeros_like(missing), COLUMNS) == expected  # NaN is missing anyhow
+    assert regression(prediction, values, np.zeros_like(missing), COLUMNS) == expected  # NaN counts as missing
 
 
 @pytest.mark.parametrize("valid", [None, VALID])
@@ -192,7 +192,7 @@ def test_reconstruction_of_two_rows_by_hand():
     assert metrics["categorical"] == pytest.approx(sum(cross_entropies) / 2, rel=1e-6)
     assert metrics["accuracy"] == 0.5
     expected = np.array([[4, 1 / 8, -2 / 8, 1 / 8], [0, 8 / 10, 1 / 10, -9 / 10]]) / 3
-    np.testing.assert_allclose(grad, expected, rtol=1e-5)  # a step lowers the wrong logits and raises the right one
+    np.testing.assert_allclose(grad, expected, rtol=1e-5)  # a step lowers the wrong logits and raises the correct one
 
 
 def test_reconstruction_uses_masked_and_known_entries_only():
@@ -210,7 +210,7 @@ def test_reconstruction_uses_masked_and_known_entries_only():
 
 
 @pytest.mark.parametrize("code", [-1, 3, 0.5, 1e9, np.inf])
-def test_a_code_that_is_none_is_missing(code):
+def test_an_invalid_code_counts_as_missing(code):
     values, missing, masked = table()
     prediction = predictions(sum(CARDINALITIES))
     masked[0, 1], missing[0, 1], values[0, 1] = True, False, code

@@ -84,7 +84,7 @@ def test_cosines_equal_the_reference():
     np.testing.assert_allclose(embeddings.cosines(jnp.asarray(a), jnp.asarray(b)), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_alignment_equals_the_reference_and_has_its_extremes():
+def test_alignment_equals_the_reference_and_lies_between_0_and_4():
     a, b = rows(), rows(seed=1)
     expected = [sum((u - v) ** 2) for u, v in zip(unit(a), unit(b), strict=True)]
     assert embeddings.alignment(a, b) == pytest.approx(np.mean(expected), rel=1e-5)

@@ -147,7 +147,7 @@ def test_sampling_depends_on_the_key_and_sampling_all_regions_is_the_full_loss()
 
 def test_metrics_are_of_valid_slices():
     x, _ = maps()
-    y = np.array(x[:, ::-1, ::-1])  # for slice 2, another region is the nearest
+    y = np.array(x[:, ::-1, ::-1])  # in slice 2, another region is the most similar
     y[np.arange(8) != 2] = x[np.arange(8) != 2]
     metrics = jax.jit(lambda valid: regional(x, y, -1.0, 2, valid=valid)[1])
     everything, kept = metrics(jnp.ones(8, bool)), metrics(jnp.asarray(VALID))

@@ -125,7 +125,7 @@ def test_unlabelled_slices_do_not_dilute_the_mean():
 
 
 def test_the_split_between_background_and_unlabelled_does_not_matter():
-    # Moving probability from background to an unlabelled structure changes nothing; the merged mass is all that counts.
+    # Only the sum of the probabilities of background and unlabelled structures matters.
     labelled, label = np.array([True, False, False]), np.array([[[0, 1], [0, 0]]])
     a = np.log(np.tile(np.array([0.5, 0.2, 0.1, 0.2], np.float32), (1, 2, 2, 1)))
     b = np.log(np.tile(np.array([0.1, 0.2, 0.4, 0.3], np.float32), (1, 2, 2, 1)))

@@ -19,7 +19,7 @@ PADDED = np.array([True, True, False, True, False, True, True, True])
 
 
 def views(batch=8, width=4, seed=0):
-    """Predictions and targets of two views, keyed as the losses name them."""
+    """Predictions and targets of two views, by the names of the arguments."""
     rng = np.random.default_rng(seed)
     names = ("prediction_first", "prediction_second", "target_first", "target_second")
     return {name: rng.normal(size=(batch, width)).astype(np.float32) for name in names}
@@ -95,7 +95,7 @@ def test_a_step_turns_predictions_towards_their_targets(name):
 
 
 def test_byol_and_simsiam_by_hand():
-    # 60 degrees one way and 180 the other: (2 - 1) + (2 + 2).
+    # Angles of 60 and 180 degrees: (2 - 1) + (2 + 2).
     arrays = [
         jnp.array([x]) for x in ([1.0, 0.0], [0.0, 2.0], [0.0, -1.0], [math.cos(math.pi / 3), math.sin(math.pi / 3)])
     ]

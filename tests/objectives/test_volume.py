@@ -15,7 +15,7 @@ NAN = np.nan
 
 
 def stacks(batch=8, slices=3, size=3, structures=2, seed=0):
-    """Probabilities of the structures, slice mask, voxel volumes, and a table with gaps."""
+    """Probabilities of the structures, slice mask, voxel volumes, and a table with unknown volumes."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(scale=2, size=(batch, slices, size, size, structures + 1))
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
@@ -170,7 +170,7 @@ def test_huber_delta_bounds_the_gradient():
 
 def test_a_step_enlarges_a_small_mask_and_shrinks_a_large_one():
     p, mask, voxel = jnp.full((2, 1, 2, 2, 1), 0.5), np.ones((2, 1), bool), np.ones(2)
-    table = jnp.array([[4.0], [0.5]])  # both predict 2 ml
+    table = jnp.array([[4.0], [0.5]])  # the predicted volume is 2 ml in both
     grad = gradient_of(lambda p: volume.consistency(volume.volumes(p, mask, voxel), table)[0])(p)
     assert np.all(np.asarray(grad)[0] < 0) and np.all(np.asarray(grad)[1] > 0)
 

@@ -168,7 +168,7 @@ def test_planes_of_one_subject_are_told_from_those_of_others(data: Path, tmp_pat
     ("changes", "message"),
     [
         ({"data.plane": "la_3ch"}, "config.data.plane: planes 'la_3ch'"),
-        ({"objectives.planes.weight": 1.0, "data.plane": "sax"}, "config.objectives.planes needs two planes"),
+        ({"objectives.planes.weight": 1.0, "data.plane": "sax"}, "config.objectives.planes needs at least two planes"),
         ({"model.plane_encoders": "each"}, "config.model.plane_encoders='each'.*shared or own"),
         ({"input.plane_dropout": 1.5}, "plane_dropout=1.5"),
     ],

@@ -14,7 +14,7 @@ from morphojax.train import checkpoint, loop, transfer
 from morphojax.train.run import RunError, create
 from tests.tasks import synthetic, tiny
 
-DEPTHS = {"encoder/stem", "encoder/stage1", "encoder/stage2", *(f"decoder/level{i}" for i in range(3)), "head"}
+DEPTHS = {"encoder/stem", "encoder/stage1", "encoder/stage2", "decoder/level0", "decoder/level1", "head"}
 LEVELS = {*(f"level{i}" for i in range(1, 4)), "pooled"}
 
 

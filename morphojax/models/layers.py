@@ -31,39 +31,47 @@ def conv(features: int, size: int, stride: int = 1, dtype: Dtype = jnp.float32, 
     )
 
 
-class TransposedConv(nn.Module):
-    """[B,h,w,C] -> [B,stride*h,stride*w,features] by a kernel that is as large as the stride.
+def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
+    """Pixel shuffle: [B,h,w,factor*factor*C] -> [B,factor*h,factor*w,C], channels by y, x, channel.
 
-    No two outputs overlap: every input pixel becomes a block of stride x stride pixels.
-    kernel: [C, stride*stride*features], columns ordered by y, x, feature.
-    bias: [stride*stride*features], in the same order.
-    A matrix product and a pixel shuffle compute the same; with them XLA failed to compile on a GPU.
+    Written with stacks instead of a transposition: XLA failed to compile the segmenter on a GPU when
+    it fused a matrix product with a transposition.
+    """
+    b, h, w, channels = x.shape
+    c = channels // factor**2
+    pixels = jnp.split(x, factor**2, axis=-1)  # of a block, row by row
+    rows = [jnp.stack(pixels[i : i + factor], axis=3) for i in range(0, factor**2, factor)]
+    rows = [row.reshape(b, h, w * factor, c) for row in rows]
+    return jnp.stack(rows, axis=2).reshape(b, h * factor, w * factor, c)
+
+
+class SubpixelConv(nn.Module):
+    """1x1 convolution and pixel shuffle: [B,h,w,C] -> [B,factor*h,factor*w,features].
+
+    Shi et al. 2016 (arXiv:1609.05158); the same as a transposed convolution with kernel size and
+    stride `factor`, except that every pixel of a block has its own bias.
+    kernel: [C, factor*factor*features], columns by y, x, feature; bias in the same order.
     """
 
     features: int
-    stride: int = 2
+    factor: int = 2
     use_bias: bool = True
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        channels, s = x.shape[-1], self.stride
-        outputs = s * s * self.features
-        initial = nn.initializers.lecun_normal()
-        kernel = self.param("kernel", initial, (channels, outputs), jnp.float32).astype(self.dtype)
-        kernel = kernel.reshape(channels, s, s, self.features).transpose(1, 2, 3, 0)
-        y = jax.lax.conv_transpose(
+        shape = (x.shape[-1], self.factor**2 * self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+        y = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
-            kernel,
-            (s, s),
+            kernel.astype(self.dtype)[None, None],
+            (1, 1),
             "VALID",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            transpose_kernel=True,
         )
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (outputs,), jnp.float32).astype(self.dtype)
-            y += jnp.tile(bias.reshape(s, s, self.features), (*x.shape[1:3], 1))
-        return y
+            y += self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32).astype(self.dtype)
+        return depth_to_space(y, self.factor)
 
 
 def gelu(x: jax.Array) -> jax.Array:

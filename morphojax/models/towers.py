@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from morphojax.models.features import Features
-from morphojax.models.layers import TransposedConv
+from morphojax.models.layers import SubpixelConv
 
 
 def fill_masked(image: jax.Array, mask: jax.Array) -> jax.Array:
@@ -93,7 +93,7 @@ class Segmenter(nn.Module):
     """(image [B,H,W,C], train, train_encoder=None) -> logits float32 [B,H,W,n_classes], predicted
     float32 [B,measures].
 
-    The head is a transposed convolution from the decoder's resolution to that of the image.
+    The head (`layers.SubpixelConv`) goes from the decoder's resolution to that of the image.
     train_encoder: False freezes the encoder (running statistics are used and not updated, no
     gradient flows to it); None is the value of `train`.
     measures: number of table columns predicted from the pooled features. Above 0, the decoder is
@@ -121,5 +121,5 @@ class Segmenter(nn.Module):
             condition = jax.lax.stop_gradient(predicted)
         x = self.decoder((image, *features.pyramid), train, condition)
         height, width = image.shape[1:3]
-        logits = TransposedConv(self.n_classes, round(height / x.shape[1]), name="head")(x.astype(jnp.float32))
+        logits = SubpixelConv(self.n_classes, round(height / x.shape[1]), name="head")(x.astype(jnp.float32))
         return logits[:, :height, :width], predicted

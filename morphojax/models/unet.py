@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from morphojax.models.layers import Dtype, conv, film, normalisation
 
 
-def fold(x: jax.Array, factor: int) -> jax.Array:
+def space_to_depth(x: jax.Array, factor: int) -> jax.Array:
     """Space to depth: [B,H,W,C] -> [B,ceil(H/factor),ceil(W/factor),factor*factor*C].
 
     Every factor x factor block of pixels becomes one pixel, its channels ordered by y, x, channel.
@@ -35,7 +35,7 @@ class UNetDecoder(nn.Module):
     """((image [B,H,W,C], *pyramid finest first), train, condition) -> features
     [B,ceil(H/2),ceil(W/2),widths[0]].
 
-    The image itself is the finest skip connection, folded to half its size (`fold`);
+    The image itself is the finest skip connection, at half its size (`space_to_depth`);
     `towers.Segmenter` brings the logits back to full size. Convolutions at full size took two
     thirds of the decoder's time on the CPU and were no better on ACDC (docs/results.md). If the
     pyramid begins at full size, the decoder works at full size.
@@ -66,7 +66,7 @@ class UNetDecoder(nn.Module):
     def __call__(self, pyramid: tuple[jax.Array, ...], train: bool, condition: jax.Array | None = None) -> jax.Array:
         image, *skips, x = pyramid
         finest = (*skips, x)[0]
-        image = fold(image, 1 if finest.shape[1:3] == image.shape[1:3] else 2).astype(finest.dtype)
+        image = space_to_depth(image, 1 if finest.shape[1:3] == image.shape[1:3] else 2).astype(finest.dtype)
         if skips and skips[0].shape[1:3] == image.shape[1:3]:
             skips[0] = jnp.concatenate([skips[0], image], axis=-1)
         else:

@@ -11,7 +11,7 @@ import numpy as np
 
 from morphojax.models.attention import Block, resize_positions, sine_positions
 from morphojax.models.features import Features
-from morphojax.models.layers import Dtype, TransposedConv, gelu, layer_norm
+from morphojax.models.layers import Dtype, SubpixelConv, gelu, layer_norm
 
 STRIDES = (4, 8, 16)  # of the pyramid
 
@@ -56,7 +56,7 @@ class FeaturePyramid(nn.Module):
         name = f"stride{stride}"
         doublings = max(self.patch // stride, 1).bit_length() - 1
         for i in range(1, doublings + 1):
-            up = TransposedConv(x.shape[-1] // 2, use_bias=False, dtype=self.dtype, name=f"{name}_up{i}")
+            up = SubpixelConv(x.shape[-1] // 2, use_bias=False, dtype=self.dtype, name=f"{name}_up{i}")
             x = up(x)
             if i < doublings:
                 x = gelu(layer_norm(self.dtype, f"{name}_up{i}_norm")(x))

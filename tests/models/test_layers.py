@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from morphojax.models import layers
-from morphojax.models.layers import BatchNorm, TransposedConv, conv
+from morphojax.models.layers import BatchNorm, SubpixelConv, conv
 
 RNG = np.random.default_rng(0)
 
@@ -33,25 +33,25 @@ def test_convolution_equals_pytorch(size, stride, kernel):
     np.testing.assert_allclose(y, expected.permute(0, 2, 3, 1), atol=1e-4)
 
 
-@pytest.mark.parametrize("stride", [1, 2, 4])
-def test_transposed_convolution_equals_pytorch(stride):
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_subpixel_convolution_equals_the_transposed_convolution_of_pytorch(factor):
     torch = pytest.importorskip("torch", reason="the oracle for the transposed convolution needs PyTorch")
-    x, gradient = (RNG.standard_normal((2, 3 * s, 5 * s, c)).astype(np.float32) for s, c in ((1, 6), (stride, 4)))
-    weight = RNG.standard_normal((6, stride, stride, 4)).astype(np.float32)
-    bias = RNG.standard_normal((stride, stride, 4)).astype(np.float32)  # one for each pixel of a block
+    x, gradient = (RNG.standard_normal((2, 3 * s, 5 * s, c)).astype(np.float32) for s, c in ((1, 6), (factor, 4)))
+    weight = RNG.standard_normal((6, factor, factor, 4)).astype(np.float32)
+    bias = RNG.standard_normal((factor, factor, 4)).astype(np.float32)  # one for each pixel of a block
     params = {"kernel": weight.reshape(6, -1), "bias": bias.reshape(-1)}
-    layer = TransposedConv(4, stride)
+    layer = SubpixelConv(4, factor)
     assert jax.tree.map(np.shape, layer.init(jax.random.key(0), x)["params"]) == jax.tree.map(np.shape, params)
     y, pullback = jax.vjp(lambda params, x: layer.apply({"params": params}, x), params, x)
     grads, grad_x = pullback(jnp.asarray(gradient))
     tensors = [torch.tensor(a, requires_grad=True) for a in (x.transpose(0, 3, 1, 2), weight.transpose(0, 3, 1, 2))]
-    out = torch.nn.functional.conv_transpose2d(*tensors, stride=stride)
+    out = torch.nn.functional.conv_transpose2d(*tensors, stride=factor)
     out.backward(torch.from_numpy(gradient.transpose(0, 3, 1, 2)))
     expected = out.detach().permute(0, 2, 3, 1).numpy() + np.tile(bias, (3, 5, 1))
     np.testing.assert_allclose(y, expected, atol=1e-5)
     np.testing.assert_allclose(grad_x, tensors[0].grad.permute(0, 2, 3, 1), atol=1e-5)
     np.testing.assert_allclose(grads["kernel"], tensors[1].grad.permute(0, 2, 3, 1).reshape(6, -1), atol=1e-4)
-    blocks = gradient.reshape(2, 3, stride, 5, stride, 4).sum((0, 1, 3))
+    blocks = gradient.reshape(2, 3, factor, 5, factor, 4).sum((0, 1, 3))
     np.testing.assert_allclose(grads["bias"], blocks.reshape(-1), atol=1e-4)
 
 

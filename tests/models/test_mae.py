@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from morphojax.models.mae import PatchDecoder, mask_patches
-from morphojax.models.unet import fold
+from morphojax.models.unet import space_to_depth
 from morphojax.models.vit import VisionTransformer
 
 RNG = np.random.default_rng(0)
@@ -144,7 +144,7 @@ def test_encoder_and_decoder_learn_masked_patches():
     """
     image = normal(2, 8, 12, 1)
     encoder, decoder = VisionTransformer(width=8, depth=1, heads=2, patch=4), small(depth=1)
-    patches = fold(jnp.asarray(image), 4).reshape(2, 6, 16)
+    patches = space_to_depth(jnp.asarray(image), 4).reshape(2, 6, 16)
     visible, _ = mask_patches(jax.random.key(0), 2, 6, 0.5)
     encoder_params = encoder.init(jax.random.key(1), image, visible, method="encode_visible")
     decoder_params = decoder.init(jax.random.key(2), jnp.zeros((2, 3, 16)), visible, (2, 3))

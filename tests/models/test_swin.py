@@ -173,9 +173,9 @@ def test_gradients_equal_pytorch():
     import torch
 
     image = normal(2, 23, 26, 2)
-    expected = torch_run(model, image)
-    targets = [normal(*x.shape) for x in (expected[0], *expected[1])]
-    sum((x * torch.from_numpy(t)).sum() for x, t in zip((expected[0], *expected[1]), targets, strict=True)).backward()
+    reference = torch_run(model, image)
+    targets = [normal(*x.shape) for x in (reference[0], *reference[1])]
+    sum((x * torch.from_numpy(t)).sum() for x, t in zip((reference[0], *reference[1]), targets, strict=True)).backward()
     expected = convert(model, lambda p: p.grad.numpy().copy())
 
     def loss(params):
@@ -183,7 +183,7 @@ def test_gradients_equal_pytorch():
         return sum((x * t).sum() for x, t in zip((features.pooled, *features.pyramid), targets, strict=True)), features
 
     grads, features = jax.jit(jax.grad(loss, has_aux=True))(convert(model, value))
-    assert_equals_torch(features, *expected)
+    assert_equals_torch(features, *reference)
     chex.assert_trees_all_equal_structs(dict(grads), expected)
     largest = max(np.abs(g).max() for g in jax.tree.leaves(expected))
     for (path, grad), other in zip(jax.tree_util.tree_leaves_with_path(grads), jax.tree.leaves(expected), strict=True):

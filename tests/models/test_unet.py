@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morphojax.models.unet import UNetDecoder, fold, upsample
+from morphojax.models.layers import depth_to_space
+from morphojax.models.unet import UNetDecoder, space_to_depth, upsample
 
 RNG = np.random.default_rng(0)
 
@@ -29,13 +30,15 @@ def test_upsample_by_hand():
     assert np.bincount(np.asarray(even, int)).min() >= 14 and even[0] == 0 and even[-1] == 6
 
 
-def test_fold_by_hand():
+def test_space_to_depth_by_hand_and_back():
     x = jnp.arange(1.0, 13.0).reshape(1, 3, 4, 1)  # rows 1..4, 5..8, 9..12
-    np.testing.assert_array_equal(fold(x, 2)[0, 0, 1], [3, 4, 7, 8])
-    np.testing.assert_array_equal(fold(x, 2)[0, 1, 0], [9, 10, 0, 0])
+    np.testing.assert_array_equal(space_to_depth(x, 2)[0, 0, 1], [3, 4, 7, 8])
+    np.testing.assert_array_equal(space_to_depth(x, 2)[0, 1, 0], [9, 10, 0, 0])
     two_channels = jnp.concatenate([x, -x], -1)
-    np.testing.assert_array_equal(fold(two_channels, 2)[0, 0, 0], [1, -1, 2, -2, 5, -5, 6, -6])
-    np.testing.assert_array_equal(fold(x, 1), x)
+    np.testing.assert_array_equal(space_to_depth(two_channels, 2)[0, 0, 0], [1, -1, 2, -2, 5, -5, 6, -6])
+    x = jnp.asarray(RNG.standard_normal((2, 7, 10, 3)), jnp.float32)
+    for factor in (1, 2, 3):
+        np.testing.assert_array_equal(depth_to_space(space_to_depth(x, factor), factor)[:, :7, :10], x)
 
 
 @pytest.mark.parametrize(

@@ -113,9 +113,9 @@ def test_tokens_and_gradients_equal_pytorch(patches):
 
     image = normal(2, 24, 40, 2)
     visible = np.tile(np.arange(15), (2, 1)) if patches == "all" else np.array([[0, 4, 7, 13], [1, 2, 11, 14]])
-    expected = torch_tokens(model, image, visible)
-    target = normal(*expected.shape)
-    (expected * torch.from_numpy(target)).sum().backward()
+    reference = torch_tokens(model, image, visible)
+    target = normal(*reference.shape)
+    (reference * torch.from_numpy(target)).sum().backward()
     params = convert(model, lambda p: p.detach().numpy().copy())
 
     def loss(params):
@@ -123,14 +123,14 @@ def test_tokens_and_gradients_equal_pytorch(patches):
         return (tokens * target).sum(), tokens
 
     grads, tokens = jax.jit(jax.grad(loss, has_aux=True))(params)
-    np.testing.assert_allclose(tokens, expected.detach(), atol=1e-4)
+    np.testing.assert_allclose(tokens, reference.detach(), atol=1e-4)
     expected = convert(model, lambda p: p.grad.numpy().copy())
     tolerance = 1e-4 * max(np.abs(g).max() for g in jax.tree.leaves(expected))
     chex.assert_trees_all_close(grads, expected, atol=tolerance, rtol=0)
     if patches == "all":
         variables = {"params": {**small_variables(image)["params"], **params}}
         features = jax.jit(SMALL.apply, static_argnums=2)(variables, image, False)
-        np.testing.assert_allclose(features.pooled, expected.detach().mean(1), atol=1e-4)
+        np.testing.assert_allclose(features.pooled, reference.detach().mean(1), atol=1e-4)
 
 
 @pytest.mark.parametrize("patch", [2, 4, 8, 16])

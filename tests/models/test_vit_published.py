@@ -84,8 +84,8 @@ def test_visible_patches_and_the_class_token():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"taps": (2, 1)}, "blocks from 1 to 2, in ascending order"),
-        ({"taps": (1, 3)}, "blocks from 1 to 2"),
+        ({"taps": (2, 1)}, "block numbers from 1 to 2, in ascending order"),
+        ({"taps": (1, 3)}, "block numbers from 1 to 2"),
         ({"drop_path": 1.0}, "is a probability"),
         ({"image_size": 30}, "30x30 does not divide into patches of 8x8"),
     ],

@@ -12,7 +12,6 @@ from morphojax.data.store.dataset import Dataset, Manifest
 from morphojax.data.store.records import ShardWriter, encode
 from morphojax.data.tables.schema import Schema
 from tests.data.input.streams import pretraining, segmentation, stacks
-from tests.data.input.test_streams import dataset as without_cine  # noqa: F401
 
 SIZE = 4
 PLANES = ("sax", "la_2ch")
@@ -181,7 +180,7 @@ def test_the_table_tells_no_volume_of_a_frame_without_a_name(dataset):
         stacks(dataset, plane="sax", frames=(CINE,), **options)
 
 
-def test_a_dataset_of_phases_alone_says_how_to_get_the_others(without_cine):  # noqa: F811
+def test_a_dataset_of_phases_alone_says_how_to_get_the_others(without_cine):
     for options in ({"frames": (CINE,)}, {"channels": "cycle", "cycle_frames": 4}):
         with pytest.raises(StreamError, match="prepare the dataset with --frames=all, or a number"):
             pretrain(without_cine, **options)

@@ -80,7 +80,7 @@ def segment(dataset, **options):
     return segmentation(dataset, **defaults | options)
 
 
-def whole(dataset, **options):
+def whole_stacks(dataset, **options):
     defaults = {"plane": "sax", "subjects": ALL, "volumes": VOLUMES, "batch_size": 4, "seed": 3, "train": True}
     return stacks(dataset, **defaults | options)
 

@@ -16,11 +16,11 @@ def test_segmentation(dataset):
     batch = {k: np.concatenate([b[k] for b in batches])[:37] for k in batches[0]}
     assert batch["image"].shape == (37, SIZE, SIZE, 1)
     assert batch["image"].dtype == batch["label"].dtype == np.uint8
-    came = origin(batch["image"])[:, 0]
+    origins = origin(batch["image"])[:, 0]
     expected = [(s, PHASES.index(p), z) for s in (0, 1, 7) for p in ("ED", "ES") for z in range(STACKS[s][p])]
-    assert came.tolist() == [list(e) for e in expected]
-    np.testing.assert_array_equal(batch["label"], np.broadcast_to((came[:, 2] % 4)[:, None, None], (37, SIZE, SIZE)))
-    np.testing.assert_array_equal(batch["subject"], came[:, 0])
+    assert origins.tolist() == [list(e) for e in expected]
+    np.testing.assert_array_equal(batch["label"], np.broadcast_to((origins[:, 2] % 4)[:, None, None], (37, SIZE, SIZE)))
+    np.testing.assert_array_equal(batch["subject"], origins[:, 0])
     np.testing.assert_allclose(batch["position"], [z / (STACKS[s][PHASES[p]] - 1) for s, p, z in expected], atol=1e-6)
     only_es = list(segment(dataset, subjects=[7], frames=("ES",), train=False))
     assert origin(only_es[0]["image"])[:3, 0].tolist() == [[7, 2, 0], [7, 2, 1], [7, 2, 2]]

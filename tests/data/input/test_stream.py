@@ -1,4 +1,4 @@
-"""What all streams share: epochs, processes, resumption, workers; and streams joined to one."""
+"""Streams in general: epochs, processes, resumption, workers; and several streams joined to one."""
 
 import json
 import pickle
@@ -11,7 +11,7 @@ import pytest
 from absl import flags
 
 from morphojax.data.input.stream import Joined, Stream, StreamError, StreamSpec
-from tests.data.input.origins import assert_same, make_dataset, pretrain, segment, take, whole
+from tests.data.input.origins import assert_same, make_dataset, pretrain, segment, take, whole_stacks
 
 
 def test_epochs(dataset):
@@ -19,14 +19,14 @@ def test_epochs(dataset):
     stream = pretrain(dataset, batch_size=3)
     assert stream.steps_per_epoch == 2
     epochs = [np.concatenate([b["subject"] for b in take(stream, 2)]).tolist() for _ in range(8)]
-    # `take` closes the stream, which goes on from where it was
+    # `take` closes the stream, which then continues from the same position
     assert all(len(set(e)) == 6 for e in epochs)
     assert len({tuple(e) for e in epochs}) == 8
     assert {s for e in epochs for s in e} == {0, 1, 2, 4, 5, 6, 7, 8}
 
 
 @pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize("build", [pretrain, segment, whole])
+@pytest.mark.parametrize("build", [pretrain, segment, whole_stacks])
 def test_global_batch_does_not_depend_on_the_processes(dataset, build, train):
     n = 9 if train else 2  # several epochs
     together = take(build(dataset, train=train, batch_size=4), n)
@@ -39,14 +39,14 @@ def test_global_batch_does_not_depend_on_the_processes(dataset, build, train):
         assert_same(joined, together)
 
 
-@pytest.mark.parametrize("build", [pretrain, segment, whole])
+@pytest.mark.parametrize("build", [pretrain, segment, whole_stacks])
 def test_resume(dataset, build):
     stream = build(dataset, batch_size=3)
     take(stream, 5)  # in the middle of an epoch
     state = json.loads(json.dumps(stream.get_state()))
     expected = take(stream, 9)
     resumed = build(dataset, batch_size=3, prefetch=1)
-    next(resumed)  # what was read before does not matter
+    next(resumed)  # earlier reads have no influence
     resumed.set_state(state)
     assert resumed.get_state() == state
     assert_same(take(resumed, 9), expected)
@@ -70,7 +70,7 @@ def test_resume_on_another_stream(dataset, other):
 SCRIPT = """
     import pathlib, pickle, sys
     from absl import app
-    from tests.data.input.origins import pretrain, segment, take, whole
+    from tests.data.input.origins import pretrain, segment, take, whole_stacks
 
     def main(argv):
         root = pathlib.Path(argv[1])
@@ -83,7 +83,7 @@ SCRIPT = """
         stream = segment(dataset, train=False, workers=2)
         result = {"training": training, "evaluation": list(stream)}
         stream.close()
-        result["stacks"] = take(whole(dataset, workers=1), 3)
+        result["stacks"] = take(whole_stacks(dataset, workers=1), 3)
         (root / "result.pickle").write_bytes(pickle.dumps(result))
 
     if __name__ == "__main__":
@@ -92,7 +92,7 @@ SCRIPT = """
 
 
 def test_worker_processes(dataset, tmp_path, pytestconfig):
-    """In a program of its own, since worker processes import __main__ anew."""
+    """In a separate program, because worker processes import __main__ again."""
     (tmp_path / "dataset.pickle").write_bytes(pickle.dumps(dataset))
     (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
     command = [sys.executable, tmp_path / "script.py", tmp_path]
@@ -103,10 +103,10 @@ def test_worker_processes(dataset, tmp_path, pytestconfig):
     assert_same(result["training"], take(pretrain(dataset, batch_size=3), 7))
     assert all(type(array) is np.ndarray for array in result["training"][0].values())
     assert_same(result["evaluation"], list(segment(dataset, train=False)))
-    assert_same(result["stacks"], take(whole(dataset), 3))
+    assert_same(result["stacks"], take(whole_stacks(dataset), 3))
 
 
-def test_read_errors_come_through(tmp_path):
+def test_read_errors_are_raised(tmp_path):
     dataset = make_dataset(tmp_path)
     shard = tmp_path / dataset.manifest.slices["sax"][0].path
     shard.write_bytes(shard.read_bytes()[:-100])
@@ -173,7 +173,7 @@ def test_joined_streams_resume():
     assert state["labelled"]["next_batch"] == state["unlabelled"]["next_batch"] == 3
     expected = take(stream, 4)
     resumed = joined()
-    next(resumed)  # what was read before does not matter
+    next(resumed)  # earlier reads have no influence
     resumed.set_state(state)
     assert resumed.get_state() == state
     for batch, other in zip(take(resumed, 4), expected, strict=True):

@@ -31,12 +31,12 @@ def test_training_slices(dataset):
         np.testing.assert_array_equal(batch["missing"], MISSING[batch["subject"]])
         for i, subject in enumerate(batch["subject"]):
             mask = batch["slice_mask"][i]
-            came = origin(batch["image"][i])[:, 0]
+            origins = origin(batch["image"][i])[:, 0]
             assert (batch["image"][i][~mask] == 0).all()
             assert (batch["position"][i][~mask] == 0).all()
-            assert (came[mask, 0] == subject).all()
-            assert len(set(came[mask, 1])) == 1
-            phase, z = PHASES[came[0, 1]], came[mask, 2]
+            assert (origins[mask, 0] == subject).all()
+            assert len(set(origins[mask, 1])) == 1
+            phase, z = PHASES[origins[0, 1]], origins[mask, 2]
             count = STACKS[int(subject)][phase]
             assert len(set(z)) == mask.sum() == min(5, count)
             expected = z / (count - 1) if count > 1 else [0.5]
@@ -86,9 +86,9 @@ def test_evaluation_slices(dataset):
     assert [b["valid"].tolist() for b in batches] == [[True] * 5, [True] * 3 + [False] * 2]
     subject = np.concatenate([b["subject"] for b in batches])
     assert subject[:8].tolist() == [0, 1, 2, 4, 5, 6, 7, 8]
-    came = np.concatenate([origin(b["image"]) for b in batches])[:, :, 0]
+    origins = np.concatenate([origin(b["image"]) for b in batches])[:, :, 0]
     mask = np.concatenate([b["slice_mask"] for b in batches])
-    z = {int(s): came[i, mask[i], 2].tolist() for i, s in enumerate(subject[:8])}
+    z = {int(s): origins[i, mask[i], 2].tolist() for i, s in enumerate(subject[:8])}
     # middles of three equal parts, e.g. of 9: 1.5, 4.5, 7.5, rounded down
     assert z == {
         0: [1, 4, 7],
@@ -100,7 +100,7 @@ def test_evaluation_slices(dataset):
         7: [1, 4, 6],
         8: [1, 3, 5],
     }
-    assert (came[mask][:, 1] == PHASES.index("ED")).all()
+    assert (origins[mask][:, 1] == PHASES.index("ED")).all()
 
 
 def test_evaluation_takes_the_first_frame_there_is(dataset):
@@ -112,12 +112,12 @@ def test_cycle(dataset):
     (batch,) = list(pretrain(dataset, train=False, channels="cycle", batch_size=7))
     assert batch["image"].shape == (7, 1, SIZE, SIZE, 3)
     assert batch["slice_mask"].all()
-    came = {int(s): origin(batch["image"][i, 0]) for i, s in enumerate(batch["subject"])}
-    assert came[0].tolist() == [[0, 0, 4], [0, 1, 4], [0, 2, 4]]
-    assert came[1].tolist() == [[1, 0, 2], [1, 1, 2], [1, 2, 2]]
-    assert came[2].tolist() == [[2, 0, 0], [2, 1, 0], [2, 2, 0]]
-    assert came[5].tolist() == [[5, 0, 2], [5, 0, 2], [5, 2, 2]]  # no mid: ED stands in
-    assert came[7].tolist() == [[7, 0, 4], [7, 1, 0], [7, 2, 1]]  # each stack has its own middle
+    origins = {int(s): origin(batch["image"][i, 0]) for i, s in enumerate(batch["subject"])}
+    assert origins[0].tolist() == [[0, 0, 4], [0, 1, 4], [0, 2, 4]]
+    assert origins[1].tolist() == [[1, 0, 2], [1, 1, 2], [1, 2, 2]]
+    assert origins[2].tolist() == [[2, 0, 0], [2, 1, 0], [2, 2, 0]]
+    assert origins[5].tolist() == [[5, 0, 2], [5, 0, 2], [5, 2, 2]]  # no mid frame: ED replaces it
+    assert origins[7].tolist() == [[7, 0, 4], [7, 1, 0], [7, 2, 1]]  # each stack has its own middle
     np.testing.assert_allclose(batch["position"][:, 0][:3], [4 / 8, 2 / 3, 0.5])
     assert_same(
         [

@@ -41,8 +41,9 @@ lint: $(VENV)/.installed-test
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyrefly check --python-interpreter-path $(RUN)
 
+# By file: a module's fixtures are then made by one worker, once.
 test: $(TEST_INSTALLED) lint
-	$(RUN) -m pytest -q -n 2
+	$(RUN) -m pytest -q -n 2 --dist loadfile
 
 test-slow: $(TEST_INSTALLED)
 	$(RUN) -m pytest -q -m slow

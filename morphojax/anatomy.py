@@ -50,7 +50,7 @@ def parse_planes(spec: str) -> tuple[str, ...]:
 
 
 def cine_phase(frame: int) -> str:
-    """The phase of a frame by its number in the cine, from 0: 7 -> "t007". Raises ValueError above 999."""
+    """The phase of a frame by its number, from 0: 7 -> "t007". Raises ValueError above 999."""
     if not 0 <= frame < 1000:
         raise ValueError(f"frame {frame} of a cine: a cine has at most 1000 frames, numbered from 0")
     return f"t{frame:03d}"
@@ -63,7 +63,10 @@ def is_cine_phase(phase: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Convention:
-    """Label numbers on disk -> structure names. Other structures are not annotated: they may be in the background."""
+    """Label numbers on disk -> structure names.
+
+    Other structures are not annotated: they may be in the background.
+    """
 
     name: str
     structures: Mapping[int, str]

@@ -3,15 +3,19 @@
     python -m morphojax.evaluate --run=runs/segment_sax --split=test
 
 Writes to --output (default: <run>/evaluation):
-    scores_<split>.csv      per subject, plane, phase and structure: Dice, HD95, ASSD, size by reference and by prediction
-    measures_<split>.csv    per subject and plane: clinical measures by reference and by prediction; the biplane volume of the
-                            left atrium where both long-axis planes are scored
-    agreement_<split>.csv   Bland-Altman bias and limits, mean absolute error and Pearson's r per measure
-    summary_<split>.{csv,json}   mean and 95 % bootstrap interval over subjects per plane, structure and phase; no subject ids
-    dice_<split>.png  agreement_<split>.png  worst_<split>.png   figures, in which a subject appears as its index; with
-                            several planes dice_<plane>_<split>.png
+    scores_<split>.csv      per subject, plane, phase and structure: Dice, HD95, ASSD, and the sizes
+                            of reference and prediction
+    measures_<split>.csv    per subject and plane: clinical measures of reference and prediction; the
+                            biplane volume of the left atrium where both long-axis planes are scored
+    agreement_<split>.csv   per measure: Bland-Altman bias and limits, mean absolute error, Pearson's r
+    summary_<split>.csv     per plane, structure and phase: mean and 95 % bootstrap interval over
+                            subjects; without ids
+    summary_<split>.json    the same, with the run, checkpoint and weights
+    dice_<split>.png (dice_<plane>_<split>.png with several planes), agreement_<split>.png,
+    worst_<split>.png       figures, in which a subject appears as its index
 
-A structure is scored where the run predicts it and it is annotated in that stack. Conventions: evaluation/overlap.py.
+A structure is scored where the run predicts it and it is annotated in that stack.
+Conventions: evaluation/overlap.py.
 """
 
 import argparse
@@ -37,7 +41,7 @@ from morphojax.train.run import RunError
 
 
 def write(output: Path, split: str, result: Result, about: dict[str, Any]) -> str:
-    """Writes every file of the module's docstring; each file is complete or absent. Returns the tables to print.
+    """Writes the files of the module's docstring; each complete or absent. Returns text to print.
 
     about: of the run and the dataset, for the summary.
     """
@@ -133,7 +137,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _data(runs: Sequence[Run], dataset: str | None) -> dict[str, Any]:
-    """Arguments of `open_dataset`: the dataset of the first run, or the one given, with the planes of all runs."""
+    """Arguments of `open_dataset`: the dataset given or of the first run, the planes of all."""
     keys = ("dataset", "synthetic_subjects", "synthetic_seed", "synthetic_spacing_mm", "synthetic_size")
     data = {key: runs[0].config["data"][key] for key in keys}
     data |= {"plane": ",".join(plane for run in runs for plane in run.planes)}

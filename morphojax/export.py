@@ -2,8 +2,8 @@
 
     python -m morphojax.export --run=runs/pretrain_sax --output=encoder.safetensors
 
-The file fits ResNetModel, ConvNextModel, SwinModel or ViTModel (without pooling layer; the ViT has a class token and
-learned positions):
+The file fits ResNetModel, ConvNextModel, SwinModel or ViTModel (without pooling layer; the ViT has a
+class token and learned positions):
     ResNetModel.from_pretrained(None, config=CONFIG, state_dict=safetensors.torch.load_file(FILE))
 CONFIG has the sizes of the run, and layer_norm_eps=1e-6 for ConvNext and ViT. Intensities are in 0..1.
 A run starts from the file with config.init_from=FILE.
@@ -24,7 +24,7 @@ from morphojax.train.transfer import flatten, of_plane
 def export(
     run: str | Path, output: Path, checkpoint: str = "best", plane: str | None = None, weights: str = "model"
 ) -> list[str]:
-    """Writes the image encoder of a run, or of a checkpoint folder in one. Returns the lines to print.
+    """Writes the image encoder of a run or of a checkpoint folder. Returns the lines to print.
 
     Args:
         plane: whose encoder, for a run with one encoder per plane.

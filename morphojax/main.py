@@ -4,7 +4,8 @@
     python -m morphojax.main --config=configs/segment_sax.py --config.init_from=runs/pretrain_sax
     python -m morphojax.main --config=configs/segment_sax.py --describe
 
-Any key of the config can be set on the command line, for example --config.table.groups=-cardiac_morphometric.
+Any key of the config can be set on the command line, such as
+--config.table.groups=-cardiac_morphometric.
 The run is written to config.workdir. The same command resumes a run that was stopped.
 """
 

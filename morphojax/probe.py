@@ -1,19 +1,21 @@
-"""Predicts a column of the table from an image encoder: probes of frozen embeddings, scored on the test subjects.
+"""Predicts a column of the table from a run's image encoder, and scores the test subjects.
 
     python -m morphojax.probe --run=runs/pretrain_sax --label=lv_ef --frames=ED,ES
     python -m morphojax.probe --run=runs/pretrain_sax --export
 
-A linear and a nearest-neighbour probe are fitted to the training subjects. Their hyperparameters are chosen on the
-validation subjects, or by cross-validation where these are few. They are scored on the test subjects, which neither step
-uses. Scores are AUC (one class against the rest) and balanced accuracy for classes, mean absolute error and Pearson's r
-for numbers, with 95 % bootstrap intervals over subjects.
+A linear and a nearest-neighbour probe are fitted to embeddings of the training subjects, with the
+encoder frozen. Their hyperparameters are chosen on the validation subjects, or by cross-validation
+where these are few. They are scored on the test subjects, which neither step uses. Scores are AUC (one
+class against the rest) and balanced accuracy for classes, mean absolute error and Pearson's r for
+numbers, with 95 % bootstrap intervals over subjects.
 
-The run may be of any task. A run of configs/probe.py, whose encoder and head were trained together, needs no --label: its
-own predictions are scored.
+The run may be of any task. A run of configs/probe.py, whose encoder and head were trained together,
+needs no --label: its own predictions are scored.
 
-Writes to --output (default: <run>/probe/<label>, with the fraction and seed in the name where --fraction is below 1):
-    scores.json       scores and intervals per probe, numbers of subjects, and whether the encoder was trained on the label
-    predictions.csv   per probe and test subject (by index): reference, prediction, and probabilities of classes
+Writes to --output (default: <run>/probe/<label>, and the fraction and seed where --fraction is below 1):
+    scores.json       per probe: scores and intervals; numbers of subjects, and whether the encoder was
+                      trained on the label
+    predictions.csv   per probe and test subject (by index): reference, prediction, probabilities
     roc.png or scatter.png
 and with --export to <run>/embeddings:
     embeddings.parquet, and tensors.tsv, metadata.tsv, projector_config.pbtxt for the projector of

@@ -1,4 +1,4 @@
-"""Settings of the whole suite."""
+"""Settings and fixtures of the whole suite."""
 
 import os
 import sys
@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# The suite spends most of its time in the compiler, on programs that run once: the cheapest code will do (without the newer emitters of
-# fusions in a third to half of the time), and a program that several tests (or a second run of the suite) need is compiled once. Set
-# before JAX starts; the commands that tests run inherit it.
+# The suite spends most of its time compiling programs that run once. So the compiler does not optimise (without the newer fusion
+# emitters it takes a third to half of the time), and a program that several tests or a later run need is compiled once. These
+# variables are set before JAX starts; processes that tests start inherit them.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"morphojax-tests-{os.getuid()}"))
@@ -19,7 +19,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 @pytest.fixture(autouse=True)
 def _same_draws_in_any_order(request):
-    """Every test draws from a module's `RNG`, and from PyTorch, as if it ran alone."""
+    """Seeds the `RNG` of a module, and PyTorch, before every test: draws do not depend on other tests."""
     if hasattr(request.module, "RNG"):
         request.module.RNG = np.random.default_rng(0)
     if "torch" in sys.modules:
@@ -28,7 +28,7 @@ def _same_draws_in_any_order(request):
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """A module's compiled programs are let go with it: kept to the end they were 5 GB a worker, and so are 2.6."""
+    """Frees the compiled programs of a module after it: a worker needs 2.6 GB instead of 5 GB."""
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()

@@ -1,4 +1,4 @@
-"""Scores of a toy run on a small dataset that was really prepared; expected values straight from masks and libraries."""
+"""Scores of a toy run on a small prepared dataset. Expected values come from the masks, and from other libraries."""
 
 import dataclasses
 import json
@@ -28,12 +28,12 @@ LV, MYO, RV = (anatomy.LABEL_ID[s] for s in anatomy.PLANE_STRUCTURES["sax"])
 
 
 def heart(subject, phase):
-    """What the image shows. Predictions equal it, because the toy run reads grey values without error."""
+    """The structures in the image. The toy run predicts them without error."""
     return toy_label(radius={"ED": 8.0, "ES": 5.0}[phase] - 0.5 * IDS.index(subject))
 
 
 def drawn(subject, phase):
-    """What the annotator drew: a with a thicker wall, b without an RV, c without an LV cavity at ES."""
+    """The annotation: a with a thicker wall, b without an RV, c without an LV cavity at ES."""
     label = heart(subject, phase)
     if subject == "secret_a":
         label[label == LV] = np.where(np.arange((label == LV).sum()) % 5 == 0, MYO, LV)
@@ -148,9 +148,17 @@ def test_summary(result):
 def test_other_frames_of_the_cine_are_not_scored_again(result, tmp_path):
     dataset = make(tmp_path, cine=True)
     assert dataset.stacks("sax")["labelled"].sum() == 2 * 2 * len(IDS)
-    found = scoring.score({"sax": toy_run()}, dataset, "test", heart_rate="pulse", progress=False)
-    pd.testing.assert_frame_equal(found.scores, result.scores)
-    pd.testing.assert_frame_equal(found.measures, result.measures)
+    with_cine = scoring.score({"sax": toy_run()}, dataset, "test", heart_rate="pulse", progress=False)
+    pd.testing.assert_frame_equal(with_cine.scores, result.scores)
+    pd.testing.assert_frame_equal(with_cine.measures, result.measures)
+
+
+def test_the_stacks_of_lowest_dice_are_drawn(result, dataset, monkeypatch):
+    titles = [tile[3] for tile in result.worst]
+    lowest = [float(title.partition("Dice ")[2].split()[0]) for title in titles]
+    assert len(lowest) > 2 and lowest == sorted(lowest)
+    monkeypatch.setattr(scoring, "WORST", 2)
+    assert [tile[3] for tile in scoring.score({"sax": toy_run()}, dataset, "test", progress=False).worst] == titles[:2]
 
 
 def test_a_missed_structure_and_a_pair_of_empty_ones_are_counted():
@@ -162,7 +170,7 @@ def test_a_missed_structure_and_a_pair_of_empty_ones_are_counted():
     assert row["hd95_mm"] == 90 and math.isnan(row["dice_low"])
 
 
-def test_only_structures_that_were_drawn_are_scored(tmp_path):
+def test_only_annotated_structures_are_scored(tmp_path):
     dataset = make(tmp_path, labelled=("lv_cavity",))
     result = scoring.score({"sax": toy_run()}, dataset, "test", progress=False)
     assert set(result.scores["structure"]) == {"lv_cavity"}
@@ -174,7 +182,7 @@ def test_only_structures_that_were_drawn_are_scored(tmp_path):
 
 
 class TwoPlanes(Toy):
-    """Both long axes; in the 4-chamber view the atria of the last subject alone were drawn, in the 2-chamber view nothing of his."""
+    """Both long axes. Of the last subject, only the atria in the 4-chamber view are annotated."""
 
     ATRIA = ("la_cavity", "ra_cavity")
 
@@ -192,7 +200,7 @@ class TwoPlanes(Toy):
         return Subject(subject, views)
 
 
-def test_every_stack_is_scored_by_what_was_drawn_in_it_and_an_unlabelled_plane_is_told(tmp_path, monkeypatch, capsys):
+def test_a_stack_is_scored_by_its_own_annotation_and_an_unlabelled_plane_is_reported(tmp_path, monkeypatch, capsys):
     split = ["train"] * (len(IDS) - 1) + ["test"]
     pd.DataFrame({"subject": IDS, "split": split}).to_csv(tmp_path / "split.csv", index=False)
     settings = {"grid": Grid(2.0, 48), "percentiles": (0.0, 100.0), "split_file": tmp_path / "split.csv", "workers": 1}
@@ -201,7 +209,9 @@ def test_every_stack_is_scored_by_what_was_drawn_in_it_and_an_unlabelled_plane_i
     runs = {"la_2ch": toy_run("la_2ch", ("la_cavity",)), "la_4ch": toy_run("la_4ch", ("lv_cavity", *TwoPlanes.ATRIA))}
     assert scoring.check(runs, dataset, "test").keys() == {"la_4ch"}
     result = scoring.score(runs, dataset, "test", progress=False)
-    assert set(result.scores["structure"]) == set(TwoPlanes.ATRIA)  # his ventricle is there, predicted, and no error
+    assert set(result.scores["structure"]) == set(
+        TwoPlanes.ATRIA
+    )  # the ventricle is predicted, not annotated, and not scored
     assert set(result.scores["dice"]) == {1.0} and "biplane" not in set(result.measures["plane"])
     assert "biplane" in set(scoring.score(runs, dataset, "train", progress=False).measures["plane"])
     ventricle = {"la_4ch": toy_run("la_4ch", ("lv_cavity",))}
@@ -240,7 +250,7 @@ def command(dataset, monkeypatch, tmp_path):
     return lambda *flags: evaluate.main([f"--run={tmp_path / 'run'}", *flags])
 
 
-def test_command_writes_everything_and_names_nobody_outside_its_tables(command, tmp_path, capsys):
+def test_command_writes_its_files_and_ids_only_by_subject(command, tmp_path, capsys):
     assert command("--split=test") == 0
     output = tmp_path / "run" / "evaluation"
     tables = {f"{name}_test.csv" for name in ("scores", "measures", "agreement", "summary")}

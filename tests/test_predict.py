@@ -1,3 +1,5 @@
+"""Files in, labels and measures out, with a toy run whose labels follow from the grey values."""
+
 import gzip
 import math
 
@@ -25,7 +27,7 @@ def write(path, data, affine=AFFINE, kind=nib.Nifti1Image, step=None):
     return path
 
 
-def go(tmp_path, source=None, run=None, **options):
+def predict_folder(tmp_path, source=None, run=None, **options):
     source = source or tmp_path / "in"
     run = run or toy_run()
     plane = files.choose_plane(run, None)
@@ -51,7 +53,7 @@ def test_labels_keep_the_exact_geometry(tmp_path, kind, name, codes):
     path = tmp_path / "in" / name
     path.parent.mkdir(parents=True)
     nib.save(image, path)
-    assert go(tmp_path) == []
+    assert predict_folder(tmp_path) == []
     read, out = nib.load(path), nib.load(tmp_path / "out" / name)
     assert type(out) is kind and out.shape == read.shape and out.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(out.affine, read.affine)
@@ -80,7 +82,7 @@ def test_scaled_integers_are_read_in_their_units_and_labels_are_not_scaled(tmp_p
     path.parent.mkdir()
     nib.save(image, path)
     assert nib.load(path).dataobj.slope == 0.5
-    assert go(tmp_path) == []
+    assert predict_folder(tmp_path) == []
     out = nib.load(tmp_path / "out" / "heart.nii.gz").dataobj
     assert (out.slope, out.inter) == (1, 0)
     np.testing.assert_array_equal(out.get_unscaled(), label)
@@ -89,7 +91,7 @@ def test_scaled_integers_are_read_in_their_units_and_labels_are_not_scaled(tmp_p
 def test_label_numbers_on_disk(tmp_path):
     label = toy_label()
     write(tmp_path / "in" / "heart.nii.gz", toy_image(label))
-    assert go(tmp_path, labels="acdc") == []
+    assert predict_folder(tmp_path, labels="acdc") == []
     out = np.asarray(nib.load(tmp_path / "out" / "heart.nii.gz").dataobj)
     for number, structure in {1: "rv_cavity", 2: "lv_myocardium", 3: "lv_cavity"}.items():
         np.testing.assert_array_equal((out == number), (label == anatomy.LABEL_ID[structure]))
@@ -103,7 +105,7 @@ def test_a_convention_without_the_structure_is_refused():
 def test_stack_volumes(tmp_path):
     label = toy_label()
     write(tmp_path / "in" / "heart.nii.gz", toy_image(label))
-    go(tmp_path)
+    predict_folder(tmp_path)
     row = pd.read_csv(tmp_path / "out" / "measures.csv").iloc[0]
     assert (row["file"], row["kind"]) == ("heart", "stack")
     assert row["lv_cavity_ml"] == pytest.approx(ml(label), rel=1e-4)
@@ -114,7 +116,7 @@ def test_cine_measures_and_volume_curve(tmp_path):
     frames = [toy_label(radius=r) for r in (7, 8, 5, 6)]  # ED is frame 1, ES frame 2
     cine = np.stack([toy_image(f) for f in frames], -1)
     write(tmp_path / "in" / "sa.nii.gz", cine, step=0.25)
-    assert go(tmp_path) == []
+    assert predict_folder(tmp_path) == []
     out = nib.load(tmp_path / "out" / "sa.nii.gz")
     assert out.shape == cine.shape and out.header["pixdim"][4] == 0.25
     for t, frame in enumerate(frames):
@@ -134,7 +136,7 @@ def test_two_files_of_one_heart_are_measured_together(tmp_path, names):
     for name, label in zip(names, (small, large), strict=True):
         write(tmp_path / "in" / f"{name}.nii.gz", toy_image(label))
     write(tmp_path / "in" / "other" / f"{names[0]}.nii.gz", toy_image(small))  # another folder, another heart
-    go(tmp_path)
+    predict_folder(tmp_path)
     table = pd.read_csv(tmp_path / "out" / "measures.csv").set_index("kind")
     row = table.loc["frames"]
     assert row["file"] == names[0].rpartition("_")[0]
@@ -146,7 +148,7 @@ def test_two_files_of_one_heart_are_measured_together(tmp_path, names):
 def test_an_ef_without_a_cavity_is_missing(tmp_path):
     frames = [toy_image(toy_label(radius=8)), toy_image(np.zeros((40, 36, 5), np.uint8))]
     write(tmp_path / "in" / "sa.nii.gz", np.stack(frames, -1))
-    go(tmp_path)
+    predict_folder(tmp_path)
     row = pd.read_csv(tmp_path / "out" / "measures.csv").iloc[0]
     assert math.isnan(row["lv_ef_percent"]) and row["lv_esv_ml"] == 0
 
@@ -161,12 +163,12 @@ def test_long_axis_plane(tmp_path):
     write(tmp_path / "in" / "sa.nii.gz", toy_image(toy_label()))
     paths, notes = files.find_inputs(tmp_path / "in", "la_4ch")
     assert [p.name for p in paths] == ["la_4ch.nii.gz"] and "planes other than la_4ch" in notes[0]
-    assert go(tmp_path, run=run) == []
+    assert predict_folder(tmp_path, run=run) == []
     area = (label == anatomy.LABEL_ID["la_cavity"]).sum() * 4 / 100
     assert pd.read_csv(tmp_path / "out" / "volumes.csv")["la_cavity_cm2"][1] == pytest.approx(area, rel=1e-4)
     row = pd.read_csv(tmp_path / "out" / "measures.csv").iloc[0]
     assert (int(row["ed"]), int(row["es"])) == (1, 0) and 0 < row["la_volume_ed_ml"] < row["la_volume_es_ml"]
-    problems = go(tmp_path, source=tmp_path / "in" / "sa.nii.gz", run=run, overwrite=True)
+    problems = predict_folder(tmp_path, source=tmp_path / "in" / "sa.nii.gz", run=run, overwrite=True)
     assert len(problems) == 1 and "5 slices" in problems[0] and "sa.nii.gz" in problems[0]
 
 
@@ -186,22 +188,22 @@ def test_largest_component_option_reaches_the_files(tmp_path):
     label = toy_label()
     label[36:38, 2:4, 2] = LV
     write(tmp_path / "in" / "heart.nii.gz", toy_image(label))
-    go(tmp_path, largest_component=True)
+    predict_folder(tmp_path, largest_component=True)
     out = np.asarray(nib.load(tmp_path / "out" / "heart.nii.gz").dataobj)
     assert (out[36:38, 2:4, 2] == 0).all() and (out == LV).any()
 
 
 def damage(folder):
     image = toy_image(toy_label())
-    whole = write(folder / "a_good.nii.gz", image).read_bytes()
-    (folder / "b_truncated.nii.gz").write_bytes(whole[: len(whole) // 2])
+    content = write(folder / "a_good.nii.gz", image).read_bytes()
+    (folder / "b_truncated.nii.gz").write_bytes(content[: len(content) // 2])
     (folder / "c_text.nii").write_text("this is not an image")
-    (folder / "d_not_gzip.nii.gz").write_bytes(gzip.decompress(whole))
+    (folder / "d_not_gzip.nii.gz").write_bytes(gzip.decompress(content))
     nan = image.copy()
     nan[5, 5, 2] = np.nan
     write(folder / "e_nan.nii.gz", nan)
     write(folder / "f_five_axes.nii.gz", np.zeros((8, 8, 2, 2, 2)))
-    raw = bytearray(gzip.decompress(whole))
+    raw = bytearray(gzip.decompress(content))
     raw[80:84] = np.float32(0).tobytes()  # pixdim[1]
     (folder / "g_spacing.nii").write_bytes(raw)
     write(folder / "h_other_axis.nii.gz", np.moveaxis(image, 2, 0), np.diag([8.0, 2.0, 2.0, 1.0]))
@@ -210,41 +212,41 @@ def damage(folder):
 
 def test_bad_files_are_reported_and_left_out(tmp_path):
     damage(tmp_path / "in")
-    problems = go(tmp_path)
+    problems = predict_folder(tmp_path)
     for bad, problem in zip("bcdefghi", problems, strict=True):
         assert f"in/{bad}_" in problem, problem
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_good.nii.gz", "measures.csv", "volumes.csv"]
     assert list(pd.read_csv(tmp_path / "out" / "measures.csv")["file"]) == ["a_good"]
 
 
-def test_labels_in_the_input_are_passed_over(tmp_path):
+def test_labels_in_the_input_are_skipped(tmp_path):
     for name in ("p_frame01", "p_frame01_gt", "label_sa_ED", "seg_sa_ED", "seg4_la_4ch_ED"):
         write(tmp_path / "in" / f"{name}.nii.gz", np.zeros((4, 4, 2)))
     paths, notes = files.find_inputs(tmp_path / "in", "sax")
     assert [p.name for p in paths] == ["p_frame01.nii.gz"] and notes == ["skipped: 4 files named as labels"]
 
 
-def test_inputs_that_are_not_there(tmp_path):
+def test_missing_inputs_are_refused(tmp_path):
     with pytest.raises(files.PredictError, match="no such file"):
         files.find_inputs(tmp_path / "nowhere", "sax")
     with pytest.raises(files.PredictError, match="no image of sax"):
         files.find_inputs(tmp_path, "sax")
 
 
-def test_nothing_is_overwritten_unasked(tmp_path):
+def test_overwriting_needs_the_flag(tmp_path):
     path = write(tmp_path / "in" / "heart.nii.gz", toy_image(toy_label()))
     with pytest.raises(files.PredictError, match="overwrite the images"):
         files.predict_files(toy_run(), "sax", [path], tmp_path / "in", tmp_path / "in", overwrite=True)
-    go(tmp_path)
+    predict_folder(tmp_path)
     with pytest.raises(files.PredictError, match="already exists"):
-        go(tmp_path)
-    assert go(tmp_path, overwrite=True) == []
+        predict_folder(tmp_path)
+    assert predict_folder(tmp_path, overwrite=True) == []
     write(tmp_path / "in" / "heart.nii", toy_image(toy_label()))
     with pytest.raises(files.PredictError, match="both exist"):
-        go(tmp_path, overwrite=True)
+        predict_folder(tmp_path, overwrite=True)
 
 
-def test_a_write_that_fails_leaves_nothing_under_the_name(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_no_file(tmp_path, monkeypatch):
     write(tmp_path / "in" / "heart.nii.gz", toy_image(toy_label()))
 
     def full(image, path):
@@ -253,7 +255,7 @@ def test_a_write_that_fails_leaves_nothing_under_the_name(tmp_path, monkeypatch)
 
     monkeypatch.setattr(files.nib, "save", full)
     with pytest.raises(OSError, match="no space"):
-        go(tmp_path)
+        predict_folder(tmp_path)
     assert list((tmp_path / "out").iterdir()) == []
 
 

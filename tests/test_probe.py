@@ -38,7 +38,7 @@ def finetuned(brightness, segmented, tmp_path_factory) -> Path:
     return run
 
 
-def test_the_command_writes_what_it_says(segmented, capsys):
+def test_the_command_writes_its_files(segmented, capsys):
     assert probe.main([f"--run={segmented}", "--label=group", "--slices=2", "--frames=ED,ES"]) == 0
     folder = segmented / "probe" / "group"
     assert {p.name for p in folder.iterdir()} == {"scores.json", "predictions.csv", "roc.png"}
@@ -86,12 +86,12 @@ def test_a_number_is_reported_in_its_unit(segmented, tmp_path, capsys):
         (["--label=bright", "--dataset=nowhere"], "nowhere"),
     ],
 )
-def test_what_a_command_has_wrong_is_told(segmented, arguments, message, capsys):
+def test_wrong_arguments_are_refused(segmented, arguments, message, capsys):
     assert probe.main([f"--run={segmented}", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_no_run_is_told(tmp_path, capsys):
+def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
     assert probe.main([f"--run={tmp_path}", "--label=bright"]) == 2
     assert "no run and no checkpoint here" in capsys.readouterr().err
 
@@ -118,12 +118,12 @@ def test_a_frozen_encoder_stays_and_its_head_learns(brightness, segmented, tmp_p
 
 
 def test_the_command_scores_what_was_trained(brightness, finetuned, dataset, capsys):
-    """Predictions equal the validation step's on the same subjects: they share encoder, pooling and head."""
+    """The embeddings and head of the command give the outputs of the validation step on the same subjects."""
     assert probe.main([f"--run={finetuned}"]) == 0
-    found = pd.read_csv(finetuned / "probe" / "bright" / "predictions.csv")
+    predictions = pd.read_csv(finetuned / "probe" / "bright" / "predictions.csv")
     assert (
-        found["probe"].unique() == ["network"]
-        and found["subject"].tolist() == np.flatnonzero(SPLITS == "test").tolist()
+        predictions["probe"].unique() == ["network"]
+        and predictions["subject"].tolist() == np.flatnonzero(SPLITS == "test").tolist()
     )
     task, _ = experiment.TASKS["probe"](config(brightness, finetuned, init_from=""), dataset)
     state = jax.eval_shape(task.init, {})
@@ -175,7 +175,7 @@ def test_the_first_prediction_is_the_mean(brightness, dataset, tmp_path):
         ({"init_from": "runs/none"}, "no run and no checkpoint here"),
     ],
 )
-def test_what_a_config_has_wrong_is_told(brightness, dataset, tmp_path, settings, message):
+def test_wrong_configs_are_refused(brightness, dataset, tmp_path, settings, message):
     with pytest.raises(ValueError) as error:
         experiment.TASKS["probe"](config(brightness, tmp_path, **settings), dataset)
     assert message in str(error.value)
@@ -217,7 +217,7 @@ def test_missing_labels_are_nan(dataset):
         ("empty", "'empty' cannot be learned"),
     ],
 )
-def test_a_label_that_cannot_be_learned_is_told_with_the_choices(dataset, name, message):
+def test_a_label_that_cannot_be_learned_is_refused_with_the_choices(dataset, name, message):
     with pytest.raises(ValueError) as error:
         Label.fit(dataset, name, TRAIN)
     assert message in str(error.value) and "choose among bright, group, gappy" in str(error.value)
@@ -230,8 +230,8 @@ def test_losses_by_hand():
         0.5 * -np.log(np.exp(1) / (np.exp(1) + np.exp(2))),
         2 * -np.log(np.exp(-0.5) / (np.exp(0.5) + np.exp(-0.5))),
     ]
-    found = loss_per_subject(jnp.asarray(logits), jnp.asarray(code), jnp.asarray(weights), 2)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    losses = loss_per_subject(jnp.asarray(logits), jnp.asarray(code), jnp.asarray(weights), 2)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
     values = loss_per_subject(jnp.array([[1.0], [2.0]]), jnp.array([0.5, 4.0]), jnp.ones(1), 0)
     np.testing.assert_allclose(values, [0.25, 4.0])
     weights = class_weights(np.array([0.0, 0, 0, 1]), 2)
@@ -239,7 +239,7 @@ def test_losses_by_hand():
     assert weights[[0, 0, 0, 1]].mean() == pytest.approx(1)
 
 
-# what the encoder has seen
+# what the encoder was trained on
 
 
 def chain(root: Path, **runs) -> Path:
@@ -257,7 +257,7 @@ def chain(root: Path, **runs) -> Path:
     return root / list(runs)[-1]
 
 
-def test_what_the_encoder_was_given_is_found_along_its_history(tmp_path):
+def test_columns_and_splits_of_earlier_runs_are_collected(tmp_path):
     run = chain(
         tmp_path,
         pretrain={"columns": ["bright", "group"], "config": {"table": {"label": "rare"}}, "splits": ["train", "test"]},
@@ -272,9 +272,9 @@ def test_what_the_encoder_was_given_is_found_along_its_history(tmp_path):
     assert columns_given(run) == ()
 
 
-def test_a_label_seen_in_pretraining_is_told(dataset, tmp_path):
+def test_a_label_seen_in_pretraining_is_reported(dataset, tmp_path):
     run = chain(tmp_path, a={"columns": ["bright", "twin"], "dataset": dataset.fingerprint, "splits": ["test"]})
     columns = {c.name: c for c in SCHEMA.columns}
-    itself, kin, unseen = caveats(run, columns["bright"], dataset)
-    assert "'bright' itself" in itself and "twin" in kin and "test subjects" in unseen
-    assert caveats(run, columns["group"], dataset) == [unseen]
+    itself, derived, test_split = caveats(run, columns["bright"], dataset)
+    assert "'bright' itself" in itself and "twin" in derived and "test subjects" in test_split
+    assert caveats(run, columns["group"], dataset) == [test_split]

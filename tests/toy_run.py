@@ -1,4 +1,4 @@
-"""A segmentation run without training: the grey value of a toy heart tells its structure."""
+"""A segmentation run without training: the grey value of a toy heart determines the structure."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ def toy_run(plane="sax", structures=anatomy.PLANE_STRUCTURES["sax"], size=48, sp
         grey = np.array(GREY[: 1 + len(structures)], np.float32) / 255
         assert image.shape == (batch_size, size, size, 1) and image.dtype == np.float32
         logits = -1e3 * (image - grey) ** 2
-        logits[..., 0] = -1e3 * np.minimum(image, 1 - image)[..., 0] ** 2  # the white corner is background
+        logits[..., 0] = -1e3 * np.minimum(image, 1 - image)[..., 0] ** 2  # the white corner is background too
         return logits
 
     return Run((plane,), Grid(spacing, size), (0.0, 100.0), tuple(structures), apply, batch_size=batch_size)
@@ -34,7 +34,7 @@ def toy_label(shape=(40, 36, 5), radius=6.0, structures=anatomy.PLANE_STRUCTURES
 
 
 def toy_image(label, structures=anatomy.PLANE_STRUCTURES["sax"]):
-    """float32, from 0 with one white corner voxel, so that normalising leaves the grey values alone."""
+    """float32, from 0 to one white corner voxel of 255, so that normalising keeps the grey values."""
     grey = np.zeros(256, np.float32)
     for i, structure in enumerate(structures, start=1):
         grey[anatomy.LABEL_ID[structure]] = GREY[i]

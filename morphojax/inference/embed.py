@@ -1,4 +1,4 @@
-"""Embeddings of subjects with the image encoder of a run: the mean over a subject's slices of their pooled features."""
+"""Embeddings of subjects: pooled features of a run's image encoder, averaged over slices."""
 
 import dataclasses
 import functools
@@ -36,8 +36,9 @@ class ImageEncoder:
 
     images:    preprocessing.json of the run.
     channels, cycle_frames: as in `ImageSpec`.
-    apply:     (image uint8 [B,K,H,W,C], slice_mask bool [B,K], image_planes) -> float32 [B,D], deterministic. image_planes
-               names the plane of each of the K images, as `ImageSpec.image_planes` does.
+    apply:     (image uint8 [B,K,H,W,C], slice_mask bool [B,K], image_planes) -> float32 [B,D],
+               deterministic. image_planes names the plane of each of the K images, as
+               `ImageSpec.image_planes` does.
     variables: of the whole model: {"params": ..., "batch_stats": ...}.
     """
 
@@ -71,7 +72,8 @@ def load_encoder(path: str | Path, which: str = "last", weights: str = "model") 
         weights: `model` or `ema`, as in `checkpoint.load_params`.
 
     Raises:
-        RunError: a file is missing, or the checkpoint's encoder is not the one that the config describes.
+        RunError: a file is missing, or the checkpoint's encoder is not the one that the config
+            describes.
         CheckpointError: no usable checkpoint, or no EMA weights in it.
     """
     folder = checkpoint.find(path, which)
@@ -115,8 +117,8 @@ def embed(
 
     Args:
         subjects: indices; None: all subjects.
-        frames: the first that a subject has is embedded. An encoder with channels=cycle ignores frames and slices: it
-            embeds the phases of the middle slice.
+        frames: the first that a subject has is embedded. An encoder with channels=cycle ignores
+            frames and slices: it embeds the phases of the middle slice.
         slices: evenly spaced slices of the frame, over which embeddings are averaged.
 
     Raises:
@@ -146,7 +148,7 @@ def embed(
 
 
 def embed_frames(encoder: ImageEncoder, dataset: Dataset, frames: Sequence[str], **settings: Any) -> Embeddings:
-    """Embeddings of several frames, concatenated to [N, frames x D], of the subjects that have all the frames.
+    """Embeddings of several frames, concatenated to [N, frames x D], of subjects with all of them.
 
     settings: as for `embed`. Raises ValueError where no subject has all the frames.
     """
@@ -162,7 +164,7 @@ def embed_frames(encoder: ImageEncoder, dataset: Dataset, frames: Sequence[str],
 
 
 def export(folder: Path, embeddings: Embeddings, dataset: Dataset, columns: Sequence[str] = ()) -> None:
-    """Writes embeddings.parquet, and the files for TensorBoard's projector (`tensorboard --logdir=<folder>`).
+    """Writes embeddings.parquet, and the files for TensorBoard's projector (--logdir=<folder>).
 
     columns: of the table, to colour by. A subject appears as its index, without id.
     """

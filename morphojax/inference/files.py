@@ -1,4 +1,4 @@
-"""Segments NIfTI files with a run, and writes labels with the exact geometry of the images (`morphojax.predict`)."""
+"""Segments NIfTI files with a run, and writes labels with the exact geometry of the images."""
 
 import os
 import re
@@ -33,7 +33,10 @@ def stem(path: Path) -> str:
 
 
 def choose_plane(run: Run, plane: str | None) -> str:
-    """The plane of the images: --plane, or that of a run of a single plane. Raises PredictError for another plane."""
+    """The plane of the images: --plane, or that of a run of a single plane.
+
+    Raises PredictError for a plane that the run does not segment.
+    """
     if plane is None and len(run.planes) == 1:
         return run.planes[0]
     if plane not in run.planes:
@@ -47,8 +50,9 @@ def find_inputs(source: Path, plane: str, pattern: str = "*") -> tuple[list[Path
     """The images to segment, sorted, and a line for each kind of file that is skipped.
 
     Args:
-        source: a file, which is always segmented, or a folder. In a folder, files whose name marks them as labels
-            (`label_*`, `seg_*`, `*_gt`) and UK Biobank files of another plane are skipped.
+        source: a file, which is always segmented, or a folder. In a folder, files whose name marks
+            them as labels (`label_*`, `seg_*`, `*_gt`) and UK Biobank files of another plane are
+            skipped.
         pattern: of names in the folder.
 
     Raises:
@@ -76,7 +80,10 @@ def find_inputs(source: Path, plane: str, pattern: str = "*") -> tuple[list[Path
 
 
 def hearts(paths: Sequence[Path]) -> list[list[Path]]:
-    """Files grouped by heart, in order: files of one folder whose names differ only in _ED and _ES, or in _frameNN."""
+    """Files grouped by heart, in order.
+
+    Files of one folder whose names differ only in _ED and _ES, or in _frameNN, are one heart.
+    """
     groups: dict[tuple[Path, str, bool], list[Path]] = {}
     for path in paths:
         match = _FRAME_OF.match(stem(path))
@@ -86,7 +93,10 @@ def hearts(paths: Sequence[Path]) -> list[list[Path]]:
 
 
 def largest_components(label: np.ndarray) -> np.ndarray:
-    """Keeps the largest component (connected through faces) of each structure in [X, Y, Z]; the rest becomes background."""
+    """Keeps the largest component of each structure in [X, Y, Z]; the rest becomes background.
+
+    Voxels of a component are connected through faces.
+    """
     kept = np.zeros_like(label)
     for value in np.unique(label[label > 0]):
         components, _ = ndimage.label(label == value)
@@ -96,7 +106,10 @@ def largest_components(label: np.ndarray) -> np.ndarray:
 
 
 def disk_numbers(run: Run, convention: str) -> np.ndarray:
-    """A lookup table, uint8 [256]: canonical id -> number on disk. Raises PredictError where a structure of the run has none."""
+    """A lookup table, uint8 [256]: canonical id -> number on disk.
+
+    Raises PredictError where a structure of the run has no number.
+    """
     numbers = anatomy.CONVENTIONS[convention]
     lacking = [s for s in run.structures if s not in numbers.labelled]
     if lacking:
@@ -139,7 +152,10 @@ def _read(path: Path) -> tuple[nifti.Volume, Any]:
 
 
 def heart_rate(header: Any, frames: int) -> float:
-    """Beats per minute of a cine that covers one cardiac cycle; NaN where the time step has no unit or gives an absurd rate."""
+    """Beats per minute of a cine that covers one cardiac cycle.
+
+    NaN where the time step has no unit, or gives a rate outside 25 to 250.
+    """
     seconds = {"sec": 1.0, "msec": 1e-3}.get(header.get_xyzt_units()[1])
     step = float(header["pixdim"][4])
     if frames < 2 or seconds is None or not step > 0:
@@ -179,7 +195,7 @@ def predict_files(
     largest_component: bool = False,
     overwrite: bool = False,
 ) -> list[str]:
-    """Segments every file, and writes labels, measures.csv and volumes.csv. Returns a message per file left out.
+    """Segments files; writes labels and both tables. Returns an error per file that is left out.
 
     Args:
         paths: of `find_inputs`.
@@ -215,7 +231,7 @@ def predict_files(
 
 
 def _check_targets(targets: Mapping[Path, Path], output: Path, overwrite: bool) -> None:
-    """Raises PredictError where writing would replace an image, a file of the output, or another target."""
+    """Raises PredictError where writing would replace an image, an output, or another target."""
     for path, target in targets.items():
         if target.resolve() == path.resolve():
             raise PredictError(f"--output={output} would overwrite the images; give another folder")

@@ -1,4 +1,4 @@
-"""Tables of predicted labels: the size of every structure in every frame, and the clinical measures of every heart."""
+"""Tables of predicted labels: sizes of structures by frame, and clinical measures by heart."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ class Segmented:
 
 
 def sizes(run: Run, plane: str, label: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
-    """The size of every structure of a frame: in mL in the short axis, in cm2 in a long-axis plane."""
+    """Size of every structure of a frame: in mL in the short axis, in cm2 in a long-axis plane."""
     by_structure = {s: clinical.size(plane, label, s, spacing) for s in run.structures_of(plane)}
     return {f"{structure}_{unit}": value for structure, (value, unit) in by_structure.items()}
 
@@ -47,7 +47,7 @@ def volume_rows(run: Run, plane: str, files: Sequence[Segmented]) -> Iterator[di
 
 
 def measure_rows(run: Run, plane: str, files: Sequence[Segmented]) -> Iterator[dict[str, Any]]:
-    """Rows of measures.csv for the files of one heart: one per cine, and one for the files of a single frame together."""
+    """Rows of measures.csv for one heart: one per cine, and one for all files of a single frame."""
     for file in files:
         if len(file.frames) > 1:
             stacks = [(label, file.spacing) for label in file.frames]
@@ -66,7 +66,7 @@ def measure_rows(run: Run, plane: str, files: Sequence[Segmented]) -> Iterator[d
 
 
 def _find_ed_and_es(run: Run, plane: str, stacks: Sequence[clinical.Stack]) -> tuple[int, int]:
-    """Positions of ED and ES: where a ventricle is largest and smallest, or an atrium smallest and largest."""
+    """Positions of ED and ES: a ventricle is largest at ED, an atrium at ES."""
     shown = run.structures_of(plane)
     for structure, largest_at_ed in _LARGEST_AT_ED.items():
         if structure in shown:

@@ -38,11 +38,12 @@ class Result:
 
 
 def probe(dataset: Dataset, name: str, embeddings: Embeddings, fraction: float = 1.0, seed: int = 0) -> Result:
-    """Fits the probes of `prediction.SETTINGS` to training subjects, and predicts the test subjects.
+    """Fits the probes of `prediction.SETTINGS` to training subjects; predicts the test subjects.
 
     Args:
         name: of the column to predict.
-        fraction: of the training subjects, chosen by hash of id and seed (`cohort.select_subjects`).
+        fraction: of the training subjects, chosen by hash of id and seed
+            (`cohort.select_subjects`).
 
     Raises:
         ValueError: as `Label.fit`.
@@ -107,7 +108,8 @@ def _check_test(label: Label, test: np.ndarray) -> None:
 def scores(result: Result, seed: int = 0) -> dict[str, dict[str, Interval]]:
     """Scores with intervals, by probe.
 
-    The probe `constant` ignores the image: it predicts equal probabilities, or the mean of the training subjects.
+    The probe `constant` ignores the image: it predicts equal probabilities, or the mean of the
+        training subjects.
     """
     n, label = len(result.target), result.label
     guess = (

@@ -1,6 +1,7 @@
-"""Scores of segmentation runs against the labels of a prepared dataset, stack by stack on the native grids.
+"""Scores of segmentation runs against the labels of a prepared dataset, on the native grids.
 
-A structure is scored where the run predicts it and it is annotated in that stack. Conventions: evaluation/overlap.py.
+A structure is scored where the run predicts it and it is annotated in that stack.
+Conventions: evaluation/overlap.py.
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ class Result:
 
 
 def by_plane(runs: Sequence[Run]) -> dict[str, Run]:
-    """The run that segments each plane. Raises ScoringError where two runs segment the same plane."""
+    """The run that segments each plane. Raises ScoringError where two segment the same plane."""
     chosen: dict[str, Run] = {}
     for run in runs:
         for plane in run.planes:
@@ -79,7 +80,10 @@ def check(runs: Mapping[str, Run], dataset: Dataset, split: str) -> dict[str, tu
 
 
 def _check_plane(plane: str, run: Run, dataset: Dataset) -> tuple[str, ...]:
-    """The structures that the run predicts in the plane and the dataset annotates. Raises ScoringError where they do not fit."""
+    """The structures that the run predicts in the plane and the dataset annotates.
+
+    Raises ScoringError where run and dataset do not fit.
+    """
     manifest = dataset.manifest
     if plane not in manifest.planes:
         raise ScoringError(f"{dataset.root} holds no plane {plane!r}, which the run was trained on; prepare it")
@@ -146,7 +150,7 @@ def score(
 
 @dataclasses.dataclass(frozen=True)
 class _Scored:
-    """One stack: its rows of the score table, both labels, and the lowest Dice below 1 with its tile."""
+    """One stack: rows of the score table, both labels, the lowest Dice below 1 with its tile."""
 
     rows: list[dict[str, Any]]
     reference: clinical.Stack
@@ -197,7 +201,7 @@ def _row(
 def _worst_slice(
     records: Sequence[dict[str, np.ndarray]], predicted: np.ndarray, structures: Sequence[str], title: str
 ) -> Tile:
-    """The slice of a stack, on the grid, in which reference and prediction of the structures differ most."""
+    """The slice of a stack, on the grid, in which reference and prediction differ most."""
     shown = [anatomy.LABEL_ID[s] for s in structures]
     label, predicted = (np.where(np.isin(x, shown), x, 0) for x in (np.stack([r["label"] for r in records]), predicted))
     z = int((label != predicted).sum((1, 2)).argmax())
@@ -210,7 +214,7 @@ def _rate(dataset: Dataset, subject: int, column: str | None) -> float:
 
 
 def _measures(views: Mapping[str, Heart], heart_rate: float) -> list[tuple[str, str, float, float]]:
-    """(plane, measure, reference, prediction) of one subject. A measure of two planes has the plane BIPLANE."""
+    """(plane, measure, reference, prediction) of one subject; plane BIPLANE where it needs two."""
     reference, predicted = (
         clinical.of_heart({p: (h.at("ED", i), h.at("ES", i), h.structures) for p, h in views.items()}, heart_rate)
         for i in (0, 1)

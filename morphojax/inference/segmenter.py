@@ -1,4 +1,4 @@
-"""Loads a segmentation run as a function from a native stack to class probabilities on its native grid."""
+"""Loads a segmentation run, which predicts class probabilities of a stack on its native grid."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -20,9 +20,11 @@ from morphojax.train.run import RunError, read_json
 class Run:
     """A trained segmentation run, ready to predict.
 
-    apply:       image float32 [B, H, W, 1] in [0, 1] -> logits [B, H, W, 1 + len(structures)]; class 0 is background.
+    apply:       image float32 [B, H, W, 1] in [0, 1] -> logits [B, H, W, 1 + len(structures)];
+        class 0 is background.
     percentiles: of a native stack's intensities; they become 0 and 1.
-    batch_size:  slices per call of `apply`; the last batch is padded, so that one shape is compiled.
+    batch_size:  slices per call of `apply`; the last batch is padded, so that one shape is
+        compiled.
     """
 
     planes: tuple[str, ...]
@@ -52,12 +54,15 @@ class Run:
         return out
 
     def place(self, image: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, geometry.Placement]:
-        """A native stack [X, Y, Z] on the training grid, uint8 [Z, H, W], and the placement that `to_native` needs."""
+        """A native stack [X, Y, Z] as uint8 [Z, H, W] on the training grid, and its placement."""
         placement = geometry.place(image, affine, self.grid)
         return geometry.to_grid(geometry.normalise(image, *self.percentiles), placement, 1), placement
 
     def to_native(self, probabilities: np.ndarray, placement: geometry.Placement) -> np.ndarray:
-        """[Z, H, W, classes] -> [X, Y, Z, classes], by linear interpolation. Outside the crop everything is background."""
+        """[Z, H, W, classes] -> [X, Y, Z, classes], by linear interpolation.
+
+        Outside the crop everything is background.
+        """
         native = geometry.to_native(probabilities, placement, 1)
         native[..., 0] += np.maximum(1 - native.sum(-1), 0)
         return native
@@ -67,7 +72,9 @@ class Run:
         return tuple(s for s in self.structures if s in anatomy.PLANE_STRUCTURES[plane])
 
     def predict(self, image: np.ndarray, affine: np.ndarray) -> np.ndarray:
-        """Probabilities float32 [X, Y, Z, classes] of a native stack [X, Y, Z] with its affine (voxel -> mm, RAS+).
+        """Probabilities float32 [X, Y, Z, classes] of a native stack [X, Y, Z].
+
+        affine: of the stack, voxel -> mm, RAS+.
 
         Raises ValueError where the geometry is not that of a stack of slices along Z.
         """
@@ -85,7 +92,7 @@ class Run:
 
 
 def load_run(directory: str | Path, which: str = "best", weights: str = "model", batch_size: int = 16) -> Run:
-    """Loads a segmentation run from its directory alone: preprocessing.json, config.json and a checkpoint.
+    """Loads a segmentation run: preprocessing.json, config.json and a checkpoint.
 
     Args:
         which: `best` (the last checkpoint where none was evaluated) or `last`.
@@ -116,7 +123,7 @@ def load_run(directory: str | Path, which: str = "best", weights: str = "model",
 
 
 def _check_same(directory: Path, model: Any, grid: geometry.Grid, variables: Mapping[str, Any]) -> None:
-    """Raises RunError, with the first differences, where the checkpoint does not fit the model of the config."""
+    """Raises RunError, with the first differences, where checkpoint and config do not fit."""
     image = jax.ShapeDtypeStruct((1, grid.size, grid.size, 1), jnp.float32)
     expected = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), image)
 

@@ -58,7 +58,7 @@ def test_masked_slices_have_no_influence_and_none_gives_zero():
     np.testing.assert_array_equal(mean_of_slices(pooled, mask), [[2.0], [0.0]])
 
 
-def test_frames_stand_side_by_side_for_those_who_have_them_all(encoder, dataset, embeddings):
+def test_frames_are_concatenated_for_subjects_that_have_them_all(encoder, dataset, embeddings):
     both = embed.embed_frames(encoder, dataset, ("ES", "ED"), slices=3)
     np.testing.assert_array_equal(both.subject, embeddings.subject)
     width = embeddings.values.shape[1]
@@ -73,7 +73,7 @@ def test_the_encoder_is_that_of_the_checkpoint(segmented, encoder):
     jax.tree.map(np.testing.assert_array_equal, encoder.variables["params"]["encoder"], stored["params"]["encoder"])
 
 
-def test_another_architecture_is_told(segmented, tmp_path):
+def test_another_architecture_is_refused(segmented, tmp_path):
     shutil.copytree(segmented, tmp_path / "run")
     described = json.loads((segmented / "config.json").read_text())
     described["model"]["encoder"] = "resnet34"
@@ -86,7 +86,7 @@ def test_another_architecture_is_told(segmented, tmp_path):
         embed.load_encoder(tmp_path / "run")
 
 
-def test_what_is_exported_is_what_the_projector_and_pandas_read(dataset, embeddings, tmp_path):
+def test_pandas_and_the_projector_read_the_exported_values(dataset, embeddings, tmp_path):
     embed.export(tmp_path, embeddings, dataset, ["group", "gappy"])
     for path in tmp_path.iterdir():
         assert b"secret" not in path.read_bytes()

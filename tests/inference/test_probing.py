@@ -19,7 +19,7 @@ def dataset(brightness: Path) -> Dataset:
 
 
 def informative(n_dimensions=3):
-    """Embeddings that tell the share, of everyone but the first subject."""
+    """Embeddings of all but the first subject. Their first dimension is the fraction of bright pixels."""
     noise = np.random.default_rng(0).normal(size=(N, n_dimensions - 1))
     values = np.concatenate([FRACTION[:, None], noise], axis=1)[1:]
     return embed.Embeddings(np.arange(1, N), values.astype(np.float32))
@@ -32,10 +32,10 @@ def test_a_probe_is_fitted_to_training_subjects_and_scores_test_subjects(dataset
     np.testing.assert_allclose(result.target, 100 * FRACTION[test], rtol=1e-6)
     assert dict(result.subjects) == {"train": 11, "val": 6, "test": 6, "left_out": 1}
     np.testing.assert_allclose(result.predicted["linear"], result.target, atol=3)
-    found = probing.scores(result)
-    assert found["linear"]["r"].mean > 0.95 and found["linear"]["mae"].mean < found["constant"]["mae"].mean
+    by_probe = probing.scores(result)
+    assert by_probe["linear"]["r"].mean > 0.95 and by_probe["linear"]["mae"].mean < by_probe["constant"]["mae"].mean
     train_mean = 100 * FRACTION[TRAIN][1:].mean()  # the first has no embedding
-    assert found["constant"]["mae"].mean == pytest.approx(np.abs(result.target - train_mean).mean(), rel=1e-5)
+    assert by_probe["constant"]["mae"].mean == pytest.approx(np.abs(result.target - train_mean).mean(), rel=1e-5)
 
 
 def test_test_values_never_reach_a_probe(dataset):
@@ -57,14 +57,14 @@ def test_missing_labels_are_left_out_and_counted(dataset):
     assert set(result.target) <= {0, 1} and result.predicted["knn"].shape == (expected["test"], 2)
 
 
-def test_few_labels_are_a_share_of_the_training_subjects(dataset):
+def test_few_labels_are_a_fraction_of_the_training_subjects(dataset):
     half = probing.probe(dataset, "bright", informative(), fraction=0.5)
     assert 4 <= half.subjects["train"] <= 6 and half.subjects["test"] == 6
     with pytest.raises(ValueError, match="'bright'"):
         probing.probe(dataset, "bright", informative(), fraction=0.01)
 
 
-def test_a_test_split_without_labels_is_told(dataset):
+def test_a_test_split_without_labels_is_refused(dataset):
     kept = informative()
     rest = SPLITS[kept.subject] != "test"
     with pytest.raises(probing.ProbeError, match="no test subject has 'bright'"):

@@ -20,7 +20,7 @@ from tests.toy_run import GREY, toy_image, toy_label, toy_run
 AFFINE = np.diag([-2.0, -2.0, 8.0, 1.0])
 
 
-def test_labels_of_a_native_stack_come_back_exactly():
+def test_labels_of_a_native_stack_are_exact():
     label = toy_label()
     run = toy_run()  # the grid has the native spacing, so nothing is interpolated
     probabilities = run.predict(toy_image(label), AFFINE)
@@ -34,10 +34,10 @@ def test_orientation_and_resampling_are_undone(signs):
     label = toy_label((60, 52, 4), radius=10)
     affine = np.diag([signs[0] * 1.3, signs[1] * 1.4, 8.0, 1.0])
     run = toy_run(size=64, spacing=1.25)
-    found = run.labels(run.predict(toy_image(label), affine), "sax")
+    labels = run.labels(run.predict(toy_image(label), affine), "sax")
     # Grey values between classes are other classes here, so compare away from the borders of structures.
     for structure in run.structures:
-        mask, got = (x == anatomy.LABEL_ID[structure] for x in (label, found))
+        mask, got = (x == anatomy.LABEL_ID[structure] for x in (label, labels))
         assert 2 * (mask & got).sum() / (mask.sum() + got.sum()) > 0.7, structure
 
 
@@ -46,9 +46,9 @@ def test_outside_the_crop_is_background():
     label[0] = 0  # normalising takes the darkest for background
     run = toy_run(size=16)
     probabilities = run.predict(toy_image(label), AFFINE)
-    found = run.labels(probabilities, "sax")
-    assert (found[12:28, 10:26] == anatomy.LABEL_ID["lv_cavity"]).all()
-    assert (found[:11] == 0).all() and (probabilities[:11, ..., 0] == 1).all()
+    labels = run.labels(probabilities, "sax")
+    assert (labels[12:28, 10:26] == anatomy.LABEL_ID["lv_cavity"]).all()
+    assert (labels[:11] == 0).all() and (probabilities[:11, ..., 0] == 1).all()
 
 
 def test_batches_do_not_matter_and_classes_map_to_canonical_ids():
@@ -115,7 +115,7 @@ def test_a_directory_that_is_no_segmentation_run_is_named(tmp_path, images, mess
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run as training leaves it: two checkpoints, the first of them the better one."""
+    """A run with two checkpoints, of which the first is the better one."""
     root = tmp_path_factory.mktemp("run")
     config = segment_sax.get_config().to_dict()
     config["model"] |= {"encoder": TINY["model.encoder"], "width": 4, "decoder_widths": (4, 4, 4)}
@@ -144,7 +144,7 @@ def test_a_run_directory_alone_is_enough(trained, which, step):
     np.testing.assert_allclose(run.predict_grid(slices), expected, atol=1e-5)
 
 
-def test_a_checkpoint_of_another_architecture_is_told_with_the_difference(trained, tmp_path):
+def test_a_checkpoint_of_another_architecture_is_refused_with_the_difference(trained, tmp_path):
     root, _, _ = trained
     (tmp_path / "checkpoints").symlink_to(root / "checkpoints")
     (tmp_path / "config.json").write_text((root / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""What the three streams share: records by number, positions along a stack, and the subjects that have what is asked for."""
+"""Shared by the three streams: reading records, positions along a stack, and checks of subjects."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,30 +12,34 @@ from morphojax.data.store.dataset import Dataset
 
 
 def read(records: Any, numbers: np.ndarray, keys: Sequence[str]) -> Batch:
-    """Record numbers of any shape -> arrays [*numbers.shape, H, W]; zero where the number is -1."""
+    """The arrays of records, [*numbers.shape, H, W] for each key; zero where the number is -1."""
     used = np.flatnonzero(numbers.ravel() >= 0)
     examples = [records[n] for n in numbers.ravel()[used]]
     batch = {}
     for key in keys:
-        out = np.zeros((numbers.size, *examples[0][key].shape), np.uint8)
+        array = np.zeros((numbers.size, *examples[0][key].shape), np.uint8)
         for i, example in zip(used, examples, strict=True):
-            out[i] = example[key]
-        batch[key] = out.reshape(*numbers.shape, *out.shape[1:])
+            array[i] = example[key]
+        batch[key] = array.reshape(*numbers.shape, *array.shape[1:])
     return batch
 
 
 def position(z: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """0 for the first slice of a stack, 1 for the last, 0.5 for the only one."""
+    """Position of slice z of `count`: 0 for the first, 1 for the last, 0.5 for a single slice."""
     return np.where(count > 1, z / np.maximum(count - 1, 1), 0.5).astype(np.float32)
 
 
 def evenly_spaced(count: int, k: int) -> np.ndarray:
-    """The middles of k equal parts of 0..count-1 (all of them where there are at most k); k = 1 gives count // 2."""
+    """k of the numbers 0..count-1: the middles of k equal parts, or all where count <= k."""
     return (2 * np.arange(k) + 1) * count // (2 * k) if count > k else np.arange(count)
 
 
 def count_usable(usable: np.ndarray, plane: str, frames: Sequence[str]) -> int:
-    """How many subjects have the frames; the others are counted in the log. Raises StreamError where none has."""
+    """The number of subjects that have the frames; the log counts the rest.
+
+    usable: bool, whether each subject asked for has the frames.
+    Raises StreamError where no subject has them.
+    """
     n_usable, n_asked = int(np.count_nonzero(usable)), len(usable)
     if n_usable < n_asked:
         logging.info(
@@ -49,7 +53,10 @@ def count_usable(usable: np.ndarray, plane: str, frames: Sequence[str]) -> int:
 
 
 def sorted_subjects(dataset: Dataset, subjects: Sequence[int] | np.ndarray) -> np.ndarray:
-    """The indices, sorted. Raises StreamError for none, for a repeated one, or for one outside the dataset."""
+    """The indices, sorted.
+
+    Raises StreamError for an empty list, a repeated index, or one outside the dataset.
+    """
     indices, n = np.unique(np.asarray(subjects, int)), len(dataset.subjects)
     if len(indices) != len(subjects) or not indices.size or indices[0] < 0 or indices[-1] >= n:
         raise StreamError(

@@ -1,4 +1,4 @@
-"""The stream of segmentation: an example is a slice, labelled or not."""
+"""The stream of single slices, labelled or not, for segmentation."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 from absl import logging
 
 from morphojax.anatomy import CINE, PHASES, PLANE_STRUCTURES, PLANES, STRUCTURES
-from morphojax.data.input import frames as stacks_at
+from morphojax.data.input.frames import check_frames, is_at_frames
 from morphojax.data.input.reading import position, read, sorted_subjects
 from morphojax.data.input.stream import Batch, Stream, StreamError, StreamSpec
 from morphojax.data.store.dataset import Dataset
@@ -24,23 +24,28 @@ def slice_stream(
     frames: Sequence[str] = ("ED", "ES"),
     labelled: bool = True,
 ) -> Stream:
-    """A stream whose example is a slice: `image` uint8 [B,H,W,1], `label` uint8 [B,H,W] (canonical ids), `annotated` bool [B,S]
-    (the structures that are annotated in the stack: another one of the plane may be anywhere in its background), `position` float32
-    [B] (0..1 along the stack), `plane` int32 [B] (into anatomy.PLANES), `subject` int32 [B], `valid` bool [B].
+    """A stream whose example is a slice. Slices of several planes are mixed. A batch holds
 
-    Slices of several `planes` are mixed.
+    - `image` uint8 [B,H,W,1],
+    - `label` uint8 [B,H,W], canonical ids,
+    - `annotated` bool [B,S], whether a structure is annotated in the stack; one that is not may be
+      in its background,
+    - `position` float32 [B], 0..1 along the stack,
+    - `plane` int32 [B], an index of anatomy.PLANES,
+    - `subject` int32 [B],
+    - `valid` bool [B].
 
     Args:
         structures: the S structures of interest.
-        subjects: indices. Those without a usable stack are left out, and counted in the log.
+        subjects: indices. The log counts those without a usable stack, which are left out.
         frames: phases, and "cine" for the other frames of the cine.
-        labelled: only stacks in which one of `structures` is annotated. Otherwise every stack, as if none were: `annotated` is
-            all False and `label` all zero.
+        labelled: True: only stacks in which one of `structures` is annotated. False: every stack, without its annotation:
+            `annotated` is all False and `label` all zero.
 
     Raises:
         StreamError: unknown frames, or no usable stack.
     """
-    chosen, frames = sorted_subjects(dataset, subjects), stacks_at.check(frames, (*PHASES, CINE))
+    chosen, frames = sorted_subjects(dataset, subjects), check_frames(frames, (*PHASES, CINE))
     parts, start = [], 0
     for plane in planes:
         parts.append(_slices_of_plane(dataset, plane, structures, chosen, frames, labelled))
@@ -64,13 +69,13 @@ def _slices_of_plane(
     frames: tuple[str, ...],
     labelled: bool,
 ) -> dict[str, np.ndarray]:
-    """Arrays by slice; records are counted from 0 within the plane."""
+    """Arrays with one entry per slice. Records are numbered from 0 within the plane."""
     annotated = dataset.annotated(plane)[:, [STRUCTURES.index(s) for s in structures]]
     table = dataset.stacks(plane)
-    used = table["subject"].isin(subjects) & stacks_at.at(table, frames)
+    used = table["subject"].isin(subjects) & is_at_frames(table, frames)
     if labelled:
         used &= np.asarray(annotated.any(1))
-    # A structure that the plane never shows is background there.
+    # A structure that the plane never shows is surely absent: it counts as annotated.
     annotated = (annotated | [s not in PLANE_STRUCTURES[plane] for s in structures]) & labelled
     table, annotated = table[used], annotated[used]
     if absent := len(subjects) - table["subject"].nunique():
@@ -89,7 +94,7 @@ def _slices_of_plane(
 
 @dataclasses.dataclass(frozen=True)
 class _ReadSlices:
-    """Reads a batch of slices; arrays are by number of the example."""
+    """Reads a batch of slices. Arrays have one entry per example."""
 
     records: Any
     labelled: bool

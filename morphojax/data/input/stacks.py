@@ -1,4 +1,4 @@
-"""The stream of whole stacks: an example is a subject's stack at one phase, with the volumes that the table knows."""
+"""The stream of whole stacks with the volumes of the table."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 from absl import logging
 
 from morphojax.anatomy import PHASES
-from morphojax.data.input import frames as stacks_at
+from morphojax.data.input.frames import check_frames, find_stacks
 from morphojax.data.input.reading import count_usable, position, read, sorted_subjects
 from morphojax.data.input.stream import Batch, Stream, StreamError, StreamSpec, generator
 from morphojax.data.store.dataset import Dataset, decode_native
@@ -25,29 +25,39 @@ def stack_stream(
     slices: int = 0,
     frames: Sequence[str] = ("ED", "ES"),
 ) -> Stream:
-    """A stream whose example is a subject's whole stack at one phase, labelled or not: `image` uint8 [B,K,H,W,1], `slice_mask`
-    bool [B,K], `position` float32 [B,K] (0..1 along the stack), `volume` float32 [B,S] in ml (NaN where unknown; S = 0 without
-    `volumes`), `voxel_ml` float32 [B], `subject` int32 [B], `valid` bool [B].
+    """A stream whose example is a subject's stack at one phase, labelled or not. A batch holds
 
-    In training the phase is drawn among `frames`; in evaluation it is the first of `frames` that the subject has. `voxel_ml` is the
-    volume of a voxel of the batch: a pixel of the grid times the distance of the slices. The grid crops the image: a part of the heart
-    outside it counts in the table's volume and in no voxel.
+    - `image` uint8 [B,K,H,W,1],
+    - `slice_mask` bool [B,K],
+    - `position` float32 [B,K], 0..1 along the stack,
+    - `volume` float32 [B,S] in ml, NaN where unknown; S = 0 without `volumes`,
+    - `voxel_ml` float32 [B], the volume of a voxel: a pixel of the grid times the distance between
+      slices,
+    - `subject` int32 [B],
+    - `valid` bool [B].
+
+    In training the phase is drawn among `frames`; in evaluation it is the first of `frames` that
+    the subject has. The grid
+    crops the image: the table's volume includes parts of the heart outside the grid, which no voxel
+        shows.
 
     Args:
-        subjects: indices. Those without the phases are left out, and counted in the log.
-        volumes: [N, phases, S] in ml for the N subjects of the dataset (`cells.volumes(...)`); None: no volumes are needed.
-        slices: K; 0: that of the largest of these stacks.
+        subjects: indices. The log counts those without the phases, which are left out.
+        volumes: [N, phases, S] in ml for the N subjects of the dataset (`cells.volumes(...)`);
+            None: no volumes are needed.
+        slices: K; 0: the number of slices of the largest stack.
         frames: phases.
 
     Raises:
-        StreamError: shapes that do not fit, no subject with the phases, or a stack with more slices than K.
+        StreamError: shapes that do not fit, no subject with the phases, or a stack with more slices
+            than K.
     """
-    chosen, frames, n = sorted_subjects(dataset, subjects), stacks_at.check(frames, PHASES), len(dataset.subjects)
+    chosen, frames, n = sorted_subjects(dataset, subjects), check_frames(frames, PHASES), len(dataset.subjects)
     if volumes is None:
         volumes = np.zeros((n, len(frames), 0))
     if volumes.ndim != 3 or volumes.shape[:2] != (n, len(frames)):
         raise StreamError(f"volumes {volumes.shape} must be [{n} subjects, {len(frames)} frames, structures]")
-    first, count, row = stacks_at.stacks(dataset, plane, chosen, frames)
+    first, count, row = find_stacks(dataset, plane, chosen, frames)
     usable = (count > 0).any(axis=1)
     n_usable, largest = count_usable(usable, plane, frames), int(count.max())
     if slices and slices < largest:
@@ -73,7 +83,12 @@ def stack_stream(
 
 @dataclasses.dataclass(frozen=True)
 class _ReadStacks:
-    """Reads a batch of whole stacks. first, count, row: int [n, frames], first record, number of slices (0: no stack), native record."""
+    """Reads a batch of whole stacks.
+
+    first, count, row: int [n, frames]: first record, number of slices (0: no stack) and native
+        record.
+    seed: None in evaluation: nothing is drawn.
+    """
 
     records: Any
     native: Any
@@ -83,7 +98,7 @@ class _ReadStacks:
     row: np.ndarray
     volumes: np.ndarray
     slices: int
-    seed: int | None  # None: nothing is drawn
+    seed: int | None
 
     def __call__(self, step: int, rows: np.ndarray, numbers: np.ndarray) -> Batch:
         stack = (numbers, np.array([self._frame(step, int(r), n) for r, n in zip(rows, numbers, strict=True)], int))
@@ -105,6 +120,6 @@ class _ReadStacks:
 
 
 def _voxel_ml(native: Any) -> float:
-    """The volume of a voxel of a stack on the grid, which resamples in plane and keeps the slices as they are."""
+    """Volume of a voxel on the grid, which resamples pixels and keeps the distance of slices."""
     _, placement = decode_native(native)
     return placement.grid.spacing_mm**2 * placement.native_spacing[2] / 1000

@@ -1,8 +1,9 @@
-"""Batches with grain.
+"""Streams of batches, read with grain.
 
-A stream is a chain of pure functions of the step: the numbers of the examples of its global batch, in an order drawn for each
-epoch; the rows of this process; the arrays read for them. So a batch depends only on (seed, step), not on earlier batches or on
-the number of processes or workers, and the state of a stream is its next step.
+A batch is a pure function of (seed, step): the step gives the numbers of the examples of the
+global batch, in an order drawn for each epoch; a process takes its rows of them and reads their
+arrays. So a batch does not depend on earlier batches, or on the number of processes and workers,
+and the state of a stream is its next step.
 """
 
 import dataclasses
@@ -18,19 +19,20 @@ Batch = dict[str, np.ndarray]
 
 
 class StreamError(ValueError):
-    """A stream that cannot be built or resumed."""
+    """A stream that cannot be built or resumed. The message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StreamSpec:
-    """How examples become batches. Raises StreamError for numbers that cannot be.
+    """How examples become batches. Raises StreamError for impossible numbers.
 
     batch_size: of all processes together.
-    train:      endless batches in a new order each epoch; otherwise one pass in order.
-    process_index, process_count: this process's part of every batch.
-    workers:    processes that read: they need parsed absl flags, import `__main__` again (so a script needs its
-                `if __name__ == "__main__"`) and end with `close()`. 0: a thread reads. The batches are the same.
-    prefetch:   batches held ready, per worker.
+    train:      True: endless batches, in a new order each epoch. False: one pass in order.
+    process_index, process_count: select the rows of a batch that this process reads.
+    workers:    processes that read; 0: a thread reads. The batches are the same. Worker processes
+                need parsed absl flags, import `__main__` again (a script needs its `if __name__ ==
+                "__main__"`), and end with `close()`.
+    prefetch:   batches read ahead, per worker.
     """
 
     batch_size: int
@@ -55,11 +57,13 @@ class StreamSpec:
 
 
 class Stream(Iterator[Batch]):
-    """Batches of the rows of this process. Training: endless, in a new order each epoch, the remainder of an epoch
-    dropped. Evaluation: one pass in order; the last batch is padded with rows of valid=False; `iter()` begins another
-    pass.
+    """Batches, of the rows of this process.
 
-    `examples` is the number of examples in an epoch, `steps_per_epoch` that of batches.
+    In training it is endless, has a new order each epoch, and drops the remainder of an epoch. In
+    evaluation it is one pass in order, the last batch is padded with rows of valid=False, and
+    `iter()` starts another pass.
+
+    examples, steps_per_epoch: the number of examples and of batches in an epoch.
     """
 
     def __init__(self, read: Callable[[int, np.ndarray, np.ndarray], Batch], examples: int, spec: StreamSpec):
@@ -91,28 +95,32 @@ class Stream(Iterator[Batch]):
             self._iterator = self._start()
         batch = next(self._iterator)
         self._next += 1
-        if self._workers:  # grain hands over views of shared memory that it unmaps; a batch may be kept
+        if self._workers:  # grain returns views of shared memory and unmaps it later; callers may keep a batch
             batch = {key: np.array(array, subok=False) for key, array in batch.items()}
         return batch
 
     def at(self, step: int) -> Batch:
-        """The batch of that number, read now; the stream stays where it is."""
+        """The batch of a step, without moving the stream."""
         batch: Any = self._batches[step]
         return batch
 
     def get_state(self) -> dict[str, int]:
-        """What `set_state` needs to go on with the batch that `next` would give now: JSON-able."""
+        """The position in the stream, JSON-able. `set_state` continues with the next batch."""
         return {"next_batch": self._next, **self._identity}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Raises StreamError where the state is that of a stream with other examples, batch size or seed."""
+        """Continues from a state of `get_state`.
+
+        Raises StreamError for the state of a stream with another number of examples, batch size or
+        seed.
+        """
         saved = {k: v for k, v in state.items() if k != "next_batch"}
         if saved != self._identity or state["next_batch"] < 0:
             raise StreamError(f"the saved position {state} is not one of this stream, which has {self._identity}")
         self._seek(state["next_batch"])
 
     def close(self) -> None:
-        """Ends the reading thread or processes. The stream can still be used: it starts them again."""
+        """Stops the reading thread or processes. A later `next` starts them again."""
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
@@ -122,7 +130,7 @@ class Stream(Iterator[Batch]):
         self._next = step
 
     def _start(self) -> Any:
-        # grain's defaults would hold 500 batches, read by 16 threads that compete for one interpreter.
+        # grain's defaults would keep 500 batches in memory, read by 16 threads that share one interpreter.
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._prefetch)
         batches = self._batches[self._next :].to_iter_dataset(options)
         if self._workers:
@@ -135,12 +143,16 @@ class Stream(Iterator[Batch]):
 
 
 class Joined(Iterator[dict[str, Any]]):
-    """Several training streams as one: a batch is that of the first stream, with those of the others under their names, as in
+    """Several training streams as one.
+
+    A batch is that of the first stream, with the batches of the others under their names:
     {"image": ..., "label": ..., "subject": ..., "unlabelled": {"image": ..., "subject": ...}}.
 
-    Each stream keeps its own order, epoch and batch size; `examples`, `batch_size` and `steps_per_epoch` are those of the
-    first, and its name is not used. Raises StreamError for no stream, for one of evaluation (which would end before the
-    others), and when a name is also a key of the first stream's batch.
+    Each stream keeps its own order, epochs and batch size; `examples`, `batch_size` and
+    `steps_per_epoch` are those of the first stream, whose name is not used.
+
+    Raises StreamError without streams, for a stream of evaluation (which would end early), and
+    where a name is also a key of the first stream's batch.
     """
 
     def __init__(self, streams: Mapping[str, Stream]):
@@ -156,12 +168,12 @@ class Joined(Iterator[dict[str, Any]]):
         self.steps_per_epoch = self._first.steps_per_epoch
 
     def __next__(self) -> dict[str, Any]:
-        first, *others = ((name, next(stream)) for name, stream in self._streams.items())
-        batch: dict[str, Any] = dict(first[1])
-        for name, other in others:
+        (_, first), *rest = ((name, next(stream)) for name, stream in self._streams.items())
+        batch: dict[str, Any] = dict(first)
+        for name, joined in rest:
             if name in batch:
                 raise StreamError(f"a stream cannot be named {name!r}, which is a key of the first stream's batch")
-            batch[name] = other
+            batch[name] = joined
         return batch
 
     def get_state(self) -> dict[str, dict[str, int]]:
@@ -169,7 +181,7 @@ class Joined(Iterator[dict[str, Any]]):
         return {name: stream.get_state() for name, stream in self._streams.items()}
 
     def set_state(self, state: Mapping[str, dict[str, int]]) -> None:
-        """Raises StreamError where the state is that of other streams."""
+        """Continues from a state of `get_state`. Raises StreamError for that of other streams."""
         if set(state) != set(self._streams):
             raise StreamError(f"the saved position is that of the streams {list(state)}, not {list(self._streams)}")
         for name, stream in self._streams.items():
@@ -183,8 +195,11 @@ class Joined(Iterator[dict[str, Any]]):
 
 @dataclasses.dataclass(frozen=True)
 class _Order:
-    """Step -> the numbers of its global batch, which every process knows whole, so that the same rows come in the same
-    order however many processes share them."""
+    """The numbers of the examples of the global batch of a step.
+
+    Every process computes all of them, so the order of the rows does not depend on the number of
+    processes.
+    """
 
     examples: int
     batch_size: int
@@ -209,7 +224,10 @@ def generator(name: str, *key: int) -> np.random.Generator:
 
 
 def _batch(read: Callable[..., Batch], order: _Order, rows: np.ndarray, step: int, _: Any) -> Batch:
-    """The rows of one process. Numbers beyond the last example are padding: they read example 0 as not valid."""
+    """The rows of one process.
+
+    Numbers beyond the last example are padding: example 0 with valid=False.
+    """
     numbers = order(step)[rows]
     valid = numbers < order.examples
     return read(step, rows, np.where(valid, numbers, 0)) | {"valid": valid}

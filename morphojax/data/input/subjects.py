@@ -1,4 +1,4 @@
-"""The stream of pretraining and probes: an example is a subject, with a few images of one plane or several and its table row."""
+"""The stream of subjects, with a few images and a row of the table, for pretraining and probes."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 from absl import logging
 
 from morphojax.anatomy import CINE, LONG_AXIS, PHASES
-from morphojax.data.input import frames
+from morphojax.data.input.frames import check_frames, find_stacks_of_planes
 from morphojax.data.input.reading import count_usable, evenly_spaced, position, read, sorted_subjects
 from morphojax.data.input.stream import Batch, Stream, StreamError, StreamSpec, generator
 from morphojax.data.store.dataset import Dataset
@@ -18,19 +18,25 @@ CHANNELS = ("slices", "cycle")
 
 @dataclasses.dataclass(frozen=True)
 class ImageSpec:
-    """Which images of a subject an example holds (`config.input`). Raises StreamError for a choice that does not exist.
+    """Which images of a subject an example holds (`config.input`).
+
+    Raises StreamError for a choice that does not exist.
 
     planes:   in the order of the images.
-    channels: `slices`: slices of one frame, one channel. In training the frame is drawn among `frames` (a plane that lacks it
-              gives its first) and the slices without replacement; in evaluation the frame is the first of `frames` that the subject
-              has, and the slices are evenly spaced. A stack of fewer slices gives each once; the rest is masked.
-              `cycle`: the middle slice of each plane, its frames as channels, nothing random: ED, mid and ES (without a mid frame
-              ED stands in for it), or, with `cycle_frames` = N, N frames evenly spaced over the subject's cine, the first
-              included; where it has fewer, some come more than once.
-    frames:   of `slices`. "cine" stands for all frames that `prepare --frames` kept; a plane with fewer frames than another
-              shows the frame at the same fraction of its own.
+    channels: `slices`: slices of one frame, with one channel. In training the frame is drawn among
+              `frames` (a plane that lacks it shows its first), and slices are drawn without
+              replacement. In evaluation the frame is the first of `frames` that the subject has,
+              and slices are evenly spaced. A shorter stack gives each slice once; the rest is
+              masked.
+              `cycle`: the middle slice of each plane with its frames as channels; nothing is drawn.
+              The frames are ED, mid and ES (ED replaces a missing mid frame), or `cycle_frames`
+              frames evenly spaced over the subject's cine, the first included; a shorter cine
+              repeats frames.
+    frames:   for `slices`. "cine" stands for all frames that `prepare --frames` kept; a plane with
+              fewer frames than another shows the frame at the same fraction of the cycle.
     slices:   of the short axis, for `slices`; a long axis has one.
-    plane_dropout: in training each plane of a subject is left out with this probability; one is always kept.
+    plane_dropout: probability with which training leaves out each plane of a subject; one plane is
+        always kept.
     """
 
     planes: tuple[str, ...]
@@ -53,7 +59,7 @@ class ImageSpec:
         if n and not self.cycle:
             raise StreamError(f"cycle_frames={n} needs channels=cycle, not {self.channels!r}; set cycle_frames=0")
         if not self.cycle:
-            frames.check(self.frames, (*PHASES, CINE))
+            check_frames(self.frames, (*PHASES, CINE))
 
     @property
     def cycle(self) -> bool:
@@ -71,7 +77,7 @@ class ImageSpec:
 
     @property
     def stored_frames(self) -> tuple[str, ...]:
-        """The frames that are read."""
+        """The frames read from the dataset."""
         if not self.cycle:
             return tuple(self.frames)
         return (CINE,) if self.cycle_frames else PHASES
@@ -86,14 +92,22 @@ def subject_stream(
     images: ImageSpec,
     spec: StreamSpec,
 ) -> Stream:
-    """A stream whose example is a subject: `image` uint8 [B,K,H,W,C], `slice_mask` bool [B,K], `position` float32 [B,K]
-    (0..1 along the stack), `values` float32 [B,F], `missing` bool [B,F], `subject` int32 [B], `valid` bool [B].
+    """A stream whose example is a subject. A batch holds
 
-    The K images are those of `images.image_planes`: plane after plane, masked where a subject lacks the plane.
+    - `image` uint8 [B,K,H,W,C],
+    - `slice_mask` bool [B,K],
+    - `position` float32 [B,K], 0..1 along the stack,
+    - `values` float32 [B,F] and `missing` bool [B,F],
+    - `subject` int32 [B],
+    - `valid` bool [B].
+
+    The K images are those of `images.image_planes`, plane after plane, masked where a subject lacks
+    the plane.
 
     Args:
-        subjects: indices. Those without the frames in any plane are left out, and counted in the log.
-        values, missing: [N,F] for the N subjects of the dataset (`TableEncoder.encode(dataset.table)`).
+        subjects: indices. The log counts those without the frames in any plane, which are left out.
+        values, missing: [N,F] for the N subjects of the dataset
+            (`TableEncoder.encode(dataset.table)`).
 
     Raises:
         StreamError: shapes that do not fit, or no subject with the frames.
@@ -102,9 +116,9 @@ def subject_stream(
     if values.ndim != 2 or values.shape != missing.shape or len(values) != n:
         raise StreamError(f"values {values.shape} and missing {missing.shape} must both be [{n} subjects, columns]")
     chosen, planes = sorted_subjects(dataset, subjects), images.planes
-    first, count = frames.of_planes(dataset, planes, chosen, images.stored_frames, images.cycle_frames)
+    first, count = find_stacks_of_planes(dataset, planes, chosen, images.stored_frames, images.cycle_frames)
     if images.cycle and not images.cycle_frames:
-        _let_ed_stand_in(first, count, planes)
+        _replace_missing_mid(first, count, planes)
     usable = np.asarray((count > 0).any(axis=(1, 2)))
     n_usable = count_usable(usable, ", ".join(planes), images.stored_frames)
     reader = _ReadSubjects(
@@ -123,18 +137,27 @@ def subject_stream(
     return Stream(reader, n_usable, spec)
 
 
-def _let_ed_stand_in(first: np.ndarray, count: np.ndarray, planes: Sequence[str]) -> None:
-    """In place, for the phases ED, mid, ES on the last axis: ED for a missing mid frame; nothing where ED or ES is missing."""
+def _replace_missing_mid(first: np.ndarray, count: np.ndarray, planes: Sequence[str]) -> None:
+    """Puts ED in place of a missing mid frame, and removes a plane that lacks ED or ES.
+
+    first, count: changed in place; the last axis is ED, mid, ES.
+    """
     no_mid = (count[..., 1] == 0) & (count[..., 0] > 0)
     first[no_mid, 1], count[no_mid, 1] = first[no_mid, 0], count[no_mid, 0]
     count[~(count > 0).all(-1)] = 0
     if n := int(np.count_nonzero((no_mid & (count > 0).all(-1)).any(1))):
-        logging.info("%s: %d subjects have no mid frame; ED stands in for it", ", ".join(planes), n)
+        logging.info("%s: %d subjects have no mid frame; ED replaces it", ", ".join(planes), n)
 
 
 @dataclasses.dataclass(frozen=True)
 class _ReadSubjects:
-    """Reads a batch of subjects. first, count: int [n, planes, frames], first record and number of slices of a stack (0: no stack)."""
+    """Reads a batch of subjects.
+
+    first, count: int [n, planes, frames]: first record and number of slices of a stack (0: no
+        stack).
+    slices:  images of each plane.
+    draws:   whether frame and slices are drawn at random.
+    """
 
     records: Any
     subject: np.ndarray
@@ -142,10 +165,10 @@ class _ReadSubjects:
     count: np.ndarray
     values: np.ndarray
     missing: np.ndarray
-    slices: tuple[int, ...]  # of each plane
+    slices: tuple[int, ...]
     cycle: bool
     dropout: float
-    draws: bool  # draw frame and slices at random
+    draws: bool
     seed: int
 
     def __call__(self, step: int, rows: np.ndarray, numbers: np.ndarray) -> Batch:
@@ -181,7 +204,7 @@ class _ReadSubjects:
         }
 
     def _planes(self, step: int, row: int, present: np.ndarray) -> np.ndarray:
-        """The planes of a subject that are shown."""
+        """The planes of a subject that an example shows, after plane dropout."""
         present = np.flatnonzero(present)
         if not self.dropout or len(present) == 1:
             return present
@@ -191,7 +214,7 @@ class _ReadSubjects:
 
 
 def _choose(count: int, k: int, random: np.random.Generator | None) -> np.ndarray:
-    """At most k of `count` slices, sorted: drawn, or evenly spaced."""
+    """At most k of `count` slices, sorted: drawn, or evenly spaced where `random` is None."""
     if random is None:
         return evenly_spaced(count, k)
     return np.sort(random.choice(count, min(k, count), replace=False))

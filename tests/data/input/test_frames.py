@@ -1,4 +1,4 @@
-"""Frames of a cine as examples and as channels. Every pixel says where it comes from: (subject, frame, z, plane)."""
+"""Frames of a cine as examples and as channels. The first four pixels of a slice are (subject, frame, z, plane)."""
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,6 @@ from morphojax.data.store.dataset import Dataset, Manifest
 from morphojax.data.store.records import ShardWriter, encode
 from morphojax.data.tables.schema import Schema
 from tests.data.input.streams import pretraining, segmentation, stacks
-from tests.data.input.test_streams import dataset as without_cine  # noqa: F401
 
 SIZE = 4
 PLANES = ("sax", "la_2ch")
@@ -26,7 +25,7 @@ KEPT = {
     4: (tuple(range(8)), ()),
 }
 SLICES = {"sax": 5, "la_2ch": 1}
-LABELLED = {(0, 6), (0, 12), (1, 3)}  # subject and frame, of the short axis; and ED of everybody
+LABELLED = {(0, 6), (0, 12), (1, 3)}  # subject and frame, in the short axis; the ED of every subject is labelled too
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +62,13 @@ def pretrain(dataset, **options):
 
 def examples(stream, epochs=1):
     """[(subject, its images [K, C, (subject, frame, z, plane)], the mask [K])]"""
-    found = []
+    shown = []
     for _ in range(epochs * stream.steps_per_epoch):
         batch = next(stream)
-        came = np.moveaxis(batch["image"][..., 0, :4, :], -1, -2)
-        found += [x[1:] for x in zip(batch["valid"], batch["subject"].tolist(), came, batch["slice_mask"]) if x[0]]  # noqa: B905
+        origins = np.moveaxis(batch["image"][..., 0, :4, :], -1, -2)
+        shown += [x[1:] for x in zip(batch["valid"], batch["subject"].tolist(), origins, batch["slice_mask"]) if x[0]]  # noqa: B905
     stream.close()
-    return found
+    return shown
 
 
 def test_numbers_of_frames_are_phases():
@@ -83,10 +82,10 @@ def test_numbers_of_frames_are_phases():
 
 def test_the_frame_is_drawn_among_all_of_the_cine(dataset):
     seen = {subject: set() for subject in KEPT}
-    for subject, came, mask in examples(pretrain(dataset, frames=(CINE,), train=True, batch_size=4), epochs=120):
-        assert mask.all() and (came[..., 0] == subject).all() and len(set(came[:, 0, 1])) == 1
-        assert came[0, 0, 2] < came[1, 0, 2]
-        seen[subject].add(int(came[0, 0, 1]))
+    for subject, origins, mask in examples(pretrain(dataset, frames=(CINE,), train=True, batch_size=4), epochs=120):
+        assert mask.all() and (origins[..., 0] == subject).all() and len(set(origins[:, 0, 1])) == 1
+        assert origins[0, 0, 2] < origins[1, 0, 2]
+        seen[subject].add(int(origins[0, 0, 1]))
     assert seen == {subject: set(kept[0]) for subject, kept in KEPT.items()}
 
 
@@ -97,20 +96,20 @@ def test_the_cine_is_one_choice_among_others(dataset):
 
 def test_evaluation_takes_the_first(dataset, caplog):
     with caplog.at_level("INFO"):
-        found = examples(pretrain(dataset, frames=(CINE,)))
-    assert [(s, c[0, 0, 1]) for s, c, _ in found] == [(0, 0), (1, 0), (2, 0), (4, 0)]
+        shown = examples(pretrain(dataset, frames=(CINE,)))
+    assert [(s, c[0, 0, 1]) for s, c, _ in shown] == [(0, 0), (1, 0), (2, 0), (4, 0)]
     assert "1 of 5 subjects lack the frames cine" in caplog.text
-    found = examples(pretrain(dataset, frames=(CINE, "ES")))
-    assert [(s, c[0, 0, 1]) for s, c, _ in found] == [(0, 0), (1, 0), (2, 0), (3, NAMED + 2), (4, 0)]
-    found = examples(pretrain(dataset, frames=("ED", CINE)))
-    assert {c[0, 0, 1] for _, c, _ in found} == {NAMED}
+    shown = examples(pretrain(dataset, frames=(CINE, "ES")))
+    assert [(s, c[0, 0, 1]) for s, c, _ in shown] == [(0, 0), (1, 0), (2, 0), (3, NAMED + 2), (4, 0)]
+    shown = examples(pretrain(dataset, frames=("ED", CINE)))
+    assert {c[0, 0, 1] for _, c, _ in shown} == {NAMED}
 
 
-def test_planes_are_shown_at_the_same_share_of_the_cycle(dataset):
+def test_planes_are_shown_at_the_same_fraction_of_the_cycle(dataset):
     pairs = {subject: set() for subject in KEPT}
-    for subject, came, mask in examples(pretrain(dataset, planes=PLANES, frames=(CINE,), train=True), epochs=150):
-        assert (came[mask][:, 0, 3] == np.array([0, 0, 1])[mask]).all()
-        pairs[subject].add((int(came[0, 0, 1]), int(came[2, 0, 1]) if mask[2] else None))
+    for subject, origins, mask in examples(pretrain(dataset, planes=PLANES, frames=(CINE,), train=True), epochs=150):
+        assert (origins[mask][:, 0, 3] == np.array([0, 0, 1])[mask]).all()
+        pairs[subject].add((int(origins[0, 0, 1]), int(origins[2, 0, 1]) if mask[2] else None))
     longer, shorter = KEPT[0]  # nine frames and eight
     assert pairs[0] == {(t, shorter[i * 8 // 9]) for i, t in enumerate(longer)}
     assert pairs[1] == {(t, 3 * (t // 3)) for t in range(12)}
@@ -121,22 +120,22 @@ def test_planes_are_shown_at_the_same_share_of_the_cycle(dataset):
 @pytest.mark.parametrize("n", [2, 4, 7])
 def test_frames_as_channels(dataset, n, caplog):
     with caplog.at_level("INFO"):
-        found = examples(pretrain(dataset, planes=PLANES, channels="cycle", cycle_frames=n))
+        shown = examples(pretrain(dataset, planes=PLANES, channels="cycle", cycle_frames=n))
     assert "1 of 5 subjects" in caplog.text
-    assert [subject for subject, *_ in found] == [0, 1, 2, 4]
-    for subject, came, mask in found:
+    assert [subject for subject, *_ in shown] == [0, 1, 2, 4]
+    for subject, origins, mask in shown:
         for p, kept in enumerate(KEPT[subject]):
             if not kept:
-                assert not mask[p] and not came[p].any()
+                assert not mask[p] and not origins[p].any()
                 continue
             expected = [kept[int(np.floor(i / n * len(kept) + 1e-9))] for i in range(n)]
-            assert came[p, :, 1].tolist() == expected and mask[p]
-            assert (came[p, :, 2] == SLICES[PLANES[p]] // 2).all() and (came[p, :, 3] == p).all()
+            assert origins[p, :, 1].tolist() == expected and mask[p]
+            assert (origins[p, :, 2] == SLICES[PLANES[p]] // 2).all() and (origins[p, :, 3] == p).all()
 
 
 def test_four_channels_of_a_few_frames(dataset):
-    found = {s: c[0, :, 1].tolist() for s, c, _ in examples(pretrain(dataset, channels="cycle", cycle_frames=4))}
-    assert found[1] == [0, 3, 6, 9] and found[4] == [0, 2, 4, 6] and found[2] == [0, 0, 5, 10]
+    shown = {s: c[0, :, 1].tolist() for s, c, _ in examples(pretrain(dataset, channels="cycle", cycle_frames=4))}
+    assert shown[1] == [0, 3, 6, 9] and shown[4] == [0, 2, 4, 6] and shown[2] == [0, 0, 5, 10]
 
 
 def test_the_number_of_channels():
@@ -148,14 +147,14 @@ def test_the_number_of_channels():
 def segment(dataset, frames):
     options = {"planes": ("sax",), "structures": ("lv_cavity",), "subjects": range(5), "batch_size": 5}
     stream = segmentation(dataset, frames=frames, seed=0, train=False, **options)
-    found = [tuple(image[0, :2, 0].tolist()) for batch in stream for image in batch["image"][batch["valid"]]]
+    shown = [tuple(image[0, :2, 0].tolist()) for batch in stream for image in batch["image"][batch["valid"]]]
     stream.close()
-    return found
+    return shown
 
 
 def test_segmentation_takes_the_labelled_frames_of_the_cine(dataset):
-    found = segment(dataset, (CINE,))
-    assert set(found) == LABELLED and len(found) == 5 * len(LABELLED)
+    shown = segment(dataset, (CINE,))
+    assert set(shown) == LABELLED and len(shown) == 5 * len(LABELLED)
     assert set(segment(dataset, ("ED", CINE))) == LABELLED | {(s, NAMED) for s in KEPT}
 
 
@@ -175,13 +174,13 @@ def test_bad_requests(dataset, options, message):
         pretrain(dataset, **options)
 
 
-def test_the_table_tells_no_volume_of_a_frame_without_a_name(dataset):
+def test_stacks_with_volumes_need_named_phases(dataset):
     options = {"subjects": range(5), "volumes": np.zeros((5, 1, 1)), "batch_size": 2, "seed": 0, "train": True}
     with pytest.raises(StreamError, match=r"must be a list of some of ED, mid, ES$"):
         stacks(dataset, plane="sax", frames=(CINE,), **options)
 
 
-def test_a_dataset_of_phases_alone_says_how_to_get_the_others(without_cine):  # noqa: F811
+def test_a_dataset_without_cine_frames_says_how_to_prepare_them(without_cine):
     for options in ({"frames": (CINE,)}, {"channels": "cycle", "cycle_frames": 4}):
         with pytest.raises(StreamError, match="prepare the dataset with --frames=all, or a number"):
             pretrain(without_cine, **options)

@@ -1,4 +1,4 @@
-"""Several planes of a subject in one dataset: whole, absent, and partly annotated."""
+"""Several planes of a subject in one dataset: present, absent, and partly annotated."""
 
 from pathlib import Path
 
@@ -21,8 +21,8 @@ ATRIA = ("la_cavity", "ra_cavity")
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five hearts: the first without a 2-chamber view, the second without a short axis; the last two have atria alone in the
-    4-chamber view, numbered as in such files."""
+    """Five hearts: the first without a 2-chamber view, the second without a short axis. The last two have only atria
+    annotated in the 4-chamber view, with the numbers of such files."""
     import nibabel as nib
 
     root = tmp_path_factory.mktemp("planes") / "cohort"
@@ -98,13 +98,13 @@ def test_planes_are_dropped_in_training_and_one_is_kept(dataset):
         np.stack([part.any(1) for part in np.split(only(made)["slice_mask"], ends, axis=1)], 1) for _ in range(40)
     ])  # fmt: skip
     assert shown.any(1).all()
-    there = np.tile(only(stream(dataset))["slice_mask"][:, [0, 3, 4]], (40, 1))
-    assert not (shown & ~there).any()
+    present = np.tile(only(stream(dataset))["slice_mask"][:, [0, 3, 4]], (40, 1))
+    assert not (shown & ~present).any()
     # Of three planes each is kept half of the time, and a third of an eighth more, where all would have gone.
-    three = there.all(1)
-    assert abs(shown[three].mean() - (1 / 2 + 1 / 24)) < 0.08
-    whole = only(stream(dataset, train=False, plane_dropout=0.5))["slice_mask"]
-    np.testing.assert_array_equal(whole, only(stream(dataset, train=False))["slice_mask"])
+    all_three = present.all(1)
+    assert abs(shown[all_three].mean() - (1 / 2 + 1 / 24)) < 0.08
+    evaluated = only(stream(dataset, train=False, plane_dropout=0.5))["slice_mask"]
+    np.testing.assert_array_equal(evaluated, only(stream(dataset, train=False))["slice_mask"])
 
 
 def test_an_impossible_dropout_is_refused(dataset):
@@ -133,17 +133,17 @@ def test_segmentation_mixes_planes_and_knows_what_is_annotated(dataset):
         train=False,
     )
     batches = list(made)
-    whole = {name: np.concatenate([b[name][b["valid"]] for b in batches]) for name in batches[0]}
-    assert set(whole["plane"]) == {0, 1, 2}
-    sax, two, four = (whole["plane"] == i for i in range(3))
-    assert whole["annotated"][sax].all()  # the short axis shows no atrium: background there
+    examples = {name: np.concatenate([b[name][b["valid"]] for b in batches]) for name in batches[0]}
+    assert set(examples["plane"]) == {0, 1, 2}
+    sax, two, four = (examples["plane"] == i for i in range(3))
+    assert examples["annotated"][sax].all()  # the short axis shows no atrium: it is background
     assert (
-        whole["annotated"][two] == [False, True, True]
-    ).all()  # nobody drew the left ventricle here, and no right atrium is seen
-    late = four & (whole["subject"] >= 3)
-    assert (whole["annotated"][late] == [False, True, True]).all() and whole["annotated"][four & ~late].all()
+        examples["annotated"][two] == [False, True, True]
+    ).all()  # the left ventricle is not annotated, and the right atrium is not in the plane
+    late = four & (examples["subject"] >= 3)
+    assert (examples["annotated"][late] == [False, True, True]).all() and examples["annotated"][four & ~late].all()
     label_ids = {name: anatomy.LABEL_ID[name] for name in anatomy.STRUCTURES}
-    assert set(np.unique(whole["label"][late])) <= {0, label_ids["la_cavity"], label_ids["ra_cavity"]}
+    assert set(np.unique(examples["label"][late])) <= {0, label_ids["la_cavity"], label_ids["ra_cavity"]}
     ventricle = segmentation(
         dataset,
         planes=("la_4ch",),

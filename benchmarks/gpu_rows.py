@@ -217,7 +217,9 @@ def segmentation(name: str, miniature: bool) -> Iterator[Values]:
 
 
 def _run(module: str, *flags: str) -> float:
-    """Seconds that a command takes. Raises RuntimeError, with the error of the command, if it fails."""
+    """Seconds that a command takes. Raises RuntimeError, with the error of the command, if it
+    fails.
+    """
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", module, *flags], capture_output=True, text=True, check=False)
     if done.returncode:

@@ -3,8 +3,8 @@
     python -m morphojax.main --config=configs/pretrain_acdc.py --config.data.dataset=data/acdc \\
         --config.data.subjects="('data/acdc_pretrain.txt',)"
 
-The morphometric values were measured on expert masks: they are weak labels of the pretraining patients, and every result
-that uses them says so. See docs/results.md for the whole protocol.
+The morphometric values were measured on expert masks: they are weak labels of the pretraining
+patients, and every result that uses them says so. See docs/results.md for the whole protocol.
 """
 
 import ml_collections

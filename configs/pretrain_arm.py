@@ -18,7 +18,8 @@ from configs import pretrain_sax
 
 LABEL = "cardiomyopathy"  # of the synthetic cohort
 
-# Objectives of each arm. Settings that are not given have their defaults in morphojax/tasks/pretrain/objectives.
+# Objectives of each arm. Settings that are not given have their defaults in
+# morphojax/tasks/pretrain/objectives.
 OBJECTIVES = {
     # image-table contrast
     "info_nce": {"info_nce": {}},

@@ -2,7 +2,8 @@
 
     python -m morphojax.main --config=configs/pretrain_sax.py
 
-An example is a subject: a few slices of one frame are encoded and pooled, and contrasted with the subject's table row.
+An example is a subject: a few slices of one frame are encoded and pooled, and contrasted with the
+subject's table row.
 """
 
 import ml_collections
@@ -66,8 +67,9 @@ def get_config() -> ml_collections.ConfigDict:
             "dtype": "float32",  # of the computation; or bfloat16
             "plane_encoders": "shared",  # one for all planes; or own: one for each
             "norm": "batch",  # or group; of resnets, unets and decoders
-            # Keyword arguments of the encoder. An encoder that lacks an option accepts only the value given here.
-            # A config file can add further options, such as "patch" of a ViT (models/encoders.py: encoder_options).
+            # Keyword arguments of the encoder. An encoder that lacks an option accepts only the
+            # value given here. A config file can add further options, such as "patch" of a ViT
+            # (models/encoders.py: encoder_options).
             "encoder_options": {
                 "drop_path": 0.0,  # stochastic depth at the last block, a probability; of vit, swin and convnext
                 "remat": False,  # compute blocks again for the gradient: less memory, more time; of every encoder
@@ -83,7 +85,8 @@ def get_config() -> ml_collections.ConfigDict:
             },
         }
     )
-    # Any sum of the objectives in morphojax/tasks/pretrain/objectives, each with its settings; the others have defaults.
+    # Any sum of the objectives in morphojax/tasks/pretrain/objectives, each with its settings; the
+    # others have defaults.
     config.objectives = ml_collections.ConfigDict(
         {
             "info_nce": {

@@ -1,9 +1,10 @@
 """Fine-tunes a pretrained image encoder to predict a table column from short-axis images alone.
 
-python -m morphojax.main --config=configs/probe.py --config.init_from=runs/pretrain_sax --config.label=lv_ef
-python -m morphojax.probe --run=runs/probe
+python -m morphojax.main --config=configs/probe.py --config.init_from=runs/pretrain_sax
+--config.label=lv_ef python -m morphojax.probe --run=runs/probe
 
-The second scores the test subjects. A linear probe of the frozen encoder needs no training of this kind: morphojax.probe alone.
+The second scores the test subjects. A linear probe of the frozen encoder needs no training of this
+kind: morphojax.probe alone.
 """
 
 import ml_collections
@@ -45,8 +46,9 @@ def get_config() -> ml_collections.ConfigDict:
             "plane_encoders": "shared",  # as in pretraining
             "dtype": "float32",
             "norm": "batch",  # or group; of resnets and unets; as in pretraining
-            # Keyword arguments of the encoder. An encoder that lacks an option accepts only the value given here.
-            # A config file can add further options, such as "patch" of a ViT (models/encoders.py: encoder_options).
+            # Keyword arguments of the encoder. An encoder that lacks an option accepts only the
+            # value given here. A config file can add further options, such as "patch" of a ViT
+            # (models/encoders.py: encoder_options).
             "encoder_options": {
                 "drop_path": 0.0,  # stochastic depth at the last block, a probability; of vit, swin and convnext
                 "remat": False,  # compute blocks again for the gradient: less memory, more time; of every encoder

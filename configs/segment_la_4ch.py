@@ -1,4 +1,5 @@
-"""Image-only segmentation of the 4-chamber view: both atria, and the ventricles and myocardium where they are annotated.
+"""Image-only segmentation of the 4-chamber view: both atria, and the ventricles and myocardium
+where they are annotated.
 
 python -m morphojax.main --config=configs/segment_la_4ch.py --config.init_from=runs/pretrain_la_4ch
 """

@@ -28,8 +28,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.fraction = 0.1  # of the training subjects: few labels
     config.data.structures = ()  # empty: all that are annotated in the plane
     config.input = ml_collections.ConfigDict({"frames": ("ED", "ES")})  # "cine": all frames that prepare --frames kept
-    # Unlabelled images beside each batch of labelled slices (docs/segmentation.md). At test time the network sees the image alone.
-    # Objectives that read the table's volumes need whole stacks; weights were chosen by pilots of one seed (docs/results.md).
+    # Unlabelled images beside each batch of labelled slices (docs/segmentation.md). At test time
+    # the network sees the image alone. Objectives that read the table's volumes need whole stacks;
+    # weights were chosen by pilots of one seed (docs/results.md).
     config.unlabelled = ml_collections.ConfigDict(
         {
             "batch_size": 0,  # stacks (or slices) beside each batch, over all devices; 0: no unlabelled images
@@ -48,8 +49,9 @@ def get_config() -> ml_collections.ConfigDict:
             "width": 32,  # must be that of the pretraining
             "dtype": "float32",
             "norm": "batch",  # or group; of resnets, unets and decoders
-            # Keyword arguments of the encoder. An encoder that lacks an option accepts only the value given here.
-            # A config file can add further options, such as "patch" of a ViT (models/encoders.py: encoder_options).
+            # Keyword arguments of the encoder. An encoder that lacks an option accepts only the
+            # value given here. A config file can add further options, such as "patch" of a ViT
+            # (models/encoders.py: encoder_options).
             "encoder_options": {
                 "drop_path": 0.0,  # stochastic depth at the last block, a probability; of vit, swin and convnext
                 "remat": False,  # compute blocks again for the gradient: less memory, more time; of every encoder
@@ -83,18 +85,23 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def unlabelled_objectives() -> dict[str, dict[str, float]]:
-    """The rows of morphojax/tasks/segment/unlabelled; weight 0 switches one off. start, ramp: fractions of the run."""
+    """The rows of morphojax/tasks/segment/unlabelled; weight 0 switches one off. start, ramp:
+    fractions of the run.
+    """
     ramp = {"start": 0.25, "ramp": 0.25}  # weight 0 until `start`, then linearly up over `ramp`
     return {
         "volume_consistency": {"weight": 0.1, **ramp, "huber_delta": 0.3},  # log volumes; linear beyond huber_delta
         "entropy": {"weight": 0.01, **ramp},  # entropy minimisation
-        # Cross-entropy to the teacher's confident classes, in stacks whose volumes agree with the table (relative tolerance).
+        # Cross-entropy to the teacher's confident classes, in stacks whose volumes agree with the
+        # table (relative tolerance).
         "pseudo_labels": {"weight": 0.0, **ramp, "tolerance": 0.15, "confidence": 0.9},
     }
 
 
 def augmentation() -> ml_collections.ConfigDict:
-    """Stronger than in pretraining: with two labelled ACDC patients it raised the mean test Dice from 0.65 to 0.72 (one seed each)."""
+    """Stronger than in pretraining: with two labelled ACDC patients it raised the mean test Dice
+    from 0.65 to 0.72 (one seed each).
+    """
     config = pretrain_sax.augmentation()
     config.rotation_degrees = 60.0
     config.scale = (0.7, 1.4)

@@ -1,6 +1,7 @@
 """Planes, phases and structures of the heart, and the label numbers of each cohort.
 
-Canonical label ids are those of the UK Biobank four-chamber convention. They are the same in every plane.
+Canonical label ids are those of the UK Biobank four-chamber convention. They are the same in every
+plane.
 """
 
 import dataclasses

@@ -2,11 +2,11 @@
 
     python -m morphojax.export --run=runs/pretrain_sax --output=encoder.safetensors
 
-The file fits ResNetModel, ConvNextModel, SwinModel or ViTModel (without pooling layer; the ViT has a
-class token and learned positions):
+The file fits ResNetModel, ConvNextModel, SwinModel or ViTModel (without pooling layer; the ViT has
+a class token and learned positions):
     ResNetModel.from_pretrained(None, config=CONFIG, state_dict=safetensors.torch.load_file(FILE))
-CONFIG has the sizes of the run, and layer_norm_eps=1e-6 for ConvNext and ViT. Intensities are in 0..1.
-A run starts from the file with config.init_from=FILE.
+CONFIG has the sizes of the run, and layer_norm_eps=1e-6 for ConvNext and ViT. Intensities are in
+0..1. A run starts from the file with config.init_from=FILE.
 """
 
 import argparse

@@ -35,7 +35,8 @@ def main(argv: list[str]) -> int:
     if DISTRIBUTED.value:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-    # Imported after the processes have joined: JAX refuses to join them once a device has been used.
+    # Imported after the processes have joined: JAX refuses to join them once a device has been
+    # used.
     from morphojax.tasks import describe, experiment
 
     try:

@@ -3,13 +3,13 @@
     python -m morphojax.predict --run=runs/segment_sax --input=DIR --output=DIR
 
 --input is a file, or a folder that is searched for .nii and .nii.gz files. Each file is a stack
-[X, Y, Z] or a cine [X, Y, Z, T], of which every frame is segmented. The labels go to --output, under
-the same relative names, with
-    volumes.csv    a row per frame: the size of every structure, in mL in the short axis, in cm2 in a
-                   long-axis plane
-    measures.csv   a row of clinical measures per heart. A heart is a cine, or the files of one folder
-                   whose names differ only in _ED and _ES, or in _frameNN. A single stack gives the
-                   size of every structure
+[X, Y, Z] or a cine [X, Y, Z, T], of which every frame is segmented. The labels go to --output,
+under the same relative names, with
+    volumes.csv    a row per frame: the size of every structure, in mL in the short axis, in cm2 in
+                   a long-axis plane
+    measures.csv   a row of clinical measures per heart. A heart is a cine, or the files of one
+                   folder whose names differ only in _ED and _ES, or in _frameNN. A single stack
+                   gives the size of every structure
 ED and ES are found by name (_ED, _ES). Otherwise they are the frames with the largest and the
 smallest LV cavity; without an LV, with the smallest and the largest atrium.
 A file that cannot be used is reported and left out; the exit code is then 1.

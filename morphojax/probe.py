@@ -5,16 +5,16 @@
 
 A linear and a nearest-neighbour probe are fitted to embeddings of the training subjects, with the
 encoder frozen. Their hyperparameters are chosen on the validation subjects, or by cross-validation
-where these are few. They are scored on the test subjects, which neither step uses. Scores are AUC (one
-class against the rest) and balanced accuracy for classes, mean absolute error and Pearson's r for
-numbers, with 95 % bootstrap intervals over subjects.
+where these are few. They are scored on the test subjects, which neither step uses. Scores are AUC
+(one class against the rest) and balanced accuracy for classes, mean absolute error and Pearson's r
+for numbers, with 95 % bootstrap intervals over subjects.
 
 The run may be of any task. A run of configs/probe.py, whose encoder and head were trained together,
 needs no --label: its own predictions are scored.
 
-Writes to --output (default: <run>/probe/<label>, and the fraction and seed where --fraction is below 1):
-    scores.json       per probe: scores and intervals; numbers of subjects, and whether the encoder was
-                      trained on the label
+Writes to --output (default: <run>/probe/<label>, and the fraction and seed where --fraction is
+    below 1): scores.json       per probe: scores and intervals; numbers of subjects, and whether
+                      the encoder was trained on the label
     predictions.csv   per probe and test subject (by index): reference, prediction, probabilities
     roc.png or scatter.png
 and with --export to <run>/embeddings:
@@ -165,7 +165,8 @@ def _main(args: argparse.Namespace) -> int:
 
 def _load(run: str, which: str | None, weights: str) -> ImageEncoder:
     encoder = load_encoder(run, which or "last", weights)
-    # The best checkpoint of a fine-tuned run is the best by its scores. In pretraining the lowest loss is not the best encoder.
+    # The best checkpoint of a fine-tuned run is the best by its scores. In pretraining the lowest
+    # loss is not the best encoder.
     return load_encoder(run, "best", weights) if which is None and encoder.config["task"] == "probe" else encoder
 
 

@@ -1,4 +1,6 @@
-"""A cohort whose images differ in one thing: the fraction of bright pixels, which the table states."""
+"""A cohort whose images differ in one thing: the fraction of bright pixels, which the
+table states.
+"""
 
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from tests.data.preparing import prepare
 N = 24
 IDS = [f"secret{n:02d}" for n in range(N)]
 SPLITS = np.array([("train", "train", "val", "test")[n % 4] for n in range(N)])
-# Of bright pixels; low for four subjects, then high for four. Scaling by percentiles does not change it.
+# Of bright pixels; low for four subjects, then high for four. Scaling by percentiles does not
+# change it.
 FRACTION = np.array([0.1 + 0.3 * (n // 4 % 2) + 0.01 * n for n in range(N)])
 SCHEMA = Schema(
     (

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# The suite spends most of its time compiling programs that run once. So the compiler does not optimise (without the newer fusion
-# emitters it takes a third to half of the time), and a program that several tests or a later run need is compiled once. These
-# variables are set before JAX starts; processes that tests start inherit them.
+# The suite spends most of its time compiling programs that run once. So the compiler does not
+# optimise (without the newer fusion emitters it takes a third to half of the time), and a program
+# that several tests or a later run need is compiled once. These variables are set before JAX
+# starts; processes that tests start inherit them.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"morphojax-tests-{os.getuid()}"))
@@ -19,7 +20,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 @pytest.fixture(autouse=True)
 def _same_draws_in_any_order(request):
-    """Seeds the `RNG` of a module, and PyTorch, before every test: draws do not depend on other tests."""
+    """Seeds the `RNG` of a module, and PyTorch, before every test: draws do not depend on other
+    tests.
+    """
     if hasattr(request.module, "RNG"):
         request.module.RNG = np.random.default_rng(0)
     if "torch" in sys.modules:
@@ -44,7 +47,9 @@ def brightness(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def segmented(brightness, tmp_path_factory) -> Path:
-    """A segmentation run of two steps on `brightness`, with EMA weights that differ from the model's."""
+    """A segmentation run of two steps on `brightness`, with EMA weights that differ from the
+    model's.
+    """
     from tests.tasks import tiny  # here, because it starts JAX
 
     run = tmp_path_factory.mktemp("runs") / "segmented"

@@ -1,4 +1,6 @@
-"""Scores of a toy run on a small prepared dataset. Expected values come from the masks, and from other libraries."""
+"""Scores of a toy run on a small prepared dataset. Expected values come from the masks, and from
+other libraries.
+"""
 
 import dataclasses
 import json

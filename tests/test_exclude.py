@@ -1,4 +1,6 @@
-"""`morphojax.exclude` leaves nothing of the subjects who withdrew, and the bytes of a preparation without them."""
+"""`morphojax.exclude` leaves nothing of the subjects who withdrew, and the bytes of a preparation
+without them.
+"""
 
 import pytest
 

@@ -1,4 +1,6 @@
-"""The encoder of a run as a weight file: the same features in transformers, and the same bits when it is loaded again."""
+"""The encoder of a run as a weight file: the same features in transformers, and the same bits when
+it is loaded again.
+"""
 
 import json
 

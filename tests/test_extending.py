@@ -1,4 +1,6 @@
-"""docs/extending.md, followed once: a toy encoder, a toy unlabelled objective and a toy cohort, each one row of a registry."""
+"""docs/extending.md, followed once: a toy encoder, a toy unlabelled objective and a toy cohort,
+each one row of a registry.
+"""
 
 from pathlib import Path
 
@@ -37,7 +39,9 @@ class PatchEncoder(nn.Module):
 
 
 def agreement(*, scale: float = 2.0) -> UnlabelledObjective:
-    """A mean teacher: the student's strong view against the teacher's classes, by the fraction of each class."""
+    """A mean teacher: the student's strong view against the teacher's classes, by the fraction of
+    each class.
+    """
 
     def loss(batch: UnlabelledBatch) -> tuple[jax.Array, dict[str, jax.Array]]:
         moved = batch.to_strong(batch.teacher_probabilities.argmax(-1) + 1)  # 0: outside the image

@@ -1,4 +1,6 @@
-"""Rules of the code base that docs/architecture.md states, checked over all files at once. Every test lists all offenders."""
+"""Rules of the code base that docs/architecture.md states, checked over all files at once. Every
+test lists all offenders.
+"""
 
 import ast
 import re
@@ -62,7 +64,9 @@ TREES = {
 
 
 def imports(tree: ast.Module) -> set[str]:
-    """Dotted names that a file imports, wherever in it. `from a import b` counts as a and a.b; `from . import b` as `.`."""
+    """Dotted names that a file imports, wherever in it. `from a import b` counts as a and a.b;
+    `from . import b` as `.`.
+    """
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

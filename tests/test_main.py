@@ -1,4 +1,6 @@
-"""The whole program on a tiny cohort on disk: in this process, and as processes where the process is what is tested."""
+"""The whole program on a tiny cohort on disk: in this process, and as processes where the process
+is what is tested.
+"""
 
 import contextlib
 import json
@@ -29,8 +31,9 @@ from tests.data.preparing import prepare
 from tests.tasks import tiny
 
 ROOT = Path(__file__).parents[1]
-# A small learning rate: rounding differs with the number of devices, and Adam's first steps magnify it. What the losses are
-# compared for (whose negatives, whose batch statistics) shows at the first step already.
+# A small learning rate: rounding differs with the number of devices, and Adam's first steps magnify
+# it. What the losses are compared for (whose negatives, whose batch statistics) shows at the first
+# step already.
 PRETRAIN = {"batch_size": 4, "steps": 6, "eval_every": 3, "save_every": 1, "optimizer.learning_rate": 1e-4}
 SEGMENT = {"batch_size": 4, "steps": 4, "eval_every": 2, "save_every": 2}
 # `python -m morphojax.main`, with the encoder of two blocks.

@@ -115,7 +115,9 @@ def test_a_dry_run_makes_no_synthetic_cohort(tmp_path, capsys):
 
 
 def test_measured_columns_equal_the_volumes_of_the_labels(tmp_path, capsys):
-    """The table of the synthetic cohort has the true values with noise. One subject has no label of the atria."""
+    """The table of the synthetic cohort has the true values with noise. One subject has no label of
+    the atria.
+    """
     root = generate(tmp_path / "cohort", subjects=2, seed=3, workers=1, progress=False)
     first = next(p for p in sorted(root.iterdir()) if p.is_dir())
     for path in first.glob("*la_4ch_E*"):

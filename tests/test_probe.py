@@ -118,7 +118,9 @@ def test_a_frozen_encoder_stays_and_its_head_learns(brightness, segmented, tmp_p
 
 
 def test_the_command_scores_what_was_trained(brightness, finetuned, dataset, capsys):
-    """The embeddings and head of the command give the outputs of the validation step on the same subjects."""
+    """The embeddings and head of the command give the outputs of the validation step on the same
+    subjects.
+    """
     assert probe.main([f"--run={finetuned}"]) == 0
     predictions = pd.read_csv(finetuned / "probe" / "bright" / "predictions.csv")
     assert (
@@ -243,7 +245,9 @@ def test_losses_by_hand():
 
 
 def chain(root: Path, **runs) -> Path:
-    """Run directories without checkpoints' content, each started from the one before. Returns the last."""
+    """Run directories without checkpoints' content, each started from the one before. Returns the
+    last.
+    """
     before = ""
     for name, about in runs.items():
         folder = root / name

@@ -38,7 +38,9 @@ def run(root, output, *more) -> int:
 
 
 def all_text(folder) -> str:
-    """The names and contents of all files below a folder, and the contents of the compressed records."""
+    """The names and contents of all files below a folder, and the contents of the compressed
+    records.
+    """
     parts = [f"{p} ".encode() + (p.read_bytes() if p.is_file() else b"") for p in folder.rglob("*")]
     for path in folder.rglob("dataset.json"):
         dataset = Dataset.open(path.parent)
@@ -50,7 +52,9 @@ def all_text(folder) -> str:
 
 @pytest.fixture
 def root(tmp_path):
-    """Seven patients: one cannot be read, one has no table row, and one row belongs to no patient."""
+    """Seven patients: one cannot be read, one has no table row, and one row belongs to no
+    patient.
+    """
     root = cohorts.acdc(tmp_path / "cohort", subjects=7)
     (root / "training/patient002/Info.cfg").write_text("ED: 1\n")
     table = root / "morphometrics.csv"

@@ -21,7 +21,9 @@ def toy_run(plane="sax", structures=anatomy.PLANE_STRUCTURES["sax"], size=48, sp
 
 
 def toy_label(shape=(40, 36, 5), radius=6.0, structures=anatomy.PLANE_STRUCTURES["sax"]):
-    """A disc in a ring beside a disc, canonical ids; the first and last slice of a stack are empty."""
+    """A disc in a ring beside a disc, canonical ids; the first and last slice of a stack
+    are empty.
+    """
     x, y = np.meshgrid(*(np.arange(n) - n // 2 for n in shape[:2]), indexing="ij")
     distance = np.hypot(x, y)
     first, second, third = (anatomy.LABEL_ID[s] for s in (*structures, *structures, *structures)[:3])
@@ -34,7 +36,9 @@ def toy_label(shape=(40, 36, 5), radius=6.0, structures=anatomy.PLANE_STRUCTURES
 
 
 def toy_image(label, structures=anatomy.PLANE_STRUCTURES["sax"]):
-    """float32, from 0 to one white corner voxel of 255, so that normalising keeps the grey values."""
+    """float32, from 0 to one white corner voxel of 255, so that normalising keeps the grey
+    values.
+    """
     grey = np.zeros(256, np.float32)
     for i, structure in enumerate(structures, start=1):
         grey[anatomy.LABEL_ID[structure]] = GREY[i]

@@ -1,4 +1,6 @@
-"""Draws docs/figures/overview.png from one subject of the embedded synthetic cohort: python docs/figures/overview.py"""
+"""Draws docs/figures/overview.png from one subject of the embedded synthetic cohort: python
+docs/figures/overview.py
+"""
 
 from pathlib import Path
 

@@ -18,7 +18,8 @@ Array = jax.Array
 
 _OFF = Augmentation()
 
-# The random numbers of an example, from a single generator call: one call for each would cost seconds of compilation.
+# The random numbers of an example, from a single generator call: one call for each would cost
+# seconds of compilation.
 DRAWS = ("probability", "flip_vertical", "flip_horizontal", "rotation", "scale", "shift_y", "shift_x", "crop_area")
 DRAWS += ("crop_aspect", "crop_y", "crop_x", "gamma", "brightness", "contrast", "noise_sd")
 DRAWS += ("bias_y", "bias_x", "bias_yx", "bias_yy", "bias_xx")
@@ -63,7 +64,8 @@ def warp_matrix(draws: Mapping[str, Array], params: Augmentation, height: int, w
 
     side_y, side_x = jnp.ones(batch), jnp.ones(batch)
     if params.crops:
-        # Pixels are square, so the side along y is sqrt(area / aspect); a side larger than the image is cut.
+        # Pixels are square, so the side along y is sqrt(area / aspect); a side larger than the
+        # image is cut.
         area = _between(draws["crop_area"], *(params.crop or (1.0, 1.0))) * height * width
         aspect = _log_between(draws["crop_aspect"], params.crop_aspect)
         side_y = jnp.minimum(jnp.sqrt(area / aspect) / height, 1.0)
@@ -93,7 +95,8 @@ def _pad(x: Array) -> tuple[Array, int]:
     return x.reshape(*x.shape[:2], -1, x.shape[-1]), x.shape[3]
 
 
-# vmap over examples keeps the gather local to a shard. The clipping above keeps the indices in bounds.
+# vmap over examples keeps the gather local to a shard. The clipping above keeps the indices in
+# bounds.
 _take = jax.vmap(lambda x, index: x.at[:, index].get(mode="promise_in_bounds"))
 
 

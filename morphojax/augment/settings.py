@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 
 from morphojax import anatomy
 
-# (horizontal, vertical). A mirrored short-axis or four-chamber slice shows the right ventricle on the wrong side of the
-# left one, which no rotation does. The two-chamber view shows left chambers only: mirrored, it exchanges the anterior
-# and the inferior wall, which have the same label.
+# (horizontal, vertical). A mirrored short-axis or four-chamber slice shows the right ventricle on
+# the wrong side of the left one, which no rotation does. The two-chamber view shows left chambers
+# only: mirrored, it exchanges the anterior and the inferior wall, which have the same label.
 FLIPS_ALLOWED: Mapping[str, tuple[bool, bool]] = {
     "sax": (False, False),
     "la_2ch": (True, True),

@@ -10,7 +10,8 @@ Array = jax.Array
 
 def _choose(key: Array, shape: tuple[int, int], count: int) -> Array:
     """bool [B, F]: exactly `count` columns of each row, all choices equally likely."""
-    # top_k instead of a threshold: with equal random numbers a threshold could select too many columns.
+    # top_k instead of a threshold: with equal random numbers a threshold could select too many
+    # columns.
     _, index = jax.lax.top_k(jax.random.uniform(key, shape), count)
     return jax.vmap(lambda i: jnp.zeros(shape[1], bool).at[i].set(True))(index)
 

@@ -209,7 +209,8 @@ def _macro_auc(target: np.ndarray, probability: np.ndarray, index: np.ndarray) -
         positive = target == c
         n, rest = int(positive.sum()), int((~positive).sum())
         if n and rest:
-            # Mann-Whitney statistic: the fraction of pairs in which the subject of the class has the higher score.
+            # Mann-Whitney statistic: the fraction of pairs in which the subject of the class has
+            # the higher score.
             ranks = stats.rankdata(probability[index, c], axis=1)[:, positive].sum(1)
             areas.append((ranks - n * (n + 1) / 2) / (n * rest))
     return np.mean(areas, axis=0) if areas else np.full(len(index), NAN)

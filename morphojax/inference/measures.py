@@ -9,7 +9,8 @@ import numpy as np
 from morphojax.evaluation import clinical
 from morphojax.inference.segmenter import Run
 
-# Cavities by which ED and ES are found, the first that the run segments, and whether it is largest at ED.
+# Cavities by which ED and ES are found, the first that the run segments, and whether it is largest
+# at ED.
 _LARGEST_AT_ED = {"lv_cavity": True, "la_cavity": False, "ra_cavity": False, "rv_cavity": True}
 
 

@@ -50,7 +50,8 @@ def probe(dataset: Dataset, name: str, embeddings: Embeddings, fraction: float =
         ProbeError: no test subject has both the label and an embedding.
     """
     chosen = cohort.select_subjects(dataset, split_names=("train",), subjects=(), fraction=fraction, seed=seed)
-    # Standardisation and classes come from the subjects that the probes are fitted to: those with an embedding.
+    # Standardisation and classes come from the subjects that the probes are fitted to: those with
+    # an embedding.
     label = Label.fit(dataset, name, np.intersect1d(chosen, embeddings.subject))
     known = _with_label(label, dataset, embeddings)
     part = {split: known[dataset.splits[known] == split] for split in ("val", "test")}
@@ -120,6 +121,7 @@ def scores(result: Result, seed: int = 0) -> dict[str, dict[str, Interval]]:
     by_probe = {kind: prediction.score(result.target, p, seed=seed) for kind, p in result.predicted.items()}
     constant = prediction.score(result.target, guess, seed=seed)
     if label.classes:
-        # argmax would always take the first class; a random class is right once in as many cases as there are classes.
+        # argmax would always take the first class; a random class is right once in as many cases as
+        # there are classes.
         constant["balanced_accuracy"] = Interval(n, 1 / len(label.classes), float("nan"), float("nan"))
     return by_probe | {"constant": constant}

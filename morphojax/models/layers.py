@@ -1,4 +1,6 @@
-"""The layers that the models share: convolution, normalisation, GELU, FiLM; parameters are float32."""
+"""The layers that the models share: convolution, normalisation, GELU, FiLM; parameters are
+float32.
+"""
 
 import math
 from typing import Any
@@ -34,8 +36,8 @@ def conv(features: int, size: int, stride: int = 1, dtype: Dtype = jnp.float32, 
 def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
     """Pixel shuffle: [B,h,w,factor*factor*C] -> [B,factor*h,factor*w,C], channels by y, x, channel.
 
-    Written with stacks instead of a transposition: XLA failed to compile the segmenter on a GPU when
-    it fused a matrix product with a transposition.
+    Written with stacks instead of a transposition: XLA failed to compile the segmenter on a GPU
+    when it fused a matrix product with a transposition.
     """
     b, h, w, channels = x.shape
     c = channels // factor**2
@@ -106,7 +108,8 @@ class BatchNorm(nn.Module):
         if train:
             axes, n = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
             mean = _float32(x).mean(axes)
-            # The derivative of the variance with respect to the mean is zero: no need to compute it.
+            # The derivative of the variance with respect to the mean is zero: no need to compute
+            # it.
             var = jnp.square(_float32(x) - jax.lax.stop_gradient(mean)).mean(axes)
             if not self.is_initializing():
                 unbiased = var * (n / max(n - 1, 1))

@@ -75,7 +75,8 @@ class UNetDecoder(nn.Module):
             raise ValueError(f"the decoder needs {len(skips)} widths for this pyramid, it has {len(self.widths)}")
         for level in reversed(range(len(skips))):
             skip, width = skips[level], self.widths[level]
-            # A 1x1 convolution commutes with nearest-neighbour upsampling; before it, it costs a quarter.
+            # A 1x1 convolution commutes with nearest-neighbour upsampling; before it, it costs a
+            # quarter.
             x = conv(width, 1, dtype=self.dtype, name=f"level{level}_reduce")(x)
             x = upsample(x, skip.shape[1], skip.shape[2])
             x = jnp.concatenate([x, skip.astype(self.dtype)], axis=-1)

@@ -37,9 +37,10 @@ def regression(
         missing.
       columns: indices of the continuous columns to predict.
       valid: bool [B]; False for padding. None: all valid.
-      huber_delta: d, in standard deviations. An error e above it costs 2 d |e| - d^2 instead of e^2:
-        twice the function of Huber 1964 ("Robust estimation of a location parameter", Ann. Math.
-        Stat. 35), so that small errors cost the same with and without it. None: e^2 for all errors.
+      huber_delta: d, in standard deviations. An error e above it costs 2 d |e| - d^2 instead of
+        e^2: twice the function of Huber 1964 ("Robust estimation of a location parameter", Ann.
+        Math. Stat. 35), so that small errors cost the same with and without it. None: e^2 for all
+        errors.
 
     Returns:
       loss: float32 scalar (0 when no value is known).

@@ -102,7 +102,8 @@ def matching(
     valid = jnp.concatenate(
         [valid_rows(positive_valid, len(positive_logit)), valid_rows(negative_valid, len(negative_logit))]
     )
-    # The logit with the sign of the correct class. Padding is set to zero, so a NaN in it reaches no gradient.
+    # The logit with the sign of the correct class. Padding is set to zero, so a NaN in it reaches
+    # no gradient.
     margin = jnp.concatenate([positive_logit.astype(jnp.float32), -negative_logit.astype(jnp.float32)])
     margin = jnp.where(valid, margin, 0.0)
     loss = masked_mean(jax.nn.softplus(-margin), valid)

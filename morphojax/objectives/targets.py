@@ -86,7 +86,8 @@ def table_similarity(values: Array, missing: Array, cardinalities: tuple[int, ..
     continuous = jnp.array(cardinalities) == 1
     both = known[:, None] & known
     difference = values[:, None] - values
-    # Differences give equal rows a similarity of exactly 1; a matrix product would add rounding errors.
+    # Differences give equal rows a similarity of exactly 1; a matrix product would add rounding
+    # errors.
     columns = jnp.sum(both & continuous, axis=-1)
     distance = jnp.sum(jnp.where(both & continuous, jnp.square(difference), 0.0), axis=-1) / jnp.maximum(columns, 1)
     codes = jnp.sum(both & ~continuous, axis=-1)

@@ -25,7 +25,8 @@ def open_dataset(
     """A prepared dataset by its folder, or `synthetic`: the embedded cohort, made once and cached.
 
     Raises:
-        DatasetError: no dataset in that folder. ValueError: an unknown plane, or one that the dataset lacks.
+        DatasetError: no dataset in that folder. ValueError: an unknown plane, or one that the
+            dataset lacks.
     """
     try:
         planes = anatomy.parse_planes(plane)
@@ -59,12 +60,15 @@ def select_subjects(
 
     Args:
         split_names: splits to take subjects from. `test` is allowed, with a warning in the log.
-        subjects: explicit ids, or one path to a text file with one id per line; empty: all of the splits.
+        subjects: explicit ids, or one path to a text file with one id per line; empty: all of the
+            splits.
         key: the config key of `subjects`, for messages.
-        fraction: of them, chosen by hash of id and seed: a smaller fraction is a subset of a larger one.
+        fraction: of them, chosen by hash of id and seed: a smaller fraction is a subset of a larger
+            one.
 
     Raises:
-        ValueError: an unknown id or one outside the splits (the message gives its position, not the id), or no subject left.
+        ValueError: an unknown id or one outside the splits (the message gives its position, not the
+            id), or no subject left.
     """
     unknown = set(split_names) - set(splits.SPLITS)
     if unknown:

@@ -1,4 +1,6 @@
-"""What every task sets up in the same way: subjects, streams, optimizer, training stages and first weights."""
+"""What every task sets up in the same way: subjects, streams, optimizer, training stages and first
+weights.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +24,9 @@ FREEZE = ("none", "encoder")
 
 @dataclasses.dataclass(frozen=True)
 class Subjects:
-    """The subjects of a run, by index in the dataset: those that train, and held-out ones for validation (perhaps none)."""
+    """The subjects of a run, by index in the dataset: those that train, and held-out ones for
+    validation (perhaps none).
+    """
 
     train: np.ndarray
     validation: np.ndarray
@@ -37,7 +41,9 @@ class Subjects:
 
 
 def select_subjects(config: ml_collections.ConfigDict, dataset: Dataset) -> Subjects:
-    """By `config.data`, and the dataset's validation split where `config.eval_every` asks for it. Raises ValueError."""
+    """By `config.data`, and the dataset's validation split where `config.eval_every` asks for it.
+    Raises ValueError.
+    """
     devices.check_batch_size(config.batch_size)
     data = config.data
     train = cohort.select_subjects(
@@ -84,7 +90,9 @@ def train_spec(config: ml_collections.ConfigDict, batch_size: int) -> StreamSpec
 
 
 def count_steps(config: ml_collections.ConfigDict, examples: int) -> int:
-    """Batches in the run, from `config.steps` or `config.epochs`: one of them is given, the other is 0. Raises ValueError."""
+    """Batches in the run, from `config.steps` or `config.epochs`: one of them is given, the other
+    is 0. Raises ValueError.
+    """
     if (config.steps > 0) == (config.epochs > 0) or min(config.steps, config.epochs) < 0:
         raise ValueError(
             f"give one of config.steps={config.steps} and config.epochs={config.epochs}, and 0 for the other"
@@ -114,7 +122,9 @@ class Training:
         return self.ema_decay is not None
 
     def step(self, loss: Loss, train_encoder: bool) -> StepFunction:
-        """The train step of a loss; without `train_encoder` the encoder's parameters do not move."""
+        """The train step of a loss; without `train_encoder` the encoder's parameters do
+        not move.
+        """
         frozen = () if train_encoder else ("encoder",)
         return make_train_step(loss, self.optimizer, frozen=frozen, ema_decay=self.ema_decay, levels=self.levels)
 
@@ -122,7 +132,8 @@ class Training:
 def training(config: ml_collections.ConfigDict, steps: int, modules: Mapping[str, Any]) -> Training:
     """From `config.optimizer` and `config.ema`.
 
-    modules: {"encoder": module, "decoder": module}, those that the model has. Raises ValueError, naming the key.
+    modules: {"encoder": module, "decoder": module}, those that the model has. Raises ValueError,
+    naming the key.
     """
     levels = {name: module.levels for name, module in modules.items()}
     settings = config.optimizer.to_dict()
@@ -132,7 +143,9 @@ def training(config: ml_collections.ConfigDict, steps: int, modules: Mapping[str
 
 
 def trains_encoder(freeze: str, choices: Sequence[str] = FREEZE) -> bool:
-    """Whether the encoder learns at the start of the run. Raises ValueError for a choice that the task does not have."""
+    """Whether the encoder learns at the start of the run. Raises ValueError for a choice that the
+    task does not have.
+    """
     if freeze not in choices:
         raise ValueError(f"config.freeze={freeze!r} is unknown: choose {', '.join(choices[:-1])} or {choices[-1]}")
     return freeze == "none"
@@ -141,7 +154,9 @@ def trains_encoder(freeze: str, choices: Sequence[str] = FREEZE) -> bool:
 def first_weights(
     config: ml_collections.ConfigDict, images: Mapping[str, Any], target: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """The arrays that `config.init_from` puts in place of random ones; {} without. See `transfer.load`."""
+    """The arrays that `config.init_from` puts in place of random ones; {} without. See
+    `transfer.load`.
+    """
     if config.freeze == "encoder" and not config.init_from:
         logging.warning("config.freeze=encoder without config.init_from: a random encoder stays random")
     return transfer.load(transfer.Origin(config.init_from, config.init_checkpoint, config.init_weights), images, target)

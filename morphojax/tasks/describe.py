@@ -1,4 +1,6 @@
-"""A table of a config's model: shapes, parameters, and the operations of a step. Nothing is trained, written or compiled."""
+"""A table of a config's model: shapes, parameters, and the operations of a step. Nothing is
+trained, written or compiled.
+"""
 
 from collections import Counter
 from collections.abc import Callable
@@ -17,9 +19,10 @@ DEPTH = 2  # of the modules shown: encoder/stage1_block1
 def describe(config: ml_collections.ConfigDict) -> str:
     """The table of the model that `experiment.run` would train. Raises one of experiment.EXPECTED.
 
-    Shapes are those of an initialisation with two examples. Floating-point operations are XLA's count for the program as written
-    (a multiply-add is two; the body of a loop counts once), per example of a validation pass and of a training step, with
-    augmentation and loss. They need one batch, which is read from the dataset.
+    Shapes are those of an initialisation with two examples. Floating-point operations are XLA's
+    count for the program as written (a multiply-add is two; the body of a loop counts once), per
+    example of a validation pass and of a training step, with augmentation and loss. They need one
+    batch, which is read from the dataset.
     """
     task = experiment.build(config)[0]
     states = []

@@ -36,7 +36,9 @@ EXPECTED = (
 
 
 def build(config: ml_collections.ConfigDict) -> tuple[Task, dict[str, Any]]:
-    """The task that a config describes, and the files of its run directory. Raises one of EXPECTED."""
+    """The task that a config describes, and the files of its run directory. Raises one of
+    EXPECTED.
+    """
     if config.task not in TASKS:
         raise ValueError(f"config.task={config.task!r} is unknown: choose one of {', '.join(TASKS)}")
     if "dynamics_every" in config and config.dynamics_every < 0:
@@ -51,7 +53,8 @@ def build(config: ml_collections.ConfigDict) -> tuple[Task, dict[str, Any]]:
 
 
 def run(config: ml_collections.ConfigDict) -> bool:
-    """Trains the task of a config, in `config.workdir`. True when complete, False when a signal stopped it.
+    """Trains the task of a config, in `config.workdir`. True when complete, False when a signal
+    stopped it.
 
     Raises one of EXPECTED for an error in the config, the data or the run directory.
     """

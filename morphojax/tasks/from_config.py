@@ -1,4 +1,6 @@
-"""Modules and types built from the names in a config; an unknown name raises an error that lists the choices."""
+"""Modules and types built from the names in a config; an unknown name raises an error that lists
+the choices.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -15,14 +17,16 @@ PLANE_ENCODERS = ("shared", "own")
 TABLE_ENCODERS = {"mlp": TabularMLP, "transformer": TabularTransformer}
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
-# Options of encoders in every shipped config. An encoder without such an option accepts the value here, its neutral value.
+# Options of encoders in every shipped config. An encoder without such an option accepts the value
+# here, its neutral value.
 NEUTRAL_OPTIONS = {"drop_path": 0.0, "remat": False}
 
 
 def encoder(model: Mapping[str, Any]) -> Any:
     """The image encoder module of `config.model`.
 
-    Raises ValueError that names the choices for an unknown encoder, norm, dtype or option of `encoder_options`.
+    Raises ValueError that names the choices for an unknown encoder, norm, dtype or option of
+    `encoder_options`.
     """
     name = _known("encoder", model["encoder"], ENCODERS)
     norm = _known("norm", model.get("norm", "batch"), NORMS)
@@ -38,7 +42,9 @@ def encoder(model: Mapping[str, Any]) -> Any:
 
 
 def _encoder_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as keyword arguments of the encoder, without neutral values of options that it does not have."""
+    """The options as keyword arguments of the encoder, without neutral values of options that it
+    does not have.
+    """
     allowed = encoder_options(name)
     for key, value in options.items():
         if key not in allowed and (key not in NEUTRAL_OPTIONS or value != NEUTRAL_OPTIONS[key]):
@@ -54,7 +60,9 @@ def _encoder_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def decoder(model: Mapping[str, Any]) -> Any:
-    """The decoder module of `config.model`. Raises ValueError naming the choices for an unknown name."""
+    """The decoder module of `config.model`. Raises ValueError naming the choices for an unknown
+    name.
+    """
     name = _known("decoder", model.get("decoder", "unet"), DECODERS)
     norm, widths = model.get("norm", "batch"), tuple(model["decoder_widths"])
     if not widths or min(widths) < 1:
@@ -69,7 +77,8 @@ def _known(key: str, name: str, names: Collection[str]) -> str:
 
 
 def image_encoder(model: Mapping[str, Any], image_planes: Sequence[str]) -> Any:
-    """The image encoder of `config.model`: one for all planes, or one for each (`plane_encoders="own"`).
+    """The image encoder of `config.model`: one for all planes, or one for each
+    (`plane_encoders="own"`).
 
     image_planes: the plane of each image of a subject. Raises ValueError that names the choices.
     """
@@ -87,7 +96,9 @@ def patch(encoder: Any) -> int:
 
 
 def table_encoder(model: Mapping[str, Any], cardinalities: tuple[int, ...]) -> Any:
-    """The table encoder of `config.model.table`, with the settings under its name. Raises ValueError naming the choices."""
+    """The table encoder of `config.model.table`, with the settings under its name. Raises
+    ValueError naming the choices.
+    """
     settings = model["table"]
     name = settings["encoder"]
     if name not in TABLE_ENCODERS:

@@ -1,4 +1,6 @@
-"""Checkpoints of a run: the last one and the best one, written whole or not at all. The only file that knows orbax."""
+"""Checkpoints of a run: the last one and the best one, written whole or not at all. The only file
+that knows orbax.
+"""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +18,9 @@ _LOWEST = float("-inf")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged or of another model. The message names it and says what to do."""
+    """A checkpoint that is missing, damaged or of another model. The message names it and says what
+    to do.
+    """
 
 
 class _Always:
@@ -31,7 +35,9 @@ def _score(metrics: Mapping[str, float] | None) -> float:
 
 
 class Checkpoints:
-    """The checkpoints of one run directory, under `checkpoints/<step>`. The best is the one with the highest score."""
+    """The checkpoints of one run directory, under `checkpoints/<step>`. The best is the one with
+    the highest score.
+    """
 
     def __init__(self, run: str | Path):
         self.directory = Path(run).resolve() / "checkpoints"
@@ -62,8 +68,10 @@ class Checkpoints:
         """Saves in the background; an error of the save before is raised here or at `close`.
 
         Args:
-            iterator: state of the input iterator, JSON-able: the next batch after this step is the one it would give.
-            score: what the best checkpoint is chosen by (higher is better); None where this step was not evaluated.
+            iterator: state of the input iterator, JSON-able: the next batch after this step is the
+                one it would give.
+            score: what the best checkpoint is chosen by (higher is better); None where this step
+                was not evaluated.
         """
         try:
             self._checkpointer.save_checkpointables_async(
@@ -112,7 +120,9 @@ class Checkpoints:
 
 
 def find(path: str | Path, which: str = "best") -> Path:
-    """The checkpoint folder meant by a run directory (its best or last checkpoint) or by a checkpoint folder itself."""
+    """The checkpoint folder meant by a run directory (its best or last checkpoint) or by a
+    checkpoint folder itself.
+    """
     path = Path(path).resolve()
     if (path / "state").is_dir():
         return path
@@ -133,14 +143,18 @@ def find(path: str | Path, which: str = "best") -> Path:
 
 
 def load_params(path: str | Path, which: str = "best", weights: str = "model") -> dict[str, PyTree]:
-    """The variables {"params": ..., "batch_stats": ...} as NumPy arrays, from a run directory or a checkpoint folder.
+    """The variables {"params": ..., "batch_stats": ...} as NumPy arrays, from a run directory or a
+    checkpoint folder.
 
     Args:
-        which: `best` (by validation; the last where none was evaluated) or `last`, for a run directory.
-        weights: `model`, as the optimizer left them, or `ema`, their moving average (config.ema.decay).
+        which: `best` (by validation; the last where none was evaluated) or `last`, for a run
+            directory.
+        weights: `model`, as the optimizer left them, or `ema`, their moving average
+            (config.ema.decay).
 
     Raises:
-        CheckpointError: no checkpoint, a damaged one, one of an older version, or EMA weights that the run does not keep.
+        CheckpointError: no checkpoint, a damaged one, one of an older version, or EMA weights that
+            the run does not keep.
     """
     if weights not in WEIGHTS:
         raise ValueError(f"weights={weights!r} is unknown: choose {' or '.join(WEIGHTS)}")

@@ -12,7 +12,8 @@ from tqdm import tqdm
 def make_mesh() -> Mesh:
     """A one-dimensional mesh over every device of every process.
 
-    Axes are Auto: JAX's default Explicit axes require shardings in plain array code (a product with a transpose, dropout).
+    Axes are Auto: JAX's default Explicit axes require shardings in plain array code (a product with
+    a transpose, dropout).
     """
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 

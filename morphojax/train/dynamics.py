@@ -1,7 +1,7 @@
 """Training dynamics, measured now and then.
 
-Pretraining: the gradient of each objective on the encoder, the influence of each table column, the rank of the features.
-Fine-tuning: how far each depth level has moved from the start of the run.
+Pretraining: the gradient of each objective on the encoder, the influence of each table column, the
+rank of the features. Fine-tuning: how far each depth level has moved from the start of the run.
 """
 
 import itertools
@@ -16,7 +16,8 @@ from morphojax.objectives.embeddings import effective_rank, linear_cka
 from morphojax.train.optimizer import Levels, names_of, submodule
 
 PyTree = Any
-# (parameters of the encoder, gate float [B,F]) -> ({objective: weighted loss}, features by tower [B,D])
+# (parameters of the encoder, gate float [B,F]) -> ({objective: weighted loss}, features by tower
+# [B,D])
 Losses = Callable[[PyTree, jax.Array], tuple[dict[str, jax.Array], dict[str, jax.Array]]]
 
 
@@ -25,14 +26,16 @@ def measure(
 ) -> dict[str, jax.Array]:
     """Scalars by name.
 
-    `grad_norm/<objective>`: norm of the gradient of its weighted loss on the image encoder. `grad_cosine/<a>_<b>`: cosine of
-    two of these gradients. `column/<name>`: influence of a table column on training, as a fraction of all columns: the mean over
-    subjects of |d loss / d gate|, where the gate masks the column for the table encoder (to first order: how much the loss would
-    change if a little of the column were masked). `rank_<tower>`: effective rank of the tower's features over the batch,
-    RankMe (Garrido et al. 2023, arXiv:2210.02885).
+    `grad_norm/<objective>`: norm of the gradient of its weighted loss on the image encoder.
+    `grad_cosine/<a>_<b>`: cosine of two of these gradients. `column/<name>`: influence of a table
+    column on training, as a fraction of all columns: the mean over subjects of |d loss / d gate|,
+    where the gate masks the column for the table encoder (to first order: how much the loss would
+    change if a little of the column were masked). `rank_<tower>`: effective rank of the tower's
+    features over the batch, RankMe (Garrido et al. 2023, arXiv:2210.02885).
 
     Args:
-        gate: [B,F], zeros: nothing is masked. With F = 0, or a loss without rows, there is no `column/`.
+        gate: [B,F], zeros: nothing is masked. With F = 0, or a loss without rows, there is no
+            `column/`.
         valid: bool [B].
     """
 
@@ -45,8 +48,8 @@ def measure(
     values, pullback, features = jax.vjp(vector, encoder, gate, has_aux=True)
     pulled: list[Any] = []
     for unit in jnp.eye(len(values)):
-        # One backward pass after the other, to hold the activations of one at a time. Not a loop of XLA's: on the CPU a convolution
-        # inside such a loop takes twenty times as long.
+        # One backward pass after the other, to hold the activations of one at a time. Not a loop of
+        # XLA's: on the CPU a convolution inside such a loop takes twenty times as long.
         unit, pulled = jax.lax.optimization_barrier((unit, pulled))
         pulled.append(pullback(unit))
     encoder_gradients, gate_gradients = jax.tree.map(lambda *gradients: jnp.stack(gradients), *pulled)
@@ -59,7 +62,9 @@ def measure(
 
 
 def _compare_gradients(names: Sequence[str], gradients: PyTree) -> dict[str, jax.Array]:
-    """Norms and cosines of the gradients of several objectives, stacked along the first axis of every leaf."""
+    """Norms and cosines of the gradients of several objectives, stacked along the first axis of
+    every leaf.
+    """
     flat = jnp.concatenate([g.reshape(len(names), -1) for g in jax.tree.leaves(gradients)], axis=1)
     lengths = jnp.linalg.norm(flat, axis=1)
     unit = flat / jnp.maximum(lengths, jnp.finfo(jnp.float32).tiny)[:, None]
@@ -70,12 +75,14 @@ def _compare_gradients(names: Sequence[str], gradients: PyTree) -> dict[str, jax
 
 
 def norms(tree: PyTree, levels: Levels) -> dict[str, jax.Array]:
-    """The Euclidean norm of all arrays of each depth level, by `<module>/<level>`, in the order of the tree.
+    """The Euclidean norm of all arrays of each depth level, by `<module>/<level>`, in the order of
+    the tree.
 
     Args:
         tree: parameters or gradients of a model.
-        levels: of each module that has levels (encoder, decoder), its submodules with their level. A submodule without a level
-            stands by its own name (`encoder/norm`), and so does a module without levels (`head`).
+        levels: of each module that has levels (encoder, decoder), its submodules with their level.
+            A submodule without a level stands by its own name (`encoder/norm`), and so does a
+            module without levels (`head`).
     """
     squares: dict[str, jax.Array] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -90,10 +97,12 @@ def norms(tree: PyTree, levels: Levels) -> dict[str, jax.Array]:
 def drift(initial: PyTree, params: PyTree, before: Features, now: Features, levels: Levels) -> dict[str, jax.Array]:
     """How far a run has gone from its first step, in scalars by name.
 
-    `distance/<module>/<level>`: |w - w0| / |w0| of the parameters of every level (`norms`); NaN where w0 is all zeros.
-    `cka/level<i>` and `cka/pooled`: `linear_cka` of the encoder's features at the start and now, on the same images: for every map of
-    the pyramid (1 is the finest) and for the pooled features. Every pixel of a map is an example. Pooled features are few, one per
-    image, which biases their CKA towards 1: compare it only between runs of the same width and images.
+    `distance/<module>/<level>`: |w - w0| / |w0| of the parameters of every level (`norms`); NaN
+    where w0 is all zeros.
+    `cka/level<i>` and `cka/pooled`: `linear_cka` of the encoder's features at the start and now, on
+    the same images: for every map of the pyramid (1 is the finest) and for the pooled features.
+    Every pixel of a map is an example. Pooled features are few, one per image, which biases their
+    CKA towards 1: compare it only between runs of the same width and images.
     """
     start, moved = norms(initial, levels), norms(jax.tree.map(jnp.subtract, params, initial), levels)
     out = {f"distance/{name}": jnp.where(start[name] > 0, moved[name] / start[name], jnp.nan) for name in start}

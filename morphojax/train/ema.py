@@ -1,4 +1,6 @@
-"""An exponential moving average (EMA) of the weights: of parameters and running statistics alike."""
+"""An exponential moving average (EMA) of the weights: of parameters and running statistics
+alike.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +15,13 @@ Decay = Callable[[jax.Array], jax.Array]  # step -> the weight of the old averag
 
 
 def constant_decay(decay: float, accumulate: int = 1) -> Decay:
-    """min(decay, 1 - 1 / (u + 1)) at update u: the plain mean of the first weights, then an average with a fixed horizon.
+    """min(decay, 1 - 1 / (u + 1)) at update u: the plain mean of the first weights, then an average
+    with a fixed horizon.
 
     Args:
         decay: from 0 to below 1; 0.99 averages about the last 100 updates.
-        accumulate: batches per update. The average rests while gradients accumulate, because no parameter moves.
+        accumulate: batches per update. The average rests while gradients accumulate, because no
+            parameter moves.
 
     Raises:
         ValueError: decay out of range.

@@ -11,7 +11,9 @@ from morphojax.train.run import read_json
 
 
 def lineage(run: Path) -> Iterator[Path]:
-    """A run, the run that its encoder started from (`config.init_from`), and so on, as far as they still exist."""
+    """A run, the run that its encoder started from (`config.init_from`), and so on, as far as they
+    still exist.
+    """
     while True:
         yield run
         before = read_json(run, "config.json").get("init_from")
@@ -24,10 +26,11 @@ def lineage(run: Path) -> Iterator[Path]:
 
 
 def columns_given(run: Path) -> tuple[str, ...]:
-    """The table columns that the encoder of a run was trained with, in this run or in the runs that it started from.
+    """The table columns that the encoder of a run was trained with, in this run or in the runs that
+    it started from.
 
-    The label of a probe counts for runs that start from the probe, not for the probe itself. Rows under a control
-    (`config.table.control`: another subject's row, or noise) do not count.
+    The label of a probe counts for runs that start from the probe, not for the probe itself. Rows
+    under a control (`config.table.control`: another subject's row, or noise) do not count.
     """
     names: list[str] = []
     for each in lineage(run):
@@ -40,7 +43,9 @@ def columns_given(run: Path) -> tuple[str, ...]:
 
 
 def trained_on(run: Path, fingerprint: str) -> tuple[str, ...]:
-    """The splits of a dataset (by its fingerprint) that the encoder was trained on, in the same runs."""
+    """The splits of a dataset (by its fingerprint) that the encoder was trained on, in the same
+    runs.
+    """
     runs = [r for r in lineage(run) if read_json(r, "preprocessing.json")["dataset_fingerprint"] == fingerprint]
     return tuple(dict.fromkeys(split for r in runs for split in read_json(r, "config.json")["data"]["splits"]))
 

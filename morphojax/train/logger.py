@@ -10,9 +10,11 @@ from tensorboardX import SummaryWriter
 
 
 class Logger:
-    """Scalars to TensorBoard and to `metrics.jsonl` (a JSON object a line, `step` first), images to TensorBoard.
+    """Scalars to TensorBoard and to `metrics.jsonl` (a JSON object a line, `step` first), images to
+    TensorBoard.
 
-    A resumed run drops the lines after its checkpoint, which the killed run had already written. Only the first process writes.
+    A resumed run drops the lines after its checkpoint, which the killed run had already written.
+    Only the first process writes.
     """
 
     def __init__(self, run: str | Path, start: int, active: bool = True):

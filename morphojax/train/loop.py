@@ -1,7 +1,8 @@
 """The only training loop.
 
-Its order is a contract: evaluate, save, next batch, diagnose, step, log (one step late). The device never
-waits for the host: metrics are fetched for many steps at once, after the next step has been dispatched.
+Its order is a contract: evaluate, save, next batch, diagnose, step, log (one step late). The device
+never waits for the host: metrics are fetched for many steps at once, after the next step has been
+dispatched.
 """
 
 import collections
@@ -31,12 +32,13 @@ class TrainingError(RuntimeError):
 def fit(
     task: Task, *, run: Path, mesh: Mesh, log_every: int, eval_every: int, save_every: int, images_every: int
 ) -> bool:
-    """Trains until the last step. A run that stopped in the same directory is resumed; a finished one returns at once.
+    """Trains until the last step. A run that stopped in the same directory is resumed; a finished
+    one returns at once.
 
     Args:
         run: the run directory.
-        log_every, eval_every, save_every, images_every: in steps (batches); the last step always evaluates, draws and saves
-            (and diagnoses, in a task that does).
+        log_every, eval_every, save_every, images_every: in steps (batches); the last step always
+            evaluates, draws and saves (and diagnoses, in a task that does).
 
     Returns:
         True when the run is complete, False when SIGTERM (or Ctrl-C) stopped it after a save.
@@ -97,7 +99,9 @@ def fit(
 
 
 def _begin(task: Task, checkpoints: Checkpoints, mesh: Mesh) -> tuple[TrainState, Any, int]:
-    """The state and the constants on the devices, and the step to start from: 0, or that of the last checkpoint."""
+    """The state and the constants on the devices, and the step to start from: 0, or that of the
+    last checkpoint.
+    """
     replicated = devices.replicated(mesh)
     init = jax.jit(task.init, out_shardings=replicated)
     constants = jax.device_put(task.constants, replicated)
@@ -132,9 +136,11 @@ class _Session:
         return self._call(train_step, state, batch)
 
     def evaluate(self, step: int, state: TrainState) -> float:
-        """Scores the validation set, of the EMA weights too where they are kept. Returns the score: higher is better.
+        """Scores the validation set, of the EMA weights too where they are kept. Returns the score:
+        higher is better.
 
-        The best checkpoint is chosen by the model's own weights; the EMA weights are logged beside them.
+        The best checkpoint is chosen by the model's own weights; the EMA weights are logged beside
+        them.
         """
         scalars = self._validate(state)
         self._logger.scalars(step, {f"val/{name}": value for name, value in scalars.items()})
@@ -165,7 +171,9 @@ class _Session:
 
 
 class _Pending:
-    """Metrics that are still on the device, with the subjects of each batch, to name them if its loss is not finite."""
+    """Metrics that are still on the device, with the subjects of each batch, to name them if its
+    loss is not finite.
+    """
 
     def __init__(self, logger: Logger, task: Task, start: int):
         self._logger, self._task = logger, task
@@ -214,7 +222,9 @@ def _stop_signals() -> Iterator[dict[str, bool]]:
 
 
 def _agree(request: dict[str, bool], step: int, every: int) -> bool:
-    """Whether to stop. All processes must stop at the same step, so they exchange their requests every `every` steps."""
+    """Whether to stop. All processes must stop at the same step, so they exchange their requests
+    every `every` steps.
+    """
     if jax.process_count() == 1:
         return request["stop"]
     if step % every:

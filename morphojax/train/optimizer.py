@@ -16,7 +16,8 @@ def make_schedule(*, learning_rate: float, schedule: str, warmup: float, updates
 
     Args:
         learning_rate: the peak.
-        schedule: `cosine` (to zero at the last update) or `constant`, both after a linear warm-up from zero.
+        schedule: `cosine` (to zero at the last update) or `constant`, both after a linear warm-up
+            from zero.
         warmup: length of the warm-up as a fraction of all updates.
         updates: number of optimizer updates in the run.
     """
@@ -50,16 +51,19 @@ def make_optimizer(
     """An optimizer and its learning rate as a function of the step.
 
     Args:
-        name: `adam` (weight decay added to the gradient, as PyTorch's Adam does and Hager et al. 2023 trained) or `adamw`
-            (decoupled).
+        name: `adam` (weight decay added to the gradient, as PyTorch's Adam does and Hager et al.
+            2023 trained) or `adamw` (decoupled).
         weight_decay: not applied to vectors (biases, BatchNorm), whichever optimizer.
         clip_norm: global gradient norm above which gradients are scaled down; 0 never.
-        accumulate: batches whose gradients are averaged before one update; the steps of a run count batches.
-        layer_decay: factor of the learning rate from one level of the encoder to the level before it, see `layer_scales`.
+        accumulate: batches whose gradients are averaged before one update; the steps of a run count
+            batches.
+        layer_decay: factor of the learning rate from one level of the encoder to the level before
+            it, see `layer_scales`.
         levels: those of the model, for layer_decay.
 
     Raises:
-        ValueError: an unknown name or schedule, or an accumulation that does not divide the steps. The message names the key.
+        ValueError: an unknown name or schedule, or an accumulation that does not divide the steps.
+            The message names the key.
     """
     if accumulate < 1 or steps % accumulate:
         raise ValueError(
@@ -84,7 +88,9 @@ def make_optimizer(
 
 
 def submodule(path: Sequence[str]) -> str:
-    """The direct submodule of encoder or decoder that a parameter lies in. Where every plane has an encoder: of that encoder."""
+    """The direct submodule of encoder or decoder that a parameter lies in. Where every plane has an
+    encoder: of that encoder.
+    """
     return path[2] if path[1].startswith("encoders_") else path[1]
 
 
@@ -92,8 +98,9 @@ def layer_scales(params: PyTree, levels: Mapping[str, str], decay: float) -> PyT
     """Factors decay**d, where d is the distance of a parameter's level from the output.
 
     d is 0 in the decoder, 1 in the encoder's last level, and largest in its first.
-    Layer-wise learning rates keep the general, early layers of a pretrained encoder closer to where they were (Clark et al. 2020,
-    ELECTRA). A submodule of the encoder without a level (a final norm) counts with the decoder.
+    Layer-wise learning rates keep the general, early layers of a pretrained encoder closer to where
+    they were (Clark et al. 2020, ELECTRA). A submodule of the encoder without a level (a final
+    norm) counts with the decoder.
 
     levels: the encoder's submodules with their levels, from input to output.
     """

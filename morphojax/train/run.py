@@ -22,9 +22,11 @@ class RunError(ValueError):
 
 
 def preprocessing(dataset: Dataset, planes: Sequence[str], channels: str, structures: Sequence[str]) -> dict[str, Any]:
-    """All that prediction must know about the images; later stages read it from here. No subject ids.
+    """All that prediction must know about the images; later stages read it from here. No subject
+    ids.
 
-    `measures` lists the columns that a segmentation's decoder is conditioned on; the task fills it in.
+    `measures` lists the columns that a segmentation's decoder is conditioned on; the task fills it
+    in.
     """
     manifest = dataset.manifest
     return {
@@ -39,7 +41,9 @@ def preprocessing(dataset: Dataset, planes: Sequence[str], channels: str, struct
 
 
 def check_same_images(images: Mapping[str, Any], run: Path) -> None:
-    """Raises RunError where a run's encoder was trained on images that were prepared differently."""
+    """Raises RunError where a run's encoder was trained on images that were prepared
+    differently.
+    """
     trained_on = read_json(run, "preprocessing.json")
     for key in ("grid", "percentiles"):
         if trained_on[key] != images[key]:
@@ -63,9 +67,9 @@ def read_json(run: Path, name: str) -> Any:
 def create(run: Path, config: Mapping[str, Any], files: Mapping[str, Any]) -> None:
     """Writes the description of a run, or checks that the directory holds the same run.
 
-    `start.json` among the files is a digest of the weights that the run starts from: it must not have changed where
-    dynamics compare with them. Raises RunError for an unwritable directory, and, naming the keys, for one that holds
-    another run.
+    `start.json` among the files is a digest of the weights that the run starts from: it must not
+    have changed where dynamics compare with them. Raises RunError for an unwritable directory, and,
+    naming the keys, for one that holds another run.
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -99,7 +103,8 @@ def create(run: Path, config: Mapping[str, Any], files: Mapping[str, Any]) -> No
 def environment() -> dict[str, Any]:
     """Versions, devices and commit: on which a result may depend.
 
-    A version is None where the package is not installed, as in a bare source tree; the commit without git.
+    A version is None where the package is not installed, as in a bare source tree; the commit
+    without git.
     """
     packages = ("morphojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     command = ["git", "rev-parse", "HEAD"]

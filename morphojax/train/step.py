@@ -1,4 +1,6 @@
-"""The part of a train step that every task shares: gradient, update, EMA weights, gradient norms."""
+"""The part of a train step that every task shares: gradient, update, EMA weights, gradient
+norms.
+"""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -12,8 +14,9 @@ from morphojax.train.state import TrainState
 from morphojax.train.task import Batch, StepFunction
 
 PyTree = Any
-# (params, state, constants, batch) -> (loss, (metrics, collections)). It is differentiated with respect to params, the parameters of
-# the state; the collections are the state's, updated (running statistics).
+# (params, state, constants, batch) -> (loss, (metrics, collections)). It is differentiated with
+# respect to params, the parameters of the state; the collections are the state's, updated (running
+# statistics).
 Loss = Callable[[PyTree, TrainState, Any, Batch], tuple[jax.Array, tuple[dict[str, jax.Array], dict[str, PyTree]]]]
 
 
@@ -29,12 +32,13 @@ def make_train_step(
 
     Args:
         loss: see `Loss`; its randomness comes from `state.step`.
-        frozen: top-level modules whose parameters do not move, whatever the optimizer (momentum, weight decay) would do.
+        frozen: top-level modules whose parameters do not move, whatever the optimizer (momentum,
+            weight decay) would do.
         ema_decay: of the EMA weights; None where `state.ema` is empty.
         levels: the depth levels of encoder and decoder, see `dynamics.norms`.
 
-    The metrics gain `loss`, `grad_norm/<module>` for every top-level module, and `grad_norm/<module>/<level>` for every
-    level of encoder and decoder.
+    The metrics gain `loss`, `grad_norm/<module>` for every top-level module, and
+    `grad_norm/<module>/<level>` for every level of encoder and decoder.
     """
 
     def train_step(state: TrainState, constants: Any, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:

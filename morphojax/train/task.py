@@ -1,4 +1,6 @@
-"""A task is a frozen record of pure functions: what the loop needs to know of one kind of training, and no more."""
+"""A task is a frozen record of pure functions: what the loop needs to know of one kind of training,
+and no more.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,28 +19,33 @@ StepFunction = Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, ja
 class Task:
     """One kind of training.
 
-    init:          (pretrained) -> TrainState; pure, so that the loop may jit it and create the state sharded.
+    init:          (pretrained) -> TrainState; pure, so that the loop may jit it and create the
+                   state sharded.
     pretrained:    arrays that `init` puts in place of random ones; {} from scratch.
     steps:         total number of batches.
-    stages:        (first step, train_step) pairs in order of their first step. More than one where the trained modules change
-                   during the run: each is compiled once. train_step(state, constants, batch) -> (state, scalar metrics).
-    evaluate:      (state, constants, batch) -> arrays; the loop collects them over the validation set for `summarise`.
+    stages:        (first step, train_step) pairs in order of their first step. More than one where
+                   the trained modules change during the run: each is compiled once.
+                   train_step(state, constants, batch) -> (state, scalar metrics).
+    evaluate:      (state, constants, batch) -> arrays; the loop collects them over the validation
+                   set for `summarise`.
     summarise:     list of `evaluate`'s outputs (NumPy, whole batches) -> scalars to log.
     constants:     arrays that never change, replicated on the devices once.
     train_batches: an endless iterator with get_state and set_state.
     validation_batches: () -> one pass over the validation set; None where there is none.
-    best:          (metric of `summarise`, True if higher is better): which checkpoint is kept as best.
-    pictures:      (state, constants, batch) -> arrays for `draw`; jitted. The batch is the first of the validation set where
-                   `draw_validation`, else the one about to be trained on.
+    best:          (metric of `summarise`, True if higher is better): which checkpoint is kept as
+                   best.
+    pictures:      (state, constants, batch) -> arrays for `draw`; jitted. The batch is the first of
+                   the validation set where `draw_validation`, else the one about to be trained on.
     draw_validation: see `pictures`.
     draw:          (output of `pictures`, batch) -> {tag: uint8 [H,W,3]}.
     learning_rate: step -> float, for the log.
     examples:      examples in a global batch.
-    diagnose:      (state, constants, batch) -> expensive scalars, for the batch about to be trained on (after the last step:
-                   for the last one); None for none.
+    diagnose:      (state, constants, batch) -> expensive scalars, for the batch about to be trained
+                   on (after the last step: for the last one); None for none.
     diagnose_every: in steps.
-    reference:     (state at step 0, constants) -> what `diagnose` compares with: it finds it in the constants as `start`. A
-                   resumed run computes it again from `init`. None for nothing.
+    reference:     (state at step 0, constants) -> what `diagnose` compares with: it finds it in the
+                   constants as `start`. A resumed run computes it again from `init`. None for
+                   nothing.
     """
 
     init: Callable[[Any], TrainState]

@@ -58,7 +58,8 @@ def _some(names: tuple[str, ...]) -> str:
 class Origin:
     """Where a run takes its first weights from.
 
-    path:       a run directory, a checkpoint folder or a weight file (`config.init_from`); "" for random weights.
+    path:       a run directory, a checkpoint folder or a weight file (`config.init_from`); "" for
+                random weights.
     checkpoint: of a run: `last` or `best` (`config.init_checkpoint`).
     weights:    of a checkpoint: `model` or `ema` (`config.init_weights`).
     """
@@ -69,15 +70,16 @@ class Origin:
 
 
 def load(origin: Origin, images: Mapping[str, Any], target: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
-    """The arrays of an origin that fit the model, for `merge`; {} without an origin. A report is printed.
+    """The arrays of an origin that fit the model, for `merge`; {} without an origin. A report is
+    printed.
 
     Args:
         images: the preprocessing of this run, which must be that of the origin.
         target: {"params": ..., "batch_stats": ...} of the model, as shapes.
 
     Raises:
-        RunError, CheckpointError, WeightsError, TransferError: another preparation of the images, no checkpoint, no weight file,
-            or weights that do not fit.
+        RunError, CheckpointError, WeightsError, TransferError: another preparation of the images,
+            no checkpoint, no weight file, or weights that do not fit.
     """
     if not origin.path:
         return {}
@@ -96,13 +98,16 @@ def load(origin: Origin, images: Mapping[str, Any], target: Mapping[str, PyTree]
 
 
 def plane_encoders(variables: Mapping[str, PyTree]) -> tuple[str, ...]:
-    """The planes that have an encoder each (models.towers.PlaneEncoders); none where one serves all."""
+    """The planes that have an encoder each (models.towers.PlaneEncoders); none where one serves
+    all.
+    """
     names = variables["params"].get("encoder", {})
     return tuple(name.removeprefix(OF_PLANE) for name in names if name.startswith(OF_PLANE))
 
 
 def of_plane(variables: Mapping[str, PyTree], planes: Sequence[str], key: str) -> dict[str, PyTree]:
-    """The variables with the encoder of one plane in place of an encoder for each plane; unchanged where planes share one.
+    """The variables with the encoder of one plane in place of an encoder for each plane; unchanged
+    where planes share one.
 
     Raises TransferError, naming `key`, where there are several planes, or no encoder of that plane.
     """
@@ -121,18 +126,21 @@ def of_plane(variables: Mapping[str, PyTree], planes: Sequence[str], key: str) -
 def transfer_modules(
     source: Mapping[str, PyTree], target: Mapping[str, PyTree]
 ) -> tuple[dict[str, np.ndarray], Report]:
-    """The arrays of the source's MODULES that take the place of the target's, wherever name and shape agree.
+    """The arrays of the source's MODULES that take the place of the target's, wherever name and
+    shape agree.
 
-    A first convolution with another number of input channels is adapted: its kernel is summed over the source's channels and shared
-    evenly among the target's, so that a grey image shown in every channel gives what it gave before.
+    A first convolution with another number of input channels is adapted: its kernel is summed over
+    the source's channels and shared evenly among the target's, so that a grey image shown in every
+    channel gives what it gave before.
 
     Args:
         source: {"params": ..., "batch_stats": ...} of a checkpoint.
         target: the same of the model, as arrays or shapes.
 
     Returns:
-        {"params/encoder/...": array} for `merge`, and a report of every array of these modules. A module that the source lacks
-        completely (a decoder, after a contrast of pooled features) is not reported.
+        {"params/encoder/...": array} for `merge`, and a report of every array of these modules. A
+        module that the source lacks completely (a decoder, after a contrast of pooled features) is
+        not reported.
 
     Raises:
         TransferError: no array of the encoder was found with its shape.
@@ -178,14 +186,16 @@ def digest(taken: Mapping[str, np.ndarray]) -> dict[str, str]:
 
 
 def transfer_published(path: str, target: Mapping[str, PyTree]) -> tuple[dict[str, np.ndarray], str]:
-    """The encoder of a published weight file (see `weights.read` and `published.to_ours`), for `merge`, and a report for people.
+    """The encoder of a published weight file (see `weights.read` and `published.to_ours`), for
+    `merge`, and a report for people.
 
-    The file must hold every array of the target's encoder; only modules that nobody publishes stay as initialised. Where each plane
-    has an encoder, each starts from the file.
+    The file must hold every array of the target's encoder; only modules that nobody publishes stay
+    as initialised. Where each plane has an encoder, each starts from the file.
 
     Raises:
         WeightsError: the file cannot be read.
-        TransferError: its weights are of another encoder; what is missing and what is of another shape is named.
+        TransferError: its weights are of another encoder; what is missing and what is of another
+            shape is named.
     """
     own, report = {}, ""
     for plane in plane_encoders(target):
@@ -231,5 +241,7 @@ def flatten(variables: Mapping[str, PyTree]) -> dict[str, Any]:
 def _differs_in_image_channels(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     """Whether two kernel shapes are those of a first convolution for images of different channels.
 
-    Only a first convolution has so few input channels; one of the two may have many, the frames of a cine."""
+    Only a first convolution has so few input channels; one of the two may have many, the frames of
+    a cine.
+    """
     return len(a) == len(b) == 4 and (*a[:2], a[3]) == (*b[:2], b[3]) and min(a[2], b[2]) <= len(PHASES)

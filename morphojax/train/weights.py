@@ -1,7 +1,9 @@
-"""Weight files -> {name: array}, without PyTorch: safetensors, PyTorch and Lightning. The only file that unpickles.
+"""Weight files -> {name: array}, without PyTorch: safetensors, PyTorch and Lightning. The only file
+that unpickles.
 
-A pickle is a program. Here it may rebuild tensors and containers only: the names in it are never imported, but looked up in a
-short list. Other objects that Lightning stores beside the weights (settings, callback states) become empty objects.
+A pickle is a program. Here it may rebuild tensors and containers only: the names in it are never
+imported, but looked up in a short list. Other objects that Lightning stores beside the weights
+(settings, callback states) become empty objects.
 """
 
 import collections
@@ -35,7 +37,8 @@ _DTYPES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-# Packages whose objects become empty: settings, callbacks and scalars, which are no part of the weights.
+# Packages whose objects become empty: settings, callbacks and scalars, which are no part of the
+# weights.
 _EMPTY = (
     "pytorch_lightning",
     "lightning",
@@ -72,9 +75,11 @@ def is_weights(path: str | Path) -> bool:
 def read(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a file by name, in their own dtypes.
 
-    In a PyTorch file: the tensors of the mapping under `state_dict`, `model_state_dict` or `model`, or of the file itself.
+    In a PyTorch file: the tensors of the mapping under `state_dict`, `model_state_dict` or `model`,
+    or of the file itself.
 
-    Raises WeightsError: no such file or ending, a damaged file, a pickle that asks for more than tensors, or no tensors.
+    Raises WeightsError: no such file or ending, a damaged file, a pickle that asks for more than
+    tensors, or no tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -88,7 +93,9 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a safetensors file atomically. Raises WeightsError for another ending or an absent folder."""
+    """Writes a safetensors file atomically. Raises WeightsError for another ending or an absent
+    folder.
+    """
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: give a name that ends in .safetensors")
     if not path.parent.is_dir():
@@ -144,7 +151,9 @@ def _state_dict(loaded: Any) -> dict[str, np.ndarray]:
 
 
 class _Empty:
-    """Replaces an object of a foreign class: accepts everything that a pickle does to it, and keeps nothing."""
+    """Replaces an object of a foreign class: accepts everything that a pickle does to it, and keeps
+    nothing.
+    """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "_Empty":
         del args, kwargs
@@ -220,7 +229,9 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _tensor(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> np.ndarray:
-    """A copy of a tensor's values. Offset and stride are in values. Raises WeightsError where they exceed the storage."""
+    """A copy of a tensor's values. Offset and stride are in values. Raises WeightsError where they
+    exceed the storage.
+    """
     numbers = (offset, *size, *stride)
     if (
         not isinstance(storage, np.ndarray)

@@ -45,7 +45,9 @@ def images(batch=4, inner=(), height=17, width=21, channels=2, seed=0):
 
 
 def pixel_affine(matrix, height, width):
-    """Centred (y, x, 1) matrix -> the matrix and offset that scipy takes, from pixel index to pixel index."""
+    """Centred (y, x, 1) matrix -> the matrix and offset that scipy takes, from pixel index to pixel
+    index.
+    """
     middle = np.array([(height - 1) / 2, (width - 1) / 2])
     linear, shift = matrix[:2, :2].astype(np.float64), matrix[:2, 2].astype(np.float64)
     return linear, shift + middle - linear @ middle

@@ -9,7 +9,9 @@ KEY = jax.random.key(0)
 
 
 def table(batch=300, fields=10, rows=7):
-    """Values that show their origin: original entries are -1, marginal entries row + 100 * column."""
+    """Values that show their origin: original entries are -1, marginal entries row + 100 *
+    column.
+    """
     values = -np.ones((batch, fields), np.float32)
     marginal = (np.arange(rows)[:, None] + 100 * np.arange(fields)).astype(np.float32)
     return values, np.zeros((batch, fields), bool), marginal, marginal % 2 == 1
@@ -29,7 +31,8 @@ def test_corruption_samples_the_marginal_of_each_column_with_its_missing_flag():
     np.testing.assert_array_equal(missing[b, f], values[b, f] % 2 == 1)
     row = (values[b, f] % 100).astype(int)
     assert scipy.stats.chisquare(np.bincount(row, minlength=7)).pvalue > 1e-3
-    # All columns are equally likely. Columns of one example come from different rows: the same row with chance 1 in 7.
+    # All columns are equally likely. Columns of one example come from different rows: the same row
+    # with chance 1 in 7.
     assert np.bincount(f, minlength=10).std() / 600 < 0.08
     first, second = (np.array([r[r >= 0][i] % 100 for r in values]) for i in (0, 1))
     assert abs(np.mean(first == second) - 1 / 7) < 0.03

@@ -1,4 +1,6 @@
-"""The command that benchmarks everything on a GPU: rows that end badly, and a miniature run on the CPU."""
+"""The command that benchmarks everything on a GPU: rows that end badly, and a miniature run on the
+CPU.
+"""
 
 import json
 import os

@@ -73,7 +73,9 @@ def test_intervals_of_r_agree_with_fisher():
 
 
 def test_intervals_of_auc_agree_with_the_normal_theory():
-    """The variance of an AUC by its components over the subjects of each class (DeLong et al. 1988)."""
+    """The variance of an AUC by its components over the subjects of each class (DeLong et al.
+    1988).
+    """
     random = np.random.default_rng(4)
     target = np.repeat([0, 1], 150)
     score = random.normal(target * 1.0)
@@ -87,7 +89,9 @@ def test_intervals_of_auc_agree_with_the_normal_theory():
 
 
 def test_no_resample_lacks_a_class():
-    """One subject of the second class: without stratification, a third of the resamples would lack it."""
+    """One subject of the second class: without stratification, a third of the resamples would lack
+    it.
+    """
     target, p = np.array([0, 0, 0, 0, 1]), np.array([0.1, 0.6, 0.3, 0.2, 0.5])
     interval = prediction.score(target, np.stack([1 - p, p], 1))["auc"]
     assert interval.mean == 0.75 and 0 <= interval.low < 0.75 < interval.high <= 1
@@ -151,7 +155,9 @@ def test_noise_is_regularised_and_signal_is_not():
 
 
 def test_validation_subjects_choose_the_setting_and_are_not_fitted():
-    """Validation targets contradict the training targets: the strongest penalty is chosen, with the sign of training."""
+    """Validation targets contradict the training targets: the strongest penalty is chosen, with the
+    sign of training.
+    """
     x, signal = embeddings(100)
     probe = prediction.fit_probe("linear", x[:50], signal[:50], x[50:], -signal[50:])
     assert probe.setting == max(prediction.SETTINGS["linear"])

@@ -36,7 +36,9 @@ def embeddings(encoder, dataset):
 
 
 def test_an_embedding_is_the_mean_over_the_subjects_slices(encoder, dataset, embeddings):
-    """Slice by slice, straight from the records; the subject without ED is left out, and the padding of the last batch too."""
+    """Slice by slice, straight from the records; the subject without ED is left out, and the
+    padding of the last batch too.
+    """
     np.testing.assert_array_equal(embeddings.subject, np.arange(1, N))
     stacks = dataset.stacks("sax").query("phase == 'ED'").set_index("subject")
     for i in (1, 2, 3, N - 1):

@@ -1,4 +1,6 @@
-"""--checkpoint and --weights of the commands that read a checkpoint, on one trained run that keeps EMA weights."""
+"""--checkpoint and --weights of the commands that read a checkpoint, on one trained run that keeps
+EMA weights.
+"""
 
 import json
 import shutil

@@ -19,7 +19,9 @@ def dataset(brightness: Path) -> Dataset:
 
 
 def informative(n_dimensions=3):
-    """Embeddings of all but the first subject. Their first dimension is the fraction of bright pixels."""
+    """Embeddings of all but the first subject. Their first dimension is the fraction of bright
+    pixels.
+    """
     noise = np.random.default_rng(0).normal(size=(N, n_dimensions - 1))
     values = np.concatenate([FRACTION[:, None], noise], axis=1)[1:]
     return embed.Embeddings(np.arange(1, N), values.astype(np.float32))

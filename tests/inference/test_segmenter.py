@@ -35,7 +35,8 @@ def test_orientation_and_resampling_are_undone(signs):
     affine = np.diag([signs[0] * 1.3, signs[1] * 1.4, 8.0, 1.0])
     run = toy_run(size=64, spacing=1.25)
     labels = run.labels(run.predict(toy_image(label), affine), "sax")
-    # Grey values between classes are other classes here, so compare away from the borders of structures.
+    # Grey values between classes are other classes here, so compare away from the borders of
+    # structures.
     for structure in run.structures:
         mask, got = (x == anatomy.LABEL_ID[structure] for x in (label, labels))
         assert 2 * (mask & got).sum() / (mask.sum() + got.sum()) > 0.7, structure

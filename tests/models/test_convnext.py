@@ -132,7 +132,8 @@ def test_forward_and_gradients_equal_pytorch(channels, size):
 
 @pytest.mark.parametrize(
     ("name", "width", "parameters"),
-    # Published models without their classifiers: 28.6 and 50.2 million (table 9 of the paper: 29M and 50M).
+    # Published models without their classifiers: 28.6 and 50.2 million (table 9 of the paper: 29M
+    # and 50M).
     [("convnext_tiny", 96, 27_820_128), ("convnext_small", 96, 49_454_688), ("convnext_pico", 64, None)],
 )
 def test_registered_variants(name, width, parameters):

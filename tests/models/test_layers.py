@@ -75,7 +75,8 @@ def test_batch_norm_equals_pytorch():
     grads, grad_x = pullback(jnp.asarray(gradient))
     np.testing.assert_allclose(ours, out.detach().permute(0, 2, 3, 1), atol=1e-5)
     np.testing.assert_allclose(grad_x, t.grad.permute(0, 2, 3, 1), atol=1e-5)
-    # Sums of a hundred terms of either sign: the rounding error is relative to the terms, not to the sum.
+    # Sums of a hundred terms of either sign: the rounding error is relative to the terms, not to
+    # the sum.
     np.testing.assert_allclose(grads["scale"], module.weight.grad, rtol=1e-5, atol=3e-5)
     np.testing.assert_allclose(grads["bias"], module.bias.grad, rtol=1e-5, atol=3e-5)
     np.testing.assert_allclose(new["batch_stats"]["mean"], module.running_mean, rtol=1e-5)

@@ -31,7 +31,8 @@ def test_eval_mode_equals_pytorch(name, channels, size):
     encoder = ENCODERS[name](width=WIDTH)
     ours = jax.jit(encoder.apply, static_argnums=2)({"params": params, "batch_stats": batch_stats}, image, False)
     np.testing.assert_allclose(ours.pooled, expected.pooler_output[:, :, 0, 0], atol=1e-4, rtol=1e-4)
-    # The first hidden state in transformers is the stem after pooling; here it is the map before it.
+    # The first hidden state in transformers is the stem after pooling; here it is the map before
+    # it.
     for a, b in zip(ours.pyramid[1:], expected.hidden_states[1:], strict=True):
         np.testing.assert_allclose(a, b.permute(0, 2, 3, 1), atol=1e-4, rtol=1e-4)
     init = jax.eval_shape(lambda: encoder.init(jax.random.key(0), image, False))

@@ -207,7 +207,8 @@ def attend(block, params, x):
     table = p["relative_position_bias"].reshape(2 * block.window - 1, 2 * block.window - 1, block.heads)
 
     def window_of(place):
-        # Windows begin at shift, shift + window, ...; the positions before the first form a smaller window.
+        # Windows begin at shift, shift + window, ...; the positions before the first form a smaller
+        # window.
         return tuple((i - block.shift) // block.window for i in place)
 
     out = np.zeros_like(x)

@@ -25,7 +25,8 @@ def test_upsample_by_hand():
     )
     np.testing.assert_array_equal(upsample(x, 3, 3)[0, :, :, 0], [[0, 0, 1], [0, 0, 1], [2, 2, 3]])
     np.testing.assert_array_equal(upsample(x, 2, 2), x)
-    # No integer stride leads from 100 to 7 pixels by this rule (14 would give 8): spread evenly instead.
+    # No integer stride leads from 100 to 7 pixels by this rule (14 would give 8): spread evenly
+    # instead.
     even = upsample(jnp.arange(7.0).reshape(1, 7, 1, 1), 100, 1)[0, :, 0, 0]
     assert np.bincount(np.asarray(even, int)).min() >= 14 and even[0] == 0 and even[-1] == 6
 

@@ -1,4 +1,6 @@
-"""Checks that every objective must pass: it equals its equation, has its gradient, and ignores order and sharding of the batch."""
+"""Checks that every objective must pass: it equals its equation, has its gradient, and ignores
+order and sharding of the batch.
+"""
 
 import dataclasses
 import functools
@@ -19,11 +21,15 @@ class Case:
     """An objective on one small batch.
 
     loss:      keyword arrays -> scalar, in JAX.
-    reference: the same keywords, floating arrays as float64 -> float. NumPy loops written from the paper's equation.
+    reference: the same keywords, floating arrays as float64 -> float. NumPy loops written from the
+    paper's equation.
     learned:   float32 arrays of the examples; the gradient is taken with respect to them.
-    fixed:     the other arrays of the examples (labels, masks). `examples_twice` names those of shape [B, B].
-    shared:    arrays that belong to no example (temperature, prototypes); the gradient is taken with respect to them too.
-    any_order: the loss does not depend on the order of the examples. False where a random draw depends on the position.
+    fixed:     the other arrays of the examples (labels, masks). `examples_twice` names those of
+               shape [B, B].
+    shared:    arrays that belong to no example (temperature, prototypes); the gradient is taken
+               with respect to them too.
+    any_order: the loss does not depend on the order of the examples. False where a random draw
+    depends on the position.
     """
 
     name: str
@@ -45,7 +51,9 @@ class Case:
 
     @functools.cached_property
     def program(self) -> Callable[[Any, Any], tuple[jax.Array, Any]]:
-        """(learned and shared arrays, fixed arrays) -> loss, gradients. Compiled once for all tests of this case."""
+        """(learned and shared arrays, fixed arrays) -> loss, gradients. Compiled once for all tests
+        of this case.
+        """
         return jax.jit(jax.value_and_grad(lambda learned, fixed: self.loss(**learned, **fixed)))
 
     def value_and_gradients(self) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -91,7 +99,8 @@ def ignores_order(case: Case) -> None:
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` as one compiled program for each combination of shapes and settings.
 
-    Arrays are traced, all other arguments are static. Without it JAX compiles every operation of a loss on its own.
+    Arrays are traced, all other arguments are static. Without it JAX compiles every operation of a
+    loss on its own.
     """
     signature = inspect.signature(function)
 

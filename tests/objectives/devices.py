@@ -1,9 +1,11 @@
-"""Loss and gradients of every case of the objective tests, with the batch sharded over all CPU devices.
+"""Loss and gradients of every case of the objective tests, with the batch sharded over all CPU
+devices.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=4 python -m tests.objectives.devices results.npz
+    XLA_FLAGS=--xla_force_host_platform_device_count=4 python -m tests.objectives.devices
+    results.npz
 
-A program of its own, because the number of devices is fixed when JAX starts. The file holds `devices`, and for each
-case `<name>/loss` and `<name>/gradient/<array>`.
+A program of its own, because the number of devices is fixed when JAX starts. The file holds
+`devices`, and for each case `<name>/loss` and `<name>/gradient/<array>`.
 """
 
 import importlib
@@ -27,7 +29,9 @@ def all_cases() -> list[checks.Case]:
 
 
 def on_mesh(case: checks.Case, mesh: jax.sharding.Mesh) -> dict[str, np.ndarray]:
-    """Loss and gradients with the examples split over the mesh; the batch must divide among the devices."""
+    """Loss and gradients with the examples split over the mesh; the batch must divide among the
+    devices.
+    """
 
     def put(arrays: checks.Arrays, *spec: Any) -> dict[str, jax.Array]:
         return {k: jax.device_put(v, jax.NamedSharding(mesh, jax.P(*spec))) for k, v in arrays.items()}

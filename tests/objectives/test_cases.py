@@ -1,4 +1,6 @@
-"""Every objective of the CASES in this folder against loops from its paper: value, gradient, batch order, four devices."""
+"""Every objective of the CASES in this folder against loops from its paper: value, gradient, batch
+order, four devices.
+"""
 
 import os
 import subprocess

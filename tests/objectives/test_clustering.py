@@ -29,7 +29,9 @@ def pad_with_nan(x):
 
 
 def reference_sinkhorn(scores, epsilon=0.05, iterations=3, valid=None):
-    """The paper's appendix A: Q is [K, N] and sums to 1; its rows are scaled to 1/K, its columns to 1/N."""
+    """The paper's appendix A: Q is [K, N] and sums to 1; its rows are scaled to 1/K, its columns to
+    1/N.
+    """
     kept = [i for i in range(len(scores)) if valid is None or valid[i]]
     n, k = len(kept), scores.shape[1]
     q = [[math.exp(float(scores[i, j]) / epsilon) for i in kept] for j in range(k)]
@@ -123,7 +125,8 @@ def test_sinkhorn_of_one_row_no_rows_and_zero_scores():
 
 
 def test_swav_by_hand():
-    # Each prototype has one row: the assignments are nearly one-hot, and the two views contradict each other.
+    # Each prototype has one row: the assignments are nearly one-hot, and the two views contradict
+    # each other.
     first, second = jnp.eye(2), jnp.eye(2)[::-1]
     right, wrong = -jax.nn.log_softmax(jnp.array([1.0, 0.0]) / 0.5)
     assert swav(first, first, 0.5)[0] == pytest.approx(2 * float(right), rel=1e-5)

@@ -180,7 +180,8 @@ def test_reconstruction_metrics_equal_the_reference(valid):
 
 
 def test_reconstruction_of_two_rows_by_hand():
-    # A continuous error of 2, a class of probability 3/4 and one of 1/10: each of the three counts once.
+    # A continuous error of 2, a class of probability 3/4 and one of 1/10: each of the three counts
+    # once.
     values, none_masked = jnp.array([[1.0, 1], [5.0, 2]]), jnp.zeros((2, 2), bool)
     masked = jnp.array([[True, True], [False, True]])
     prediction = jnp.array([[3.0, 0, math.log(6), 0], [9.0, math.log(8), 0, 0]])

@@ -31,8 +31,9 @@ def pair(batch=8, width=4):
     return rows(batch, width, 0), rows(batch, width, 1)
 
 
-# The papers' equations in loops. weight(i, j) is the weight of j as a positive of anchor i; negative(i, j): j enters the
-# denominator of i. The rules below are written from labels, independently of `targets`.
+# The papers' equations in loops. weight(i, j) is the weight of j as a positive of anchor i;
+# negative(i, j): j enters the denominator of i. The rules below are written from labels,
+# independently of `targets`.
 
 
 def cosine(u, v):
@@ -40,7 +41,9 @@ def cosine(u, v):
 
 
 def reference_contrast(anchors, candidates, tau, examples, weight, in_denominator):
-    """Khosla et al. 2020, eq. 2, with weights: mean of -1/|P(i)| sum_p log(exp(z_i z_p / tau) / sum_a exp(z_i z_a / tau))."""
+    """Khosla et al. 2020, eq. 2, with weights: mean of -1/|P(i)| sum_p log(exp(z_i z_p / tau) /
+    sum_a exp(z_i z_a / tau)).
+    """
     losses = []
     for i in examples:
         exp = {k: math.exp(cosine(anchors[i], candidates[k]) / tau) for k in examples}
@@ -83,7 +86,9 @@ def reference_nt_xent(first, second, log_temperature, weight, negative, examples
 
 
 def reference_sigmoid(image, table, log_temperature, bias, weight, negative, examples):
-    """Zhai et al. 2023, algorithm 1: -1/|B| sum_ij log sigmoid(z_ij (t x_i y_j + b)), over the pairs that count."""
+    """Zhai et al. 2023, algorithm 1: -1/|B| sum_ij log sigmoid(z_ij (t x_i y_j + b)), over the
+    pairs that count.
+    """
     total = 0.0
     for i in examples:
         for j in examples:
@@ -130,7 +135,9 @@ def same_quarter(position):
 
 
 def case(objective, name, pairs, rules, examples_twice=(), **fixed):
-    """pairs(**fixed) -> positives and negatives of the objective; rules(**fixed) -> weight(i, j), negative(i, j) of its loops."""
+    """pairs(**fixed) -> positives and negatives of the objective; rules(**fixed) -> weight(i, j),
+    negative(i, j) of its loops.
+    """
     fast, reference, embeddings, scalars = {
         "info_nce": (
             lambda *a, **k: info_nce(*a, image_to_table_weight=DIRECTION_WEIGHT, **k),
@@ -315,7 +322,8 @@ CASES = [
 class Objective:
     """An objective with fixed settings whose calls of one shape share one compiled program.
 
-    Optional arrays get their defaults as arrays; the cases above test the defaults themselves (None).
+    Optional arrays get their defaults as arrays; the cases above test the defaults themselves
+    (None).
     """
 
     def __init__(self, function, *settings):
@@ -349,8 +357,9 @@ every_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=
 @every_objective
 @pytest.mark.parametrize("which", ["positives", "negatives"])
 def test_a_step_raises_similarity_of_positives_and_lowers_that_of_negatives(objective, which):
-    # All images have the same similarity to three orthogonal tables; rows 0 and 1 have the same label. The large
-    # fourth component makes the gradients towards the three tables nearly independent.
+    # All images have the same similarity to three orthogonal tables; rows 0 and 1 have the same
+    # label. The large fourth component makes the gradients towards the three tables nearly
+    # independent.
     image, table = jnp.tile(jnp.array([1.0, 1, 1, 10]), (3, 1)), jnp.eye(3, 4)
     positive = targets.same_label(jnp.array([4, 4, 0]))
     pairs = {"positives": positive} if which == "positives" else {"negatives": ~positive}
@@ -462,8 +471,9 @@ def test_only_negatives_count_in_retrieval():
 
 def test_retrieval_of_views_by_hand():
     first, second = circle([0, 90, 200]), circle([10, 100, 95])
-    # Anchors 0 and 10: the positive is nearest. Anchors 90 and 100: the positive is 10 degrees away, 95 is nearer: rank 1.
-    # Anchor 200: positive at 105 degrees, 100 is nearer: rank 1. Anchor 95: 90, 100, 10 and 0 are nearer: rank 4.
+    # Anchors 0 and 10: the positive is nearest. Anchors 90 and 100: the positive is 10 degrees
+    # away, 95 is nearer: rank 1. Anchor 200: positive at 105 degrees, 100 is nearer: rank 1. Anchor
+    # 95: 90, 100, 10 and 0 are nearer: rank 4.
     metrics = nt_xent(first, second, 0.0)[1]
     assert metrics["top1"] == pytest.approx(2 / 6) and metrics["top5"] == 1
 
@@ -583,7 +593,8 @@ def test_the_gradient_of_a_clipped_temperature_leads_back_only(sign):
     def gradient(log_temperature):
         return float(gradient_of(lambda t: sign * clip_log_temperature(t))(jnp.float32(log_temperature)))
 
-    # A step goes against the gradient: with sign 1 the parameter falls, which leads back from above only.
+    # A step goes against the gradient: with sign 1 the parameter falls, which leads back from above
+    # only.
     assert gradient(-2.0) == sign
     assert gradient(math.log(0.01)) == gradient(0.0) == sign
     assert gradient(0.5) == max(sign, 0)

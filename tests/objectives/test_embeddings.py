@@ -116,7 +116,8 @@ def test_modality_gap_is_the_distance_of_the_centroids():
     assert embeddings.modality_gap(a, b) == pytest.approx(expected, rel=1e-5)
     expected = math.sqrt(sum((np.mean(unit(a[PADDED]), axis=0) - np.mean(unit(b[PADDED]), axis=0)) ** 2))
     assert embeddings.modality_gap(padded(a), padded(b), PADDED) == pytest.approx(expected, rel=1e-5)
-    # Aligned pairs can still form two clusters: every table row is shifted from its image in the same direction.
+    # Aligned pairs can still form two clusters: every table row is shifted from its image in the
+    # same direction.
     image = np.array([[1, 0.1], [1, -0.1]], np.float32)
     table = np.array([[1, 0.4], [1, 0.2]], np.float32)
     assert embeddings.modality_gap(image, table) > 0.25

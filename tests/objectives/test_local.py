@@ -95,7 +95,8 @@ CASES = [
 
 
 def test_two_regions_by_hand():
-    # Both views are (1, 0) and (0, 1): the positive has cosine 1, the two negatives of each region cosine 0.
+    # Both views are (1, 0) and (0, 1): the positive has cosine 1, the two negatives of each region
+    # cosine 0.
     x = jnp.eye(2).reshape(1, 1, 2, 2)
     loss, metrics = jax.jit(lambda x: regional(x, x, math.log(0.5), region=1))(x)
     assert loss == pytest.approx(-math.log(math.exp(2) / (math.exp(2) + 2)), rel=1e-6)
@@ -104,7 +105,8 @@ def test_two_regions_by_hand():
 
 
 def test_a_step_raises_similarity_to_the_positive_and_lowers_that_to_negatives():
-    # Each region of the second view equals that of the first plus a component in a direction of its own.
+    # Each region of the second view equals that of the first plus a component in a direction of its
+    # own.
     f = np.array([[1, 0.1, 0, 0], [0.1, 1, 0, 0]])
     g = f + 0.5 * np.array([[0, 0, 1, 0], [0, 0, 0, 1]])
     first, second = (jnp.asarray(x, jnp.float32).reshape(1, 1, 2, 4) for x in (f, g))

@@ -21,7 +21,9 @@ TEMPERATURE = {"log_temperature": np.float32(math.log(0.4))}
 
 
 def reference(embedding, log_temperature, present=None, subject=None):
-    """Tian et al. 2020, the full graph: both directions of every pair of planes, among the subjects that have both."""
+    """Tian et al. 2020, the full graph: both directions of every pair of planes, among the subjects
+    that have both.
+    """
     n, planes, _ = embedding.shape
     present = np.ones((n, planes), bool) if present is None else present
     subject = np.arange(n) if subject is None else subject

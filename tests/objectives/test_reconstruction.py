@@ -105,7 +105,8 @@ def test_variance_explained_of_perfect_and_constant_predictions():
 
 
 def test_one_patch_by_hand():
-    # Pixels 0, 2, 4, 6: mean 3, variance 5. The prediction is correct except for one pixel, which is off by 2.
+    # Pixels 0, 2, 4, 6: mean 3, variance 5. The prediction is correct except for one pixel, which
+    # is off by 2.
     image = jnp.array([0.0, 2, 4, 6]).reshape(1, 2, 2, 1)
     target = (np.array([0, 2, 4, 6]) - 3) / math.sqrt(5)
     prediction = jnp.asarray(target + np.array([0, 0, 2, 0]), jnp.float32).reshape(1, 1, 4)

@@ -20,7 +20,9 @@ NAMES = {
 
 
 def views(batch=8, width=4, seed=0):
-    """Two similar views; columns with different means and scales, on both sides of VICReg's hinge."""
+    """Two similar views; columns with different means and scales, on both sides of
+    VICReg's hinge.
+    """
     rng = np.random.default_rng(seed)
     common, *noise = rng.normal(size=(3, batch, width))
     scale, mean = np.array([0.3, 0.6, 1.5, 2.5] * width)[:width], np.array([1.0, -2.0, 0.0, 0.5] * width)[:width]
@@ -90,7 +92,8 @@ CASES = [
 
 
 def test_barlow_twins_by_hand():
-    # With two examples every correlation is 1 or -1: only the last column of the second view decreases.
+    # With two examples every correlation is 1 or -1: only the last column of the second view
+    # decreases.
     first, second = jnp.array([[0.0, 5.0], [1.0, 7.0]]), jnp.array([[-3.0, 1.0], [3.0, 0.0]])
     loss, metrics = barlow_twins(first, second, 0.25)
     assert metrics["loss_on_diagonal"] == pytest.approx(4, rel=1e-5)  # (1 - 1)^2 + (1 + 1)^2
@@ -120,7 +123,8 @@ def test_vicreg_by_hand():
     assert metrics["loss_invariance"] == 0 and metrics["loss_variance"] == 0
     assert metrics["loss_covariance"] == pytest.approx(2 * (4 + 4) / 2, rel=1e-6)
     assert metrics["std"] == pytest.approx(math.sqrt(2 + 1e-4), rel=1e-6)
-    # A second view scaled by 0.1: variances 0.02 in the second view; squared distances 2 * 0.81 each.
+    # A second view scaled by 0.1: variances 0.02 in the second view; squared distances 2 * 0.81
+    # each.
     loss, metrics = vicreg(first, 0.1 * first, 1.0, 10.0, 100.0)
     assert metrics["loss_invariance"] == pytest.approx(0.81, rel=1e-5)
     assert metrics["loss_variance"] == pytest.approx(1 - math.sqrt(0.0201), rel=1e-5)

@@ -211,7 +211,8 @@ def test_monai():
     oracle = losses.DiceCELoss(
         include_background=False, softmax=True, to_onehot_y=True, batch=True, smooth_nr=1.0, smooth_dr=1.0
     )
-    # With all classes labelled and present MONAI computes the same (its sum is twice our equally weighted mean).
+    # With all classes labelled and present MONAI computes the same (its sum is twice our equally
+    # weighted mean).
     expected = oracle(torch.from_numpy(logits).permute(0, 3, 1, 2), torch.from_numpy(label)[:, None])
     loss, _ = dice_ce(logits, label, np.ones(3, bool), dice_weight=0.5, smooth=1.0)
     assert 2 * loss == pytest.approx(float(expected), rel=1e-5)

@@ -15,7 +15,9 @@ NAN = np.nan
 
 
 def stacks(batch=8, slices=3, size=3, structures=2, seed=0):
-    """Probabilities of the structures, slice mask, voxel volumes, and a table with unknown volumes."""
+    """Probabilities of the structures, slice mask, voxel volumes, and a table with unknown
+    volumes.
+    """
     rng = np.random.default_rng(seed)
     logits = rng.normal(scale=2, size=(batch, slices, size, size, structures + 1))
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
@@ -136,7 +138,8 @@ def test_volumes_equal_the_reference():
 
 
 def test_a_ball_has_the_volume_of_a_ball():
-    # Radius 24 mm on a grid of 1 x 1 x 2 mm: 4/3 pi 2.4^3 ml. The second stack holds it twice, at probability 1/2.
+    # Radius 24 mm on a grid of 1 x 1 x 2 mm: 4/3 pi 2.4^3 ml. The second stack holds it twice, at
+    # probability 1/2.
     z, y, x = np.meshgrid(2 * (np.arange(26) - 12.5), *2 * [np.arange(50) - 24.5], indexing="ij")
     ball = (z**2 + y**2 + x**2 <= 24**2).astype(np.float32)
     p = np.stack([np.stack([ball, 0 * ball], -1), np.stack([ball / 2, ball / 2], -1)])

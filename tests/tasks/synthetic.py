@@ -1,4 +1,6 @@
-"""A synthetic cohort small enough for a test of the whole program, made once for a run of the suite."""
+"""A synthetic cohort small enough for a test of the whole program, made once for a run of the
+suite.
+"""
 
 import tempfile
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Frames of a cine through the whole program: pretrain on them as channels, embed, fine-tune, segment."""
+"""Frames of a cine through the whole program: pretrain on them as channels, embed, fine-tune,
+segment.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""A run compiles each of its functions once: whatever the steps, in the padded last batch of a validation, and after a resume."""
+"""A run compiles each of its functions once: whatever the steps, in the padded last batch of a
+validation, and after a resume.
+"""
 
 import collections
 import functools

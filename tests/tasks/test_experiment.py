@@ -215,7 +215,9 @@ def test_the_table_selection_names_what_exists(acdc: Path, tmp_path: Path) -> No
 
 
 def test_leaking_columns_can_be_dropped(acdc: Path, tmp_path: Path) -> None:
-    """Every cardiac morphometric leaks a segmentation; what is left of this cohort's table is one constant column."""
+    """Every cardiac morphometric leaks a segmentation; what is left of this cohort's table is one
+    constant column.
+    """
     with pytest.raises(experiment.EXPECTED, match="constant"):
         experiment.run(config("pretrain_sax", acdc, tmp_path, **{"table.without_leaks_for": "segmentation"}))
 

@@ -1,4 +1,6 @@
-"""Every plane, alone and together, through the whole program: pretrain, segment, evaluate, predict."""
+"""Every plane, alone and together, through the whole program: pretrain, segment, evaluate,
+predict.
+"""
 
 from pathlib import Path
 
@@ -123,7 +125,9 @@ def test_an_encoder_for_each_plane_is_embedded(together: Path, data: Path) -> No
 
 
 def test_a_mixture_of_planes_is_segmented_and_measured_across_them(data: Path, tmp_path: Path, capsys) -> None:
-    """One network for both long axes: every plane is scored by its own structures, and the atrium by both planes."""
+    """One network for both long axes: every plane is scored by its own structures, and the atrium
+    by both planes.
+    """
     settings = {"data.plane": "la_2ch,la_4ch", "model.decoder_widths": (4, 4, 4, 4)}
     run = train("segment_la_4ch", data, tmp_path / "run", **settings)
     assert evaluate.main([f"--run={run}"]) == 0

@@ -1,4 +1,6 @@
-"""Configs and a cohort that make a whole run small: two residual blocks, images of 32 pixels, a step or two."""
+"""Configs and a cohort that make a whole run small: two residual blocks, images of 32 pixels, a
+step or two.
+"""
 
 import functools
 import importlib

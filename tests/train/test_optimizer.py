@@ -42,7 +42,9 @@ def test_wrong_settings_name_their_key(change: dict, message: str) -> None:
 
 
 def test_adam_is_pytorchs_with_decay_in_the_gradient() -> None:
-    """One step by hand: m = (1 - b1) g, v = (1 - b2) g^2, both unbiased, so the step is lr * g / (|g| + eps)."""
+    """One step by hand: m = (1 - b1) g, v = (1 - b2) g^2, both unbiased, so the step is lr * g /
+    (|g| + eps).
+    """
     opt, _ = optimizer.make_optimizer(**(SETTINGS | {"weight_decay": 0.5}))
     params = {"m": {"w": jnp.full((2, 2), 2.0), "b": jnp.full((2,), 2.0)}}
     grads = jax.tree.map(lambda p: jnp.full_like(p, -0.9), params)
@@ -70,7 +72,9 @@ LEVELS = {"stem_conv": "stem", "stem_norm": "stem", "stage1_block1": "stage1", "
 
 
 def test_layer_scales_by_hand() -> None:
-    """decay**d, d counted from the output; the decoder, and what has no level (a final norm), keep their rate."""
+    """decay**d, d counted from the output; the decoder, and what has no level (a final norm), keep
+    their rate.
+    """
     leaf = {"kernel": jnp.zeros(1)}
     params = {"encoder": dict.fromkeys((*LEVELS, "norm"), leaf), "decoder": {"level0_conv1": leaf}}
     scales = optimizer.layer_scales(params, LEVELS, decay=0.5)

@@ -1,4 +1,6 @@
-"""config.init_from=FILE: an encoder that others published becomes that of a task, whole or not at all."""
+"""config.init_from=FILE: an encoder that others published becomes that of a task, whole or not at
+all.
+"""
 
 import jax
 import numpy as np

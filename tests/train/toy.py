@@ -1,4 +1,6 @@
-"""A task small enough to follow by hand: a scalar weight is fitted to the mean of a batch, with noise from the step."""
+"""A task small enough to follow by hand: a scalar weight is fitted to the mean of a batch, with
+noise from the step.
+"""
 
 from typing import Any
 

@@ -1,4 +1,6 @@
-"""Finds the stacks of a prepared dataset at given frames: named phases, and `cine` for the others."""
+"""Finds the stacks of a prepared dataset at given frames: named phases, and `cine` for the
+others.
+"""
 
 from collections.abc import Sequence
 

@@ -39,8 +39,8 @@ def slice_stream(
         structures: the S structures of interest.
         subjects: indices. The log counts those without a usable stack, which are left out.
         frames: phases, and "cine" for the other frames of the cine.
-        labelled: True: only stacks in which one of `structures` is annotated. False: every stack, without its annotation:
-            `annotated` is all False and `label` all zero.
+        labelled: True: only stacks in which one of `structures` is annotated. False: every stack,
+            without its annotation: `annotated` is all False and `label` all zero.
 
     Raises:
         StreamError: unknown frames, or no usable stack.

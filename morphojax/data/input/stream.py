@@ -130,7 +130,8 @@ class Stream(Iterator[Batch]):
         self._next = step
 
     def _start(self) -> Any:
-        # grain's defaults would keep 500 batches in memory, read by 16 threads that share one interpreter.
+        # grain's defaults would keep 500 batches in memory, read by 16 threads that share one
+        # interpreter.
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._prefetch)
         batches = self._batches[self._next :].to_iter_dataset(options)
         if self._workers:
@@ -214,7 +215,8 @@ class _Order:
 
 @functools.lru_cache(maxsize=8)
 def _permutation(examples: int, seed: int, epoch: int) -> np.ndarray:
-    # grain's own shuffle takes some 2 ms per example of a small dataset: it walks a block cipher until it lands in range.
+    # grain's own shuffle takes some 2 ms per example of a small dataset: it walks a block cipher
+    # until it lands in range.
     return generator("order", seed, epoch).permutation(examples)
 
 

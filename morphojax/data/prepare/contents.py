@@ -32,7 +32,9 @@ def write_report(output: Path, lines: Sequence[ReportLine]) -> None:
 
 
 def count_contents(splits: Sequence[str], stacks: Mapping[str, Stacks], statuses: Iterable[str]) -> dict[str, Any]:
-    """The manifest's counts, from splits by subject, stacks by plane, and statuses of the report."""
+    """The manifest's counts, from splits by subject, stacks by plane, and statuses of the
+    report.
+    """
     lines = Counter(statuses)
     return {
         "subjects": {s: splits.count(s) for s in SPLITS},

@@ -17,7 +17,8 @@ from morphojax.data.sources.base import CohortError
 from morphojax.data.sources.cvi42 import Contour
 
 # The coordinate of the centre of the first pixel. We assume that whole numbers are pixel centres,
-# as the public pipeline of Bai et al. does. Measured from the corner of that pixel, it would be 0.5.
+# as the public pipeline of Bai et al. does. Measured from the corner of that pixel, it would be
+# 0.5.
 CENTRE = 0.0
 SAMPLES = 5  # along each side of a pixel
 MAX_OUTSIDE = 1.0  # pixels by which a contour may leave its image

@@ -23,7 +23,9 @@ from morphojax.train.task import Task
 
 
 def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, dict[str, Any]]:
-    """The task of a config, and the files of the run directory that describe its data ({file name: JSON-able})."""
+    """The task of a config, and the files of the run directory that describe its data ({file name:
+    JSON-able}).
+    """
     if config.batch_size < 2:
         raise ValueError(f"config.batch_size={config.batch_size}: contrastive losses need at least 2 subjects")
     subjects = common.select_subjects(config, dataset)
@@ -62,7 +64,9 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
 
 
 def make_spec(config: ml_collections.ConfigDict, table: rows.Table, images: ImageSpec, size: int) -> PretrainSpec:
-    """The spec of a config, for images of size x size pixels. Raises ValueError, naming the key, for what a config has wrong."""
+    """The spec of a config, for images of size x size pixels. Raises ValueError, naming the key,
+    for what a config has wrong.
+    """
     model = config.model.to_dict()
     encoder = from_config.image_encoder(model, images.image_planes)
     context = Context(
@@ -127,7 +131,9 @@ def _model(
 
 
 def _check_model(model: Mapping[str, Any]) -> None:
-    """Raises ValueError for settings that a module would refuse only later, after the run directory has been made."""
+    """Raises ValueError for settings that a module would refuse only later, after the run directory
+    has been made.
+    """
     if model["pooling"] not in ("mean", "attention"):
         raise ValueError(f"config.model.pooling={model['pooling']!r} is unknown: choose mean or attention")
     if not 0 < model["patch_mask_fraction"] < 1:
@@ -137,14 +143,18 @@ def _check_model(model: Mapping[str, Any]) -> None:
 
 
 def _image_input(chosen: Mapping[str, Objective]) -> Any:
-    """Whether the encoder sees full images, masked ones or both, so that no forward pass is wasted."""
+    """Whether the encoder sees full images, masked ones or both, so that no forward pass
+    is wasted.
+    """
     masked = any(objective.masked_patches for objective in chosen.values())
     full = any(objective.views for objective in chosen.values())
     return "both" if masked and full else "masked" if masked else "full"
 
 
 def _training(config: ml_collections.ConfigDict, steps: int, spec: PretrainSpec) -> common.Training:
-    """As `common.training`; an objective with a target network brings the decay of its EMA weights."""
+    """As `common.training`; an objective with a target network brings the decay of its EMA
+    weights.
+    """
     modules = {"encoder": spec.model.encoder} | ({"decoder": spec.model.decoder} if spec.model.decoder else {})
     made = common.training(config, steps, modules)
     schedules = [objective.momentum for objective in spec.objectives.values() if objective.momentum]

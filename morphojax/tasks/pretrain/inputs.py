@@ -1,4 +1,6 @@
-"""A batch of pretraining -> the inputs of the towers: views of the images, variants of the table rows, and the batch information."""
+"""A batch of pretraining -> the inputs of the towers: views of the images, variants of the table
+rows, and the batch information.
+"""
 
 import dataclasses
 from typing import Any
@@ -19,7 +21,8 @@ class Inputs:
     """What the objectives of a run need of a batch, and how it is drawn.
 
     views, aligned, rows: as in `Objective` (`row_variants`), for all objectives together.
-    corruption_fraction, mask_fraction: of a row's columns, in the variants `corrupted` (or `augmented`) and `masked`.
+    corruption_fraction, mask_fraction: of a row's columns, in the variants `corrupted` (or
+    `augmented`) and `masked`.
     """
 
     seed: int
@@ -31,7 +34,9 @@ class Inputs:
     mask_fraction: float
 
     def check(self, columns: int) -> None:
-        """Raises ValueError, naming the key, for fractions that leave an objective nothing to do."""
+        """Raises ValueError, naming the key, for fractions that leave an objective nothing
+        to do.
+        """
         if "masked" in self.rows and not 0 < self.mask_fraction < 1:
             raise ValueError(
                 f"config.table.mask_fraction={self.mask_fraction}: give a fraction between 0 and 1, "
@@ -44,7 +49,9 @@ class Inputs:
             )
 
     def images(self, batch: Batch, step: jax.Array | None) -> jax.Array:
-        """The views, float32 [B,V,K,H,W,C] in 0..1. Without a step, as on validation, the first view is the image itself."""
+        """The views, float32 [B,V,K,H,W,C] in 0..1. Without a step, as on validation, the first
+        view is the image itself.
+        """
         image = batch["image"].astype(jnp.float32) / 255
         first = image if step is None else self._augmented(image, "augment", step, self.augmentation)
         if self.views < 2:

@@ -1,4 +1,6 @@
-"""The table rows of a pretraining: columns selected and encoded by statistics of the training rows, and the controls."""
+"""The table rows of a pretraining: columns selected and encoded by statistics of the training rows,
+and the controls.
+"""
 
 import dataclasses
 from typing import Any
@@ -43,7 +45,9 @@ class Table:
         return kept
 
     def constants(self, train: np.ndarray) -> dict[str, np.ndarray]:
-        """What a train step reads: the rows of the training subjects, from which corrupted values are drawn, and all labels."""
+        """What a train step reads: the rows of the training subjects, from which corrupted values
+        are drawn, and all labels.
+        """
         return {"values": self.values[train], "missing": self.missing[train], "label": self.label}
 
     def to_json(self) -> dict[str, Any]:
@@ -65,18 +69,22 @@ def read(
     """The table of `config.table`.
 
     Args:
-        subjects: those that train; imputation, scaling and classes are learned from their rows alone.
+        subjects: those that train; imputation, scaling and classes are learned from their rows
+            alone.
         groups: as `Schema.select`; or `none`, for images alone.
         label: the categorical column that serves as label; empty: none.
-        control: `shuffled` gives every subject the row of another subject of its split (the permutation control); `noise` gives
-            random numbers in the same columns. The label moves with the row. A gain that remains under a control does not come from
-            the table's information about the subject.
-        imputation: of missing numbers: `mean`, or `iterative`, predicted from the row's other numbers.
+        control: `shuffled` gives every subject the row of another subject of its split (the
+            permutation control); `noise` gives random numbers in the same columns. The label moves
+            with the row. A gain that remains under a control does not come from the table's
+            information about the subject.
+        imputation: of missing numbers: `mean`, or `iterative`, predicted from the row's other
+            numbers.
         fractions: of a row's columns that are corrupted or masked in training, checked here.
 
     Raises:
         TableError: a selection of nothing; a column that cannot be read.
-        ValueError: an unknown control or imputation; a label that is absent, continuous or has one class only.
+        ValueError: an unknown control or imputation; a label that is absent, continuous or has one
+            class only.
     """
     for name, fraction in fractions.items():
         if not 0 <= fraction <= 1:
@@ -105,8 +113,9 @@ def read(
 
 
 def _shuffled(missing: np.ndarray, splits: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The subject whose row each subject gets, int [N]: one cycle through the subjects of each split that have a row, so that nobody
-    keeps their own (where there are two or more)."""
+    """The subject whose row each subject gets, int [N]: one cycle through the subjects of each
+    split that have a row, so that nobody keeps their own (where there are two or more).
+    """
     source = np.arange(len(missing))
     for split in np.unique(splits):
         with_row = np.flatnonzero((splits == split) & ~missing.all(axis=1))
@@ -116,14 +125,18 @@ def _shuffled(missing: np.ndarray, splits: np.ndarray, random: np.random.Generat
 
 
 def _noise(values: np.ndarray, missing: np.ndarray, cardinalities: tuple[int, ...], random: np.random.Generator):
-    """Normally distributed numbers and uniformly distributed codes, for every subject that has a row."""
+    """Normally distributed numbers and uniformly distributed codes, for every subject that has a
+    row.
+    """
     columns = [random.normal(size=len(values)) if k == 1 else random.integers(0, k, len(values)) for k in cardinalities]
     no_row = missing.all(axis=1, keepdims=True)
     return np.where(no_row, values, np.stack(columns, 1)).astype(np.float32), np.broadcast_to(no_row, missing.shape)
 
 
 def _label(dataset: Dataset, subjects: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The codes of the label column, int32 [N], -1 where unknown, and its classes; all unknown without a label."""
+    """The codes of the label column, int32 [N], -1 where unknown, and its classes; all unknown
+    without a label.
+    """
     if not name:
         return np.full(len(dataset.subjects), -1, np.int32), ()
     column = next((c for c in dataset.schema.columns if c.name == name), None)

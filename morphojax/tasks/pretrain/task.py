@@ -1,7 +1,9 @@
-"""Pretraining of an image encoder with any sum of objectives, on images alone or on images and table rows.
+"""Pretraining of an image encoder with any sum of objectives, on images alone or on images and
+table rows.
 
-The pure functions that training and validation are made of. They take all they need as arguments: parameters, state, constants, a
-batch, and a `PretrainSpec` of everything that does not change during a run. `build.py` puts them together from a config.
+The pure functions that training and validation are made of. They take all they need as arguments:
+parameters, state, constants, a batch, and a `PretrainSpec` of everything that does not change
+during a run. `build.py` puts them together from a config.
 """
 
 import dataclasses
@@ -78,7 +80,9 @@ def forward(
     train: bool,
     gate: jax.Array | None = None,
 ) -> Forward:
-    """step: of the draws; None on validation, where draws are the same at every pass. gate [B,F]: added to the rows' masks."""
+    """step: of the draws; None on validation, where draws are the same at every pass. gate [B,F]:
+    added to the rows' masks.
+    """
     rows, masked = spec.inputs.table(batch, constants, step)
     if gate is not None:
         rows = {name: (values, missing, m + gate) for name, (values, missing, m) in rows.items()}
@@ -105,7 +109,9 @@ def forward_with_target(
     step: jax.Array | None,
     gate: jax.Array | None = None,
 ) -> Forward:
-    """`forward`, in training mode where there is a step. Objectives with a target find its arrays under `target`, without gradient."""
+    """`forward`, in training mode where there is a step. Objectives with a target find its arrays
+    under `target`, without gradient.
+    """
     variables = {"params": params, **state.collections}
     student = forward(variables, constants, batch, spec, step=step, train=step is not None, gate=gate)
     if not spec.has_target:
@@ -142,7 +148,9 @@ def weighted_sum(
 
 
 def evaluate(state: TrainState, constants: Any, batch: Batch, spec: PretrainSpec) -> dict[str, Any]:
-    """What `summarise` needs of a batch: the arrays of some objectives, the losses of the others."""
+    """What `summarise` needs of a batch: the arrays of some objectives, the losses of the
+    others.
+    """
     result = forward_with_target(state.params, state, constants, batch, spec, None)
     objectives = spec.objectives
     by_batch = {
@@ -155,11 +163,13 @@ def evaluate(state: TrainState, constants: Any, batch: Batch, spec: PretrainSpec
 
 
 def summarise(batches: list[dict[str, Any]], objectives: Mapping[str, Objective]) -> dict[str, float]:
-    """Each objective's loss and metrics on the whole validation set at once, and `loss`, their weighted sum.
+    """Each objective's loss and metrics on the whole validation set at once, and `loss`, their
+    weighted sum.
 
-    On the whole set a contrast is harder than within a batch, and, where nothing is drawn, the same whatever the batch size.
-    Objectives whose arrays are too large for that: the mean over batches, weighted by their number of subjects. `loss`, by which the
-    best checkpoint is chosen, leaves out objectives that only monitor.
+    On the whole set a contrast is harder than within a batch, and, where nothing is drawn, the same
+    whatever the batch size. Objectives whose arrays are too large for that: the mean over batches,
+    weighted by their number of subjects. `loss`, by which the best checkpoint is chosen, leaves out
+    objectives that only monitor.
     """
 
     def concatenate(*parts: np.ndarray) -> jax.Array:

@@ -21,7 +21,9 @@ from morphojax.train.task import Task
 
 
 def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, dict[str, Any]]:
-    """The task of a config, and the files of the run directory that describe its data ({file name: JSON-able})."""
+    """The task of a config, and the files of the run directory that describe its data ({file name:
+    JSON-able}).
+    """
     subjects = common.select_subjects(config, dataset)
     label = Label.fit(dataset, config.label, subjects.train)
     target = label.encode(dataset.table)
@@ -78,7 +80,9 @@ def _with_label(subjects: Subjects, known: np.ndarray, name: str) -> Subjects:
 
 
 def _warn_of_leaks(config: ml_collections.ConfigDict, label: Label, dataset: Dataset) -> None:
-    """Prints what the pretrained encoder has seen that makes its score on this label look better than it is."""
+    """Prints what the pretrained encoder has seen that makes its score on this label look better
+    than it is.
+    """
     if config.init_from and not weights.is_weights(config.init_from):
         run = checkpoint.find(config.init_from, config.init_checkpoint).parent.parent
         for line in lineage.caveats(run, label.column, dataset):

@@ -27,8 +27,8 @@ class Label:
     def fit(cls, dataset: Dataset, name: str, subjects: np.ndarray) -> Self:
         """The column `name`, fitted on the training `subjects` (indices).
 
-        Raises ValueError, naming the column and the choices: no such column, one that is missing or constant among the subjects, or
-        a class with fewer than two of them.
+        Raises ValueError, naming the column and the choices: no such column, one that is missing or
+        constant among the subjects, or a class with fewer than two of them.
         """
         columns = {column.name: column for column in dataset.schema.columns}
         choices = f"choose among {', '.join(columns)}"
@@ -60,7 +60,9 @@ class Label:
         return len(self.classes) or 1
 
     def encode(self, table: pd.DataFrame) -> np.ndarray:
-        """Rows of the table -> float64 [N]: the code of the class, or the standardised value; NaN where missing or of another class."""
+        """Rows of the table -> float64 [N]: the code of the class, or the standardised value; NaN
+        where missing or of another class.
+        """
         values, missing = (x[:, 0] for x in self.table.encode(table))
         target = values.astype(float)
         if self.classes:
@@ -75,7 +77,9 @@ class Label:
         return np.asarray(standardised, float) * fitted.std + fitted.mean
 
     def of_network(self, output: np.ndarray) -> np.ndarray:
-        """A network's outputs [N, outputs] -> probabilities [N, classes], or values [N] in the unit of the column."""
+        """A network's outputs [N, outputs] -> probabilities [N, classes], or values [N] in the unit
+        of the column.
+        """
         output = np.asarray(output, float)
         if not self.classes:
             return self.in_unit(output[:, 0])

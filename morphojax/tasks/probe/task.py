@@ -1,7 +1,9 @@
-"""A column of the table, predicted from images alone: image encoder, mean over slices and a linear head, trained together.
+"""A column of the table, predicted from images alone: image encoder, mean over slices and a linear
+head, trained together.
 
-The pure functions that training and validation are made of. They take all they need as arguments: parameters, state, constants, a
-batch, and a `ProbeSpec` of everything that does not change during a run. `build.py` puts them together from a config.
+The pure functions that training and validation are made of. They take all they need as arguments:
+parameters, state, constants, a batch, and a `ProbeSpec` of everything that does not change during a
+run. `build.py` puts them together from a config.
 """
 
 import dataclasses
@@ -44,7 +46,9 @@ class ProbeSpec:
 
 
 def init_variables(spec: ProbeSpec) -> dict[str, PyTree]:
-    """The head starts at zero: the first prediction is the mean of the training labels, or gives every class the same probability."""
+    """The head starts at zero: the first prediction is the mean of the training labels, or gives
+    every class the same probability.
+    """
     k, height, width, channels = spec.image_shape
     image = jnp.zeros((2 * k, height, width, channels))
     features, made = spec.encoder.init_with_output(rng.key(spec.seed, "init"), image, train=False)
@@ -62,9 +66,11 @@ def init_state(pretrained: Any, optimizer: Any, keep_ema: bool, spec: ProbeSpec)
 def predict(
     variables: dict[str, PyTree], image: jax.Array, mask: jax.Array, spec: ProbeSpec, step: jax.Array | None = None
 ) -> tuple[jax.Array, dict[str, PyTree]]:
-    """Output [B, outputs] and the collections after it. image: float32 [B,K,H,W,C]; mask: bool [B,K].
+    """Output [B, outputs] and the collections after it. image: float32 [B,K,H,W,C]; mask: bool
+    [B,K].
 
-    With a step the encoder is in training mode, unless it is frozen: then it is in evaluation mode and its statistics stay.
+    With a step the encoder is in training mode, unless it is frozen: then it is in evaluation mode
+    and its statistics stay.
     """
     collections = {name: tree for name, tree in variables.items() if name != "params"}
     train = step is not None and spec.train_encoder
@@ -106,7 +112,9 @@ def evaluate(state: TrainState, constants: Any, batch: Batch, spec: ProbeSpec) -
 
 
 def summarise(batches: list[dict[str, np.ndarray]], label: Label) -> dict[str, float]:
-    """The mean loss of the validation subjects, and the scores of their predictions (`evaluation.prediction.measures`)."""
+    """The mean loss of the validation subjects, and the scores of their predictions
+    (`evaluation.prediction.measures`).
+    """
     whole = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
     output, target, each = (whole[name][whole["valid"]] for name in ("output", "target", "loss"))
     return {"loss": float(each.mean()), **prediction.measures(label.of_target(target), label.of_network(output))}
@@ -119,14 +127,18 @@ def draw(images: np.ndarray, batch: Batch) -> dict[str, np.ndarray]:
 
 
 def class_weights(target: np.ndarray, classes: int) -> np.ndarray:
-    """float32 [max(classes, 1)] that give every class the same total weight, with mean 1 over the subjects; [1] for a continuous label."""
+    """float32 [max(classes, 1)] that give every class the same total weight, with mean 1 over the
+    subjects; [1] for a continuous label.
+    """
     if not classes:
         return np.ones(1, np.float32)
     return (len(target) / (classes * np.bincount(target.astype(int), minlength=classes))).astype(np.float32)
 
 
 def loss_per_subject(output: jax.Array, target: jax.Array, weights: jax.Array, classes: int) -> jax.Array:
-    """float32 [B]: weighted cross-entropy of logits [B, classes], or, with no classes, the squared error of [B, 1]."""
+    """float32 [B]: weighted cross-entropy of logits [B, classes], or, with no classes, the squared
+    error of [B, 1].
+    """
     output = output.astype(jnp.float32)
     if not classes:
         return jnp.square(output[:, 0] - target)

@@ -26,7 +26,9 @@ REFERENCE_SLICES = 32  # on which the encoder's features are compared with those
 
 
 def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, dict[str, Any]]:
-    """The task of a config, and the files of the run directory that describe its data ({file name: JSON-able})."""
+    """The task of a config, and the files of the run directory that describe its data ({file name:
+    JSON-able}).
+    """
     planes = anatomy.parse_planes(config.data.plane)
     structures = _structures(tuple(config.data.structures), dataset, planes)
     subjects = common.select_subjects(config, dataset)
@@ -91,7 +93,8 @@ def make_spec(
 
 
 def build_model(config: dict[str, Any], n_classes: int, measures: int) -> Segmenter:
-    """The segmenter of a resolved config (as read from `config.json`). Raises ValueError for an unknown encoder, decoder, norm or dtype.
+    """The segmenter of a resolved config (as read from `config.json`). Raises ValueError for an
+    unknown encoder, decoder, norm or dtype.
 
     measures: number of columns that the decoder is conditioned on.
     """
@@ -103,13 +106,17 @@ _ONE_BY_ONE = StreamSpec(batch_size=1, seed=0, train=False)
 
 
 def _reference_images(slices: Stream) -> np.ndarray:
-    """uint8 [n,H,W,1], n up to REFERENCE_SLICES: evenly spaced among all labelled slices of a stream; the same in every process."""
+    """uint8 [n,H,W,1], n up to REFERENCE_SLICES: evenly spaced among all labelled slices of a
+    stream; the same in every process.
+    """
     chosen = np.linspace(0, slices.examples - 1, min(REFERENCE_SLICES, slices.examples)).round().astype(int)
     return np.concatenate([slices.at(int(i))["image"] for i in chosen])
 
 
 def _structures(chosen: tuple[str, ...], dataset: Dataset, planes: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the config, else all that are annotated in some subject in these planes. Raises ValueError where none is annotated."""
+    """Those of the config, else all that are annotated in some subject in these planes. Raises
+    ValueError where none is annotated.
+    """
     if unknown := [s for s in chosen if s not in anatomy.STRUCTURES]:
         raise ValueError(
             f"config.data.structures: {', '.join(unknown)} unknown; choose among {', '.join(anatomy.STRUCTURES)}"
@@ -143,7 +150,9 @@ def _unlabelled(config: ml_collections.ConfigDict, strong: augment.Augmentation,
 def _stages(
     config: ml_collections.ConfigDict, steps: int, training: common.Training, spec: SegmentSpec
 ) -> tuple[tuple[int, StepFunction], ...]:
-    """One stage, or, with config.freeze=probe_then_full, one with the encoder frozen and one without."""
+    """One stage, or, with config.freeze=probe_then_full, one with the encoder frozen and one
+    without.
+    """
 
     def stage(train_encoder: bool) -> StepFunction:
         staged = dataclasses.replace(spec, train_encoder=train_encoder)

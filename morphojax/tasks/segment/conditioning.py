@@ -1,7 +1,7 @@
 """A decoder conditioned on columns that the network itself predicts from the image (FiLM).
 
-At test time only the image is needed: the columns are predicted, as in training. Cf. DeCode (arXiv:2407.09437), which conditions on
-shape features derived from labels.
+At test time only the image is needed: the columns are predicted, as in training. Cf. DeCode
+(arXiv:2407.09437), which conditions on shape features derived from labels.
 """
 
 import dataclasses
@@ -18,7 +18,9 @@ from morphojax.objectives import columns
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-    """The predicted columns, standardised: values float32 [N,M] and missing bool [N,M] for the N subjects of a dataset."""
+    """The predicted columns, standardised: values float32 [N,M] and missing bool [N,M] for the N
+    subjects of a dataset.
+    """
 
     names: tuple[str, ...]
     values: np.ndarray
@@ -31,7 +33,8 @@ class Measures:
 
 
 def from_config(dataset: Dataset, columns: str, subjects: np.ndarray) -> Measures:
-    """The continuous columns that `config.model.condition` selects (as `Schema.select`), scaled by the rows of `subjects`.
+    """The continuous columns that `config.model.condition` selects (as `Schema.select`), scaled by
+    the rows of `subjects`.
 
     Raises:
         TableError, ValueError: a selection of nothing, or of no continuous column.
@@ -47,7 +50,8 @@ def from_config(dataset: Dataset, columns: str, subjects: np.ndarray) -> Measure
 def loss(
     prediction: jax.Array, subject: jax.Array, valid: jax.Array, constants: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The squared error of each slice's prediction [n,M] against the row of its subject, and metrics as `measures/<metric>`.
+    """The squared error of each slice's prediction [n,M] against the row of its subject, and
+    metrics as `measures/<metric>`.
 
     subject: int [n]. valid: bool [n], False for padding. constants: those of `Measures`.
     """

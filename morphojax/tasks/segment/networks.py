@@ -1,4 +1,6 @@
-"""The networks of one training step of a segmentation: the student, which learns, and the teacher, which gives pseudo-labels."""
+"""The networks of one training step of a segmentation: the student, which learns, and the teacher,
+which gives pseudo-labels.
+"""
 
 from typing import Any
 
@@ -14,7 +16,8 @@ PyTree = Any
 class Networks:
     """Student and teacher at one step, for images [N,H,W,1] in 0..1.
 
-    `collections` are the state's variable collections (running statistics), updated by each training pass of the student.
+    `collections` are the state's variable collections (running statistics), updated by each
+    training pass of the student.
     """
 
     def __init__(self, model: Segmenter, params: PyTree, state: TrainState, seed: int, train_encoder: bool):
@@ -25,8 +28,9 @@ class Networks:
     def student(self, image: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         """Logits [N,H,W,classes] and predicted columns [N,M].
 
-        train: normalise by batch statistics and update the running ones. Otherwise the running statistics of the last step are used
-            and stay: batch statistics of a stack would come from a single heart, which never happens at test time.
+        train: normalise by batch statistics and update the running ones. Otherwise the running
+            statistics of the last step are used and stay: batch statistics of a stack would come
+            from a single heart, which never happens at test time.
         """
         if not train:
             variables = {"params": self._params, **self._state.collections}
@@ -45,7 +49,8 @@ class Networks:
         return output
 
     def teacher(self, image: jax.Array) -> jax.Array:
-        """Logits [N,H,W,classes] in evaluation mode, without gradient: by the EMA weights where the run keeps them, else by the
-        student's own."""
+        """Logits [N,H,W,classes] in evaluation mode, without gradient: by the EMA weights where the
+        run keeps them, else by the student's own.
+        """
         variables = self._state.ema or self._state.variables
         return jax.lax.stop_gradient(self._model.apply(variables, image, train=False)[0])  # pyrefly: ignore

@@ -1,7 +1,9 @@
-"""Image-only segmentation: any encoder's feature pyramid under a decoder, from scratch or from a pretrained encoder.
+"""Image-only segmentation: any encoder's feature pyramid under a decoder, from scratch or from a
+pretrained encoder.
 
-The pure functions that training and validation are made of. They take all they need as arguments: parameters, state, constants, a
-batch, and a `SegmentSpec` of everything that does not change during a run. `build.py` puts them together from a config.
+The pure functions that training and validation are made of. They take all they need as arguments:
+parameters, state, constants, a batch, and a `SegmentSpec` of everything that does not change during
+a run. `build.py` puts them together from a config.
 """
 
 import dataclasses
@@ -52,7 +54,9 @@ class SegmentSpec:
 
     @property
     def class_of(self) -> np.ndarray:
-        """int32 [256]: canonical label id -> class; a structure that the model does not know is background."""
+        """int32 [256]: canonical label id -> class; a structure that the model does not know is
+        background.
+        """
         classes = np.zeros(256, np.int32)
         for i, name in enumerate(self.structures, start=1):
             classes[anatomy.LABEL_ID[name]] = i
@@ -83,7 +87,9 @@ def augmented(batch: Batch, step: jax.Array, spec: SegmentSpec) -> tuple[jax.Arr
 def loss(
     params: PyTree, state: TrainState, constants: Any, batch: Batch, spec: SegmentSpec
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict[str, PyTree]]]:
-    """Loss, (metrics, updated collections) of a training batch: labelled slices and, under `unlabelled`, images without labels."""
+    """Loss, (metrics, updated collections) of a training batch: labelled slices and, under
+    `unlabelled`, images without labels.
+    """
     image, label = augmented(batch, state.step, spec)
     classes = jnp.asarray(spec.class_of)[label]
     networks = Networks(spec.model, params, state, spec.seed, spec.train_encoder)
@@ -151,9 +157,11 @@ def draw(prediction: np.ndarray, batch: Batch, spec: SegmentSpec) -> dict[str, n
 
 
 def validation_dice(outputs: list[dict[str, np.ndarray]], structures: tuple[str, ...]) -> dict[str, float]:
-    """Dice per structure on the training grid: pixels pooled over the slices and frames of a subject's plane, then averaged over these.
+    """Dice per structure on the training grid: pixels pooled over the slices and frames of a
+    subject's plane, then averaged over these.
 
-    A structure that is neither in the labels nor in the prediction of a subject's plane does not count for it.
+    A structure that is neither in the labels nor in the prediction of a subject's plane does not
+    count for it.
     """
     valid = np.concatenate([o["valid"] for o in outputs])
     pairs = np.stack([np.concatenate([o[n] for o in outputs])[valid] for n in ("subject", "plane")], axis=1)

@@ -1,4 +1,6 @@
-"""The dataset of tests/data/input/origins.py. A module with another dataset defines its own fixture."""
+"""The dataset of tests/data/input/origins.py. A module with another dataset defines its own
+fixture.
+"""
 
 import pytest
 

@@ -1,4 +1,6 @@
-"""A dataset whose pixels say where they come from: every slice holds (subject, phase, z) as its first three values."""
+"""A dataset whose pixels say where they come from: every slice holds (subject, phase, z) as its
+first three values.
+"""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,8 @@ from morphojax.data.tables.schema import Schema
 from tests.data.input.streams import pretraining, segmentation, stacks
 
 SIZE = 8
-# subject -> phase -> slices. 3: no short axis at all; 5: no mid; 6: ED alone; 7: ES shorter than ED, one mid slice
+# subject -> phase -> slices. 3: no short axis at all; 5: no mid; 6: ED alone; 7: ES shorter than
+# ED, one mid slice
 STACKS = {
     0: {"ED": 9, "mid": 9, "ES": 9},
     1: {"ED": 4, "mid": 4, "ES": 4},

@@ -1,4 +1,6 @@
-"""Frames of a cine as examples and as channels. The first four pixels of a slice are (subject, frame, z, plane)."""
+"""Frames of a cine as examples and as channels. The first four pixels of a slice are (subject,
+frame, z, plane).
+"""
 
 import numpy as np
 import pandas as pd
@@ -16,7 +18,8 @@ from tests.data.input.streams import pretraining, segmentation, stacks
 SIZE = 4
 PLANES = ("sax", "la_2ch")
 NAMED = 100  # the pixel of a phase with a name is this and its place in PHASES; of the others, the number of the frame
-# subject -> numbers of the frames kept of the cine, of the short axis and of the 2-chamber view; all have ED and ES of both
+# subject -> numbers of the frames kept of the cine, of the short axis and of the 2-chamber view;
+# all have ED and ES of both
 KEPT = {
     0: (tuple(range(0, 50, 6)), tuple(range(0, 30, 4))),
     1: (tuple(range(12)), (0, 3, 6, 9)),

@@ -21,8 +21,9 @@ ATRIA = ("la_cavity", "ra_cavity")
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five hearts: the first without a 2-chamber view, the second without a short axis. The last two have only atria
-    annotated in the 4-chamber view, with the numbers of such files."""
+    """Five hearts: the first without a 2-chamber view, the second without a short axis. The last
+    two have only atria annotated in the 4-chamber view, with the numbers of such files.
+    """
     import nibabel as nib
 
     root = tmp_path_factory.mktemp("planes") / "cohort"
@@ -100,7 +101,8 @@ def test_planes_are_dropped_in_training_and_one_is_kept(dataset):
     assert shown.any(1).all()
     present = np.tile(only(stream(dataset))["slice_mask"][:, [0, 3, 4]], (40, 1))
     assert not (shown & ~present).any()
-    # Of three planes each is kept half of the time, and a third of an eighth more, where all would have gone.
+    # Of three planes each is kept half of the time, and a third of an eighth more, where all would
+    # have gone.
     all_three = present.all(1)
     assert abs(shown[all_three].mean() - (1 / 2 + 1 / 24)) < 0.08
     evaluated = only(stream(dataset, train=False, plane_dropout=0.5))["slice_mask"]

@@ -34,7 +34,9 @@ def test_stacks_batch(dataset, caplog):
 
 
 def check_stack(batch, i):
-    """All of one stack, in order, with what belongs to that subject at that frame; returns (subject, phase)."""
+    """All of one stack, in order, with what belongs to that subject at that frame; returns
+    (subject, phase).
+    """
     origins, mask = origin(batch["image"][i])[:, 0], batch["slice_mask"][i]
     subject, phase = int(batch["subject"][i]), PHASES[origins[0, 1]]
     count = STACKS[subject][phase]

@@ -23,7 +23,9 @@ def test_pretraining_batch(dataset):
 
 
 def test_training_slices(dataset):
-    """Of every example: distinct slices of one frame of that subject, all of a short stack, the rest masked."""
+    """Of every example: distinct slices of one frame of that subject, all of a short stack, the
+    rest masked.
+    """
     frames_seen, choices_seen = set(), set()
     for batch in take(pretrain(dataset, slices=5), 20):
         assert batch["valid"].all()

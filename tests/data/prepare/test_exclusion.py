@@ -11,7 +11,9 @@ from tests.data.preparing import prepare
 
 
 class _WithWarnings(Acdc):
-    """ACDC with a warning that each subject gives twice, and one that every subject but the first gives."""
+    """ACDC with a warning that each subject gives twice, and one that every subject but the first
+    gives.
+    """
 
     def read(self, subject, planes):
         contents = super().read(subject, planes)

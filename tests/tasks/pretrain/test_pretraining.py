@@ -1,4 +1,6 @@
-"""Pretraining by every objective: what its terms are given, what they do to the state, and what is refused."""
+"""Pretraining by every objective: what its terms are given, what they do to the state, and what is
+refused.
+"""
 
 import dataclasses
 import re
@@ -87,7 +89,9 @@ RUN_ALWAYS = ("byol",)  # the others: -m slow
     "name", [n if n in RUN_ALWAYS else pytest.param(n, marks=pytest.mark.slow) for n in pretrain_arm.OBJECTIVES]
 )
 def test_every_arm_trains(name: str, data: Path, tmp_path: Path) -> None:
-    """The whole program: the encoder that should move moves, and everything that is logged is a number."""
+    """The whole program: the encoder that should move moves, and everything that is logged is a
+    number.
+    """
     made = arm(name, data, tmp_path / "run")
     assert experiment.run(made)
     logged = (tmp_path / "run" / "metrics.jsonl").read_text()
@@ -106,7 +110,8 @@ def test_every_arm_trains(name: str, data: Path, tmp_path: Path) -> None:
 
 
 def test_dynamics_see_the_gradient_of_the_step(data: Path, tmp_path: Path) -> None:
-    # BatchNorm of so few values makes so steep a loss that rounding alone moves the gradient by half a percent.
+    # BatchNorm of so few values makes so steep a loss that rounding alone moves the gradient by
+    # half a percent.
     task, state, batch = built(arm("info_nce", data, tmp_path, **{"model.norm": "group"}))
     found = jax.jit(task.diagnose)(state, task.constants, batch)
     _, metrics = jax.jit(task.stages[0][1])(state, task.constants, batch)
@@ -143,7 +148,9 @@ def test_subjects_that_train_do_not_validate(data: Path, tmp_path: Path) -> None
 
 
 def test_a_probe_learns_and_chooses_nothing(data: Path, tmp_path: Path) -> None:
-    """It is part of what is trained, and of no loss that picks a checkpoint; the encoder's gradient is as without it."""
+    """It is part of what is trained, and of no loss that picks a checkpoint; the encoder's gradient
+    is as without it.
+    """
     made = arm("info_nce", data, tmp_path, **{"table.label": "sex"})
     alone, _, _ = built(made)
     made.objectives = {"info_nce": made.objectives.info_nce.to_dict(), "probe": {"weight": 5.0}}
@@ -179,7 +186,9 @@ def test_one_schedule_of_ema_weights(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_stages_and_their_transfer(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Global contrast, then local contrast of a decoder on the frozen encoder, then segmentation from both."""
+    """Global contrast, then local contrast of a decoder on the frozen encoder, then segmentation
+    from both.
+    """
     assert experiment.run(arm("position", data, tmp_path / "first"))
     second = arm("regional", data, tmp_path / "second", init_from=str(tmp_path / "first"), freeze="encoder")
     task, state, batch = built(second)
@@ -347,7 +356,9 @@ def test_labels(data: Path) -> None:
 
 
 def test_positives_and_negatives_of_every_choice() -> None:
-    """Subjects 0 and 1 have one label and nearly one row; subject 2 has another of both; row 3 is subject 0 again."""
+    """Subjects 0 and 1 have one label and nearly one row; subject 2 has another of both; row 3 is
+    subject 0 again.
+    """
     values = np.array([[0.0, 1], [0.05, 1], [3, 2], [0, 1]], np.float32)
     info = registry.BatchInfo(
         subject=jnp.array([0, 1, 2, 0]), valid=jnp.ones(4, bool), slice_mask=jnp.ones((4, 1), bool), position=jnp.zeros((4, 1)),

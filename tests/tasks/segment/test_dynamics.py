@@ -1,4 +1,6 @@
-"""What a fine-tuning logs of its way from its start: in closed form, by hand, in a whole run, and over a resume."""
+"""What a fine-tuning logs of its way from its start: in closed form, by hand, in a whole run, and
+over a resume.
+"""
 
 import json
 from pathlib import Path

@@ -55,7 +55,9 @@ def test_labels_become_classes_and_back() -> None:
 
 
 def test_the_loss_is_dice_and_cross_entropy_of_the_training_pass() -> None:
-    """Without augmentation: the loss of the logits in training mode, and the statistics of that pass."""
+    """Without augmentation: the loss of the logits in training mode, and the statistics of that
+    pass.
+    """
     spec, batch, start = make_spec(), make_batch(), state()
     value, (metrics, collections) = jax.jit(functools.partial(task.loss, spec=spec))(start.params, start, {}, batch)
     image, classes = batch["image"].astype(np.float32) / 255, jnp.asarray(spec.class_of)[batch["label"]]
@@ -143,7 +145,9 @@ def test_spec_is_frozen() -> None:
 
 
 def test_validation_dice_by_hand() -> None:
-    """Two subjects, one over two batches; a structure that a subject neither has nor is given does not count for it."""
+    """Two subjects, one over two batches; a structure that a subject neither has nor is given does
+    not count for it.
+    """
     outputs = [
         {
             "subject": np.array([7, 7]), "valid": np.array([True, True]), "loss": 1.0, "plane": np.array([0, 0]),

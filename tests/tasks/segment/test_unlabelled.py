@@ -65,7 +65,9 @@ def loss_of(spec: base.UnlabelledSpec, networks: FixedNetworks, step: int = 50):
 
 
 def stacks() -> dict[str, np.ndarray]:
-    """Two stacks of three slices; the second of the first is padding. A voxel is a tenth of a ml."""
+    """Two stacks of three slices; the second of the first is padding. A voxel is a tenth
+    of a ml.
+    """
     return {
         "image": np.random.default_rng(0).integers(0, 255, (2, 3, 8, 8, 1)).astype(np.uint8),
         "slice_mask": np.array([[True, False, True], [True, True, True]]),
@@ -105,7 +107,9 @@ def test_objectives_add_up_by_their_weights_and_ramps() -> None:
 
 
 def test_pseudo_labels_teach_only_where_their_volumes_agree() -> None:
-    """The teacher's volume of the first stack agrees with the table; for the second the table has none."""
+    """The teacher's volume of the first stack agrees with the table; for the second the table has
+    none.
+    """
     spec, half = spec_of(pseudo_labels={"tolerance": 0.1, "confidence": 0.0}), np.zeros((2, 3, 8, 8), bool)
     half[:, :, :4] = True
 
@@ -122,7 +126,9 @@ def test_pseudo_labels_teach_only_where_their_volumes_agree() -> None:
 
 @pytest.mark.parametrize("view", ["weak", "strong"])
 def test_pseudo_labels_move_with_the_image(view: str) -> None:
-    """Bright pixels keep their label after the warp; outside the image there is nothing to learn."""
+    """Bright pixels keep their label after the warp; outside the image there is nothing to
+    learn.
+    """
     bright = np.zeros((2, 3, 16, 16), bool)
     bright[:, :, 4:10, 5:9] = True
     spec = spec_of(augment.Augmentation(rotation_degrees=40, translation_fraction=0.3), entropy={})
@@ -176,7 +182,9 @@ def test_slices_of_any_plane_where_no_objective_needs_volumes(tmp_path: Path) ->
 def test_an_objective_that_needs_a_mean_teacher_needs_ema_weights(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A toy objective: one function and one row of the registry, and it is trained by config alone."""
+    """A toy objective: one function and one row of the registry, and it is trained by
+    config alone.
+    """
 
     def agreement(*, power: float = 2.0) -> base.UnlabelledObjective:
         def loss(batch: base.UnlabelledBatch):
@@ -243,7 +251,9 @@ def test_the_volume_term_teaches_by_itself(data: Path, tmp_path: Path) -> None:
 
 
 def test_stacks_are_seen_as_in_evaluation(data: Path, tmp_path: Path) -> None:
-    """They teach the parameters and leave the running statistics to the labelled slices, by which they are seen."""
+    """They teach the parameters and leave the running statistics to the labelled slices, by which
+    they are seen.
+    """
     made = config(data, tmp_path, **{"optimizer.warmup": 0.0})
     task, _ = segment.build(made, Dataset.open(data))
     step, state, batch = jax.jit(task.stages[0][1]), jax.jit(task.init)(task.pretrained), next(task.train_batches)
@@ -256,7 +266,9 @@ def test_stacks_are_seen_as_in_evaluation(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_decoder_conditioned_on_predicted_columns(data: Path, tmp_path: Path) -> None:
-    """The columns are learned from labelled slices and unlabelled stacks alike, and prediction needs the run alone."""
+    """The columns are learned from labelled slices and unlabelled stacks alike, and prediction
+    needs the run alone.
+    """
     dataset = Dataset.open(data)
     made = config(data, tmp_path / "run", **{"model.condition": "lv_edv,sex,rv_esv"})
     task, files = segment.build(made, dataset)

@@ -61,7 +61,8 @@ def regression(
 ) -> Objective:
     """The continuous columns selected by `columns`, predicted from the image alone.
 
-    huber_delta: Huber delta in standard deviations; larger errors count linearly. 0: squared errors.
+    huber_delta: Huber delta in standard deviations; larger errors count linearly. 0: squared
+    errors.
     """
     context.need_table("regression")
     need("regression", "huber_delta", huber_delta)

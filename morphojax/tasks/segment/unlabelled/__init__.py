@@ -1,7 +1,8 @@
-"""The objectives that train a segmentation on unlabelled images, by the names that a config gives them.
+"""The objectives that train a segmentation on unlabelled images, by the names that a config gives
+them.
 
-A new objective is one file here and one row in OBJECTIVES: a function of the objective's own settings that returns an
-`UnlabelledObjective`.
+A new objective is one file here and one row in OBJECTIVES: a function of the objective's own
+settings that returns an `UnlabelledObjective`.
 """
 
 import dataclasses
@@ -23,12 +24,14 @@ KEY = "config.unlabelled.objectives"
 
 
 def from_config(objectives: Mapping[str, Mapping[str, Any]]) -> dict[str, UnlabelledObjective]:
-    """The objectives of `config.unlabelled.objectives`, {name: settings}; those of weight 0 are left out.
+    """The objectives of `config.unlabelled.objectives`, {name: settings}; those of weight 0 are
+    left out.
 
     Every objective takes `weight`, `start` and `ramp` (see `Ramp`) beside its own settings.
 
     Raises:
-        ValueError: an unknown name or setting, a setting out of range, or no objective with a weight. The message names the key.
+        ValueError: an unknown name or setting, a setting out of range, or no objective with a
+            weight. The message names the key.
     """
     chosen = {}
     for name, settings in objectives.items():

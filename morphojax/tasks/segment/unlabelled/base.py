@@ -1,4 +1,6 @@
-"""What an unlabelled objective declares, and what it is given: a batch of unlabelled images with the networks' predictions."""
+"""What an unlabelled objective declares, and what it is given: a batch of unlabelled images with
+the networks' predictions.
+"""
 
 import dataclasses
 import functools
@@ -17,9 +19,11 @@ from morphojax.train.task import Batch
 
 @dataclasses.dataclass(frozen=True)
 class Ramp:
-    """The weight of an objective over the run: 0 until the fraction `start` of it, then linearly up to `weight` over the fraction `ramp`.
+    """The weight of an objective over the run: 0 until the fraction `start` of it, then linearly up
+    to `weight` over the fraction `ramp`.
 
-    At the start of a run the predictions are too poor to learn from. Raises ValueError for a number out of range.
+    At the start of a run the predictions are too poor to learn from. Raises ValueError for a number
+    out of range.
     """
 
     weight: float = 1.0
@@ -38,7 +42,9 @@ class Ramp:
 
 
 def need(name: str, value: float, holds: bool, what: str) -> None:
-    """Raises ValueError `<name>=<value>: give <what>` where it does not hold; the caller prepends the key."""
+    """Raises ValueError `<name>=<value>: give <what>` where it does not hold; the caller prepends
+    the key.
+    """
     if not holds:
         raise ValueError(f"{name}={value}: give {what}")
 
@@ -48,7 +54,8 @@ class UnlabelledObjective:
     """One objective on unlabelled images.
 
     loss:         UnlabelledBatch -> (loss, metrics), without weight and ramp.
-    whole_stacks: it needs all slices of a stack at once (a volume). Otherwise single slices of any plane will do.
+    whole_stacks: it needs all slices of a stack at once (a volume). Otherwise single slices of any
+    plane will do.
     volumes:      it needs the volumes of the table; only subjects that have some take part.
     ema:          its teacher must be EMA weights (config.ema.decay above 0).
     ramp:         weight and schedule, set from the config.
@@ -65,7 +72,8 @@ class UnlabelledObjective:
 class UnlabelledSpec:
     """The unlabelled objectives of a run.
 
-    weak:   augmentation of the student's weak view: moved, but neither scaled (that would change volumes) nor changed in intensity.
+    weak:   augmentation of the student's weak view: moved, but neither scaled (that would change
+            volumes) nor changed in intensity.
     strong: of its strong view: the augmentation of the labelled slices.
     steps:  of the run.
     """
@@ -78,7 +86,9 @@ class UnlabelledSpec:
 
 
 class View(NamedTuple):
-    """images float32 [B,K,H,W,1] as the student saw them; its logits [B,K,H,W,classes]; its predicted columns [B*K,M]."""
+    """images float32 [B,K,H,W,1] as the student saw them; its logits [B,K,H,W,classes]; its
+    predicted columns [B*K,M].
+    """
 
     images: jax.Array
     logits: jax.Array
@@ -86,12 +96,15 @@ class View(NamedTuple):
 
 
 class UnlabelledBatch:
-    """Unlabelled images at one step. What an objective does not read is not computed; what two objectives read is computed once.
+    """Unlabelled images at one step. What an objective does not read is not computed; what two
+    objectives read is computed once.
 
-    image: uint8 [B,K,H,W,1]; K = 1 where single slices are drawn. slice_mask: bool [B,K]. subject: int32 [B]. valid: bool [B].
-    volume: float32 [B,S] in ml, NaN where unknown, and voxel_ml: float32 [B]; both None where no objective needs whole stacks.
-    labelled: the batch of labelled slices of the same step, augmented: {"image": float32 [N,H,W,1], "label": class int32
-        [N,H,W], "annotated": bool [N,S]}.
+    image: uint8 [B,K,H,W,1]; K = 1 where single slices are drawn. slice_mask: bool [B,K]. subject:
+    int32 [B]. valid: bool [B].
+    volume: float32 [B,S] in ml, NaN where unknown, and voxel_ml: float32 [B]; both None where no
+    objective needs whole stacks.
+    labelled: the batch of labelled slices of the same step, augmented: {"image": float32 [N,H,W,1],
+        "label": class int32 [N,H,W], "annotated": bool [N,S]}.
     networks: for passes over an objective's own images.
     """
 
@@ -127,12 +140,16 @@ class UnlabelledBatch:
 
     @functools.cached_property
     def teacher_probabilities(self) -> jax.Array:
-        """float32 [B,K,H,W,classes]: the teacher on the images without augmentation; no gradient."""
+        """float32 [B,K,H,W,classes]: the teacher on the images without augmentation; no
+        gradient.
+        """
         logits = self.networks.teacher(self._slices(self.plain))
         return jax.nn.softmax(logits.astype(jnp.float32)).reshape(*self.image.shape[:-1], -1)
 
     def to_weak(self, labels: jax.Array) -> jax.Array:
-        """Class maps int [B,K,H,W] of the plain images, moved as the weak view is; 0 outside the image."""
+        """Class maps int [B,K,H,W] of the plain images, moved as the weak view is; 0 outside the
+        image.
+        """
         return self._move(labels, self._spec.weak, "augment_unlabelled")
 
     def to_strong(self, labels: jax.Array) -> jax.Array:
@@ -156,7 +173,9 @@ class UnlabelledBatch:
 
 
 def loss(batch: UnlabelledBatch, spec: UnlabelledSpec, step: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
-    """The weighted sum of all objectives, and their metrics as `unlabelled/<objective>/<metric>`."""
+    """The weighted sum of all objectives, and their metrics as
+    `unlabelled/<objective>/<metric>`.
+    """
     total, metrics = jnp.float32(0.0), {}
     for name, objective in spec.objectives.items():
         value, own = objective.loss(batch)

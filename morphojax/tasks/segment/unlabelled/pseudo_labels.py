@@ -13,7 +13,8 @@ def pseudo_labels(*, tolerance: float = 0.15, confidence: float = 0.9) -> Unlabe
     """Cross-entropy of the student's weak view to the teacher's confident pixels.
 
     Args:
-        tolerance: largest relative error of a predicted volume; a stack beyond it gives no pseudo-label.
+        tolerance: largest relative error of a predicted volume; a stack beyond it gives no
+            pseudo-label.
         confidence: probability that a pixel's class must reach.
     """
     need("tolerance", tolerance, 0 <= tolerance < math.inf, "a relative error, 0 or more")
@@ -22,7 +23,8 @@ def pseudo_labels(*, tolerance: float = 0.15, confidence: float = 0.9) -> Unlabe
     def loss(batch: UnlabelledBatch) -> tuple[jax.Array, dict[str, jax.Array]]:
         arrays = (batch.teacher_probabilities, batch.slice_mask, batch.voxel_ml, batch.volume)
         labels, weight, kept = volume.pseudo_labels(*arrays, tolerance, confidence, batch.valid)
-        # One map holds label and weight, so that both move alike: 0 is "do not learn from this pixel".
+        # One map holds label and weight, so that both move alike: 0 is "do not learn from this
+        # pixel".
         moved = batch.to_weak(jnp.where(weight > 0, labels + 1, 0))
         counted = (moved > 0).astype(jnp.float32)
         value, agreement = volume.pseudo_cross_entropy(batch.weak.logits, jnp.maximum(moved - 1, 0), counted)

@@ -1,4 +1,6 @@
-"""The stream of unlabelled images: whole stacks with the volumes of the table, or single slices of any plane."""
+"""The stream of unlabelled images: whole stacks with the volumes of the table, or single slices of
+any plane.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,7 +24,9 @@ CONTROLS = ("none", "shuffled")
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """What the supervised part of the run uses: its structures, and its subjects, none of which can be unlabelled ones."""
+    """What the supervised part of the run uses: its structures, and its subjects, none of which can
+    be unlabelled ones.
+    """
 
     structures: tuple[str, ...]
     subjects: np.ndarray
@@ -34,8 +38,9 @@ def from_config(
     """The stream of `config.unlabelled` that the objectives of `spec` need.
 
     Raises:
-        ValueError: an unknown control, a plane without stacks where an objective needs them, or nobody without a label (and
-            with a known volume, where an objective needs it). The message names the key.
+        ValueError: an unknown control, a plane without stacks where an objective needs them, or
+            nobody without a label (and with a known volume, where an objective needs it). The
+            message names the key.
     """
     settings = config.unlabelled
     stacks = any(objective.whole_stacks for objective in spec.objectives.values())
@@ -59,7 +64,9 @@ def from_config(
 
 
 def shuffle(volumes: np.ndarray, subjects: np.ndarray, seed: int) -> np.ndarray:
-    """The permutation control: every one of the subjects gets the volumes of another. volumes: [N, phases, S]."""
+    """The permutation control: every one of the subjects gets the volumes of another. volumes: [N,
+    phases, S].
+    """
     circle = np.random.default_rng((seed, *b"shuffled")).permutation(subjects)
     shuffled = volumes.copy()
     shuffled[circle] = volumes[np.roll(circle, 1)]
@@ -87,7 +94,9 @@ def _unlabelled_subjects(config: ml_collections.ConfigDict, dataset: Dataset, la
 def _volumes(
     dataset: Dataset, subjects: np.ndarray, structures: Sequence[str], phases: tuple[str, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Those of the subjects that have a volume in the table, and the volumes of all, float32 [N, phases, S] in ml."""
+    """Those of the subjects that have a volume in the table, and the volumes of all, float32 [N,
+    phases, S] in ml.
+    """
     known = cells.volumes(dataset.table, dataset.schema, structures, phases)
     kept = subjects[np.isfinite(known[subjects]).any(axis=(1, 2))]
     if not len(kept):

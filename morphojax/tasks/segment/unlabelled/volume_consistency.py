@@ -8,7 +8,9 @@ from morphojax.tasks.segment.unlabelled.base import UnlabelledBatch, UnlabelledO
 
 
 def volume_consistency(*, huber_delta: float = 0.3) -> UnlabelledObjective:
-    """Squared error of log volumes, linear beyond `huber_delta` (see `objectives.volume.consistency`)."""
+    """Squared error of log volumes, linear beyond `huber_delta` (see
+    `objectives.volume.consistency`).
+    """
     need("huber_delta", huber_delta, huber_delta > 0, "an error of log volumes above 0")
 
     def loss(batch: UnlabelledBatch) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -2,6 +2,7 @@
 each one row of a registry.
 """
 
+import functools
 from pathlib import Path
 
 import flax.linen as nn
@@ -75,7 +76,7 @@ class Discs(FolderSource):
 def test_an_encoder_an_unlabelled_objective_and_a_cohort_of_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(ENCODERS, "patches", PatchEncoder)  # pyrefly: ignore
+    monkeypatch.setitem(ENCODERS, "patches", functools.partial(PatchEncoder))  # pyrefly: ignore
     monkeypatch.setitem(unlabelled.OBJECTIVES, "agreement", agreement)
     monkeypatch.setitem(SOURCES, "discs", Discs)
     (tmp_path / "raw").mkdir()

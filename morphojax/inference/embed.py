@@ -81,7 +81,7 @@ def load_encoder(path: str | Path, which: str = "last", weights: str = "model") 
     config, images = read_json(run, "config.json"), read_json(run, "preprocessing.json")
     try:
         channels = {"frame": "slices", "cycle": "cycle"}[images["channels"]]
-        cycle_frames = int(config["input"].get("cycle_frames", 0))  # not in runs of earlier versions
+        cycle_frames = int(config["input"].get("cycle_frames", 0))  # absent from segmentation runs
         model, size, planes = config["model"], int(images["grid"]["size"]), tuple(images["planes"])
         module = from_config.image_encoder(model, planes)
     except (KeyError, TypeError) as error:

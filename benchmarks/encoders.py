@@ -126,7 +126,7 @@ def torch_model(name: str, size: int) -> Any:
     encoder = build(name, size, "float32")
     family, depths = name.split("_")[0], list(getattr(encoder, "depths", ()))
     if family == "unet":
-        return _torch_unet([min(encoder.width * 2**i, encoder.cap) for i in range(encoder.levels)])
+        return _torch_unet([min(encoder.width * 2**i, encoder.cap) for i in range(encoder.stages)])
     if family.startswith("resnet"):
         bottleneck = name == "resnet50"
         widths = [(4 if bottleneck else 1) * encoder.width * 2**i for i in range(4)]

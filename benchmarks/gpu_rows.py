@@ -82,7 +82,7 @@ def train_step(name: str, miniature: bool) -> Iterator[Values]:
     task.train_batches.close()
     constants = jax.device_put(task.constants, replicated)
     # With more than one stage, the last: an earlier one may train less.
-    step = jax.jit(stages(task)[-1][1], donate_argnums=0, out_shardings=replicated)
+    step = jax.jit(task.stages[-1][1], donate_argnums=0, out_shardings=replicated)
     lowered_init = jax.jit(task.init, out_shardings=replicated).lower(task.pretrained)
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated),
@@ -148,11 +148,6 @@ def _has(config: Any, key: str) -> bool:
             return False
         config = config[part]
     return True
-
-
-def stages(task: Any) -> Any:
-    """(first step, train step) pairs of a task."""
-    return getattr(task, "stages", None) or task.phases
 
 
 def enlarge(batch: Any, size: int) -> Any:

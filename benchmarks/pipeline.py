@@ -31,7 +31,6 @@ import pandas as pd
 from absl import app, flags
 from scipy import ndimage
 
-from benchmarks.gpu_rows import stages
 from benchmarks.processes import tree
 from configs import pretrain_sax, segment_sax
 from morphojax.data.geometry import Grid
@@ -147,7 +146,7 @@ def time_steps(task: Any, steps: int) -> None:
     stream, mesh = task.train_batches, devices.make_mesh()
     replicated = devices.replicated(mesh)
     constants = jax.device_put(task.constants, replicated)
-    train_step = jax.jit(stages(task)[0][1], donate_argnums=0, out_shardings=replicated)
+    train_step = jax.jit(task.stages[0][1], donate_argnums=0, out_shardings=replicated)
     state = jax.jit(task.init, out_shardings=replicated)(task.pretrained)
     resident = devices.put_batch(next(stream), mesh)
 

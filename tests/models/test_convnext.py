@@ -226,7 +226,8 @@ def test_convnext_in_a_segmenter():
     for name, module in grads["encoder"].items():
         for path, grad in jax.tree_util.tree_leaves_with_path(module):
             assert np.isfinite(grad).all() and grad.any() == (name != "norm"), (name, path)
-    scales = layer_scales(variables["params"], decay=0.5)["encoder"]
+    levels = model.encoder.levels
+    scales = layer_scales(variables["params"], levels, decay=0.5)["encoder"]
     depth = {name: {-np.log2(s) for s in jax.tree.leaves(module)} for name, module in scales.items()}
     assert depth["norm"] == {0} and depth["stem_conv"] == depth["stem_norm"] == {3}
     assert depth["stage2_block1"] == depth["stage2_down_conv"] == {1} and depth["stage1_block1"] == {2}

@@ -78,7 +78,7 @@ def test_a_run_compiles_each_function_once(
     valid = [batch["valid"] for batch in built.validation_batches()]
     assert not valid[-1].all() and len(valid) > 1, "the validation must end in a padded batch"
 
-    once = dict.fromkeys(("train_step", "evaluate", "drift" if task == "segment" else "diagnose"), 1)
+    once = dict.fromkeys(("train_step", "evaluate", "diagnose"), 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "_agree", lambda asked, step, every: step == 3)
         first = compiled(config, caplog)

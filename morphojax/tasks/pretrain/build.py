@@ -1,18 +1,17 @@
 """From a config to the task of a pretraining."""
 
-import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import ml_collections
+import numpy as np
 
 from morphojax import anatomy, augment
+from morphojax.data.input.stream import Stream, StreamSpec
 from morphojax.data.input.subjects import ImageSpec, subject_stream
 from morphojax.data.store.dataset import Dataset
 from morphojax.models.pretrainer import Pretrainer
-from morphojax.tasks import common, from_config
+from morphojax.tasks import assembly, common, from_config
 from morphojax.tasks.pretrain import objectives, rows, task
 from morphojax.tasks.pretrain.inputs import Inputs
 from morphojax.tasks.pretrain.objectives import Context, Objective
@@ -32,35 +31,26 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     table = rows.read(dataset, subjects.train, seed=config.seed, **config.table)
     images = ImageSpec(anatomy.parse_planes(config.data.plane), **config.input)
     spec = make_spec(config, table, images, dataset.manifest.grid.size)
+    augment.check(images.planes, spec.inputs.augmentation, config.allow_unanatomical_flips)
     if any(objective.needs_table for objective in spec.objectives.values()):
         subjects = table.with_rows(subjects)
-    make = functools.partial(subject_stream, dataset, values=table.values, missing=table.missing, images=images)
-    streams = common.make_streams(config, subjects, lambda chosen, stream: make(subjects=chosen, spec=stream))
-    steps = common.count_steps(config, streams.train.examples)
-    augment.check(images.planes, spec.inputs.augmentation, config.allow_unanatomical_flips)
-    training = _training(config, steps, spec)
+
+    def make(chosen: np.ndarray, stream_spec: StreamSpec) -> Stream:
+        return subject_stream(
+            dataset, subjects=chosen, values=table.values, missing=table.missing, images=images, spec=stream_spec
+        )
+
+    streams = common.make_streams(config, subjects, make)
     described = preprocessing(dataset, images.planes, "cycle" if images.cycle else "frame", ())
-    init = functools.partial(task.init_state, optimizer=training.optimizer, keep_ema=training.keeps_ema, spec=spec)
-    made = Task(
-        init=init,
-        pretrained=common.first_weights(config, described, jax.eval_shape(lambda: task.init_variables(spec))),
-        steps=steps,
-        stages=((0, training.step(functools.partial(task.loss, spec=spec), spec.model.train_encoder)),),
-        evaluate=functools.partial(task.evaluate, spec=spec),
-        summarise=functools.partial(task.summarise, objectives=spec.objectives),
+    run = assembly.Run(
+        stages=((0, spec),),
+        streams=streams,
         constants=table.constants(subjects.train),
-        train_batches=streams.train,
-        validation_batches=streams.validation_batches,
+        images=described,
         best=("loss", False),
-        pictures=functools.partial(task.augmented, spec=spec),
-        draw_validation=False,
-        draw=functools.partial(task.draw, image_planes=spec.model.image_planes),
-        learning_rate=training.learning_rate,
-        examples=config.batch_size,
-        diagnose=functools.partial(task.diagnose, spec=spec) if config.dynamics_every else None,
-        diagnose_every=config.dynamics_every,
+        ema_decay=_target_decay(config, streams.steps, spec),
     )
-    return made, {"preprocessing.json": described, "table.json": table.to_json()}
+    return assembly.assemble(config, task, run), {"preprocessing.json": described, "table.json": table.to_json()}
 
 
 def make_spec(config: ml_collections.ConfigDict, table: rows.Table, images: ImageSpec, size: int) -> PretrainSpec:
@@ -126,7 +116,7 @@ def _model(
         pooling=model["pooling"],
         image_input=_image_input(chosen),
         patch_mask_fraction=model["patch_mask_fraction"],
-        train_encoder=common.trains_encoder(config.freeze),
+        train_encoder=assembly.trains_encoder(config.freeze),
     )
 
 
@@ -151,16 +141,11 @@ def _image_input(chosen: Mapping[str, Objective]) -> Any:
     return "both" if masked and full else "masked" if masked else "full"
 
 
-def _training(config: ml_collections.ConfigDict, steps: int, spec: PretrainSpec) -> common.Training:
-    """As `common.training`; an objective with a target network brings the decay of its EMA
-    weights.
-    """
-    modules = {"encoder": spec.model.encoder} | ({"decoder": spec.model.decoder} if spec.model.decoder else {})
-    made = common.training(config, steps, modules)
+def _target_decay(config: ml_collections.ConfigDict, steps: int, spec: PretrainSpec) -> ema.Decay | None:
+    """The decay of the EMA weights that an objective uses as target network; None without one."""
     schedules = [objective.momentum for objective in spec.objectives.values() if objective.momentum]
     if not schedules:
-        return made
-    if made.ema_decay is not None:
+        return None
+    if config.ema.decay:
         raise ValueError("config.ema.decay: an objective here keeps EMA weights on its own schedule; set it to 0")
-    decay = ema.rest_while_accumulating(lambda step: schedules[0](step, steps), config.optimizer.accumulate)
-    return dataclasses.replace(made, ema_decay=decay)
+    return ema.rest_while_accumulating(lambda step: schedules[0](step, steps), config.optimizer.accumulate)

@@ -7,7 +7,7 @@ during a run. `build.py` puts them together from a config.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from morphojax.models.pretrainer import Pretrainer, TowerOutputs
 from morphojax.tasks.pretrain.inputs import Inputs
 from morphojax.tasks.pretrain.objectives import BatchInfo, Objective
 from morphojax.train import dynamics, rng, transfer
+from morphojax.train.optimizer import Levels
 from morphojax.train.state import TrainState
 from morphojax.train.task import Batch
 
@@ -41,6 +42,15 @@ class PretrainSpec:
     image_shape: tuple[int, int, int, int]
     columns: tuple[str, ...]
     seed: int
+
+    @property
+    def train_encoder(self) -> bool:
+        return self.model.train_encoder
+
+    @property
+    def levels(self) -> Levels:
+        decoder = {"decoder": self.model.decoder.levels} if self.model.decoder else {}
+        return {"encoder": self.model.encoder.levels} | decoder
 
     @property
     def has_target(self) -> bool:
@@ -162,7 +172,7 @@ def evaluate(state: TrainState, constants: Any, batch: Batch, spec: PretrainSpec
     return {"outputs": outputs, "info": result.info, "by_batch": by_batch}
 
 
-def summarise(batches: list[dict[str, Any]], objectives: Mapping[str, Objective]) -> dict[str, float]:
+def summarise(batches: list[dict[str, Any]], spec: PretrainSpec) -> dict[str, float]:
     """Each objective's loss and metrics on the whole validation set at once, and `loss`, their
     weighted sum.
 
@@ -178,7 +188,7 @@ def summarise(batches: list[dict[str, Any]], objectives: Mapping[str, Objective]
     whole = jax.tree.map(concatenate, *({name: b[name] for name in ("outputs", "info")} for b in batches))
     sizes = [float(np.sum(b["info"].valid)) for b in batches]
     total, metrics = 0.0, {}
-    for name, objective in objectives.items():
+    for name, objective in spec.objectives.items():
         if objective.whole_validation_set:
             value, own = objective.loss(whole["outputs"][name], whole["info"])
         else:
@@ -212,17 +222,18 @@ def diagnose(state: TrainState, constants: Any, batch: Batch, spec: PretrainSpec
     return dynamics.measure(losses, state.params["encoder"], gate, columns, batch["valid"])
 
 
-def augmented(state: TrainState, constants: Any, batch: Batch, spec: PretrainSpec) -> jax.Array:
-    """The views of the images that the encoder is given, float32 [B,V,K,H,W,C]."""
+def pictures(state: TrainState, constants: Any, batch: Batch, spec: PretrainSpec) -> jax.Array:
+    """What `draw` needs: the views that the encoder is given, float32 [B,V,K,H,W,C]."""
     return spec.inputs.images(batch, state.step)
 
 
-def draw(images: np.ndarray, batch: Batch, image_planes: Sequence[str]) -> dict[str, np.ndarray]:
+def draw(images: np.ndarray, batch: Batch, spec: PretrainSpec) -> dict[str, np.ndarray]:
     """The first slice of each plane of eight subjects, a row of pictures for each view and plane.
 
-    images: as of `augmented`. image_planes: the plane of each of the K images.
+    images: as of `pictures`.
     """
-    first_of_plane = [image_planes.index(plane) for plane in dict.fromkeys(image_planes)]
+    planes = spec.model.image_planes
+    first_of_plane = [planes.index(plane) for plane in dict.fromkeys(planes)]
     shown = np.clip(images[:8, :, first_of_plane].mean(-1) * 255, 0, 255).astype(np.uint8)
     rows = [np.concatenate(list(shown[:, view, plane]), axis=1) for view, plane in np.ndindex(*shown.shape[1:3])]
     return {"augmented": np.repeat(np.concatenate(rows, axis=0)[..., None], 3, axis=-1)}

@@ -19,6 +19,7 @@ from morphojax.evaluation import prediction
 from morphojax.models.towers import fill_masked, mean_of_slices
 from morphojax.tasks.probe.label import Label
 from morphojax.train import rng, transfer
+from morphojax.train.optimizer import Levels
 from morphojax.train.state import TrainState
 from morphojax.train.task import Batch
 
@@ -29,20 +30,25 @@ PyTree = Any
 class ProbeSpec:
     """What does not change during a run.
 
-    classes:     of the label; 0 for a continuous one.
+    label:       what is predicted.
     image_shape: (K, H, W, C) of a subject's images.
     """
 
     encoder: Any
-    classes: int
+    label: Label
     image_shape: tuple[int, int, int, int]
     augmentation: augment.Augmentation
     seed: int
     train_encoder: bool = True
 
     @property
-    def outputs(self) -> int:
-        return self.classes or 1
+    def classes(self) -> int:
+        """Of the label; 0 for a continuous one."""
+        return len(self.label.classes)
+
+    @property
+    def levels(self) -> Levels:
+        return {"encoder": self.encoder.levels}
 
 
 def init_variables(spec: ProbeSpec) -> dict[str, PyTree]:
@@ -53,8 +59,8 @@ def init_variables(spec: ProbeSpec) -> dict[str, PyTree]:
     image = jnp.zeros((2 * k, height, width, channels))
     features, made = spec.encoder.init_with_output(rng.key(spec.seed, "init"), image, train=False)
     variables = {name: {"encoder": tree} for name, tree in made.items()}
-    kernel = jnp.zeros((features.pooled.shape[-1], spec.outputs))
-    variables["params"]["head"] = {"kernel": kernel, "bias": jnp.zeros(spec.outputs)}
+    kernel = jnp.zeros((features.pooled.shape[-1], spec.label.outputs))
+    variables["params"]["head"] = {"kernel": kernel, "bias": jnp.zeros(spec.label.outputs)}
     return variables
 
 
@@ -111,17 +117,23 @@ def evaluate(state: TrainState, constants: Any, batch: Batch, spec: ProbeSpec) -
     return {"output": output, "target": target, "loss": each, "valid": batch["valid"]}
 
 
-def summarise(batches: list[dict[str, np.ndarray]], label: Label) -> dict[str, float]:
+def summarise(batches: list[dict[str, np.ndarray]], spec: ProbeSpec) -> dict[str, float]:
     """The mean loss of the validation subjects, and the scores of their predictions
     (`evaluation.prediction.measures`).
     """
     whole = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
     output, target, each = (whole[name][whole["valid"]] for name in ("output", "target", "loss"))
-    return {"loss": float(each.mean()), **prediction.measures(label.of_target(target), label.of_network(output))}
+    scores = prediction.measures(spec.label.of_target(target), spec.label.of_network(output))
+    return {"loss": float(each.mean()), **scores}
 
 
-def draw(images: np.ndarray, batch: Batch) -> dict[str, np.ndarray]:
-    """The first slice of eight subjects, side by side. images: as of `augmented`."""
+def pictures(state: TrainState, constants: Any, batch: Batch, spec: ProbeSpec) -> jax.Array:
+    """What `draw` needs: the augmented images, float32 [B,K,H,W,C]."""
+    return augmented(batch, state.step, spec)
+
+
+def draw(images: np.ndarray, batch: Batch, spec: ProbeSpec) -> dict[str, np.ndarray]:
+    """The first slice of eight subjects, side by side. images: as of `pictures`."""
     rows = np.clip(images[:8, 0].mean(-1) * 255, 0, 255).astype(np.uint8)
     return {"augmented": np.repeat(np.concatenate(list(rows), axis=1)[..., None], 3, axis=-1)}
 

@@ -28,7 +28,9 @@ class Measures:
 
     @property
     def constants(self) -> dict[str, np.ndarray]:
-        """For `loss`."""
+        """For `loss`; {} without columns."""
+        if not self.names:
+            return {}
         return {"measures": self.values, "measures_missing": self.missing}
 
 
@@ -39,6 +41,8 @@ def from_config(dataset: Dataset, columns: str, subjects: np.ndarray) -> Measure
     Raises:
         TableError, ValueError: a selection of nothing, or of no continuous column.
     """
+    if not columns:
+        return Measures((), np.zeros((0, 0), np.float32), np.zeros((0, 0), bool))
     chosen = tuple(c for c in dataset.schema.select(columns).columns if c.kind == "continuous")
     if not chosen:
         raise ValueError(f"config.model.condition={columns!r} selects no continuous column of the table")

@@ -21,6 +21,7 @@ from morphojax.tasks.segment import conditioning
 from morphojax.tasks.segment.networks import Networks
 from morphojax.tasks.segment.unlabelled import base
 from morphojax.train import dynamics, rng, transfer
+from morphojax.train.optimizer import Levels
 from morphojax.train.state import TrainState
 from morphojax.train.task import Batch
 
@@ -51,6 +52,10 @@ class SegmentSpec:
     measures_weight: float = 1.0
     unlabelled: base.UnlabelledSpec | None = None
     train_encoder: bool = True
+
+    @property
+    def levels(self) -> Levels:
+        return {"encoder": self.model.encoder.levels, "decoder": self.model.decoder.levels}
 
     @property
     def class_of(self) -> np.ndarray:
@@ -117,13 +122,13 @@ def predict(state: TrainState, batch: Batch, spec: SegmentSpec) -> jax.Array:
     return spec.model.apply(state.variables, batch["image"].astype(jnp.float32) / 255, train=False)[0]  # pyrefly: ignore
 
 
-def predicted_classes(state: TrainState, constants: Any, batch: Batch, spec: SegmentSpec) -> jax.Array:
-    """uint8 [B,H,W]: the most likely class of each pixel."""
+def pictures(state: TrainState, constants: Any, batch: Batch, spec: SegmentSpec) -> jax.Array:
+    """What `draw` needs: the most likely class of each pixel, uint8 [B,H,W]."""
     return predict(state, batch, spec).argmax(-1).astype(jnp.uint8)
 
 
 def evaluate(state: TrainState, constants: Any, batch: Batch, spec: SegmentSpec) -> dict[str, jax.Array]:
-    """What `validation_dice` needs of a batch."""
+    """What `summarise` needs of a batch."""
     logits, classes = predict(state, batch, spec), jnp.asarray(spec.class_of)[batch["label"]]
     value, metrics = dice_ce(logits, classes, batch["annotated"], valid=batch["valid"], dice_weight=spec.dice_weight)
     sums = {name: metrics[name] for name in ("intersection", "cardinality")}
@@ -137,14 +142,14 @@ def encode(state: TrainState, constants: Any, spec: SegmentSpec) -> Any:
 
 
 def reference(state: TrainState, constants: Any, spec: SegmentSpec) -> dict[str, Any]:
-    """What `drift` compares with, at the start of the run."""
+    """What `diagnose` compares with, at the start of the run."""
     return {"params": jax.tree.map(jnp.copy, state.params), "features": encode(state, constants, spec)}
 
 
-def drift(state: TrainState, constants: Any, batch: Batch, spec: SegmentSpec, levels: Any) -> dict[str, jax.Array]:
-    """See `dynamics.drift`."""
+def diagnose(state: TrainState, constants: Any, batch: Batch, spec: SegmentSpec) -> dict[str, jax.Array]:
+    """How far the run has gone from its start, see `dynamics.drift`."""
     start, now = constants["start"], encode(state, constants, spec)
-    return dynamics.drift(start["params"], state.params, start["features"], now, levels)
+    return dynamics.drift(start["params"], state.params, start["features"], now, spec.levels)
 
 
 def draw(prediction: np.ndarray, batch: Batch, spec: SegmentSpec) -> dict[str, np.ndarray]:
@@ -156,7 +161,7 @@ def draw(prediction: np.ndarray, batch: Batch, spec: SegmentSpec) -> dict[str, n
     return {"label_left_prediction_right": np.concatenate(rows, axis=0)}
 
 
-def validation_dice(outputs: list[dict[str, np.ndarray]], structures: tuple[str, ...]) -> dict[str, float]:
+def summarise(outputs: list[dict[str, np.ndarray]], spec: SegmentSpec) -> dict[str, float]:
     """Dice per structure on the training grid: pixels pooled over the slices and frames of a
     subject's plane, then averaged over these.
 
@@ -167,10 +172,12 @@ def validation_dice(outputs: list[dict[str, np.ndarray]], structures: tuple[str,
     pairs = np.stack([np.concatenate([o[n] for o in outputs])[valid] for n in ("subject", "plane")], axis=1)
     views, view_of = np.unique(pairs, axis=0, return_inverse=True)
     sums = {n: np.concatenate([o[n] for o in outputs])[valid] for n in ("intersection", "cardinality")}
-    dice = np.full((len(views), len(structures)), np.nan)
+    dice = np.full((len(views), len(spec.structures)), np.nan)
     for row in range(len(views)):
         overlap, size = (sums[n][view_of.ravel() == row].sum(0) for n in ("intersection", "cardinality"))
         dice[row] = np.divide(2 * overlap, size, out=np.full(size.shape, np.nan), where=size > 0)
-    means = {f"dice/{s}": float(np.nanmean(d)) for s, d in zip(structures, dice.T, strict=True) if np.isfinite(d).any()}
+    means = {
+        f"dice/{s}": float(np.nanmean(d)) for s, d in zip(spec.structures, dice.T, strict=True) if np.isfinite(d).any()
+    }
     overall = float(np.mean(list(means.values()))) if means else 0.0
     return means | {"dice": overall, "loss": float(np.mean([o["loss"] for o in outputs]))}

@@ -144,7 +144,7 @@ def test_spec_is_frozen() -> None:
         make_spec().seed = 1  # pyrefly: ignore
 
 
-def test_validation_dice_by_hand() -> None:
+def test_the_validation_dice_by_hand() -> None:
     """Two subjects, one over two batches; a structure that a subject neither has nor is given does
     not count for it.
     """
@@ -158,6 +158,8 @@ def test_validation_dice_by_hand() -> None:
             "intersection": np.array([[0, 5], [99, 99]]), "cardinality": np.array([[4, 20], [99, 99]]),
         },
     ]  # fmt: skip
-    found = task.validation_dice(outputs, ("a", "b"))
-    assert found["dice/a"] == pytest.approx((12 / 14 + 0) / 2) and found["dice/b"] == pytest.approx(10 / 20)
+    found = task.summarise(outputs, make_spec())
+    assert found["dice/lv_cavity"] == pytest.approx((12 / 14 + 0) / 2) and found["dice/rv_cavity"] == pytest.approx(
+        10 / 20
+    )
     assert found["dice"] == pytest.approx((6 / 14 + 0.5) / 2) and found["loss"] == 2.0

@@ -340,7 +340,10 @@ def test_the_weak_view_keeps_size_and_intensities(data: Path, tmp_path: Path) ->
     made = config(data, tmp_path)
     strong = augment.Augmentation(**made.augment)
     assert strong.scale != (1.0, 1.0)
-    spec = segment._unlabelled(made, strong, 10)
+    dataset = Dataset.open(data)
+    task, _ = segment.build(made, dataset)
+    task.train_batches.close()
+    spec = task.evaluate.keywords["spec"].unlabelled
     assert spec.weak == dataclasses.replace(strong.geometric, scale=(1.0, 1.0), crop=None)
     assert not spec.weak.recolours and spec.weak.warps and spec.strong == strong
 

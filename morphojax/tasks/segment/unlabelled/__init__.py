@@ -10,9 +10,16 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from morphojax.tasks.segment.unlabelled.base import Ramp, UnlabelledObjective
+import ml_collections
+
+from morphojax.augment import Augmentation
+from morphojax.data.input.stream import Joined
+from morphojax.data.store.dataset import Dataset
+from morphojax.tasks.common import Streams
+from morphojax.tasks.segment.unlabelled.base import Ramp, UnlabelledObjective, UnlabelledSpec
 from morphojax.tasks.segment.unlabelled.entropy import entropy
 from morphojax.tasks.segment.unlabelled.pseudo_labels import pseudo_labels
+from morphojax.tasks.segment.unlabelled.stream import Labelled, make_stream
 from morphojax.tasks.segment.unlabelled.volume_consistency import volume_consistency
 
 OBJECTIVES: dict[str, Callable[..., UnlabelledObjective]] = {
@@ -21,6 +28,24 @@ OBJECTIVES: dict[str, Callable[..., UnlabelledObjective]] = {
     "pseudo_labels": pseudo_labels,
 }
 KEY = "config.unlabelled.objectives"
+
+
+def join(
+    config: ml_collections.ConfigDict, dataset: Dataset, labelled: Labelled, augmentation: Augmentation
+) -> tuple[Streams, UnlabelledSpec]:
+    """The streams of a run with unlabelled images in every training batch, under `unlabelled`, and
+    what is learned from them.
+
+    augmentation: of the labelled slices. Raises ValueError, naming the key.
+    """
+    objectives = from_config(config.unlabelled.objectives.to_dict())
+    if needs_ema := [name for name, objective in objectives.items() if objective.ema and not config.ema.decay]:
+        raise ValueError(f"{KEY}.{needs_ema[0]} needs EMA weights as teacher: set config.ema.decay, 0.99 for example")
+    images, streams = make_stream(config, dataset, labelled, objectives), labelled.streams
+    weak: Any = dataclasses.replace(augmentation.geometric, scale=(1.0, 1.0), crop=None)
+    spec = UnlabelledSpec(objectives, weak, augmentation, config.seed, streams.steps)
+    joined = Joined({"labelled": streams.train, "unlabelled": images})  # pyrefly: ignore
+    return dataclasses.replace(streams, train=joined), spec
 
 
 def from_config(objectives: Mapping[str, Mapping[str, Any]]) -> dict[str, UnlabelledObjective]:

@@ -3,20 +3,19 @@ any plane.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 import numpy as np
 
-from morphojax import anatomy
 from morphojax.data.input.slices import slice_stream
 from morphojax.data.input.stacks import stack_stream
 from morphojax.data.input.stream import Stream
 from morphojax.data.store.dataset import Dataset
 from morphojax.data.tables import cells
 from morphojax.tasks import cohort, common
-from morphojax.tasks.segment.unlabelled.base import UnlabelledSpec
+from morphojax.tasks.segment.unlabelled.base import UnlabelledObjective
 from morphojax.train import devices
 
 CONTROLS = ("none", "shuffled")
@@ -24,18 +23,21 @@ CONTROLS = ("none", "shuffled")
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """What the supervised part of the run uses: its structures, and its subjects, none of which can
-    be unlabelled ones.
-    """
+    """The supervised part of the run."""
 
+    planes: tuple[str, ...]
     structures: tuple[str, ...]
-    subjects: np.ndarray
+    subjects: common.Subjects
+    streams: common.Streams
 
 
-def from_config(
-    config: ml_collections.ConfigDict, dataset: Dataset, labelled: Labelled, spec: UnlabelledSpec
+def make_stream(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    labelled: Labelled,
+    objectives: Mapping[str, UnlabelledObjective],
 ) -> Stream:
-    """The stream of `config.unlabelled` that the objectives of `spec` need.
+    """The stream of `config.unlabelled` that the objectives need.
 
     Raises:
         ValueError: an unknown control, a plane without stacks where an objective needs them, or
@@ -43,24 +45,20 @@ def from_config(
             message names the key.
     """
     settings = config.unlabelled
-    stacks = any(objective.whole_stacks for objective in spec.objectives.values())
-    volumes = any(objective.volumes for objective in spec.objectives.values())
-    _check(settings, config.data.plane, stacks, volumes)
-    subjects = _unlabelled_subjects(config, dataset, labelled)
-    known = None
+    stacks = any(objective.whole_stacks for objective in objectives.values())
+    volumes = any(objective.volumes for objective in objectives.values())
+    _check(settings, labelled.planes, stacks, volumes)
+    spec = dataclasses.replace(labelled.streams.spec, batch_size=settings.batch_size)
+    frames, subjects, known = tuple(config.input.frames), _unlabelled_subjects(config, dataset, labelled), None
     if volumes:
-        subjects, known = _volumes(dataset, subjects, labelled.structures, tuple(config.input.frames))
+        subjects, known = _volumes(dataset, subjects, labelled.structures, frames)
         if settings.control == "shuffled":
             known = shuffle(known, subjects, config.seed)
-    with_volumes = " with volumes in the table" if volumes else ""
-    devices.say(f"{len(subjects)} unlabelled subjects{with_volumes}")
-    reading: dict[str, Any] = dict(
-        subjects=subjects, frames=tuple(config.input.frames), spec=common.train_spec(config, settings.batch_size)
-    )
+    devices.say(f"{len(subjects)} unlabelled subjects{' with volumes in the table' if volumes else ''}")
+    images: dict[str, Any] = dict(subjects=subjects, frames=frames, spec=spec)
     if stacks:
-        return stack_stream(dataset, plane=config.data.plane, volumes=known, slices=settings.slices, **reading)
-    planes = anatomy.parse_planes(config.data.plane)
-    return slice_stream(dataset, planes=planes, structures=labelled.structures, labelled=False, **reading)
+        return stack_stream(dataset, plane=labelled.planes[0], volumes=known, slices=settings.slices, **images)
+    return slice_stream(dataset, planes=labelled.planes, structures=labelled.structures, labelled=False, **images)
 
 
 def shuffle(volumes: np.ndarray, subjects: np.ndarray, seed: int) -> np.ndarray:
@@ -74,18 +72,19 @@ def shuffle(volumes: np.ndarray, subjects: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _unlabelled_subjects(config: ml_collections.ConfigDict, dataset: Dataset, labelled: Labelled) -> np.ndarray:
-    everybody = cohort.select_subjects(
-        dataset,
-        split_names=tuple(config.data.splits),
-        subjects=tuple(config.unlabelled.subjects),
-        fraction=1.0,
-        seed=config.seed,
-        key="config.unlabelled.subjects",
-    )
-    subjects = np.setdiff1d(everybody, labelled.subjects)
+    """Those of `config.unlabelled.subjects` (all of the splits, if empty) that are neither labelled
+    nor held out.
+    """
+    pool, named = labelled.subjects.pool, tuple(config.unlabelled.subjects)
+    if named:
+        key, splits = "config.unlabelled.subjects", tuple(config.data.splits)
+        pool = cohort.select_subjects(
+            dataset, split_names=splits, subjects=named, fraction=1.0, seed=config.seed, key=key
+        )
+    subjects = np.setdiff1d(pool, np.union1d(labelled.subjects.train, labelled.subjects.validation))
     if not len(subjects):
         raise ValueError(
-            f"config.unlabelled: all {len(everybody)} subjects are labelled or held out; name others in "
+            f"config.unlabelled: all {len(pool)} subjects are labelled or held out; name others in "
             "config.unlabelled.subjects, or lower config.data.fraction"
         )
     return subjects
@@ -107,7 +106,7 @@ def _volumes(
     return kept, known
 
 
-def _check(settings: ml_collections.ConfigDict, plane: str, stacks: bool, volumes: bool) -> None:
+def _check(settings: ml_collections.ConfigDict, planes: tuple[str, ...], stacks: bool, volumes: bool) -> None:
     devices.check_batch_size(settings.batch_size, key="config.unlabelled.batch_size")
     if settings.control not in CONTROLS:
         raise ValueError(f"config.unlabelled.control={settings.control!r} is unknown: choose {' or '.join(CONTROLS)}")
@@ -115,9 +114,9 @@ def _check(settings: ml_collections.ConfigDict, plane: str, stacks: bool, volume
         raise ValueError(
             f"config.unlabelled.control={settings.control!r} has no effect: no objective with a weight reads the table's volumes"
         )
-    if stacks and plane != "sax":
+    if stacks and planes != ("sax",):
         raise ValueError(
-            f"config.unlabelled needs whole stacks, as of config.data.plane=sax: {plane} has areas, no volumes"
+            f"config.unlabelled needs whole stacks, as of config.data.plane=sax: {', '.join(planes)} has areas, no volumes"
         )
     if not stacks and settings.slices:
         raise ValueError(

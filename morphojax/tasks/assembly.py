@@ -1,0 +1,124 @@
+"""From the functions of a task and the spec of a run to a `Task`: optimizer, stages and first
+weights, once for all tasks.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any, Protocol
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+
+from morphojax.tasks.common import Streams
+from morphojax.train import ema, transfer
+from morphojax.train.optimizer import Levels, make_optimizer
+from morphojax.train.step import make_train_step
+from morphojax.train.task import Task
+
+FREEZE = ("none", "encoder")
+
+
+class Spec(Protocol):
+    """What `assemble` needs to know of the spec of a run.
+
+    train_encoder: False: the encoder is frozen.
+    levels:        depth levels of encoder and decoder, see `optimizer.Levels`.
+    """
+
+    @property
+    def train_encoder(self) -> bool: ...
+
+    @property
+    def levels(self) -> Levels: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What differs between tasks besides their functions.
+
+    stages:          (first step, spec) in order; each is a stage of training.
+    streams:         its batches.
+    constants:       arrays that the functions read, see `Task`.
+    images:          the preprocessing of the images, for the run directory.
+    best:            see `Task`.
+    draw_validation: see `Task`.
+    ema_decay:       an objective's own schedule of EMA weights; None: that of `config.ema`.
+    """
+
+    stages: Sequence[tuple[int, Spec]]
+    streams: Streams
+    constants: Mapping[str, Any]
+    images: Mapping[str, Any]
+    best: tuple[str, bool]
+    draw_validation: bool = False
+    ema_decay: ema.Decay | None = None
+
+
+def assemble(config: ml_collections.ConfigDict, functions: ModuleType, run: Run) -> Task:
+    """The task of a config.
+
+    functions: a module with `init_variables`, `init_state`, `loss`, `evaluate`, `summarise`,
+        `pictures`, `draw` and, if it has dynamics, `diagnose` and perhaps `reference`. Each takes a
+        `spec`.
+
+    Raises ValueError, naming the key, for an optimizer or EMA weights that cannot be, and what
+    `transfer.load` raises.
+    """
+    _, spec = run.stages[-1]
+    optimizer, learning_rate = make_optimizer(**config.optimizer.to_dict(), steps=run.streams.steps, levels=spec.levels)
+    decay = run.ema_decay
+    if config.ema.decay:
+        decay = ema.constant_decay(config.ema.decay, config.optimizer.accumulate)
+    steps = []
+    for first, stage in run.stages:
+        frozen = () if stage.train_encoder else ("encoder",)
+        loss = functools.partial(functions.loss, spec=stage)
+        step = make_train_step(loss, optimizer, frozen=frozen, ema_decay=decay, levels=stage.levels)
+        steps.append((first, step))
+    every = config.dynamics_every if hasattr(functions, "diagnose") else 0
+    dynamics = [name for name in ("diagnose", "reference") if every and hasattr(functions, name)]
+
+    def bind(name: str, **others: Any) -> functools.partial[Any]:
+        return functools.partial(getattr(functions, name), spec=spec, **others)
+
+    return Task(
+        init=bind("init_state", optimizer=optimizer, keep_ema=decay is not None),
+        pretrained=_first_weights(config, run.images, jax.eval_shape(bind("init_variables"))),
+        steps=run.streams.steps,
+        stages=tuple(steps),
+        evaluate=bind("evaluate"),
+        summarise=bind("summarise"),
+        constants=run.constants,
+        train_batches=run.streams.train,
+        validation_batches=run.streams.validation_batches,
+        best=run.best,
+        pictures=bind("pictures"),
+        draw_validation=run.draw_validation,
+        draw=bind("draw"),
+        learning_rate=learning_rate,
+        examples=config.batch_size,
+        diagnose_every=every,
+        **{name: bind(name) for name in dynamics},
+    )
+
+
+def trains_encoder(freeze: str, choices: Sequence[str] = FREEZE) -> bool:
+    """Whether the encoder learns at the start of the run. Raises ValueError for a choice that the
+    task does not have.
+    """
+    if freeze not in choices:
+        raise ValueError(f"config.freeze={freeze!r} is unknown: choose {', '.join(choices[:-1])} or {choices[-1]}")
+    return freeze == "none"
+
+
+def _first_weights(
+    config: ml_collections.ConfigDict, images: Mapping[str, Any], target: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """The arrays that `config.init_from` puts in place of random ones; {} without."""
+    if config.freeze == "encoder" and not config.init_from:
+        logging.warning("config.freeze=encoder without config.init_from: a random encoder stays random")
+    return transfer.load(transfer.Origin(config.init_from, config.init_checkpoint, config.init_weights), images, target)

@@ -1,8 +1,8 @@
 """Pretraining on all planes of a subject at once, against its table row and plane against plane.
 
     python -m morphojax.main --config=configs/pretrain_multiplane.py
-    python -m morphojax.main --config=configs/segment_la_4ch.py
-    --config.init_from=runs/pretrain_multiplane
+    python -m morphojax.main --config=configs/segment_la_4ch.py \\
+        --config.init_from=runs/pretrain_multiplane
 
 An example is a subject: four short-axis slices and both long-axis views of one frame, by one
 encoder that serves all planes (or config.model.plane_encoders=own: one for each), pooled. Planes

@@ -29,7 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
             "plane": "sax",  # or la_2ch, la_4ch; several with commas: sax,la_4ch
             "splits": ("train",),  # "test" is allowed, with a warning
             "subjects": (),  # ids, or one path to a file with an id a line; empty: all of the splits
-            "fraction": 1.0,  # of those; subsets are nested for one seed
+            "fraction": 1.0,  # of these; with one seed a smaller fraction is a subset of a larger
             "workers": 0,  # processes that read; 0 reads in a thread
             "synthetic_subjects": 200,
             "synthetic_seed": 0,
@@ -75,7 +75,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "remat": False,  # compute blocks again for the gradient: less memory, more time; of every encoder
             },
             "pooling": "mean",  # of the slices; or attention
-            "decoder": "unet",  # or mlp, light: of one width, the last of decoder_widths
+            "decoder": "unet",  # or mlp, lighter: one width, the last of decoder_widths
             "decoder_widths": (16, 32, 64, 128),  # as in segmentation; for the objectives that need a decoder
             "patch_mask_fraction": 0.75,  # of the patches, for the objectives that mask them
             "table": {
@@ -107,7 +107,7 @@ def get_config() -> ml_collections.ConfigDict:
             "weight_decay": 1e-4,
             "schedule": "cosine",
             "warmup": 0.1,  # fraction of the run
-            "clip_norm": 0.0,  # 0: never
+            "clip_norm": 0.0,  # 0: no clipping
             "accumulate": 1,  # batches per update
         }
     )

@@ -1,7 +1,8 @@
 """Fine-tunes a pretrained image encoder to predict a table column from short-axis images alone.
 
-python -m morphojax.main --config=configs/probe.py --config.init_from=runs/pretrain_sax
---config.label=lv_ef python -m morphojax.probe --run=runs/probe
+    python -m morphojax.main --config=configs/probe.py --config.init_from=runs/pretrain_sax \\
+        --config.label=lv_ef
+    python -m morphojax.probe --run=runs/probe
 
 The second scores the test subjects. A linear probe of the frozen encoder needs no training of this
 kind: morphojax.probe alone.
@@ -62,9 +63,9 @@ def get_config() -> ml_collections.ConfigDict:
             "weight_decay": 1e-4,
             "schedule": "cosine",
             "warmup": 0.1,  # fraction of the run
-            "clip_norm": 1.0,  # 0: never
+            "clip_norm": 1.0,  # 0: no clipping
             "accumulate": 1,  # batches per update
-            "layer_decay": 1.0,  # below 1, earlier layers of the encoder learn more slowly by this factor each
+            "layer_decay": 1.0,  # learning-rate factor from one encoder level to the level before it; 1: off
         }
     )
     config.ema = ml_collections.ConfigDict({"decay": 0.0})  # of the EMA weights, 0.99 for example; 0: none are kept

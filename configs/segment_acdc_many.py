@@ -1,8 +1,8 @@
 """Segmentation of ACDC with eight or more labelled patients: as segment_acdc, with milder
 augmentation.
 
-    python -m morphojax.main --config=configs/segment_acdc_many.py --config.data.dataset=data/acdc
-    --config.steps=3500
+    python -m morphojax.main --config=configs/segment_acdc_many.py \\
+        --config.data.dataset=data/acdc --config.steps=3500
 
 The strong augmentation that two patients need leaves a network underfitted that has more:
 docs/results.md, "How the recipe was found".

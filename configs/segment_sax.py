@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.epochs = 0.0  # passes over the labelled slices; one of the two is 0
     config.batch_size = 8  # slices, over all devices; more updates are worth more than larger batches: docs/results.md
 
-    config.init_from = ""  # a run, a checkpoint folder, or a weight file (README); empty: from scratch
+    config.init_from = ""  # a run, a checkpoint folder, or a weight file (docs/segmentation.md); empty: from scratch
     config.init_checkpoint = "last"  # of that run: last, or best by its validation loss
     config.init_weights = "model"  # of that checkpoint: model, or ema (its EMA weights)
     config.freeze = "none"  # none, encoder, or probe_then_full
@@ -70,9 +70,9 @@ def get_config() -> ml_collections.ConfigDict:
             "weight_decay": 1e-4,
             "schedule": "cosine",
             "warmup": 0.05,  # fraction of the run
-            "clip_norm": 1.0,  # 0: never
+            "clip_norm": 1.0,  # 0: no clipping
             "accumulate": 1,  # batches per update
-            "layer_decay": 1.0,  # below 1, earlier layers of the encoder learn more slowly by this factor each
+            "layer_decay": 1.0,  # learning-rate factor from one encoder level to the level before it; 1: off
         }
     )
     config.ema = ml_collections.ConfigDict({"decay": 0.0})  # of the EMA weights, 0.99 for example; 0: none are kept

@@ -9,8 +9,9 @@ Writes to --output (default: <run>/evaluation):
                             the biplane volume of the left atrium where both long-axis planes are
                             scored
     agreement_<split>.csv   per measure: Bland-Altman bias and limits, mean absolute error,
-    Pearson's r summary_<split>.csv     per plane, structure and phase: mean and 95 % bootstrap
-                            interval over subjects; without ids
+                            Pearson's r
+    summary_<split>.csv     per plane, structure and phase: mean and 95 % bootstrap interval over
+                            subjects; without ids
     summary_<split>.json    the same, with the run, checkpoint and weights
     dice_<split>.png (dice_<plane>_<split>.png with several planes), agreement_<split>.png,
     worst_<split>.png       figures, in which a subject appears as its index

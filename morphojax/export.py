@@ -28,7 +28,7 @@ def export(
 
     Args:
         plane: whose encoder, for a run with one encoder per plane.
-        weights: `model` or `ema`, as in `checkpoint.load_params`.
+        weights: `model` or `ema`, as in `checkpoint.load_variables`.
 
     Raises:
         RunError, CheckpointError: no complete run, no usable checkpoint, or no EMA weights in it.

@@ -12,9 +12,9 @@ for numbers, with 95 % bootstrap intervals over subjects.
 The run may be of any task. A run of configs/probe.py, whose encoder and head were trained together,
 needs no --label: its own predictions are scored.
 
-Writes to --output (default: <run>/probe/<label>, and the fraction and seed where --fraction is
-    below 1): scores.json       per probe: scores and intervals; numbers of subjects, and whether
-                      the encoder was trained on the label
+Writes to --output (default: <run>/probe/<label>, with fraction and seed for a --fraction below 1):
+    scores.json       per probe: scores and intervals; numbers of subjects, and whether the
+                      encoder was trained on the label
     predictions.csv   per probe and test subject (by index): reference, prediction, probabilities
     roc.png or scatter.png
 and with --export to <run>/embeddings:

@@ -102,7 +102,7 @@ def test_killed_and_resumed_equals_never_killed_bit_for_bit(dataset: Path, pretr
         process.send_signal(signal.SIGKILL)
         process.communicate()
     resumed = tiny.train("pretrain_sax", dataset, run, **PRETRAIN)
-    jax.tree.map(np.testing.assert_array_equal, resumed, checkpoint.load_params(pretrained, "last"))
+    jax.tree.map(np.testing.assert_array_equal, resumed, checkpoint.load_variables(pretrained, "last"))
     assert losses(run) == losses(pretrained)
 
 

@@ -100,7 +100,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
 
 
 def test_finetuning_moves_the_encoder_and_logs_its_measures(segmented, finetuned):
-    before, after = (checkpoint.load_params(path, "last") for path in (segmented, finetuned))
+    before, after = (checkpoint.load_variables(path, "last") for path in (segmented, finetuned))
     pairs = zip(*(jax.tree.leaves(v["params"]["encoder"]) for v in (before, after)), strict=True)
     assert any(not np.array_equal(a, b) for a, b in pairs)
     logged = [json.loads(line) for line in (finetuned / "metrics.jsonl").read_text().splitlines()]
@@ -111,7 +111,7 @@ def test_finetuning_moves_the_encoder_and_logs_its_measures(segmented, finetuned
 def test_a_frozen_encoder_stays_and_its_head_learns(brightness, segmented, tmp_path):
     settings = {"freeze": "encoder", "label": "group", "steps": 2, "optimizer.warmup": 0.0}
     assert experiment.run(config(brightness, tmp_path / "run", init_from=str(segmented), **settings))
-    before, after = (checkpoint.load_params(path, "last") for path in (segmented, tmp_path / "run"))
+    before, after = (checkpoint.load_variables(path, "last") for path in (segmented, tmp_path / "run"))
     for kind in ("params", "batch_stats"):
         jax.tree.map(np.testing.assert_array_equal, before[kind]["encoder"], after[kind]["encoder"])
     assert after["params"]["head"]["kernel"].shape[1] == 2 and np.abs(after["params"]["head"]["kernel"]).max() > 0
@@ -129,7 +129,7 @@ def test_the_command_scores_what_was_trained(brightness, finetuned, dataset, cap
     )
     task, _ = experiment.TASKS["probe"](config(brightness, finetuned, init_from=""), dataset)
     state = jax.eval_shape(task.init, {})
-    best = checkpoint.load_params(finetuned, "best")
+    best = checkpoint.load_variables(finetuned, "best")
     state = state.replace(params=best.pop("params"), collections=best)
     encoder = embed.load_encoder(finetuned, "best")
     batch = next(iter(task.validation_batches()))

@@ -69,7 +69,7 @@ def load_encoder(path: str | Path, which: str = "last", weights: str = "model") 
 
     Args:
         which: `last` or `best`, for a run directory.
-        weights: `model` or `ema`, as in `checkpoint.load_params`.
+        weights: `model` or `ema`, as in `checkpoint.load_variables`.
 
     Raises:
         RunError: a file is missing, or the checkpoint's encoder is not the one that the config
@@ -86,7 +86,7 @@ def load_encoder(path: str | Path, which: str = "last", weights: str = "model") 
         module = from_config.image_encoder(model, planes)
     except (KeyError, TypeError) as error:
         raise RunError(f"{run}: config.json or preprocessing.json is not as a run writes it ({error!r})") from error
-    variables = checkpoint.load_params(folder, weights=weights)
+    variables = checkpoint.load_variables(folder, weights=weights)
     channel_count = ImageSpec(planes, channels, cycle_frames=cycle_frames).channel_count
     image = jax.ShapeDtypeStruct((len(planes), size, size, channel_count), jnp.float32)
     expected: Any = jax.eval_shape(lambda key, x: module.init(key, x, train=False), jax.random.key(0), image)

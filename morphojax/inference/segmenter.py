@@ -96,7 +96,7 @@ def load_run(directory: str | Path, which: str = "best", weights: str = "model",
 
     Args:
         which: `best` (the last checkpoint where none was evaluated) or `last`.
-        weights: `model` or `ema`, as in `checkpoint.load_params`.
+        weights: `model` or `ema`, as in `checkpoint.load_variables`.
 
     Raises:
         RunError: a file is missing or is not one of a segmentation run.
@@ -115,7 +115,7 @@ def load_run(directory: str | Path, which: str = "best", weights: str = "model",
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: not as a run writes it ({error!r}); restore the file, or train again") from error
     model = build_model(config, len(structures) + 1, measures)
-    variables = checkpoint.load_params(directory, which, weights)
+    variables = checkpoint.load_variables(directory, which, weights)
     _check_same(directory, model, grid, variables)
     variables = jax.device_put(variables)
     apply = jax.jit(lambda image: model.apply(variables, image, train=False)[0])

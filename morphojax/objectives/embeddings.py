@@ -21,7 +21,7 @@ def valid_rows(valid: Array | None, batch: int) -> Array:
 def zero_padding(x: Array, valid: Array) -> Array:
     """[B, P] -> float32, zero where not valid.
 
-    Padding (even NaN) then never reaches a loss or a gradient.     Raises ValueError when x is not
+    Padding (even NaN) then never reaches a loss or a gradient. Raises ValueError when x is not
     [B, P] for the B of valid.
     """
     if x.ndim != 2 or len(x) != len(valid):
@@ -62,7 +62,7 @@ def alignment(a: Array, b: Array, valid: Array | None = None) -> Array:
 def uniformity(z: Array, valid: Array | None = None, t: float = 2.0) -> Array:
     """[B, P] -> log of the mean of exp(-t d^2) over pairs of different rows.
 
-    d is the distance of the unit embeddings.     Wang and Isola 2020 (arXiv:2005.10242). 0 for a
+    d is the distance of the unit embeddings. Wang and Isola 2020 (arXiv:2005.10242). 0 for a
     collapsed batch; the more evenly the rows cover the sphere, the lower, and at least -4t. 0 with
     fewer than two valid rows.
     """

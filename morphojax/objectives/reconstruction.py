@@ -14,7 +14,7 @@ Array = jax.Array
 def patches(image: Array, patch: int) -> Array:
     """[N, H, W, C] -> [N, P, patch * patch * C], patches row by row.
 
-    The order within a patch: rows, columns, channels.     Raises ValueError when H or W is not a
+    The order within a patch: rows, columns, channels. Raises ValueError when H or W is not a
     multiple of patch.
     """
     if image.ndim != 4:

@@ -69,7 +69,7 @@ def simsiam(
 def spread(z: Array, valid: Array | None = None) -> Array:
     """[N, P] -> sqrt(P) times the standard deviation of the unit embeddings over the batch.
 
-    Averaged over columns.     0 when all rows point in one direction, about 1 when they are spread
+    Averaged over columns. 0 when all rows point in one direction, about 1 when they are spread
     evenly, never above 1 (Chen and He 2021, arXiv:2011.10566, section 4.1, without the factor).
     float32 scalar without gradient; 0 without valid rows.
     """
@@ -84,7 +84,7 @@ def spread(z: Array, valid: Array | None = None) -> Array:
 def momentum(step: Array | int, steps: int, start: float) -> Array:
     """Momentum of the EMA teacher at step k of K: 1 - (1 - start) (cos(pi k / K) + 1) / 2.
 
-    float32 scalar.     Grill et al. 2020 (arXiv:2006.07733, section 3.2), who start at 0.996. It
+    float32 scalar. Grill et al. 2020 (arXiv:2006.07733, section 3.2), who start at 0.996. It
     rises from `start` to 1 at step K and stays 1.
 
     Raises:

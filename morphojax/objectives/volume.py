@@ -129,7 +129,7 @@ def pseudo_labels(
 ) -> tuple[Array, Array, dict[str, Array]]:
     """Pseudo-labels of stacks, and the weights of their pixels.
 
-    Confident pixels of stacks whose predicted volumes agree with the table have weight 1.     A
+    Confident pixels of stacks whose predicted volumes agree with the table have weight 1. A
     stack is kept if |volume - table| <= tolerance * table for every known volume, and at least one
     is known. Volumes are those of the most probable classes. Pseudo-labels: Lee 2013
     ("Pseudo-label", ICML workshop); confidence threshold: FixMatch (Sohn et al. 2020,

@@ -1,4 +1,4 @@
-"""From the functions of a task and the spec of a run to a `Task`: optimizer, stages and first
+"""From the functions of a task and the spec of a run to a `Task`: optimizer, stages and initial
 weights, once for all tasks.
 """
 
@@ -37,8 +37,8 @@ class Spec(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """What differs between tasks besides their functions.
+class TaskParts:
+    """What a task gives to `assemble` besides its functions.
 
     stages:          (first step, spec) in order; each is a stage of training.
     streams:         its batches.
@@ -58,23 +58,25 @@ class Run:
     ema_decay: ema.Decay | None = None
 
 
-def assemble(config: ml_collections.ConfigDict, functions: ModuleType, run: Run) -> Task:
+def assemble(config: ml_collections.ConfigDict, functions: ModuleType, parts: TaskParts) -> Task:
     """The task of a config.
 
     functions: a module with `init_variables`, `init_state`, `loss`, `evaluate`, `summarise`,
         `pictures`, `draw` and, if it has dynamics, `diagnose` and perhaps `reference`. Each takes a
         `spec`.
 
-    Raises ValueError, naming the key, for an optimizer or EMA weights that cannot be, and what
-    `transfer.load` raises.
+    Raises ValueError, naming the key, for invalid optimizer or EMA settings, and the errors of
+    `transfer.load`.
     """
-    _, spec = run.stages[-1]
-    optimizer, learning_rate = make_optimizer(**config.optimizer.to_dict(), steps=run.streams.steps, levels=spec.levels)
-    decay = run.ema_decay
+    _, spec = parts.stages[-1]
+    optimizer, learning_rate = make_optimizer(
+        **config.optimizer.to_dict(), steps=parts.streams.steps, levels=spec.levels
+    )
+    decay = parts.ema_decay
     if config.ema.decay:
         decay = ema.constant_decay(config.ema.decay, config.optimizer.accumulate)
     steps = []
-    for first, stage in run.stages:
+    for first, stage in parts.stages:
         frozen = () if stage.train_encoder else ("encoder",)
         loss = functools.partial(functions.loss, spec=stage)
         step = make_train_step(loss, optimizer, frozen=frozen, ema_decay=decay, levels=stage.levels)
@@ -87,17 +89,17 @@ def assemble(config: ml_collections.ConfigDict, functions: ModuleType, run: Run)
 
     return Task(
         init=bind("init_state", optimizer=optimizer, keep_ema=decay is not None),
-        pretrained=_first_weights(config, run.images, jax.eval_shape(bind("init_variables"))),
-        steps=run.streams.steps,
+        pretrained=_initial_weights(config, parts.images, jax.eval_shape(bind("init_variables"))),
+        steps=parts.streams.steps,
         stages=tuple(steps),
         evaluate=bind("evaluate"),
         summarise=bind("summarise"),
-        constants=run.constants,
-        train_batches=run.streams.train,
-        validation_batches=run.streams.validation_batches,
-        best=run.best,
+        constants=parts.constants,
+        train_batches=parts.streams.train,
+        validation_batches=parts.streams.validation_batches,
+        best=parts.best,
         pictures=bind("pictures"),
-        draw_validation=run.draw_validation,
+        draw_validation=parts.draw_validation,
         draw=bind("draw"),
         learning_rate=learning_rate,
         examples=config.batch_size,
@@ -107,7 +109,7 @@ def assemble(config: ml_collections.ConfigDict, functions: ModuleType, run: Run)
 
 
 def trains_encoder(freeze: str, choices: Sequence[str] = FREEZE) -> bool:
-    """Whether the encoder learns at the start of the run. Raises ValueError for a choice that the
+    """Whether the encoder learns at the start of the parts. Raises ValueError for a choice that the
     task does not have.
     """
     if freeze not in choices:
@@ -115,7 +117,7 @@ def trains_encoder(freeze: str, choices: Sequence[str] = FREEZE) -> bool:
     return freeze == "none"
 
 
-def _first_weights(
+def _initial_weights(
     config: ml_collections.ConfigDict, images: Mapping[str, Any], target: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
     """The arrays that `config.init_from` puts in place of random ones; {} without."""

@@ -19,8 +19,8 @@ from morphojax.train.task import Batch
 class Subjects:
     """The subjects of a run, by index in the dataset.
 
-    train:      those that train.
-    validation: held-out ones; perhaps none.
+    train:      training subjects.
+    validation: validation subjects; may be empty.
     pool:       all subjects of the training splits, of which `train` may be a few.
     """
 
@@ -28,9 +28,9 @@ class Subjects:
     validation: np.ndarray
     pool: np.ndarray
 
-    def having(self, kept: np.ndarray) -> Self:
-        """Only those for which `kept`, bool [subjects of the dataset], is True."""
-        chosen = (indices[kept[indices]] for indices in (self.train, self.validation, self.pool))
+    def restrict(self, mask: np.ndarray) -> Self:
+        """Only those for which `mask`, bool [subjects of the dataset], is True."""
+        chosen = (indices[mask[indices]] for indices in (self.train, self.validation, self.pool))
         return type(self)(*chosen)
 
 

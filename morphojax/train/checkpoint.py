@@ -13,7 +13,7 @@ from orbax.checkpoint import v1 as ocp
 from morphojax.train.state import TrainState
 
 PyTree = Any
-WEIGHTS = ("model", "ema")  # which variables of a state: the optimizer's, or their exponential moving average
+WEIGHTS = ("model", "ema")  # the current weights, or their exponential moving average
 _LOWEST = float("-inf")
 
 
@@ -142,7 +142,7 @@ def find(path: str | Path, which: str = "best") -> Path:
     return directory / str(found[-1].step)
 
 
-def load_params(path: str | Path, which: str = "best", weights: str = "model") -> dict[str, PyTree]:
+def load_variables(path: str | Path, which: str = "best", weights: str = "model") -> dict[str, PyTree]:
     """The variables {"params": ..., "batch_stats": ...} as NumPy arrays, from a run directory or a
     checkpoint folder.
 

@@ -1,4 +1,4 @@
-"""Training dynamics, measured now and then.
+"""Training dynamics, measured every `dynamics_every` steps.
 
 Pretraining: the gradient of each objective on the encoder, the influence of each table column, the
 rank of the features. Fine-tuning: how far each depth level has moved from the start of the run.
@@ -95,7 +95,7 @@ def norms(tree: PyTree, levels: Levels) -> dict[str, jax.Array]:
 
 
 def drift(initial: PyTree, params: PyTree, before: Features, now: Features, levels: Levels) -> dict[str, jax.Array]:
-    """How far a run has gone from its first step, in scalars by name.
+    """The distance of weights and features from the start of the run, in scalars by name.
 
     `distance/<module>/<level>`: |w - w0| / |w0| of the parameters of every level (`norms`); NaN
     where w0 is all zeros.

@@ -16,11 +16,11 @@ def lineage(run: Path) -> Iterator[Path]:
     """
     while True:
         yield run
-        before = read_json(run, "config.json").get("init_from")
-        if not before:
+        parent = read_json(run, "config.json").get("init_from")
+        if not parent:
             return
         try:
-            run = checkpoint.find(before).parent.parent
+            run = checkpoint.find(parent).parent.parent
         except CheckpointError:  # moved or deleted
             return
 
@@ -62,11 +62,11 @@ def caveats(run: Path, label: Column, dataset: Dataset) -> list[str]:
             "seen (to avoid that, leave the column out with config.table.groups of the pretraining)"
         )
     schema = {column.name: column for column in dataset.schema.columns}
-    kin = [n for n in seen if n != label.name and n in schema and set(schema[n].leak) & set(label.leak)]
-    if kin:
+    related = [n for n in seen if n != label.name and n in schema and set(schema[n].leak) & set(label.leak)]
+    if related:
         lines.append(
-            f"the encoder was pretrained with columns that are measured in the same way as {label.name!r}: {', '.join(kin)}"
+            f"the encoder was pretrained with columns that are measured in the same way as {label.name!r}: {', '.join(related)}"
         )
     if "test" in trained_on(run, dataset.fingerprint):
-        lines.append("the encoder was trained on test subjects: the score is not of unseen hearts")
+        lines.append("the encoder was trained on test subjects: the score is not on unseen subjects")
     return lines

@@ -1,8 +1,8 @@
 """The only training loop.
 
-Its order is a contract: evaluate, save, next batch, diagnose, step, log (one step late). The device
-never waits for the host: metrics are fetched for many steps at once, after the next step has been
-dispatched.
+Its order is a contract: evaluate, save, next batch, draw, diagnose, step, log (one step late). The
+device never waits for the host: metrics are fetched for many steps at once, after the next step has
+been dispatched.
 """
 
 import collections

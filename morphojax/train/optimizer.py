@@ -88,8 +88,8 @@ def make_optimizer(
 
 
 def submodule(path: Sequence[str]) -> str:
-    """The direct submodule of encoder or decoder that a parameter lies in. Where every plane has an
-    encoder: of that encoder.
+    """The direct submodule of encoder or decoder that a parameter lies in; with one encoder per
+    plane, the submodule of that plane's encoder.
     """
     return path[2] if path[1].startswith("encoders_") else path[1]
 

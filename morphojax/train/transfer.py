@@ -56,7 +56,7 @@ def _some(names: tuple[str, ...]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a run takes its first weights from.
+    """Where a run takes its initial weights from.
 
     path:       a run directory, a checkpoint folder or a weight file (`config.init_from`); "" for
                 random weights.
@@ -89,7 +89,7 @@ def load(origin: Origin, images: Mapping[str, Any], target: Mapping[str, PyTree]
         return taken
     folder = checkpoint.find(origin.path, origin.checkpoint)
     check_same_images(images, folder.parent.parent)
-    source = checkpoint.load_params(folder, weights=origin.weights)
+    source = checkpoint.load_variables(folder, weights=origin.weights)
     if not plane_encoders(target):
         source = of_plane(source, images["planes"], "config.data.plane")
     taken, transferred = transfer_modules(source, target)
@@ -130,8 +130,8 @@ def transfer_modules(
     shape agree.
 
     A first convolution with another number of input channels is adapted: its kernel is summed over
-    the source's channels and shared evenly among the target's, so that a grey image shown in every
-    channel gives what it gave before.
+    the source's channels and divided by the number of target channels, so that a grey image
+    repeated in all channels gives the same output.
 
     Args:
         source: {"params": ..., "batch_stats": ...} of a checkpoint.

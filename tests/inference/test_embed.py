@@ -71,7 +71,7 @@ def test_frames_are_concatenated_for_subjects_that_have_them_all(encoder, datase
 
 
 def test_the_encoder_is_that_of_the_checkpoint(segmented, encoder):
-    stored = checkpoint.load_params(segmented, "last")
+    stored = checkpoint.load_variables(segmented, "last")
     jax.tree.map(np.testing.assert_array_equal, encoder.variables["params"]["encoder"], stored["params"]["encoder"])
 
 

@@ -18,7 +18,7 @@ from morphojax.inference.embed import load_encoder
 from morphojax.inference.segmenter import load_run
 from morphojax.models.published import to_hugging_face
 from morphojax.train import weights as weight_files
-from morphojax.train.checkpoint import Checkpoints, load_params
+from morphojax.train.checkpoint import Checkpoints, load_variables
 from morphojax.train.state import TrainState
 from morphojax.train.transfer import flatten
 
@@ -31,7 +31,7 @@ def without_ema(segmented: Path, tmp_path: Path) -> Path:
     for name in ("config.json", "preprocessing.json"):
         shutil.copy(segmented / name, run / name)
     checkpoints = Checkpoints(run)
-    checkpoints.save(2, TrainState.create(load_params(segmented, "last"), optax.sgd(0.1)), {}, None)
+    checkpoints.save(2, TrainState.create(load_variables(segmented, "last"), optax.sgd(0.1)), {}, None)
     checkpoints.close()
     return run
 
@@ -76,7 +76,7 @@ def test_a_run_predicts_with_its_ema_weights(segmented: Path) -> None:
 
 def test_an_encoder_embeds_with_its_ema_weights(segmented: Path) -> None:
     encoder = load_encoder(segmented, weights="ema")
-    stored = load_params(segmented, "last", "ema")
+    stored = load_variables(segmented, "last", "ema")
     jax.tree.map(np.testing.assert_array_equal, dict(encoder.variables), stored)
     image, mask = np.random.default_rng(0).integers(0, 256, (1, 1, 32, 32, 1), np.uint8), np.ones((1, 1), bool)
     model, ema = (e.apply(image, mask, ("sax",)) for e in (load_encoder(segmented), encoder))
@@ -87,7 +87,7 @@ def test_export_writes_the_ema_weights(segmented: Path, tmp_path: Path, capsys) 
     file = tmp_path / "encoder.safetensors"
     assert export.main([f"--run={segmented}", f"--output={file}", "--checkpoint=last", "--weights=ema"]) == 0
     assert "(EMA weights) written" in capsys.readouterr().out
-    stored = load_params(segmented, "last", "ema")
+    stored = load_variables(segmented, "last", "ema")
     expected, _ = to_hugging_face(flatten({c: tree["encoder"] for c, tree in stored.items()}))
     written = weight_files.read(file)
     assert written.keys() == expected.keys()

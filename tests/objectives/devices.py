@@ -1,8 +1,7 @@
 """Loss and gradients of every case of the objective tests, with the batch sharded over all CPU
 devices.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=4 python -m tests.objectives.devices
-    results.npz
+    XLA_FLAGS=--xla_force_host_platform_device_count=4 python -m tests.objectives.devices FILE
 
 A program of its own, because the number of devices is fixed when JAX starts. The file holds
 `devices`, and for each case `<name>/loss` and `<name>/gradient/<array>`.

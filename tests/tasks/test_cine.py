@@ -60,7 +60,7 @@ def test_an_encoder_of_four_frames_embeds_them(run: Path, data: Path) -> None:
 def test_it_is_fine_tuned_on_four_frames_and_segments_one(run: Path, data: Path, tmp_path: Path, capsys) -> None:
     cycle = {"input.channels": "cycle", "input.cycle_frames": 4, "label": "lv_edv"}
     task, _ = probe.build(config("probe", data, tmp_path / "probe", init_from=str(run), **cycle), Dataset.open(data))
-    pretrained = kernel(checkpoint.load_params(run, "last"))
+    pretrained = kernel(checkpoint.load_variables(run, "last"))
     np.testing.assert_array_equal(task.pretrained["params/encoder/stem_conv/kernel"], pretrained)
     state, batch = jax.eval_shape(task.init, task.pretrained), next(task.train_batches)
     task.train_batches.close()

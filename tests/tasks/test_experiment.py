@@ -68,7 +68,7 @@ def test_segmentation_starts_from_the_pretrained_encoder(acdc: Path, pretrained:
     made = config("segment_sax", acdc, tmp_path, init_from=str(pretrained))
     task, _ = segment.build(made, Dataset.open(acdc))
     state = jax.jit(task.init)(task.pretrained)
-    source = checkpoint.load_params(pretrained, "last")
+    source = checkpoint.load_variables(pretrained, "last")
     jax.tree.map(np.testing.assert_array_equal, state.params["encoder"], source["params"]["encoder"])
     jax.tree.map(
         np.testing.assert_array_equal, state.collections["batch_stats"]["encoder"], source["batch_stats"]["encoder"]
@@ -78,7 +78,7 @@ def test_segmentation_starts_from_the_pretrained_encoder(acdc: Path, pretrained:
 def test_every_task_starts_from_a_weight_file(acdc: Path, pretrained: Path, tmp_path: Path) -> None:
     file = tmp_path / "encoder.safetensors"
     assert export.main([f"--run={pretrained}", f"--output={file}", "--checkpoint=last"]) == 0
-    source = flatten(checkpoint.load_params(pretrained, "last"))
+    source = flatten(checkpoint.load_variables(pretrained, "last"))
     for name in ("pretrain_sax", "segment_sax", "probe"):
         made = config(name, acdc, tmp_path / name, init_from=str(file))
         task, _ = experiment.TASKS[made.task](made, Dataset.open(acdc))
@@ -91,14 +91,14 @@ def test_every_task_starts_from_a_weight_file(acdc: Path, pretrained: Path, tmp_
 
 
 def test_a_frozen_encoder_is_frozen_batchnorm_and_all(acdc: Path, pretrained: Path, tmp_path: Path) -> None:
-    source = checkpoint.load_params(pretrained, "last")
+    source = checkpoint.load_variables(pretrained, "last")
     after = train("segment_sax", acdc, tmp_path, init_from=str(pretrained), freeze="encoder", steps=2)
     assert not moved(source, after, "params", "encoder") and not moved(source, after, "batch_stats", "encoder")
     assert np.abs(after["params"]["head"]["bias"]).max() > 0
 
 
 def test_probing_then_training_all(acdc: Path, pretrained: Path, tmp_path: Path) -> None:
-    source = checkpoint.load_params(pretrained, "last")
+    source = checkpoint.load_variables(pretrained, "last")
     settings = dict(
         init_from=str(pretrained), freeze="probe_then_full", steps=2, probe_steps=1, eval_every=0, save_every=1
     )
@@ -126,7 +126,7 @@ def test_the_published_recipe_runs_and_transfers(acdc: Path, tmp_path: Path, cap
     made = config("segment_sax", acdc, tmp_path / "segment", init_from=str(tmp_path / "hager"))
     task, _ = segment.build(made, Dataset.open(acdc))
     assert "3 input channels summed, shared among 1" in capsys.readouterr().out
-    kernel = checkpoint.load_params(tmp_path / "hager", "last")["params"]["encoder"]["stem_conv"]["kernel"]
+    kernel = checkpoint.load_variables(tmp_path / "hager", "last")["params"]["encoder"]["stem_conv"]["kernel"]
     np.testing.assert_allclose(
         task.pretrained["params/encoder/stem_conv/kernel"], kernel.sum(2, keepdims=True), rtol=1e-6
     )

@@ -92,7 +92,7 @@ def test_a_plane_takes_its_own_encoder_to_segmentation(together: Path, data: Pat
     made = config("segment_la_4ch", data, tmp_path, init_from=str(together))
     task, _ = experiment.TASKS["segment"](made, Dataset.open(data))
     state = jax.jit(task.init)(task.pretrained)
-    source = checkpoint.load_params(together, "last")
+    source = checkpoint.load_variables(together, "last")
     for collection, tree in state.variables.items():
         jax.tree.map(np.testing.assert_array_equal, tree["encoder"], source[collection]["encoder"]["encoders_la_4ch"])
     with pytest.raises(ValueError, match=r"an encoder for each of la_2ch, la_4ch.*not of sax: set config.data.plane"):
@@ -107,7 +107,7 @@ def test_an_encoder_for_each_plane_goes_out_and_comes_in(together: Path, data: P
     settings = {"data.plane": "la_2ch,la_4ch", "model.plane_encoders": "own", "init_from": str(file)}
     task, _ = pretrain.build(config("pretrain_multiplane", data, tmp_path, **HIDDEN, **settings), Dataset.open(data))
     state = jax.jit(task.init)(task.pretrained)
-    source = checkpoint.load_params(together, "last")["params"]["encoder"]["encoders_la_4ch"]
+    source = checkpoint.load_variables(together, "last")["params"]["encoder"]["encoders_la_4ch"]
     for plane in ("la_2ch", "la_4ch"):  # both start from the file
         jax.tree.map(np.testing.assert_array_equal, state.params["encoder"][f"encoders_{plane}"], source)
 

@@ -35,7 +35,7 @@ def config(name: str, data: Path, run: Path, **changes):
 def train(name: str, data: Path, run: Path, **changes) -> dict:
     """Runs the config; returns the variables of the last checkpoint."""
     assert experiment.run(config(name, data, run, **changes))
-    return checkpoint.load_params(run, "last")
+    return checkpoint.load_variables(run, "last")
 
 
 def moved(before: dict, after: dict, collection: str, module: str) -> bool:

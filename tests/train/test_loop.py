@@ -27,7 +27,7 @@ def lines(run: Path) -> list[dict]:
 
 
 def weights(run: Path, which: str = "last", kind: str = "model") -> float:
-    return checkpoint.load_params(run, which, kind)["params"]["tower"]["w"].item()
+    return checkpoint.load_variables(run, which, kind)["params"]["tower"]["w"].item()
 
 
 def test_stopped_and_resumed_equals_never_stopped(tmp_path: Path) -> None:
@@ -145,23 +145,23 @@ def test_ema_weights_are_validated_beside_the_model(tmp_path: Path) -> None:
 def test_ema_weights_that_a_run_does_not_keep_are_told(tmp_path: Path) -> None:
     fit(tmp_path, task(2, Batches()))
     with pytest.raises(checkpoint.CheckpointError, match=r"holds no EMA weights; train with config.ema.decay above 0"):
-        checkpoint.load_params(tmp_path, "last", "ema")
+        checkpoint.load_variables(tmp_path, "last", "ema")
     with pytest.raises(ValueError, match="weights='mean' is unknown: choose model or ema"):
-        checkpoint.load_params(tmp_path, "last", "mean")
+        checkpoint.load_variables(tmp_path, "last", "mean")
 
 
 def test_missing_and_damaged_checkpoints_are_told(tmp_path: Path) -> None:
     with pytest.raises(checkpoint.CheckpointError, match="no run and no checkpoint"):
-        checkpoint.load_params(tmp_path / "nowhere")
+        checkpoint.load_variables(tmp_path / "nowhere")
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(checkpoint.CheckpointError, match="no whole checkpoint"):
-        checkpoint.load_params(tmp_path)
+        checkpoint.load_variables(tmp_path)
     fit(tmp_path, task(4, Batches()))
     for file in (checkpoint.find(tmp_path, "last") / "state").rglob("*"):
         if file.is_file() and file.parent.name == "d":
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(checkpoint.CheckpointError, match="damaged"):
-        checkpoint.load_params(tmp_path, "last")
+        checkpoint.load_variables(tmp_path, "last")
     with pytest.raises(checkpoint.CheckpointError, match="damaged"):
         fit(tmp_path, task(8, Batches()))
 

@@ -37,16 +37,15 @@ def stack_stream(
     - `valid` bool [B].
 
     In training the phase is drawn among `frames`; in evaluation it is the first of `frames` that
-    the subject has. The grid
-    crops the image: the table's volume includes parts of the heart outside the grid, which no voxel
-        shows.
+    the subject has. The grid crops the image; the table's volume also includes the parts of the
+    heart outside the grid.
 
     Args:
         subjects: indices. The log counts those without the phases, which are left out.
         volumes: [N, phases, S] in ml for the N subjects of the dataset (`cells.volumes(...)`);
             None: no volumes are needed.
         slices: K; 0: the number of slices of the largest stack.
-        frames: phases.
+        frames: the phases to take, of ED, mid and ES.
 
     Raises:
         StreamError: shapes that do not fit, no subject with the phases, or a stack with more slices

@@ -42,7 +42,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
 
     streams = common.make_streams(config, subjects, make)
     described = preprocessing(dataset, images.planes, "cycle" if images.cycle else "frame", ())
-    run = assembly.Run(
+    parts = assembly.TaskParts(
         stages=((0, spec),),
         streams=streams,
         constants=table.constants(subjects.train),
@@ -50,7 +50,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         best=("loss", False),
         ema_decay=_target_decay(config, streams.steps, spec),
     )
-    return assembly.assemble(config, task, run), {"preprocessing.json": described, "table.json": table.to_json()}
+    return assembly.assemble(config, task, parts), {"preprocessing.json": described, "table.json": table.to_json()}
 
 
 def make_spec(config: ml_collections.ConfigDict, table: rows.Table, images: ImageSpec, size: int) -> PretrainSpec:

@@ -65,15 +65,16 @@ class Inputs:
 
     def table(self, batch: Batch, constants: Any, step: jax.Array | None) -> tuple[dict[str, Rows], jax.Array]:
         """The variants of the rows, and bool [B,F], the columns masked in the variant `masked`."""
+        # The names of random keys ("corrupt", "hide") are part of the draws: they never change.
         values, missing = batch["values"], batch["missing"]
-        nothing, rows = jnp.zeros(values.shape, jnp.float32), {}
+        no_mask, rows = jnp.zeros(values.shape, jnp.float32), {}
         masked = jnp.zeros(values.shape, bool)
         for name in self.rows:
-            row = (values, missing, nothing)
+            row = (values, missing, no_mask)
             if name == "corrupted" or (name == "augmented" and step is not None):
                 key = self._key("corrupt" if name == "augmented" else "corrupt_second", step)
                 marginal = (constants["values"], constants["missing"])
-                row = (*augment.corrupt(key, values, missing, *marginal, self.corruption_fraction), nothing)
+                row = (*augment.corrupt(key, values, missing, *marginal, self.corruption_fraction), no_mask)
             elif name == "masked":
                 masked = augment.mask_columns(self._key("hide", step), values.shape, self.mask_fraction)
                 row = (values, missing, masked.astype(jnp.float32))

@@ -39,7 +39,7 @@ class Table:
 
     def with_rows(self, subjects: Subjects) -> Subjects:
         """Those that have a table row. The number of training subjects left out is printed."""
-        kept = subjects.having(np.asarray(~self.missing.all(axis=1)))
+        kept = subjects.restrict(np.asarray(~self.missing.all(axis=1)))
         if left_out := len(subjects.train) - len(kept.train):
             devices.say(f"{left_out} of {len(subjects.train)} subjects have no table row: left out")
         return kept
@@ -119,8 +119,8 @@ def _shuffled(missing: np.ndarray, splits: np.ndarray, random: np.random.Generat
     source = np.arange(len(missing))
     for split in np.unique(splits):
         with_row = np.flatnonzero((splits == split) & ~missing.all(axis=1))
-        circle = random.permutation(with_row)
-        source[circle] = np.roll(circle, 1)
+        order = random.permutation(with_row)
+        source[order] = np.roll(order, 1)
     return source
 
 

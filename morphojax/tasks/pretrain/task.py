@@ -126,7 +126,7 @@ def forward_with_target(
     student = forward(variables, constants, batch, spec, step=step, train=step is not None, gate=gate)
     if not spec.has_target:
         return student
-    # By batch statistics, on validation too: the running ones belong to other parameters.
+    # By batch statistics, on validation too: the running statistics are the student's.
     variables = {"params": state.ema["params"], **state.collections}
     target = jax.lax.stop_gradient(forward(variables, constants, batch, spec, step=step, train=True).outputs)
     outputs = {

@@ -39,8 +39,10 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     _warn_of_leaks(config, label, dataset)
     described = preprocessing(dataset, images.planes, "cycle" if images.cycle else "frame", ())
     constants = {"weights": task.class_weights(target[subjects.train], spec.classes)}
-    run = assembly.Run(((0, spec),), streams, constants, described, ("loss", False))
-    return assembly.assemble(config, task, run), {"preprocessing.json": described, "label.json": label.to_json()}
+    parts = assembly.TaskParts(
+        stages=((0, spec),), streams=streams, constants=constants, images=described, best=("loss", False)
+    )
+    return assembly.assemble(config, task, parts), {"preprocessing.json": described, "label.json": label.to_json()}
 
 
 def make_spec(config: ml_collections.ConfigDict, images: ImageSpec, size: int, label: Label) -> ProbeSpec:
@@ -57,7 +59,7 @@ def make_spec(config: ml_collections.ConfigDict, images: ImageSpec, size: int, l
 
 def _with_label(subjects: Subjects, known: np.ndarray, name: str) -> Subjects:
     """Those with a known label. The number of training subjects left out is printed."""
-    kept = subjects.having(known)
+    kept = subjects.restrict(known)
     if left_out := len(subjects.train) - len(kept.train):
         devices.say(f"{left_out} of {len(subjects.train)} subjects have no {name}: left out")
     return kept

@@ -42,7 +42,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
     augment.check(planes, spec.augmentation, config.allow_unanatomical_flips)
     if config.unlabelled.batch_size:
         labelled = unlabelled.Labelled(planes, structures, subjects, streams)
-        streams, objectives = unlabelled.join(config, dataset, labelled, spec.augmentation)
+        streams, objectives = unlabelled.add_unlabelled(config, dataset, labelled, spec.augmentation)
         spec = dataclasses.replace(spec, unlabelled=objectives)
     constants = measures.constants
     if config.dynamics_every:
@@ -50,7 +50,15 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         constants |= {"reference_images": _reference_images(make(watched, _ONE_BY_ONE))}
     images = preprocessing(dataset, planes, "frame", structures) | {"measures": list(measures.names)}
     stages = _stages(config, streams.steps, spec)
-    made = assembly.assemble(config, task, assembly.Run(stages, streams, constants, images, ("dice", True), True))
+    parts = assembly.TaskParts(
+        stages=stages,
+        streams=streams,
+        constants=constants,
+        images=images,
+        best=("dice", True),
+        draw_validation=True,
+    )
+    made = assembly.assemble(config, task, parts)
     return made, {"preprocessing.json": images, "start.json": transfer.digest(made.pretrained)}
 
 

@@ -33,11 +33,11 @@ class SegmentSpec:
     """What does not change during a run.
 
     structures:      class i of the model is the i-th of them, class 0 the background.
-    size:            of the square images, in pixels.
-    augmentation:    of the labelled slices.
-    dice_weight:     of the Dice loss; the rest is cross-entropy.
+    size:            side of the square images, in pixels.
+    augmentation:    applied to the labelled slices.
+    dice_weight:     weight of the Dice loss; cross-entropy has the rest.
     measures:        the columns that the decoder is conditioned on, if any.
-    measures_weight: of their squared error.
+    measures_weight: weight of their squared error.
     unlabelled:      the objectives on unlabelled images, if any.
     train_encoder:   False: the encoder is frozen, running statistics included.
     """

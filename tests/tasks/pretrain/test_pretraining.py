@@ -105,7 +105,7 @@ def test_every_arm_trains(name: str, data: Path, tmp_path: Path) -> None:
     if name != "masked_patches":
         assert '"dynamics/rank_image_features"' in logged
     task, _ = pretrain.build(made, Dataset.open(data))
-    before, after = jax.jit(task.init)(task.pretrained).variables, checkpoint.load_params(tmp_path / "run", "last")
+    before, after = jax.jit(task.init)(task.pretrained).variables, checkpoint.load_variables(tmp_path / "run", "last")
     assert moved(before, after, "params", "table_encoder" if name in ("scarf", "masked_columns") else "encoder")
 
 

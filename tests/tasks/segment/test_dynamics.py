@@ -58,7 +58,7 @@ def test_a_run_logs_its_way_from_step_0_to_the_last(data: Path, whole: Path) -> 
 
     # The last line, from the checkpoint and the initial state.
     task, _ = segment.build(config(data, whole), Dataset.open(data))
-    start, end = jax.jit(task.init)(task.pretrained).params, checkpoint.load_params(whole, "last")["params"]
+    start, end = jax.jit(task.init)(task.pretrained).params, checkpoint.load_variables(whole, "last")["params"]
     task.train_batches.close()
     w0, w = (np.concatenate([np.ravel(a) for a in jax.tree.leaves(p["head"])]) for p in (start, end))
     assert looked[2]["dynamics/distance/head"] == pytest.approx(np.linalg.norm(w - w0) / np.linalg.norm(w0), rel=1e-4)
@@ -80,7 +80,7 @@ def test_a_resumed_run_remembers_its_start_bit_for_bit(data: Path, whole: Path, 
         assert not experiment.run(config(data, run))
     assert experiment.run(config(data, run))
     assert found(run) == found(whole)
-    jax.tree.map(np.testing.assert_array_equal, *(checkpoint.load_params(r, "last") for r in (run, whole)))
+    jax.tree.map(np.testing.assert_array_equal, *(checkpoint.load_variables(r, "last") for r in (run, whole)))
 
 
 def test_the_same_slices_are_watched_whatever_the_batch_and_the_training_subjects_where_none_validates(

@@ -21,11 +21,10 @@ def scarf(context: Context, *, weight: float = 1.0, temperature: float = 0.1, fe
 
 
 def masked_columns(context: Context, *, weight: float = 1.0) -> Objective:
-    """Masked columns predicted from the visible columns of the row (cf.
+    """Masked columns predicted from the visible columns of the row.
 
-    Du et al. 2024, TIP, arXiv:2407.07582).
-
-    config.table.mask_fraction sets how many columns are masked.
+    config.table.mask_fraction sets how many are masked. Compare Du et al. 2024 (TIP,
+    arXiv:2407.07582).
     """
     if context.table_tokens:
         head = ColumnsHead(context.cardinalities, dtype=context.dtype)

@@ -25,7 +25,7 @@ class Pairs:
     negatives: `all`; `other_labels` (rows with another label); `unlike` (rows with a similarity
         below the threshold). The last two remove false negatives.
     only: for the binary variants of same_label and other_labels, the one class that is used; empty:
-      all classes.
+        all classes.
     continuous_weight: weight of the continuous columns in the similarity of two rows.
     """
 
@@ -38,11 +38,8 @@ class Pairs:
     continuous_weight: float = 0.5
 
     def check(self, context: Context, name: str, given: Collection[str]) -> None:
-        """Raises ValueError, naming the key.
-
-        Refused: an unknown choice, a choice that needs labels in a run without, a value out of
-          range, and a `given`
-        setting that has no effect with the choice.
+        """Raises ValueError, naming the key, for an unknown choice, a choice that needs labels in a
+        run without labels, a value out of range, or a `given` setting that has no effect.
         """
         for key, value, choices in (("positives", self.positives, POSITIVES), ("negatives", self.negatives, NEGATIVES)):
             if value not in choices:

@@ -16,7 +16,7 @@ from morphojax.augment import Augmentation
 from morphojax.data.input.stream import Joined
 from morphojax.data.store.dataset import Dataset
 from morphojax.tasks.common import Streams
-from morphojax.tasks.segment.unlabelled.base import Ramp, UnlabelledObjective, UnlabelledSpec
+from morphojax.tasks.segment.unlabelled.base import Schedule, UnlabelledObjective, UnlabelledSpec
 from morphojax.tasks.segment.unlabelled.entropy import entropy
 from morphojax.tasks.segment.unlabelled.pseudo_labels import pseudo_labels
 from morphojax.tasks.segment.unlabelled.stream import Labelled, make_stream
@@ -30,11 +30,11 @@ OBJECTIVES: dict[str, Callable[..., UnlabelledObjective]] = {
 KEY = "config.unlabelled.objectives"
 
 
-def join(
+def add_unlabelled(
     config: ml_collections.ConfigDict, dataset: Dataset, labelled: Labelled, augmentation: Augmentation
 ) -> tuple[Streams, UnlabelledSpec]:
     """The streams of a run with unlabelled images in every training batch, under `unlabelled`, and
-    what is learned from them.
+    the spec of the unlabelled objectives.
 
     augmentation: of the labelled slices. Raises ValueError, naming the key.
     """
@@ -52,7 +52,7 @@ def from_config(objectives: Mapping[str, Mapping[str, Any]]) -> dict[str, Unlabe
     """The objectives of `config.unlabelled.objectives`, {name: settings}; those of weight 0 are
     left out.
 
-    Every objective takes `weight`, `start` and `ramp` (see `Ramp`) beside its own settings.
+    Every objective takes `weight`, `start` and `ramp` (see `Schedule`) beside its own settings.
 
     Raises:
         ValueError: an unknown name or setting, a setting out of range, or no objective with a
@@ -62,16 +62,16 @@ def from_config(objectives: Mapping[str, Mapping[str, Any]]) -> dict[str, Unlabe
     for name, settings in objectives.items():
         if name not in OBJECTIVES:
             raise ValueError(f"{KEY}.{name} is unknown: choose among {', '.join(OBJECTIVES)}")
-        schedule = {key: settings[key] for key in Ramp.SETTINGS if key in settings}
+        schedule = {key: settings[key] for key in Schedule.SETTINGS if key in settings}
         own = {key: value for key, value in settings.items() if key not in schedule}
         try:
-            objective = dataclasses.replace(OBJECTIVES[name](**own), ramp=Ramp(**schedule))
+            objective = dataclasses.replace(OBJECTIVES[name](**own), schedule=Schedule(**schedule))
         except TypeError as error:
-            known = (*Ramp.SETTINGS, *inspect.signature(OBJECTIVES[name]).parameters)
+            known = (*Schedule.SETTINGS, *inspect.signature(OBJECTIVES[name]).parameters)
             raise ValueError(f"{KEY}.{name}: {error}. It takes {', '.join(known)}") from error
         except ValueError as error:
             raise ValueError(f"{KEY}.{name}.{error}") from error
-        if objective.ramp.weight:
+        if objective.schedule.weight:
             chosen[name] = objective
     if not chosen:
         raise ValueError(f"{KEY}: all weights are 0; give one of {', '.join(OBJECTIVES)} a weight, or set batch_size=0")

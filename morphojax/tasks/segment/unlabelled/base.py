@@ -18,9 +18,9 @@ from morphojax.train.task import Batch
 
 
 @dataclasses.dataclass(frozen=True)
-class Ramp:
-    """The weight of an objective over the run: 0 until the fraction `start` of it, then linearly up
-    to `weight` over the fraction `ramp`.
+class Schedule:
+    """The weight of an objective over the run: 0 until the fraction `start` of the run, then up to
+    `weight`, linearly over the fraction `ramp`.
 
     At the start of a run the predictions are too poor to learn from. Raises ValueError for a number
     out of range.
@@ -32,16 +32,16 @@ class Ramp:
     SETTINGS: ClassVar[tuple[str, ...]] = ("weight", "start", "ramp")
 
     def __post_init__(self) -> None:
-        need("weight", self.weight, 0 <= self.weight < math.inf, "a weight, 0 or more")
+        check("weight", self.weight, 0 <= self.weight < math.inf, "a weight, 0 or more")
         for name in ("start", "ramp"):
-            need(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "a fraction of the run, from 0 to 1")
+            check(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "a fraction of the run, from 0 to 1")
 
-    def __call__(self, step: jax.Array, steps: int) -> jax.Array:
-        """The fraction of the weight at a step of the run, 0 to 1."""
+    def fraction(self, step: jax.Array, steps: int) -> jax.Array:
+        """The fraction of the weight in effect at a step, 0 to 1. steps: of the run."""
         return jnp.clip((step / steps - self.start) / max(self.ramp, 1e-9), 0.0, 1.0)
 
 
-def need(name: str, value: float, holds: bool, what: str) -> None:
+def check(name: str, value: float, holds: bool, what: str) -> None:
     """Raises ValueError `<name>=<value>: give <what>` where it does not hold; the caller prepends
     the key.
     """
@@ -53,29 +53,29 @@ def need(name: str, value: float, holds: bool, what: str) -> None:
 class UnlabelledObjective:
     """One objective on unlabelled images.
 
-    loss:         UnlabelledBatch -> (loss, metrics), without weight and ramp.
-    whole_stacks: it needs all slices of a stack at once (a volume). Otherwise single slices of any
-    plane will do.
+    loss:         UnlabelledBatch -> (loss, metrics), without the weight.
+    whole_stacks: it needs all slices of a stack at once (a volume). Otherwise it takes single
+                  slices of any plane.
     volumes:      it needs the volumes of the table; only subjects that have some take part.
     ema:          its teacher must be EMA weights (config.ema.decay above 0).
-    ramp:         weight and schedule, set from the config.
+    schedule:     its weight over the run, set from the config.
     """
 
     loss: Callable[["UnlabelledBatch"], tuple[jax.Array, dict[str, jax.Array]]]
     whole_stacks: bool = False
     volumes: bool = False
     ema: bool = False
-    ramp: Ramp = dataclasses.field(default_factory=Ramp)
+    schedule: Schedule = dataclasses.field(default_factory=Schedule)
 
 
 @dataclasses.dataclass(frozen=True)
 class UnlabelledSpec:
     """The unlabelled objectives of a run.
 
-    weak:   augmentation of the student's weak view: moved, but neither scaled (that would change
-            volumes) nor changed in intensity.
-    strong: of its strong view: the augmentation of the labelled slices.
-    steps:  of the run.
+    weak:   augmentation of the student's weak view: rotated and shifted, but not scaled (that would
+            change volumes), intensities unchanged.
+    strong: augmentation of the student's strong view: that of the labelled slices.
+    steps:  number of steps of the run.
     """
 
     objectives: Mapping[str, UnlabelledObjective]
@@ -96,8 +96,8 @@ class View(NamedTuple):
 
 
 class UnlabelledBatch:
-    """Unlabelled images at one step. What an objective does not read is not computed; what two
-    objectives read is computed once.
+    """Unlabelled images at one step. Views and predictions are computed when a loss first reads
+    them, and once.
 
     image: uint8 [B,K,H,W,1]; K = 1 where single slices are drawn. slice_mask: bool [B,K]. subject:
     int32 [B]. valid: bool [B].
@@ -179,7 +179,8 @@ def loss(batch: UnlabelledBatch, spec: UnlabelledSpec, step: jax.Array) -> tuple
     total, metrics = jnp.float32(0.0), {}
     for name, objective in spec.objectives.items():
         value, own = objective.loss(batch)
-        ramp = objective.ramp(step, spec.steps)
-        total += objective.ramp.weight * ramp * value
-        metrics |= {f"unlabelled/{name}/{key}": v for key, v in {"loss": value, "ramp": ramp, **own}.items()}
+        fraction = objective.schedule.fraction(step, spec.steps)
+        total += objective.schedule.weight * fraction * value
+        logged = {"loss": value, "ramp": fraction, **own}
+        metrics |= {f"unlabelled/{name}/{key}": v for key, v in logged.items()}
     return total, metrics

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from morphojax.objectives import volume
-from morphojax.tasks.segment.unlabelled.base import UnlabelledBatch, UnlabelledObjective, need
+from morphojax.tasks.segment.unlabelled.base import UnlabelledBatch, UnlabelledObjective, check
 
 
 def pseudo_labels(*, tolerance: float = 0.15, confidence: float = 0.9) -> UnlabelledObjective:
@@ -17,8 +17,8 @@ def pseudo_labels(*, tolerance: float = 0.15, confidence: float = 0.9) -> Unlabe
             pseudo-label.
         confidence: probability that a pixel's class must reach.
     """
-    need("tolerance", tolerance, 0 <= tolerance < math.inf, "a relative error, 0 or more")
-    need("confidence", confidence, 0 <= confidence <= 1, "a probability, from 0 to 1")
+    check("tolerance", tolerance, 0 <= tolerance < math.inf, "a relative error, 0 or more")
+    check("confidence", confidence, 0 <= confidence <= 1, "a probability, from 0 to 1")
 
     def loss(batch: UnlabelledBatch) -> tuple[jax.Array, dict[str, jax.Array]]:
         arrays = (batch.teacher_probabilities, batch.slice_mask, batch.voxel_ml, batch.volume)

@@ -23,7 +23,7 @@ CONTROLS = ("none", "shuffled")
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """The supervised part of the run."""
+    """Planes, structures, subjects and streams of the labelled slices."""
 
     planes: tuple[str, ...]
     structures: tuple[str, ...]
@@ -41,7 +41,7 @@ def make_stream(
 
     Raises:
         ValueError: an unknown control, a plane without stacks where an objective needs them, or
-            nobody without a label (and with a known volume, where an objective needs it). The
+            no unlabelled subject (with a known volume, where an objective needs it). The
             message names the key.
     """
     settings = config.unlabelled
@@ -65,9 +65,9 @@ def shuffle(volumes: np.ndarray, subjects: np.ndarray, seed: int) -> np.ndarray:
     """The permutation control: every one of the subjects gets the volumes of another. volumes: [N,
     phases, S].
     """
-    circle = np.random.default_rng((seed, *b"shuffled")).permutation(subjects)
+    order = np.random.default_rng((seed, *b"shuffled")).permutation(subjects)
     shuffled = volumes.copy()
-    shuffled[circle] = volumes[np.roll(circle, 1)]
+    shuffled[order] = volumes[np.roll(order, 1)]
     return shuffled
 
 

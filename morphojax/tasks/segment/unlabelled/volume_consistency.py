@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 
 from morphojax.objectives import volume
-from morphojax.tasks.segment.unlabelled.base import UnlabelledBatch, UnlabelledObjective, need
+from morphojax.tasks.segment.unlabelled.base import UnlabelledBatch, UnlabelledObjective, check
 
 
 def volume_consistency(*, huber_delta: float = 0.3) -> UnlabelledObjective:
     """Squared error of log volumes, linear beyond `huber_delta` (see
     `objectives.volume.consistency`).
     """
-    need("huber_delta", huber_delta, huber_delta > 0, "an error of log volumes above 0")
+    check("huber_delta", huber_delta, huber_delta > 0, "an error of log volumes above 0")
 
     def loss(batch: UnlabelledBatch) -> tuple[jax.Array, dict[str, jax.Array]]:
         foreground = jax.nn.softmax(batch.weak.logits.astype(jnp.float32))[..., 1:]

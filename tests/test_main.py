@@ -106,7 +106,7 @@ def test_killed_and_resumed_equals_never_killed_bit_for_bit(dataset: Path, pretr
     assert losses(run) == losses(pretrained)
 
 
-@pytest.mark.slow  # the next test shards over devices too, in one process
+@pytest.mark.slow  # tests/objectives/test_cases.py compares one device with four in the default run
 def test_two_processes_of_two_devices_give_the_losses_of_one(dataset: Path, pretrained: Path, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -120,6 +120,7 @@ def test_two_processes_of_two_devices_give_the_losses_of_one(dataset: Path, pret
     np.testing.assert_allclose(losses(run), losses(pretrained), atol=1e-5)
 
 
+@pytest.mark.slow  # likewise
 def test_four_devices_give_the_losses_of_one(dataset: Path, pretrained: Path, tmp_path: Path) -> None:
     finish(start(dataset, tmp_path / "run", XLA_FLAGS=devices(4)))
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(pretrained), atol=1e-5)

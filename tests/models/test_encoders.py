@@ -33,7 +33,7 @@ def variables_of(encoder):
 
 # The slow ones share their blocks with others.
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("vit", "resnet_group") else n for n in TINY]
+    "name", [n if n in ("resnet", "swin") else pytest.param(n, marks=pytest.mark.slow) for n in TINY]
 )
 def test_remat_changes_no_value_gradient_or_parameter_name(name):
     """In training, stochastic depth and batch statistics included."""
@@ -88,11 +88,14 @@ def test_stochastic_depth_is_random_only_in_training(name):
     assert not np.allclose(pooled(True, 1), pooled(True, 2), atol=1e-3)
 
 
+DEEP = ("resnet34", "resnet50", "convnext_tiny", "convnext_small", "vit_small", "vit_base_16", "swin_tiny", "unet")
+
+
 @pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in DEEP else n for n in ENCODERS])
 def test_every_encoder_with_every_decoder(name, decoder):
-    """Shapes only. With group normalisation, or an encoder without a norm to choose, there are no
-    running statistics.
+    """Shapes only; the slow ones are deeper members of the same families. With group normalisation,
+    or an encoder without a norm to choose, there are no running statistics.
     """
     fields = {"norm": "group"} if has_norm(name) else {}
     encoder = ENCODERS[name](width=12, **fields)

@@ -72,8 +72,8 @@ def test_choices_reach_the_modules_and_old_runs_have_the_defaults() -> None:
             },
         ),
         ("segment_sax", {"encoder": "unet_small", "norm": "group", "decoder_widths": (4, 4, 4, 4)}),
-        ("pretrain_sax", {"encoder": "vit_tiny", "encoder_options.drop_path": 0.5}),
-        ("probe", {"encoder": "vit_small_16", "encoder_options.drop_path": 0.5}),
+        pytest.param("pretrain_sax", {"encoder": "vit_tiny", "encoder_options.drop_path": 0.5}, marks=pytest.mark.slow),
+        pytest.param("probe", {"encoder": "vit_small_16", "encoder_options.drop_path": 0.5}, marks=pytest.mark.slow),
     ],
 )
 def test_steps_with_the_choices_trace(name: str, change: dict, acdc, tmp_path) -> None:

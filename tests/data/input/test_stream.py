@@ -77,10 +77,12 @@ SCRIPT = """
         dataset = pickle.loads((root / "dataset.pickle").read_bytes())
         stream = pretrain(dataset, batch_size=3, workers=1)
         training = take(stream, 4)
+        stream.close()
         resumed = pretrain(dataset, batch_size=3, workers=2)
         resumed.set_state(stream.get_state())
         training += take(resumed, 3)
-        stream = segment(dataset, train=False, workers=2)
+        resumed.close()
+        stream = segment(dataset, train=False, workers=1)
         result = {"training": training, "evaluation": list(stream)}
         stream.close()
         result["stacks"] = take(whole_stacks(dataset, workers=1), 3)

@@ -266,9 +266,7 @@ def test_stacks_are_seen_as_in_evaluation(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_decoder_conditioned_on_predicted_columns(data: Path, tmp_path: Path) -> None:
-    """The columns are learned from labelled slices and unlabelled stacks alike, and prediction
-    needs the run alone.
-    """
+    """The columns are learned from labelled slices and unlabelled stacks alike."""
     dataset = Dataset.open(data)
     made = config(data, tmp_path / "run", **{"model.condition": "lv_edv,sex,rv_esv"})
     task, files = segment.build(made, dataset)
@@ -277,8 +275,10 @@ def test_a_decoder_conditioned_on_predicted_columns(data: Path, tmp_path: Path) 
     task.train_batches.close()
 
     def measured(values: np.ndarray) -> float:
-        _, metrics = jax.jit(task.stages[0][1])(state, task.constants | {"measures": values}, batch)
+        _, metrics = step(state, task.constants | {"measures": values}, batch)
         return float(metrics["measures/loss"])
+
+    step = jax.jit(task.stages[0][1])
 
     own, moved = task.constants["measures"], {}
     for name, subjects in (("labelled", batch["subject"]), ("unlabelled", batch["unlabelled"]["subject"])):
@@ -289,7 +289,11 @@ def test_a_decoder_conditioned_on_predicted_columns(data: Path, tmp_path: Path) 
     moved["others"][other] += 5
     losses = {name: measured(values) for name, values in moved.items()}
     assert losses["others"] == measured(own) and min(losses["labelled"], losses["unlabelled"]) > losses["others"] + 1
-    assert experiment.run(made)
+
+
+@pytest.mark.slow
+def test_a_conditioned_run_predicts_from_the_run_directory_alone(data: Path, tmp_path: Path) -> None:
+    assert experiment.run(config(data, tmp_path / "run", **{"model.condition": "lv_edv,rv_esv"}))
     assert load_run(tmp_path / "run").predict_grid(np.zeros((2, 32, 32), np.uint8)).shape == (2, 32, 32, 4)
 
 

@@ -88,6 +88,12 @@ def test_resume_drops_the_lines_that_it_will_write_again(tmp_path: Path) -> None
     assert max(line["step"] for line in lines(tmp_path)) == 8
 
 
+def test_a_resumed_run_does_not_evaluate_its_checkpoint_again(tmp_path: Path) -> None:
+    fit(tmp_path, task(4, Batches()))
+    fit(tmp_path, task(8, Batches()))
+    assert [line["step"] for line in lines(tmp_path) if "val/error" in line] == [4, 8]
+
+
 def test_best_and_last_are_kept(tmp_path: Path) -> None:
     # The weight falls from 3 through 0.5 and on: the best is on the way, the last at the end.
     fit(tmp_path, task(60, Batches(), learning_rate=0.1), eval_every=10, save_every=10)

@@ -22,7 +22,9 @@ from morphojax.tasks.pretrain import build as pretrain
 from morphojax.tasks.pretrain import objectives as registry
 from morphojax.tasks.pretrain import rows
 from morphojax.tasks.pretrain.inputs import Inputs
+from morphojax.tasks.pretrain.objectives.base import BatchInfo, Objective
 from morphojax.tasks.pretrain.objectives.pairs import Pairs
+from morphojax.tasks.pretrain.task import summarise
 from morphojax.tasks.segment import build as segment
 from morphojax.train import checkpoint
 from tests.tasks import synthetic
@@ -172,8 +174,13 @@ def test_the_byol_target_is_an_average_on_its_own_schedule(data: Path, tmp_path:
     made.objectives.byol.momentum = 0.75
     task, state, batch = built(made)
     jax.tree.map(np.testing.assert_array_equal, state.ema["params"], state.params)
-    after, _ = jax.jit(task.stages[0][1])(state, task.constants, batch)
+    step = jax.jit(task.stages[0][1])
+    after, metrics = step(state, task.constants, batch)
     task.train_batches.close()
+    # The targets are those of the average: where it differs, so does the loss.
+    teacher = jax.tree.map(lambda x: x + jnp.sin(1.0 + jnp.arange(x.size)).reshape(x.shape), state.ema)
+    _, other = step(state.replace(ema=teacher), task.constants, batch)
+    assert abs(float(other["byol/loss"]) - float(metrics["byol/loss"])) > 1e-3
     expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, state.ema["params"], after.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), after.ema["params"], expected)
     assert not np.array_equal(*(jax.tree.leaves(x["encoder"])[0] for x in (after.ema["params"], after.params)))
@@ -221,6 +228,16 @@ def test_validation_is_of_the_whole_set_whatever_the_batch(data: Path, tmp_path:
     assert two.keys() == three.keys() and two["info_nce/loss"] > 0
     for name, value in two.items():
         assert three[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+
+
+def test_the_mean_over_validation_batches_weighs_subjects_alike() -> None:
+    def batch(loss: float, valid: list[bool]) -> dict:
+        info = {name: jnp.zeros(2) for name in BatchInfo._fields} | {"valid": np.array(valid)}
+        return {"outputs": {}, "info": BatchInfo(**info), "by_batch": {"x": (np.float32(loss), {})}}
+
+    objective = Objective(2.0, None, lambda out, info: (jnp.float32(0), {}), whole_validation_set=False)
+    found = summarise([batch(1.0, [True, True]), batch(4.0, [True, False])], {"x": objective})
+    assert found == pytest.approx({"x/loss": 2.0, "loss": 4.0})
 
 
 # What the towers are given.
@@ -317,6 +334,20 @@ def test_shuffled_rows_are_another_subjects_of_the_same_split(data: Path) -> Non
         if len(at) > 1:
             assert not (own.values[at] == other.values[at]).all(1).any()
         assert sorted(map(tuple, own.values[at])) == sorted(map(tuple, other.values[at]))
+
+
+def test_only_training_rows_set_the_scale_and_corrupt(data: Path) -> None:
+    dataset = Dataset.open(data)
+    train, spoilt = np.flatnonzero(dataset.splits == "train"), dataset.table.copy()
+    numbers = [c.name for c in dataset.schema.columns if c.kind == "continuous"]
+    spoilt.loc[dataset.splits != "train", numbers] *= 3
+    other = Dataset(dataset.root, dataset.manifest, dataset.subjects, dataset.splits, spoilt, dataset._stacks)
+    own, found = (rows.read(d, train, **TABLE) for d in (dataset, other))
+    assert not np.array_equal(own.values, found.values)
+    np.testing.assert_array_equal(own.values[train], found.values[train])
+    constants = own.constants(train)  # of other rows, none is drawn to corrupt a row
+    np.testing.assert_array_equal(constants["values"], own.values[train])
+    np.testing.assert_array_equal(constants["missing"], own.missing[train])
 
 
 def test_noise_is_of_the_same_size_and_says_nothing(data: Path) -> None:

@@ -106,6 +106,12 @@ def test_objectives_add_up_by_their_weights_and_ramps() -> None:
     assert float(metrics["unlabelled/entropy/loss"]) == pytest.approx(np.log(2), rel=1e-5)
 
 
+def test_slices_that_pad_a_stack_have_no_entropy() -> None:
+    logits = logits_of(np.ones((2, 3, 8, 8), bool))
+    logits = jnp.where(stacks()["slice_mask"][:, :, None, None, None], logits, 0.0)
+    assert float(loss_of(spec_of(entropy={}), FixedNetworks(logits))[0]) == pytest.approx(0, abs=1e-5)
+
+
 def test_pseudo_labels_teach_only_where_their_volumes_agree() -> None:
     """The teacher's volume of the first stack agrees with the table; for the second the table has
     none.
@@ -215,6 +221,16 @@ def test_unlabelled_subjects_are_training_subjects_without_a_label(data: Path, t
     task.train_batches.close()
     assert seen and not seen & labelled
     assert set(dataset.splits[sorted(seen)]) == {"train"}
+
+
+def test_validation_subjects_are_not_unlabelled_ones(data: Path, tmp_path: Path) -> None:
+    """Even where subjects of the validation split train, and others of it validate."""
+    task, _ = segment.build(config(data, tmp_path, **{"data.splits": ("train", "val")}), Dataset.open(data))
+    assert task.validation_batches is not None
+    validation = {s for batch in task.validation_batches() for s in batch["subject"].tolist()}
+    seen = {s for _ in range(60) for s in next(task.train_batches)["unlabelled"]["subject"].tolist()}
+    task.train_batches.close()
+    assert validation and seen and not seen & validation
 
 
 def test_shuffled_volumes_are_another_subjects(data: Path, tmp_path: Path) -> None:

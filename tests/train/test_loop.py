@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -58,6 +59,22 @@ def test_stopped_and_resumed_equals_never_stopped(tmp_path: Path) -> None:
     train = [{k: v for k, v in line.items() if "per_second" not in k} for line in lines(whole) if "val/error" in line]
     again = [{k: v for k, v in line.items() if "per_second" not in k} for line in lines(parts) if "val/error" in line]
     assert train == again
+
+
+def test_a_stage_begins_at_its_step(tmp_path: Path) -> None:
+    made = task(4, Batches())
+    ((_, step),) = made.stages
+
+    def stage(number: float):
+        def marked(*arguments):
+            state, metrics = step(*arguments)
+            return state, metrics | {"stage": jax.numpy.float32(number)}
+
+        return marked
+
+    fit(tmp_path, dataclasses.replace(made, stages=((0, stage(0.0)), (2, stage(1.0)))), log_every=1)
+    stages = {line["step"]: line["train/stage"] for line in lines(tmp_path) if "train/stage" in line}
+    assert stages == {1: 0, 2: 0, 3: 1, 4: 1}
 
 
 def test_finished_run_returns_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

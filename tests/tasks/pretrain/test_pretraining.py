@@ -18,6 +18,7 @@ from morphojax import augment
 from morphojax.data.store.dataset import Dataset
 from morphojax.data.tables.schema import Column, Schema
 from morphojax.tasks import experiment
+from morphojax.tasks.common import Subjects
 from morphojax.tasks.pretrain import build as pretrain
 from morphojax.tasks.pretrain import objectives as registry
 from morphojax.tasks.pretrain import rows
@@ -147,6 +148,15 @@ def test_subjects_that_train_do_not_validate(data: Path, tmp_path: Path) -> None
     task, _ = pretrain.build(made, Dataset.open(data))
     task.train_batches.close()
     assert task.validation_batches is None
+
+
+def test_subjects_of_the_validation_split_validate(data: Path, tmp_path: Path) -> None:
+    dataset = Dataset.open(data)
+    task, _ = pretrain.build(arm("info_nce", data, tmp_path), dataset)
+    task.train_batches.close()
+    assert task.validation_batches is not None
+    seen = {s for batch in task.validation_batches() for s in batch["subject"][batch["valid"]].tolist()}
+    assert seen and set(dataset.splits[sorted(seen)]) == {"val"}
 
 
 def test_a_probe_learns_and_chooses_nothing(data: Path, tmp_path: Path) -> None:
@@ -379,6 +389,13 @@ def test_without_a_table_there_are_no_columns(data: Path) -> None:
     assert none.values.shape == (16, 0) and none.cardinalities == () and none.to_json() == {}
 
 
+def test_only_subjects_without_any_value_are_left_out() -> None:
+    missing = np.array([[False, False], [True, False], [True, True]])
+    table = rows.Table(None, np.zeros((3, 2), np.float32), missing, np.zeros(3, np.int32), ())
+    kept = table.with_rows(Subjects(np.arange(3), np.array([1, 2])))
+    assert kept.train.tolist() == [0, 1] and kept.validation.tolist() == [1]
+
+
 def test_labels(data: Path) -> None:
     dataset = Dataset.open(data)
     train = np.flatnonzero(dataset.splits == "train")
@@ -426,6 +443,29 @@ CONTEXT = registry.Context(
     image_planes=("sax", "sax"),
     dtype=jnp.float32,
 )
+
+
+PAIRS, SLICES = ("info_nce", "sigmoid", "nt_xent"), ("simclr", "byol", "simsiam", "barlow_twins", "vicreg", "swav")
+
+
+@pytest.mark.parametrize("name", PAIRS + SLICES)
+def test_padding_has_no_influence_on_an_objective(name: str) -> None:
+    """Neither subjects that pad a batch nor slices that pad a stack."""
+    valid, mask = np.array([True, True, True, False]), np.array([[1, 1], [1, 0], [1, 1], [1, 1]], bool)
+    none = np.zeros((4, 2), bool)
+    info = BatchInfo(jnp.arange(4), valid, mask, none, none, none, none, none[:, 0])  # pyrefly: ignore
+    counted = valid if name in PAIRS else (mask & valid[:, None]).reshape(-1)
+    arrays = ("image", "table") if name in PAIRS else ("first", "second", "prediction_first", "prediction_second")
+    objective = registry.OBJECTIVES[name](CONTEXT)
+
+    def loss(seed: int) -> float:
+        own, padding = np.random.default_rng(0), np.random.default_rng(seed)
+        shape = (len(counted), 8)
+        out: dict = {n: jnp.where(counted[:, None], own.normal(size=shape), padding.normal(size=shape)) for n in arrays}
+        out |= {"target": dict(out), "log_temperature": jnp.float32(0), "bias": jnp.float32(0)}
+        return float(objective.loss(out, info)[0])
+
+    assert loss(1) == pytest.approx(loss(2), rel=1e-5)
 
 
 @pytest.mark.parametrize(

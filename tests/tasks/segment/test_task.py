@@ -153,6 +153,19 @@ def test_padding_has_no_influence_on_the_validation_loss() -> None:
     assert float(beside["loss"]) == pytest.approx(float(alone["loss"]), rel=1e-5)
 
 
+def test_the_error_of_predicted_columns_has_its_weight() -> None:
+    constants = {"measures": np.ones((3, 1), np.float32), "measures_missing": np.zeros((3, 1), bool)}
+    light, heavy = (
+        dataclasses.replace(make_spec(measures=1), measures=("a",), measures_weight=weight) for weight in (1.0, 3.0)
+    )
+    start = task.init_state({}, optax.adam(1e-2), False, light)
+    (once, (metrics, _)), (thrice, _) = (
+        task.loss(start.params, start, constants, make_batch(), spec) for spec in (light, heavy)
+    )
+    assert float(metrics["measures/loss"]) > 0.1
+    assert float(thrice - once) == pytest.approx(2 * float(metrics["measures/loss"]), rel=1e-4)
+
+
 def test_validation_dice_by_hand() -> None:
     """Two subjects, one over two batches; a structure that a subject neither has nor is given does
     not count for it.

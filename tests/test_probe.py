@@ -58,6 +58,7 @@ def test_the_command_writes_its_files(segmented, capsys):
     rows = pd.read_csv(folder / "predictions.csv")
     assert list(rows) == ["probe", "subject", "reference", "predicted", "p_low", "p_high"] and len(rows) == 12
     np.testing.assert_allclose(rows["p_low"] + rows["p_high"], 1, atol=1e-5)
+    assert rows["predicted"].tolist() == np.where(rows["p_low"] >= rows["p_high"], "low", "high").tolist()
     out = capsys.readouterr().out
     assert "AUC" in out and "1 subjects left out" in out
     assert "secret" not in out + (folder / "scores.json").read_text() + (folder / "predictions.csv").read_text()

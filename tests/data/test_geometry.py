@@ -86,6 +86,17 @@ def test_linear_interpolation_by_hand():
     np.testing.assert_array_equal(to_grid(ramp.astype(np.uint8), placement, 1)[0, 0], [2, 3, 4, 4, 4, 5])  # rint
 
 
+def test_each_axis_is_resampled_by_its_own_spacing():
+    x, y = np.meshgrid(np.arange(8), np.arange(6), indexing="ij")
+    volume = (x + 10 * y)[..., None].astype(np.float32)
+    placement = place(volume, np.diag([-1.0, -1.5, 5, 1]), Grid(1.0, 4))
+    # Columns i sit at X = i - 2 + 4 voxels, rows j at Y = (j - 2) / 1.5 + 3.
+    at = np.arange(4) - 2
+    on_grid = to_grid(volume, placement, 1)
+    np.testing.assert_allclose(on_grid[0], (at + 4)[None, :] + 10 * (at / 1.5 + 3)[:, None], rtol=1e-5)
+    np.testing.assert_allclose(to_native(on_grid, placement, 1)[2:6, 2:4], volume[2:6, 2:4], rtol=1e-5)
+
+
 def test_outside_the_image_and_the_crop_is_zero():
     ones = np.ones((6, 6, 1), np.float32)
     inside = place(ones, np.diag([-1.0, -1, 5, 1]), Grid(1.0, 10))

@@ -147,6 +147,16 @@ def test_measures_of_one_plane():
     assert "lv_edv_ml" in clinical.measures("sax", None, None, ("lv_cavity",))
 
 
+def test_the_biplane_volume_is_of_both_planes_at_one_phase():
+    spacing = (1.0, 1.0, 8.0)
+    ed, es = (ellipse(*axes, (1.0, 1.0), 0, LA)[..., None] for axes in ((20, 14), (28, 20)))
+    view = ((ed, spacing), (es, spacing), ("la_cavity",))
+    got = clinical.of_heart({"la_2ch": view, "la_4ch": view})
+    for phase, label in (("ed", ed), ("es", es)):
+        expected = clinical.la_volume_ml(label, spacing, label, spacing)
+        assert got[clinical.BIPLANE, f"la_volume_{phase}_ml"] == pytest.approx(expected)
+
+
 def test_each_phase_is_measured_with_its_own_spacing():
     label = np.full((2, 2, 2), LV, np.uint8)
     got = clinical.ventricular((label, (1, 1, 10)), (label, (1, 1, 5)), ("lv_cavity",))

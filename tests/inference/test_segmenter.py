@@ -63,6 +63,14 @@ def test_batches_do_not_matter_and_classes_map_to_canonical_ids():
     assert (labels[3] == anatomy.LABEL_ID["ra_cavity"]).all() and (labels[4] == anatomy.LABEL_ID["la_cavity"]).all()
 
 
+def test_labels_are_of_structures_that_the_plane_shows():
+    rv, la = (anatomy.LABEL_ID[name] for name in ("rv_cavity", "la_cavity"))
+    run = toy_run("la_2ch", ("rv_cavity", "la_cavity"))
+    probabilities = np.array([[0.1, 0.3, 0.6], [0.1, 0.7, 0.2], [0.3, 0.6, 0.1]])
+    assert run.labels(probabilities, "la_2ch").tolist() == [la, la, 0]
+    assert run.labels(probabilities, "la_4ch").tolist() == [la, rv, rv]
+
+
 def test_probabilities_are_the_softmax_of_the_logits():
     run = toy_run()
     one = np.full((1, 48, 48), 100, np.uint8)

@@ -29,17 +29,20 @@ def test_norms_of_every_level() -> None:
 
 
 def test_dynamics_in_closed_form() -> None:
-    """Losses 3 x + y and 4 y of an encoder with parameters x and y; columns weigh 1 and -3."""
+    """Losses 3 x + y and 4 y of an encoder with parameters x and y; columns weigh 1 and -3
+    in the first, 0 and 2 in the second.
+    """
 
     def losses(encoder, gate):
         rows = jnp.mean(gate @ jnp.array([1.0, -3.0]))
-        return {"a": 3 * encoder["x"] + encoder["y"] + rows, "b": 4 * encoder["y"]}, {"image_features": jnp.eye(3)}
+        by_name = {"a": 3 * encoder["x"] + encoder["y"] + rows, "b": 4 * encoder["y"] + jnp.mean(2 * gate[:, 1])}
+        return by_name, {"image_features": jnp.eye(3)}
 
     found = dynamics.measure(
         losses, {"x": jnp.float32(1), "y": jnp.float32(2)}, jnp.zeros((3, 2)), ("one", "three"), jnp.ones(3, bool)
     )
     expected = {"grad_norm/a": np.sqrt(10), "grad_norm/b": 4, "grad_cosine/a_b": 1 / np.sqrt(10)}
-    expected |= {"column/one": 0.25, "column/three": 0.75, "rank_image_features": 3}
+    expected |= {"column/one": 0.5, "column/three": 0.5, "rank_image_features": 3}
     assert {k: float(v) for k, v in found.items()} == pytest.approx(expected, rel=1e-5)
 
 

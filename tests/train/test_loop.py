@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -60,6 +61,22 @@ def test_stopped_and_resumed_equals_never_stopped(tmp_path: Path) -> None:
     assert train == again
 
 
+def test_a_stage_begins_at_its_step(tmp_path: Path) -> None:
+    made = task(4, Batches())
+    ((_, step),) = made.stages
+
+    def stage(number: float):
+        def marked(*arguments):
+            state, metrics = step(*arguments)
+            return state, metrics | {"stage": jax.numpy.float32(number)}
+
+        return marked
+
+    fit(tmp_path, dataclasses.replace(made, stages=((0, stage(0.0)), (2, stage(1.0)))), log_every=1)
+    stages = {line["step"]: line["train/stage"] for line in lines(tmp_path) if "train/stage" in line}
+    assert stages == {1: 0, 2: 0, 3: 1, 4: 1}
+
+
 def test_finished_run_returns_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fit(tmp_path, task(4, Batches()))
     before = lines(tmp_path)
@@ -86,6 +103,12 @@ def test_resume_drops_the_lines_that_it_will_write_again(tmp_path: Path) -> None
         file.write(json.dumps({"step": 99, "train/loss": 1.0}) + "\n" + '{"step": 7, "tra')
     fit(tmp_path, task(8, Batches()))
     assert max(line["step"] for line in lines(tmp_path)) == 8
+
+
+def test_a_resumed_run_does_not_evaluate_its_checkpoint_again(tmp_path: Path) -> None:
+    fit(tmp_path, task(4, Batches()))
+    fit(tmp_path, task(8, Batches()))
+    assert [line["step"] for line in lines(tmp_path) if "val/error" in line] == [4, 8]
 
 
 def test_best_and_last_are_kept(tmp_path: Path) -> None:

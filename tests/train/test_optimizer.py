@@ -62,10 +62,11 @@ def test_accumulating_two_batches_is_one_update_with_their_mean() -> None:
     nothing, state = accumulating.update(first, state, params)
     moved, _ = accumulating.update(second, state, params)
     assert float(jnp.abs(nothing["m"]["w"]).max()) == 0.0
-    once, _ = optimizer.make_optimizer(**(SETTINGS | {"steps": 5, "schedule": "cosine"}))
+    once, rate_of_update = optimizer.make_optimizer(**(SETTINGS | {"steps": 5, "schedule": "cosine"}))
     expected, _ = once.update(jax.tree.map(lambda a, b: (a + b) / 2, first, second), once.init(params), params)
     np.testing.assert_allclose(moved["m"]["w"], expected["m"]["w"], rtol=1e-6)
     assert rate(0) == rate(1) != rate(2)
+    assert [rate(step) for step in (0, 2, 9)] == [rate_of_update(update) for update in (0, 1, 4)]
 
 
 LEVELS = {"stem_conv": "stem", "stem_norm": "stem", "stage1_block1": "stage1", "stage2_block2": "stage2"}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from morphojax import anatomy
-from morphojax.data.geometry import Grid
+from morphojax.data.geometry import Grid, to_grid
 from morphojax.data.prepare.checks import PrepareError
 from morphojax.data.sources.base import Frame, Subject, View
 from morphojax.data.store.dataset import Dataset, DatasetError
@@ -50,6 +50,16 @@ def test_a_killed_run_continues_and_gives_the_same_bytes(tmp_path, after):
     prepare_acdc(root, output)
     prepare_acdc(root, tmp_path / "uninterrupted")
     assert file_hashes(output) == file_hashes(tmp_path / "uninterrupted")
+
+
+def test_labels_are_resampled_to_the_nearest_voxel(tmp_path):
+    root, output = cohorts.acdc(tmp_path / "cohort", subjects=1), tmp_path / "out"
+    prepare_acdc(root, output, grid=Grid(1.1, 16))
+    dataset = Dataset.open(output)
+    native, placement = dataset.native("sax", 0)
+    labels = [dataset.slices("sax")[z]["label"] for z in range(4)]
+    np.testing.assert_array_equal(labels, to_grid(native, placement, 0))
+    assert not np.array_equal(labels, to_grid(native, placement, 1))  # which puts a third class between two
 
 
 class _OneLabel:

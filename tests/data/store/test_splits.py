@@ -34,6 +34,8 @@ def test_nested_subsets_contain_one_another():
     assert [len(s) for s in sets] == [2, 20, 200, 1000, 2000]
     assert all(small < large for small, large in itertools.pairwise(sets))
     assert set(nested(IDS, 0.1, seed=4)) != sets[2]
+    order = np.random.default_rng(0).permutation(len(IDS)).tolist()
+    assert {order[i] for i in nested([IDS[i] for i in order], 0.1, seed=3)} == sets[2]
     assert len(nested(IDS[:3], 0.01, 0)) == 1
     with pytest.raises(ValueError, match="fraction"):
         nested(IDS, 0.0, 0)

@@ -18,11 +18,14 @@ from morphojax import augment
 from morphojax.data.store.dataset import Dataset
 from morphojax.data.tables.schema import Column, Schema
 from morphojax.tasks import experiment
+from morphojax.tasks.common import Subjects
 from morphojax.tasks.pretrain import build as pretrain
 from morphojax.tasks.pretrain import objectives as registry
 from morphojax.tasks.pretrain import rows
 from morphojax.tasks.pretrain.inputs import Inputs
+from morphojax.tasks.pretrain.objectives.base import BatchInfo, Objective
 from morphojax.tasks.pretrain.objectives.pairs import Pairs
+from morphojax.tasks.pretrain.task import summarise
 from morphojax.tasks.segment import build as segment
 from morphojax.train import checkpoint
 from tests.tasks import synthetic
@@ -152,6 +155,15 @@ def test_subjects_that_train_do_not_validate(data: Path, tmp_path: Path) -> None
     assert task.validation_batches is None
 
 
+def test_subjects_of_the_validation_split_validate(data: Path, tmp_path: Path) -> None:
+    dataset = Dataset.open(data)
+    task, _ = pretrain.build(arm("info_nce", data, tmp_path), dataset)
+    task.train_batches.close()
+    assert task.validation_batches is not None
+    seen = {s for batch in task.validation_batches() for s in batch["subject"][batch["valid"]].tolist()}
+    assert seen and set(dataset.splits[sorted(seen)]) == {"val"}
+
+
 def test_a_probe_learns_and_chooses_nothing(data: Path, tmp_path: Path) -> None:
     """It is part of what is trained, and of no loss that picks a checkpoint; the encoder's gradient
     is as without it.
@@ -177,8 +189,13 @@ def test_the_byol_target_is_an_average_on_its_own_schedule(data: Path, tmp_path:
     made.objectives.byol.momentum = 0.75
     task, state, batch = built(made)
     jax.tree.map(np.testing.assert_array_equal, state.ema["params"], state.params)
-    after, _ = jax.jit(task.stages[0][1])(state, task.constants, batch)
+    step = jax.jit(task.stages[0][1])
+    after, metrics = step(state, task.constants, batch)
     task.train_batches.close()
+    # The targets are those of the average: where it differs, so does the loss.
+    teacher = jax.tree.map(lambda x: x + jnp.sin(1.0 + jnp.arange(x.size)).reshape(x.shape), state.ema)
+    _, other = step(state.replace(ema=teacher), task.constants, batch)
+    assert abs(float(other["byol/loss"]) - float(metrics["byol/loss"])) > 1e-3
     expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, state.ema["params"], after.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), after.ema["params"], expected)
     assert not np.array_equal(*(jax.tree.leaves(x["encoder"])[0] for x in (after.ema["params"], after.params)))
@@ -226,6 +243,16 @@ def test_validation_is_of_the_whole_set_whatever_the_batch(data: Path, tmp_path:
     assert two.keys() == three.keys() and two["info_nce/loss"] > 0
     for name, value in two.items():
         assert three[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+
+
+def test_the_mean_over_validation_batches_weighs_subjects_alike() -> None:
+    def batch(loss: float, valid: list[bool]) -> dict:
+        info = {name: jnp.zeros(2) for name in BatchInfo._fields} | {"valid": np.array(valid)}
+        return {"outputs": {}, "info": BatchInfo(**info), "by_batch": {"x": (np.float32(loss), {})}}
+
+    objective = Objective(2.0, None, lambda out, info: (jnp.float32(0), {}), whole_validation_set=False)
+    found = summarise([batch(1.0, [True, True]), batch(4.0, [True, False])], {"x": objective})
+    assert found == pytest.approx({"x/loss": 2.0, "loss": 4.0})
 
 
 # What the towers are given.
@@ -324,6 +351,20 @@ def test_shuffled_rows_are_another_subjects_of_the_same_split(data: Path) -> Non
         assert sorted(map(tuple, own.values[at])) == sorted(map(tuple, other.values[at]))
 
 
+def test_only_training_rows_set_the_scale_and_corrupt(data: Path) -> None:
+    dataset = Dataset.open(data)
+    train, spoilt = np.flatnonzero(dataset.splits == "train"), dataset.table.copy()
+    numbers = [c.name for c in dataset.schema.columns if c.kind == "continuous"]
+    spoilt.loc[dataset.splits != "train", numbers] *= 3
+    other = Dataset(dataset.root, dataset.manifest, dataset.subjects, dataset.splits, spoilt, dataset._stacks)
+    own, found = (rows.read(d, train, **TABLE) for d in (dataset, other))
+    assert not np.array_equal(own.values, found.values)
+    np.testing.assert_array_equal(own.values[train], found.values[train])
+    constants = own.constants(train)  # of other rows, none is drawn to corrupt a row
+    np.testing.assert_array_equal(constants["values"], own.values[train])
+    np.testing.assert_array_equal(constants["missing"], own.missing[train])
+
+
 def test_noise_is_of_the_same_size_and_says_nothing(data: Path) -> None:
     dataset = Dataset.open(data)
     train = np.flatnonzero(dataset.splits == "train")
@@ -351,6 +392,13 @@ def test_missing_numbers_may_be_told_from_the_row(data: Path) -> None:
 def test_without_a_table_there_are_no_columns(data: Path) -> None:
     none = rows.read(Dataset.open(data), np.arange(3), **(TABLE | {"groups": "none"}))
     assert none.values.shape == (16, 0) and none.cardinalities == () and none.to_json() == {}
+
+
+def test_only_subjects_without_any_value_are_left_out() -> None:
+    missing = np.array([[False, False], [True, False], [True, True]])
+    table = rows.Table(None, np.zeros((3, 2), np.float32), missing, np.zeros(3, np.int32), ())
+    kept = table.with_rows(Subjects(np.arange(3), np.array([1, 2])))
+    assert kept.train.tolist() == [0, 1] and kept.validation.tolist() == [1]
 
 
 def test_labels(data: Path) -> None:
@@ -400,6 +448,29 @@ CONTEXT = registry.Context(
     image_planes=("sax", "sax"),
     dtype=jnp.float32,
 )
+
+
+PAIRS, SLICES = ("info_nce", "sigmoid", "nt_xent"), ("simclr", "byol", "simsiam", "barlow_twins", "vicreg", "swav")
+
+
+@pytest.mark.parametrize("name", PAIRS + SLICES)
+def test_padding_has_no_influence_on_an_objective(name: str) -> None:
+    """Neither subjects that pad a batch nor slices that pad a stack."""
+    valid, mask = np.array([True, True, True, False]), np.array([[1, 1], [1, 0], [1, 1], [1, 1]], bool)
+    none = np.zeros((4, 2), bool)
+    info = BatchInfo(jnp.arange(4), valid, mask, none, none, none, none, none[:, 0])  # pyrefly: ignore
+    counted = valid if name in PAIRS else (mask & valid[:, None]).reshape(-1)
+    arrays = ("image", "table") if name in PAIRS else ("first", "second", "prediction_first", "prediction_second")
+    objective = registry.OBJECTIVES[name](CONTEXT)
+
+    def loss(seed: int) -> float:
+        own, padding = np.random.default_rng(0), np.random.default_rng(seed)
+        shape = (len(counted), 8)
+        out: dict = {n: jnp.where(counted[:, None], own.normal(size=shape), padding.normal(size=shape)) for n in arrays}
+        out |= {"target": dict(out), "log_temperature": jnp.float32(0), "bias": jnp.float32(0)}
+        return float(objective.loss(out, info)[0])
+
+    assert loss(1) == pytest.approx(loss(2), rel=1e-5)
 
 
 @pytest.mark.parametrize(

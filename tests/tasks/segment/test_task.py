@@ -59,6 +59,7 @@ def test_the_loss_is_dice_and_cross_entropy_of_the_training_pass() -> None:
     pass.
     """
     spec, batch, start = make_spec(), make_batch(), state()
+    batch["annotated"][0, 1] = False
     value, (metrics, collections) = jax.jit(functools.partial(task.loss, spec=spec))(start.params, start, {}, batch)
     image, classes = batch["image"].astype(np.float32) / 255, jnp.asarray(spec.class_of)[batch["label"]]
     (logits, _), updated = spec.model.apply(start.variables, image, train=True, mutable=["batch_stats"])
@@ -142,6 +143,27 @@ def test_draw_marks_only_known_structures() -> None:
 def test_spec_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         make_spec().seed = 1  # pyrefly: ignore
+
+
+def test_padding_has_no_influence_on_the_validation_loss() -> None:
+    spec, batch = make_spec(), make_batch()
+    padded = {name: np.concatenate([array, array[:1]]) for name, array in batch.items()}
+    padded["label"][3], padded["valid"][3] = LABEL_ID["lv_cavity"], False
+    alone, beside = (task.evaluate(state(), {}, b, spec) for b in (batch, padded))
+    assert float(beside["loss"]) == pytest.approx(float(alone["loss"]), rel=1e-5)
+
+
+def test_the_error_of_predicted_columns_has_its_weight() -> None:
+    constants = {"measures": np.ones((3, 1), np.float32), "measures_missing": np.zeros((3, 1), bool)}
+    light, heavy = (
+        dataclasses.replace(make_spec(measures=1), measures=("a",), measures_weight=weight) for weight in (1.0, 3.0)
+    )
+    start = task.init_state({}, optax.adam(1e-2), False, light)
+    (once, (metrics, _)), (thrice, _) = (
+        task.loss(start.params, start, constants, make_batch(), spec) for spec in (light, heavy)
+    )
+    assert float(metrics["measures/loss"]) > 0.1
+    assert float(thrice - once) == pytest.approx(2 * float(metrics["measures/loss"]), rel=1e-4)
 
 
 def test_the_validation_dice_by_hand() -> None:

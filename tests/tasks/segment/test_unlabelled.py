@@ -106,6 +106,12 @@ def test_objectives_add_up_by_their_weights_and_ramps() -> None:
     assert float(metrics["unlabelled/entropy/loss"]) == pytest.approx(np.log(2), rel=1e-5)
 
 
+def test_slices_that_pad_a_stack_have_no_entropy() -> None:
+    logits = logits_of(np.ones((2, 3, 8, 8), bool))
+    logits = jnp.where(stacks()["slice_mask"][:, :, None, None, None], logits, 0.0)
+    assert float(loss_of(spec_of(entropy={}), FixedNetworks(logits))[0]) == pytest.approx(0, abs=1e-5)
+
+
 def test_pseudo_labels_teach_only_where_their_volumes_agree() -> None:
     """The teacher's volume of the first stack agrees with the table; for the second the table has
     none.
@@ -141,10 +147,28 @@ def test_pseudo_labels_move_with_the_image(view: str) -> None:
     assert (labels[image > 0.9] == 2).all() and (image[labels == 2] > 0.3).all()
 
 
+def test_the_loss_compares_with_pseudo_labels_that_have_moved() -> None:
+    shift, half = augment.Augmentation(translation_fraction=0.3), np.zeros((2, 3, 8, 8), bool)
+    half[:, :, :4] = True
+    spec, teacher = spec_of(shift, pseudo_labels={"tolerance": 0.1, "confidence": 0.0}), logits_of(half)
+    batch = base.UnlabelledBatch(stacks(), {}, FixedNetworks(teacher), spec, jnp.int32(7))  # pyrefly: ignore
+    moved = np.asarray(batch.to_weak(jnp.asarray(half.astype(np.int32)))) == 1
+    assert (moved != half).any()
+    assert float(loss_of(spec, FixedNetworks(logits_of(moved), teacher), 7)[0]) == pytest.approx(0, abs=1e-5)
+    assert float(loss_of(spec, FixedNetworks(teacher, teacher), 7)[0]) > 0.1
+
+
 def test_the_two_views_are_drawn_apart() -> None:
     spec = spec_of(augment.Augmentation(translation_fraction=0.3), entropy={})
     batch = base.UnlabelledBatch(stacks(), {}, FixedNetworks(jnp.zeros((2, 3, 8, 8, 2))), spec, jnp.int32(3))  # pyrefly: ignore
     assert not np.allclose(batch.weak.images, batch.strong.images)
+
+
+def test_each_view_has_its_own_augmentation() -> None:
+    spec = dataclasses.replace(spec_of(entropy={}), strong=augment.Augmentation(brightness=0.5))
+    batch = base.UnlabelledBatch(stacks(), {}, FixedNetworks(jnp.zeros((2, 3, 8, 8, 2))), spec, jnp.int32(3))  # pyrefly: ignore
+    np.testing.assert_allclose(batch.weak.images, batch.plain, rtol=1e-6)
+    assert not np.allclose(batch.strong.images, batch.plain)
 
 
 def test_single_slices_are_stacks_of_one() -> None:
@@ -215,6 +239,16 @@ def test_unlabelled_subjects_are_training_subjects_without_a_label(data: Path, t
     task.train_batches.close()
     assert seen and not seen & labelled
     assert set(dataset.splits[sorted(seen)]) == {"train"}
+
+
+def test_validation_subjects_are_not_unlabelled_ones(data: Path, tmp_path: Path) -> None:
+    """Even where subjects of the validation split train, and others of it validate."""
+    task, _ = segment.build(config(data, tmp_path, **{"data.splits": ("train", "val")}), Dataset.open(data))
+    assert task.validation_batches is not None
+    validation = {s for batch in task.validation_batches() for s in batch["subject"].tolist()}
+    seen = {s for _ in range(60) for s in next(task.train_batches)["unlabelled"]["subject"].tolist()}
+    task.train_batches.close()
+    assert validation and seen and not seen & validation
 
 
 def test_shuffled_volumes_are_another_subjects(data: Path, tmp_path: Path) -> None:

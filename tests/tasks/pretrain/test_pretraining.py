@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from morphojax.tasks.pretrain import rows
 from morphojax.tasks.pretrain.inputs import Inputs
 from morphojax.tasks.pretrain.objectives.base import BatchInfo, Objective
 from morphojax.tasks.pretrain.objectives.pairs import Pairs
-from morphojax.tasks.pretrain.task import summarise
+from morphojax.tasks.pretrain.task import PretrainSpec, summarise
 from morphojax.tasks.segment import build as segment
 from morphojax.train import checkpoint
 from tests.tasks import synthetic
@@ -251,7 +252,8 @@ def test_the_mean_over_validation_batches_weighs_subjects_alike() -> None:
         return {"outputs": {}, "info": BatchInfo(**info), "by_batch": {"x": (np.float32(loss), {})}}
 
     objective = Objective(2.0, None, lambda out, info: (jnp.float32(0), {}), whole_validation_set=False)
-    found = summarise([batch(1.0, [True, True]), batch(4.0, [True, False])], {"x": objective})
+    spec = Mock(PretrainSpec, objectives={"x": objective})
+    found = summarise([batch(1.0, [True, True]), batch(4.0, [True, False])], spec)
     assert found == pytest.approx({"x/loss": 2.0, "loss": 4.0})
 
 
@@ -397,8 +399,8 @@ def test_without_a_table_there_are_no_columns(data: Path) -> None:
 def test_only_subjects_without_any_value_are_left_out() -> None:
     missing = np.array([[False, False], [True, False], [True, True]])
     table = rows.Table(None, np.zeros((3, 2), np.float32), missing, np.zeros(3, np.int32), ())
-    kept = table.with_rows(Subjects(np.arange(3), np.array([1, 2])))
-    assert kept.train.tolist() == [0, 1] and kept.validation.tolist() == [1]
+    kept = table.with_rows(Subjects(np.arange(3), np.array([1, 2]), np.arange(3)))
+    assert kept.train.tolist() == kept.pool.tolist() == [0, 1] and kept.validation.tolist() == [1]
 
 
 def test_labels(data: Path) -> None:

@@ -32,9 +32,7 @@ def variables_of(encoder):
 
 
 # The slow ones share their blocks with others.
-@pytest.mark.parametrize(
-    "name", [n if n in ("resnet", "swin") else pytest.param(n, marks=pytest.mark.slow) for n in TINY]
-)
+@pytest.mark.parametrize("name", [n if n == "resnet" else pytest.param(n, marks=pytest.mark.slow) for n in TINY])
 def test_remat_changes_no_value_gradient_or_parameter_name(name):
     """In training, stochastic depth and batch statistics included."""
     plain = TINY[name]

@@ -1,10 +1,10 @@
 """Loss and gradients of every case of the objective tests, with the batch sharded over all CPU
 devices.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=4 python -m tests.objectives.devices FILE
+    XLA_FLAGS=--xla_force_host_platform_device_count=4 python -m tests.objectives.devices FILE EVERY
 
 A program of its own, because the number of devices is fixed when JAX starts. The file holds
-`devices`, and for each case `<name>/loss` and `<name>/gradient/<array>`.
+`devices`, and for every EVERY-th case `<name>/loss` and `<name>/gradient/<array>`.
 """
 
 import importlib
@@ -41,13 +41,13 @@ def on_mesh(case: checks.Case, mesh: jax.sharding.Mesh) -> dict[str, np.ndarray]
     }
 
 
-def main(path: str) -> None:
+def main(path: str, every: str) -> None:
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
     results = {"devices": np.asarray(jax.device_count())}
-    for case in all_cases():
+    for case in all_cases()[:: int(every)]:
         results |= on_mesh(case, mesh)
     np.savez(path, **results)  # pyrefly: ignore
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

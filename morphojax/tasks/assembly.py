@@ -16,6 +16,7 @@ from absl import logging
 from morphojax.tasks.common import Streams
 from morphojax.train import ema, transfer
 from morphojax.train.optimizer import Levels, make_optimizer
+from morphojax.train.state import TrainState
 from morphojax.train.step import make_train_step
 from morphojax.train.task import Task
 
@@ -61,7 +62,7 @@ class TaskParts:
 def assemble(config: ml_collections.ConfigDict, functions: ModuleType, parts: TaskParts) -> Task:
     """The task of a config.
 
-    functions: a module with `init_variables`, `init_state`, `loss`, `evaluate`, `summarise`,
+    functions: a module with `init_variables`, `loss`, `evaluate`, `summarise`,
         `pictures`, `draw` and, if it has dynamics, `diagnose` and perhaps `reference`. Each takes a
         `spec`.
 
@@ -87,9 +88,15 @@ def assemble(config: ml_collections.ConfigDict, functions: ModuleType, parts: Ta
     def bind(name: str, **others: Any) -> functools.partial[Any]:
         return functools.partial(getattr(functions, name), spec=spec, **others)
 
+    init_variables = bind("init_variables")
+
+    def init_state(pretrained: Mapping[str, jax.Array]) -> TrainState:
+        """The state at step 0: random variables, with the pretrained arrays in their places."""
+        return TrainState.create(transfer.merge(init_variables(), pretrained), optimizer, decay is not None)
+
     return Task(
-        init=bind("init_state", optimizer=optimizer, keep_ema=decay is not None),
-        pretrained=_initial_weights(config, parts.images, jax.eval_shape(bind("init_variables"))),
+        init=init_state,
+        pretrained=_initial_weights(config, parts.images, jax.eval_shape(init_variables)),
         steps=parts.streams.steps,
         stages=tuple(steps),
         evaluate=bind("evaluate"),

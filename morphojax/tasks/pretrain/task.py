@@ -17,7 +17,7 @@ import numpy as np
 from morphojax.models.pretrainer import Pretrainer, TowerOutputs
 from morphojax.tasks.pretrain.inputs import Inputs
 from morphojax.tasks.pretrain.objectives import BatchInfo, Objective
-from morphojax.train import dynamics, rng, transfer
+from morphojax.train import dynamics, rng
 from morphojax.train.optimizer import Levels
 from morphojax.train.state import TrainState
 from morphojax.train.task import Batch
@@ -73,11 +73,6 @@ def init_variables(spec: PretrainSpec) -> dict[str, PyTree]:
     images, mask = jnp.zeros((2, inputs.views, *spec.image_shape)), jnp.ones((2, k), bool)
     keys = {"params": rng.key(spec.seed, "init"), "draws": rng.key(spec.seed, "draws")}
     return dict(spec.model.init(keys, images, mask, rows, jnp.ones((2, 2), bool), train=False))
-
-
-def init_state(pretrained: Any, optimizer: Any, keep_ema: bool, spec: PretrainSpec) -> TrainState:
-    """The state at step 0: random variables, with the pretrained arrays in their places."""
-    return TrainState.create(transfer.merge(init_variables(spec), pretrained), optimizer, keep_ema)
 
 
 def forward(

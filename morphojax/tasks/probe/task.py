@@ -18,7 +18,7 @@ from morphojax import augment
 from morphojax.evaluation import prediction
 from morphojax.models.towers import fill_masked, mean_of_slices
 from morphojax.tasks.probe.label import Label
-from morphojax.train import rng, transfer
+from morphojax.train import rng
 from morphojax.train.optimizer import Levels
 from morphojax.train.state import TrainState
 from morphojax.train.task import Batch
@@ -62,11 +62,6 @@ def init_variables(spec: ProbeSpec) -> dict[str, PyTree]:
     kernel = jnp.zeros((features.pooled.shape[-1], spec.label.outputs))
     variables["params"]["head"] = {"kernel": kernel, "bias": jnp.zeros(spec.label.outputs)}
     return variables
-
-
-def init_state(pretrained: Any, optimizer: Any, keep_ema: bool, spec: ProbeSpec) -> TrainState:
-    """The state at step 0: random variables, with the pretrained arrays in their places."""
-    return TrainState.create(transfer.merge(init_variables(spec), pretrained), optimizer, keep_ema)
 
 
 def predict(

@@ -20,7 +20,7 @@ from morphojax.objectives.segmentation import dice_ce
 from morphojax.tasks.segment import conditioning
 from morphojax.tasks.segment.networks import Networks
 from morphojax.tasks.segment.unlabelled import base
-from morphojax.train import dynamics, rng, transfer
+from morphojax.train import dynamics, rng
 from morphojax.train.optimizer import Levels
 from morphojax.train.state import TrainState
 from morphojax.train.task import Batch
@@ -76,11 +76,6 @@ class SegmentSpec:
 def init_variables(spec: SegmentSpec) -> dict[str, PyTree]:
     image = jnp.zeros((2, spec.size, spec.size, 1))
     return dict(spec.model.init(rng.key(spec.seed, "init"), image, train=False))
-
-
-def init_state(pretrained: Any, optimizer: Any, keep_ema: bool, spec: SegmentSpec) -> TrainState:
-    """The state at step 0: random variables, with the pretrained arrays in their places."""
-    return TrainState.create(transfer.merge(init_variables(spec), pretrained), optimizer, keep_ema)
 
 
 def augmented(batch: Batch, step: jax.Array, spec: SegmentSpec) -> tuple[jax.Array, jax.Array]:

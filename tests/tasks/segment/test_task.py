@@ -44,7 +44,7 @@ def make_batch(n: int = 3) -> dict[str, np.ndarray]:
 
 @functools.cache
 def state(keep_ema: bool = False) -> TrainState:
-    return task.init_state({}, optax.adam(1e-2), keep_ema, make_spec())
+    return TrainState.create(task.init_variables(make_spec()), optax.adam(1e-2), keep_ema)
 
 
 def test_labels_become_classes_and_back() -> None:
@@ -158,7 +158,7 @@ def test_the_error_of_predicted_columns_has_its_weight() -> None:
     light, heavy = (
         dataclasses.replace(make_spec(measures=1), measures=("a",), measures_weight=weight) for weight in (1.0, 3.0)
     )
-    start = task.init_state({}, optax.adam(1e-2), False, light)
+    start = TrainState.create(task.init_variables(light), optax.adam(1e-2), False)
     (once, (metrics, _)), (thrice, _) = (
         task.loss(start.params, start, constants, make_batch(), spec) for spec in (light, heavy)
     )

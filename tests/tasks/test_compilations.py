@@ -28,7 +28,8 @@ SMALL = {
     "swin_micro": {"depths": (1, 1, 1, 1)},
     "vit_tiny": {"depth": 4},
 }
-CONFIGS = {"pretrain": (pretrain_sax, PRETRAIN), "segment": (segment_sax, SEGMENT)}
+WIDTHS = {"model.decoder_widths": (4, 4, 4, 4)}  # the deepest of these pyramids has as many levels
+CONFIGS = {"pretrain": (pretrain_sax, PRETRAIN), "segment": (segment_sax, SEGMENT | WIDTHS)}
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ python -m morphojax.main --config=configs/segment_sax.py --config.init_from=runs
 python -m morphojax.main --config=configs/segment_sax.py --config.workdir=runs/segment_sax_scratch
 """
 
+from typing import Any
+
 import ml_collections
 
 from configs import pretrain_sax
@@ -36,8 +38,17 @@ def get_config() -> ml_collections.ConfigDict:
             "batch_size": 0,  # stacks (or slices) beside each batch, over all devices; 0: no unlabelled images
             "subjects": (),  # as data.subjects; empty: all subjects of data.splits that are neither labelled nor held out
             "slices": 0,  # stacks are padded to this number of slices; 0: to the largest stack
-            "control": "none",  # or shuffled: another subject's volumes (permutation control)
+            # The volumes: none for the subject's own, shuffled for another's, mean for everybody's,
+            # noise_5, noise_10 or noise_20 for its own with that noise in per cent.
+            "control": "none",
             "objectives": unlabelled_objectives(),
+            "teacher": {  # how the pseudo-labels of copy_paste and strong_views are made
+                "calibrate": False,  # offsets of the logits, so that a stack has the table's volumes
+                "band": 0.0,  # relative tolerance of the table's volumes
+                "limit": 6.0,  # largest offset
+                "largest_component": False,  # keep only that of each structure of a stack
+                "collapse_steps": 300,  # a structure lost or flooded for so long stops the run; 0: never
+            },
         }
     )
     config.augment = augmentation()
@@ -84,7 +95,7 @@ def get_config() -> ml_collections.ConfigDict:
     return config
 
 
-def unlabelled_objectives() -> dict[str, dict[str, float]]:
+def unlabelled_objectives() -> dict[str, dict[str, Any]]:
     """The rows of morphojax/tasks/segment/unlabelled; weight 0 switches one off. start, ramp:
     fractions of the run.
     """
@@ -95,6 +106,26 @@ def unlabelled_objectives() -> dict[str, dict[str, float]]:
         # Cross-entropy to the teacher's confident classes, in stacks whose volumes agree with the
         # table (relative tolerance).
         "pseudo_labels": {"weight": 0.0, **ramp, "tolerance": 0.15, "confidence": 0.9},
+        # Labelled and pseudo-labelled slices exchange rectangles, both ways (needs ema.decay).
+        "copy_paste": {
+            "weight": 0.0,
+            "start": 0.1,
+            "ramp": 0.15,
+            "sides": (0.3, 0.8),  # of the rectangles, as a fraction of the image
+            "pseudo_weight": 0.5,  # of a pixel with a pseudo-label
+            "confidence": 0.0,  # lowest probability of a pseudo-label
+            "dice_weight": 0.5,
+        },
+        # Pseudo-labels on strongly augmented slices (needs ema.decay).
+        "strong_views": {
+            "weight": 0.0,
+            "start": 0.1,
+            "ramp": 0.15,
+            "views": 1,
+            "slices": 12,
+            "confidence": 0.0,
+            "dice_weight": 0.5,
+        },
     }
 
 

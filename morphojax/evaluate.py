@@ -34,7 +34,7 @@ from morphojax.data.store.dataset import DatasetError
 from morphojax.data.store.records import RecordError, write_atomically
 from morphojax.data.store.splits import SPLITS
 from morphojax.evaluation import agreement, figures, summary
-from morphojax.inference.flags import add_checkpoint
+from morphojax.inference.flags import add_checkpoint, add_largest_component
 from morphojax.inference.scoring import Result, ScoringError, by_plane, check, score
 from morphojax.inference.segmenter import Run, load_run
 from morphojax.tasks import cohort
@@ -98,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--dataset", help="prepared dataset, or `synthetic` (default: the dataset of the run's config)")
     made.add_argument("--output", help="folder for the results (default: <first run>/evaluation)")
     add_checkpoint(made)
+    add_largest_component(made)
     made.add_argument("--heart_rate", metavar="COLUMN", help="table column in beats per minute, for cardiac output")
     return made
 
@@ -113,7 +114,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    loaded = [load_run(folder, args.checkpoint, args.weights) for folder in args.run]
+    loaded = [
+        load_run(folder, args.checkpoint, args.weights, largest_component=args.largest_component) for folder in args.run
+    ]
     runs = by_plane(loaded)
     dataset = cohort.open_dataset(**_data(loaded, args.dataset))
     scored = check(runs, dataset, args.split)
@@ -131,6 +134,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         "run": " ".join(args.run),
         "checkpoint": args.checkpoint,
         "weights": args.weights,
+        "largest_component": args.largest_component,
         "dataset_fingerprint": dataset.fingerprint,
         "trained_on": " ".join(run.dataset_fingerprint for run in loaded),
     }

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from morphojax import anatomy
 from morphojax.inference.files import PredictError, choose_plane, find_inputs, predict_files
-from morphojax.inference.flags import add_checkpoint
+from morphojax.inference.flags import add_checkpoint, add_largest_component
 from morphojax.inference.segmenter import load_run
 from morphojax.train.checkpoint import CheckpointError
 from morphojax.train.run import RunError
@@ -42,19 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--labels", default="canonical", choices=sorted(anatomy.CONVENTIONS), help="label numbers on disk"
     )
-    parser.add_argument(
-        "--largest_component", action="store_true", help="keep only the largest connected component of every structure"
-    )
     add_checkpoint(parser)
+    add_largest_component(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace existing files in --output")
     args = parser.parse_args(argv)
     source, output = Path(args.input), Path(args.output)
     try:
-        run = load_run(args.run, args.checkpoint, args.weights)
+        run = load_run(args.run, args.checkpoint, args.weights, largest_component=args.largest_component)
         plane = choose_plane(run, args.plane)
         paths, notes = find_inputs(source, plane, args.pattern)
         print("\n".join(notes), end="\n" if notes else "")
-        problems = predict_files(run, plane, paths, source, output, args.labels, args.largest_component, args.overwrite)
+        problems = predict_files(run, plane, paths, source, output, args.labels, args.overwrite)
     except (RunError, CheckpointError, PredictError, ValueError, OSError) as error:
         print(f"predict: {error}", file=sys.stderr)
         return 2

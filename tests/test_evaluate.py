@@ -220,7 +220,7 @@ def test_a_stack_is_scored_by_its_own_annotation_and_an_unlabelled_plane_is_repo
     with pytest.raises(scoring.ScoringError, match="no labelled la_4ch stack in --split=test"):
         scoring.score(ventricle, dataset, "test", progress=False)
 
-    def load(folder, checkpoint, weights):
+    def load(folder, checkpoint, weights, **_):
         config = {"data": dict.fromkeys(SYNTHETIC) | {"dataset": str(dataset.root), "splits": ("train",)}}
         return dataclasses.replace(runs[folder], config=config)
 
@@ -247,7 +247,7 @@ def test_a_dataset_that_does_not_fit_is_refused(dataset, tmp_path):
 def command(dataset, monkeypatch, tmp_path):
     data = dict.fromkeys(SYNTHETIC) | {"plane": "sax", "dataset": str(dataset.root), "splits": ("train",)}
     run = dataclasses.replace(toy_run(), config={"data": data}, dataset_fingerprint=dataset.fingerprint)
-    monkeypatch.setattr(evaluate, "load_run", lambda directory, which, weights: run)
+    monkeypatch.setattr(evaluate, "load_run", lambda directory, which, weights, **_: run)
     monkeypatch.setattr(evaluate.cohort, "open_dataset", lambda dataset, **_: Dataset.open(dataset))
     return lambda *flags: evaluate.main([f"--run={tmp_path / 'run'}", *flags])
 
@@ -271,6 +271,21 @@ def test_command_writes_its_files_and_ids_only_by_subject(command, tmp_path, cap
     assert "secret_a" in (output / "scores_test.csv").read_text()
 
 
+@pytest.mark.parametrize(("flags", "largest"), [((), True), (("--no-largest_component",), False)])
+def test_islands_are_removed_unless_asked_otherwise(flags, largest, command, tmp_path, monkeypatch):
+    asked = []
+    own = evaluate.load_run
+
+    def load(*arguments, largest_component):
+        asked.append(largest_component)
+        return own(*arguments)
+
+    monkeypatch.setattr(evaluate, "load_run", load)
+    assert command(f"--output={tmp_path / 'out'}", *flags) == 0
+    assert asked == [largest]
+    assert json.loads((tmp_path / "out" / "summary_test.json").read_text())["largest_component"] is largest
+
+
 def test_command_says_that_training_subjects_are_scored(command, tmp_path, capsys):
     assert command("--split=train", f"--output={tmp_path / 'other'}") == 0
     assert "trained on subjects of the train split" in capsys.readouterr().out
@@ -283,7 +298,7 @@ def test_command_answers_errors_in_one_line(command, tmp_path, capsys, monkeypat
     assert command(f"--dataset={tmp_path / 'nowhere'}") == 2
     assert "nowhere" in capsys.readouterr().err
 
-    def missing(directory, which, weights):
+    def missing(directory, which, weights, **_):
         raise RunError(f"{directory}/config.json: not found")
 
     monkeypatch.setattr(evaluate, "load_run", missing)

@@ -1,5 +1,6 @@
 """Files in, labels and measures out, with a toy run whose labels follow from the grey values."""
 
+import dataclasses
 import gzip
 import math
 
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 
 from morphojax import anatomy, predict
-from morphojax.inference import files
+from morphojax.inference import files, segmenter
 from morphojax.train.run import RunError
 from tests.toy_run import toy_image, toy_label, toy_run
 
@@ -180,15 +181,15 @@ def test_largest_component():
     label[3, 3, 0] = 1  # touches by a corner only
     expected = label.copy()
     expected[6:, 6:, 0] = expected[3, 3, 0] = 0
-    np.testing.assert_array_equal(files.largest_components(label), expected)
-    assert not files.largest_components(np.zeros((2, 2, 2), np.uint8)).any()
+    np.testing.assert_array_equal(segmenter.largest_components(label), expected)
+    assert not segmenter.largest_components(np.zeros((2, 2, 2), np.uint8)).any()
 
 
 def test_largest_component_option_reaches_the_files(tmp_path):
     label = toy_label()
     label[36:38, 2:4, 2] = LV
     write(tmp_path / "in" / "heart.nii.gz", toy_image(label))
-    predict_folder(tmp_path, largest_component=True)
+    predict_folder(tmp_path, run=dataclasses.replace(toy_run(), largest_component=True))
     out = np.asarray(nib.load(tmp_path / "out" / "heart.nii.gz").dataobj)
     assert (out[36:38, 2:4, 2] == 0).all() and (out == LV).any()
 
@@ -273,7 +274,7 @@ def test_heart_rate_needs_a_unit_and_a_sane_step():
 
 def test_exit_codes(tmp_path, monkeypatch, capsys):
     damage(tmp_path / "in")
-    monkeypatch.setattr(predict, "load_run", lambda directory, which, weights: toy_run())
+    monkeypatch.setattr(predict, "load_run", lambda directory, which, weights, **_: toy_run())
     base = ["--run=r", f"--input={tmp_path / 'in'}"]
     assert predict.main([*base, f"--output={tmp_path / 'out'}"]) == 1
     captured = capsys.readouterr()
@@ -282,7 +283,7 @@ def test_exit_codes(tmp_path, monkeypatch, capsys):
     assert predict.main([*base, f"--output={tmp_path / 'two'}", "--labels=sunnybrook"]) == 2
     assert "no number for" in capsys.readouterr().err
 
-    def missing(directory, which, weights):
+    def missing(directory, which, weights, **_):
         raise RunError(f"{directory}/config.json: not found")
 
     monkeypatch.setattr(predict, "load_run", missing)

@@ -9,7 +9,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from scipy import ndimage
 from tqdm import tqdm
 
 from morphojax import anatomy
@@ -92,19 +91,6 @@ def hearts(paths: Sequence[Path]) -> list[list[Path]]:
     return list(groups.values())
 
 
-def largest_components(label: np.ndarray) -> np.ndarray:
-    """Keeps the largest component of each structure in [X, Y, Z]; the rest becomes background.
-
-    Voxels of a component are connected through faces.
-    """
-    kept = np.zeros_like(label)
-    for value in np.unique(label[label > 0]):
-        components, _ = ndimage.label(label == value)
-        sizes = np.bincount(components.ravel())
-        kept[components == 1 + sizes[1:].argmax()] = value
-    return kept
-
-
 def disk_numbers(run: Run, convention: str) -> np.ndarray:
     """A lookup table, uint8 [256]: canonical id -> number on disk.
 
@@ -120,7 +106,7 @@ def disk_numbers(run: Run, convention: str) -> np.ndarray:
     return table
 
 
-def segment(run: Run, plane: str, path: Path, name: str, largest_component: bool) -> tuple[Segmented, Any]:
+def segment(run: Run, plane: str, path: Path, name: str) -> tuple[Segmented, Any]:
     """The labels of one file, and its NIfTI image. Raises ValueError, naming the file."""
     volume, image = _read(path)
     if plane != "sax" and volume.raw.shape[2] != 1:
@@ -135,7 +121,7 @@ def segment(run: Run, plane: str, path: Path, name: str, largest_component: bool
             raise
         except ValueError as error:
             raise PredictError(f"{path}: {error}") from error
-        frames.append(largest_components(label) if largest_component else label)
+        frames.append(label)
     x, y, z = (float(s) for s in np.sqrt((volume.affine[:3, :3] ** 2).sum(axis=0)))
     return Segmented(name, tuple(frames), (x, y, z), heart_rate(image.header, volume.frames)), image
 
@@ -192,7 +178,6 @@ def predict_files(
     source: Path,
     output: Path,
     labels: str = "canonical",
-    largest_component: bool = False,
     overwrite: bool = False,
 ) -> list[str]:
     """Segments files; writes labels and both tables. Returns an error per file that is left out.
@@ -213,7 +198,7 @@ def predict_files(
             for path in files:
                 name = str(path.relative_to(root).with_name(stem(path)))
                 try:
-                    file, image = segment(run, plane, path, name, largest_component)
+                    file, image = segment(run, plane, path, name)
                 except RunError:
                     raise
                 except ValueError as error:

@@ -27,3 +27,13 @@ def add_checkpoint(parser: argparse.ArgumentParser, default: str | None = "best"
         help="`model`: as the optimizer left them; `ema`: their exponential moving average, "
         "which a run with config.ema.decay above 0 keeps (default: model)",
     )
+
+
+def add_largest_component(parser: argparse.ArgumentParser) -> None:
+    """Adds --largest_component and --no-largest_component."""
+    parser.add_argument(
+        "--largest_component",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep only the largest connected component of every structure of a stack (default: yes)",
+    )

@@ -8,12 +8,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import ndimage
 
 from morphojax import anatomy
 from morphojax.data import geometry
 from morphojax.tasks.segment.build import build_model
 from morphojax.train import checkpoint
 from morphojax.train.run import RunError, read_json
+
+
+def largest_components(label: np.ndarray) -> np.ndarray:
+    """Keeps the largest component of each structure in [X, Y, Z]; the rest becomes background.
+
+    Voxels of a component are connected through faces.
+    """
+    kept = np.zeros_like(label)
+    for value in np.unique(label[label > 0]):
+        components, _ = ndimage.label(label == value)
+        sizes = np.bincount(components.ravel())
+        kept[components == 1 + sizes[1:].argmax()] = value
+    return kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +39,7 @@ class Run:
     percentiles: of a native stack's intensities; they become 0 and 1.
     batch_size:  slices per call of `apply`; the last batch is padded, so that one shape is
         compiled.
+    largest_component: labels keep only the largest component of each structure of a stack.
     """
 
     planes: tuple[str, ...]
@@ -35,6 +50,7 @@ class Run:
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     dataset_fingerprint: str = ""
     batch_size: int = 16
+    largest_component: bool = False
 
     def predict_grid(self, slices: np.ndarray) -> np.ndarray:
         """uint8 [Z, H, W] on the training grid -> probabilities float32 [Z, H, W, classes]."""
@@ -84,19 +100,27 @@ class Run:
     def labels(self, probabilities: np.ndarray, plane: str) -> np.ndarray:
         """Canonical ids, uint8 [...], of the most probable class among those that the plane shows.
 
-        probabilities: [..., classes].
+        probabilities: of a stack in any orientation, [., ., ., classes].
         """
         shown = [0, *(i for i, s in enumerate(self.structures, 1) if s in anatomy.PLANE_STRUCTURES[plane])]
         canonical = np.array([anatomy.BACKGROUND, *(anatomy.LABEL_ID[s] for s in self.structures)], np.uint8)[shown]
-        return canonical[probabilities[..., shown].argmax(-1)]
+        label = canonical[probabilities[..., shown].argmax(-1)]
+        return largest_components(label) if self.largest_component else label
 
 
-def load_run(directory: str | Path, which: str = "best", weights: str = "model", batch_size: int = 16) -> Run:
+def load_run(
+    directory: str | Path,
+    which: str = "best",
+    weights: str = "model",
+    batch_size: int = 16,
+    largest_component: bool = False,
+) -> Run:
     """Loads a segmentation run: preprocessing.json, config.json and a checkpoint.
 
     Args:
         which: `best` (the last checkpoint where none was evaluated) or `last`.
         weights: `model` or `ema`, as in `checkpoint.load_variables`.
+        batch_size, largest_component: see `Run`.
 
     Raises:
         RunError: a file is missing or is not one of a segmentation run.
@@ -119,7 +143,7 @@ def load_run(directory: str | Path, which: str = "best", weights: str = "model",
     _check_same(directory, model, grid, variables)
     variables = jax.device_put(variables)
     apply = jax.jit(lambda image: model.apply(variables, image, train=False)[0])
-    return Run(planes, grid, (low, high), structures, apply, config, fingerprint, batch_size)
+    return Run(planes, grid, (low, high), structures, apply, config, fingerprint, batch_size, largest_component)
 
 
 def _check_same(directory: Path, model: Any, grid: geometry.Grid, variables: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from morphojax.models.features import Features
 from morphojax.models.layers import Dtype, conv, normalisation
+from morphojax.models.unet import space_to_depth
 
 
 class UNetStage(nn.Module):
@@ -35,11 +36,13 @@ def halve(x: jax.Array) -> jax.Array:
 
 
 class UNetEncoder(nn.Module):
-    """Image [B,H,W,C], any C and any size -> Features at strides 1, 2, 4, 8, 16 (pooled: mean of
-    the last map, float32).
+    """Image [B,H,W,C], any C and any size -> Features at strides 1, 2, 4, 8, 16 times `stem`
+    (pooled: mean of the last map, float32).
 
-    width: channels at full size; they double with every stage, up to `cap`. Stages are joined by
-    `halve`.
+    width: channels of the first stage; they double with every stage, up to `cap`. Stages are joined
+    by `halve`.
+    stem: 1, or the factor by which the image is folded into channels first (`unet.space_to_depth`):
+    with 2 the whole network works at half the image's size.
     norm: "batch", or "group" (`layers.normalisation`).
     remat: compute stages again for the gradient instead of keeping their activations.
     """
@@ -47,6 +50,7 @@ class UNetEncoder(nn.Module):
     width: int = 32
     stages: int = 5
     cap: int = 512
+    stem: int = 1
     norm: str = "batch"
     remat: bool = False
     dtype: Dtype = jnp.float32
@@ -59,7 +63,7 @@ class UNetEncoder(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, train: bool) -> Features:
         make_stage = nn.remat(UNetStage, static_argnums=(2,)) if self.remat else UNetStage
-        x, pyramid = image, []
+        x, pyramid = space_to_depth(image, self.stem), []
         for stage in range(self.stages):
             if stage:
                 x = halve(x)

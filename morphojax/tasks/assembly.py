@@ -4,7 +4,7 @@ weights, once for all tasks.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -47,6 +47,7 @@ class TaskParts:
     images:          the preprocessing of the images, for the run directory.
     best:            see `Task`.
     draw_validation: see `Task`.
+    monitor:         see `Task`.
     ema_decay:       an objective's own schedule of EMA weights; None: that of `config.ema`.
     """
 
@@ -56,6 +57,7 @@ class TaskParts:
     images: Mapping[str, Any]
     best: tuple[str, bool]
     draw_validation: bool = False
+    monitor: Callable[[int, Mapping[str, float]], None] | None = None
     ema_decay: ema.Decay | None = None
 
 
@@ -111,6 +113,7 @@ def assemble(config: ml_collections.ConfigDict, functions: ModuleType, parts: Ta
         learning_rate=learning_rate,
         examples=config.batch_size,
         diagnose_every=every,
+        monitor=parts.monitor,
         **{name: bind(name) for name in dynamics},
     )
 

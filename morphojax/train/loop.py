@@ -44,7 +44,8 @@ def fit(
         True when the run is complete, False when SIGTERM (or Ctrl-C) stopped it after a save.
 
     Raises:
-        TrainingError: the loss is not finite; the last good checkpoint is kept.
+        TrainingError: the loss is not finite, or the task's monitor stops the run; the last good
+            checkpoint is kept.
         CheckpointError: a checkpoint cannot be read or written.
     """
     checkpoints = Checkpoints(run)
@@ -196,6 +197,8 @@ class _Pending:
                     f"{sorted(set(subjects.tolist()))}. The last good checkpoint is kept. Look at these subjects, "
                     "or lower config.optimizer.learning_rate, set config.optimizer.clip_norm, or use float32"
                 )
+            if self._task.monitor is not None:
+                self._task.monitor(step, metrics)
         last = steps[-1][0] + 1  # batches seen
         now = time.perf_counter()
         scalars = {f"train/{name}": float(np.mean([m[name] for m in values])) for name in values[0]}

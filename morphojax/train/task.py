@@ -46,6 +46,8 @@ class Task:
     reference:     (state at step 0, constants) -> what `diagnose` compares with: it finds it in the
                    constants as `start`. A resumed run computes it again from `init`. None for
                    nothing.
+    monitor:       (step, metrics of that step) -> None; called in order for every step, when its
+                   metrics are fetched. It stops the run by raising TrainingError. None for none.
     """
 
     init: Callable[[Any], TrainState]
@@ -66,3 +68,4 @@ class Task:
     diagnose: Callable[[TrainState, Any, Batch], dict[str, jax.Array]] | None = None
     diagnose_every: int = 0
     reference: Callable[[TrainState, Any], Any] | None = None
+    monitor: Callable[[int, Mapping[str, float]], None] | None = None

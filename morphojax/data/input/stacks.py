@@ -30,7 +30,8 @@ def stack_stream(
     - `image` uint8 [B,K,H,W,1],
     - `slice_mask` bool [B,K],
     - `position` float32 [B,K], 0..1 along the stack,
-    - `volume` float32 [B,S] in ml, NaN where unknown; S = 0 without `volumes`,
+    - `volume` float32 [B,S] in ml, NaN where unknown, where the stack is one slice, and where it is
+      larger than the whole image; S = 0 without `volumes`,
     - `voxel_ml` float32 [B], the volume of a voxel: a pixel of the grid times the distance between
       slices,
     - `subject` int32 [B],
@@ -66,6 +67,8 @@ def stack_stream(
     if volumes.shape[2]:
         known = np.isfinite(volumes[chosen[usable]]).any(axis=(1, 2))
         logging.info("%s: the table has a volume of %d of %d subjects", plane, int(known.sum()), n_usable)
+        if single := int((count[usable] == 1).any(axis=1).sum()):
+            logging.warning("%s: %d subjects have a stack of one slice, whose volume counts as unknown", plane, single)
     reader = _ReadStacks(
         records=dataset.slices(plane),
         native=Records(dataset.root, dataset.manifest.native[plane]),
@@ -104,12 +107,15 @@ class _ReadStacks:
         z, count = np.arange(self.slices), self.count[stack][:, None]
         mask = z < count
         record = np.where(mask, self.first[stack][:, None] + z, -1)
+        image = read(self.records, record, ("image",))["image"][..., None]
+        voxel_ml = np.array([_voxel_ml(self.native[row]) for row in self.row[stack]], np.float32)
+        largest = np.where(count > 1, count, 0) * voxel_ml[:, None] * np.prod(image.shape[2:4])
         return {
-            "image": read(self.records, record, ("image",))["image"][..., None],
+            "image": image,
             "slice_mask": mask,
             "position": np.where(mask, position(z, count), 0).astype(np.float32),
-            "volume": self.volumes[stack],
-            "voxel_ml": np.array([_voxel_ml(self.native[row]) for row in self.row[stack]], np.float32),
+            "volume": np.where(self.volumes[stack] < largest, self.volumes[stack], np.nan).astype(np.float32),
+            "voxel_ml": voxel_ml,
             "subject": self.subject[numbers].astype(np.int32),
         }
 

@@ -73,8 +73,9 @@ def volumes(
 ) -> np.ndarray:
     """The volumes in a table: float32 [N, phases, structures] in ml, NaN where unknown.
 
-    A volume comes from the first filled column that measures it; else, for the myocardium, from its
-    mass at 1.05 g/ml; else, at ES, from ED and the ejection fraction: ESV = EDV (1 - EF / 100).
+    A volume comes from the first filled column that measures it; else
+    - of the myocardium, from its mass at 1.05 g/ml, at that phase or another: it does not change;
+    - of a cavity at ES, from ED and the ejection fraction: ESV = EDV (1 - EF / 100).
     Nothing is imputed.
 
     These columns leak the segmentation label of their subject (`Column.leak`): use them for
@@ -92,7 +93,8 @@ def volumes(
     def volume(structure: str, phase: str) -> np.ndarray:
         values = by_measure[f"{structure}:{phase}:ml"]
         if structure == "lv_myocardium":
-            values = _fill(values, by_measure[f"{structure}:{phase}:g"] / MYOCARDIUM_DENSITY_G_PER_ML)
+            for at in (phase, *PHASES):
+                values = _fill(values, by_measure[f"{structure}:{at}:g"] / MYOCARDIUM_DENSITY_G_PER_ML)
         elif phase == "ES":
             values = _fill(values, volume(structure, "ED") * (1 - by_measure[f"{structure}:EF:%"] / 100))
         return values

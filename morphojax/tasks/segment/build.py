@@ -44,6 +44,8 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         labelled = unlabelled.Labelled(planes, structures, subjects, streams)
         streams, objectives = unlabelled.add_unlabelled(config, dataset, labelled, spec.augmentation)
         spec = dataclasses.replace(spec, unlabelled=objectives)
+        if objectives.reads_pseudo_labels:
+            _check_shown(make(subjects.train, _ONE_BY_ONE), spec)
     constants = measures.constants
     if config.dynamics_every:
         watched = subjects.validation if len(subjects.validation) else subjects.train
@@ -57,6 +59,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         images=images,
         best=("dice", True),
         draw_validation=True,
+        monitor=spec.unlabelled.monitor() if spec.unlabelled else None,
     )
     made = assembly.assemble(config, task, parts)
     return made, {"preprocessing.json": images, "start.json": transfer.digest(made.pretrained)}
@@ -91,6 +94,21 @@ def build_model(config: dict[str, Any], n_classes: int, measures: int) -> Segmen
 _ONE_BY_ONE = StreamSpec(batch_size=1, seed=0, train=False)
 
 
+def _check_shown(slices: Stream, spec: SegmentSpec) -> None:
+    """Raises ValueError for a structure that no slice of the stream shows: a teacher that never saw
+    it would label it as background.
+    """
+    missing = set(spec.structures)
+    for i in range(slices.examples):
+        missing -= {anatomy.STRUCTURES[label - 1] for label in np.unique(slices.at(i)["label"]) if label}
+        if not missing:
+            return
+    raise ValueError(
+        f"config.unlabelled: no labelled slice shows {', '.join(sorted(missing))}, so its pseudo-labels would be empty; "
+        "label a subject that shows it, or leave it out of config.data.structures"
+    )
+
+
 def _reference_images(slices: Stream) -> np.ndarray:
     """uint8 [n,H,W,1], n up to REFERENCE_SLICES: evenly spaced among all labelled slices of a
     stream; the same in every process.
@@ -117,16 +135,22 @@ def choose_structures(chosen: tuple[str, ...], dataset: Dataset, planes: tuple[s
 
 
 def _stages(config: ml_collections.ConfigDict, steps: int, spec: SegmentSpec) -> tuple[tuple[int, SegmentSpec], ...]:
-    """One stage, or, with config.freeze=probe_then_full, one with the encoder frozen and one
-    without.
+    """The stages of the run by their first steps. A stage begins where the encoder starts to learn
+    (config.freeze=probe_then_full) and where the first unlabelled objective gets a weight: until
+    then its forward passes would be wasted, unless they train the measures.
     """
-    frozen = dataclasses.replace(spec, train_encoder=False)
-    if assembly.trains_encoder(config.freeze, FREEZE):
-        return ((0, spec),)
-    if config.freeze == "encoder":
-        return ((0, frozen),)
-    if not 0 < config.probe_steps < steps:
-        raise ValueError(
-            f"config.probe_steps={config.probe_steps}: give a number of steps between 0 and the run's {steps}"
-        )
-    return ((0, frozen), (config.probe_steps, spec))
+    frozen_steps = 0
+    if not assembly.trains_encoder(config.freeze, FREEZE):
+        frozen_steps = steps if config.freeze == "encoder" else config.probe_steps
+        if config.freeze == "probe_then_full" and not 0 < config.probe_steps < steps:
+            raise ValueError(
+                f"config.probe_steps={config.probe_steps}: give a number of steps between 0 and the run's {steps}"
+            )
+    labelled_steps = spec.unlabelled.first_step if spec.unlabelled and not spec.measures else 0
+    starts = sorted({0, *(s for s in (frozen_steps, labelled_steps) if s < steps)})
+
+    def at(step: int) -> SegmentSpec:
+        unlabelled = spec.unlabelled if step >= labelled_steps else None
+        return dataclasses.replace(spec, train_encoder=step >= frozen_steps, unlabelled=unlabelled)
+
+    return tuple((step, at(step)) for step in starts)

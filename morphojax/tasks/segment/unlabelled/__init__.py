@@ -17,15 +17,20 @@ from morphojax.data.input.stream import Joined
 from morphojax.data.store.dataset import Dataset
 from morphojax.tasks.common import Streams
 from morphojax.tasks.segment.unlabelled.base import Schedule, UnlabelledObjective, UnlabelledSpec
+from morphojax.tasks.segment.unlabelled.copy_paste import copy_paste
 from morphojax.tasks.segment.unlabelled.entropy import entropy
 from morphojax.tasks.segment.unlabelled.pseudo_labels import pseudo_labels
 from morphojax.tasks.segment.unlabelled.stream import Labelled, make_stream
+from morphojax.tasks.segment.unlabelled.strong_views import strong_views
+from morphojax.tasks.segment.unlabelled.teacher import TeacherSpec
 from morphojax.tasks.segment.unlabelled.volume_consistency import volume_consistency
 
 OBJECTIVES: dict[str, Callable[..., UnlabelledObjective]] = {
     "volume_consistency": volume_consistency,
     "entropy": entropy,
     "pseudo_labels": pseudo_labels,
+    "copy_paste": copy_paste,
+    "strong_views": strong_views,
 }
 KEY = "config.unlabelled.objectives"
 
@@ -41,11 +46,26 @@ def add_unlabelled(
     objectives = from_config(config.unlabelled.objectives.to_dict())
     if needs_ema := [name for name, objective in objectives.items() if objective.ema and not config.ema.decay]:
         raise ValueError(f"{KEY}.{needs_ema[0]} needs EMA weights as teacher: set config.ema.decay, 0.99 for example")
+    teacher = _teacher(config.unlabelled.teacher, objectives)
     images, streams = make_stream(config, dataset, labelled, objectives), labelled.streams
     weak: Any = dataclasses.replace(augmentation.geometric, scale=(1.0, 1.0), crop=None)
-    spec = UnlabelledSpec(objectives, weak, augmentation, config.seed, streams.steps)
+    spec = UnlabelledSpec(objectives, weak, augmentation, config.seed, streams.steps, labelled.structures, teacher)
     joined = Joined({"labelled": streams.train, "unlabelled": images})  # pyrefly: ignore
     return dataclasses.replace(streams, train=joined), spec
+
+
+def _teacher(settings: ml_collections.ConfigDict, objectives: Mapping[str, UnlabelledObjective]) -> TeacherSpec:
+    try:
+        spec = TeacherSpec(**settings.to_dict())
+    except ValueError as error:
+        raise ValueError(f"config.unlabelled.teacher.{error}") from error
+    readers = [name for name in OBJECTIVES if name in objectives and objectives[name].pseudo_labels]
+    if spec.calibrate and not readers:
+        raise ValueError(
+            "config.unlabelled.teacher.calibrate has no effect: give an objective that learns from pseudo-labels a "
+            "weight, such as copy_paste"
+        )
+    return spec
 
 
 def from_config(objectives: Mapping[str, Mapping[str, Any]]) -> dict[str, UnlabelledObjective]:

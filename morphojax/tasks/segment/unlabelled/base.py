@@ -13,6 +13,8 @@ import jax.numpy as jnp
 
 from morphojax import augment
 from morphojax.tasks.segment.networks import Networks
+from morphojax.tasks.segment.unlabelled.collapse import CollapseMonitor
+from morphojax.tasks.segment.unlabelled.teacher import PseudoLabels, TeacherSpec, pseudo_labels
 from morphojax.train import rng
 from morphojax.train.task import Batch
 
@@ -36,12 +38,16 @@ class Schedule:
         for name in ("start", "ramp"):
             check(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "a fraction of the run, from 0 to 1")
 
+    def first_step(self, steps: int) -> int:
+        """The first step with a fraction above 0; 0 where the objective starts with the run."""
+        return math.floor(self.start * steps) + 1 if self.start else 0
+
     def fraction(self, step: jax.Array, steps: int) -> jax.Array:
         """The fraction of the weight in effect at a step, 0 to 1. steps: of the run."""
         return jnp.clip((step / steps - self.start) / max(self.ramp, 1e-9), 0.0, 1.0)
 
 
-def check(name: str, value: float, holds: bool, what: str) -> None:
+def check(name: str, value: object, holds: bool, what: str) -> None:
     """Raises ValueError `<name>=<value>: give <what>` where it does not hold; the caller prepends
     the key.
     """
@@ -58,6 +64,7 @@ class UnlabelledObjective:
                   slices of any plane.
     volumes:      it needs the volumes of the table; only subjects that have some take part.
     ema:          its teacher must be EMA weights (config.ema.decay above 0).
+    pseudo_labels: it reads `UnlabelledBatch.pseudo_labels`.
     schedule:     its weight over the run, set from the config.
     """
 
@@ -65,6 +72,7 @@ class UnlabelledObjective:
     whole_stacks: bool = False
     volumes: bool = False
     ema: bool = False
+    pseudo_labels: bool = False
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
 
 
@@ -76,6 +84,8 @@ class UnlabelledSpec:
             change volumes), intensities unchanged.
     strong: augmentation of the student's strong view: that of the labelled slices.
     steps:  number of steps of the run.
+    structures: names of the classes, without the background.
+    teacher: how pseudo-labels are made.
     """
 
     objectives: Mapping[str, UnlabelledObjective]
@@ -83,6 +93,22 @@ class UnlabelledSpec:
     strong: augment.Augmentation
     seed: int
     steps: int
+    structures: tuple[str, ...] = ()
+    teacher: TeacherSpec = dataclasses.field(default_factory=TeacherSpec)
+
+    @property
+    def first_step(self) -> int:
+        """The first step at which an objective has a weight above 0."""
+        return min(objective.schedule.first_step(self.steps) for objective in self.objectives.values())
+
+    @property
+    def reads_pseudo_labels(self) -> bool:
+        return any(objective.pseudo_labels for objective in self.objectives.values())
+
+    def monitor(self) -> CollapseMonitor | None:
+        """A new monitor of the teacher; None where no objective reads pseudo-labels."""
+        steps = self.teacher.collapse_steps
+        return CollapseMonitor(self.structures, steps) if steps and self.reads_pseudo_labels else None
 
 
 class View(NamedTuple):
@@ -93,6 +119,16 @@ class View(NamedTuple):
     images: jax.Array
     logits: jax.Array
     measures: jax.Array
+
+
+class Pixels(NamedTuple):
+    """Augmented slices to learn from: image float32 [N,H,W,1], label (class) int32 [N,H,W], weight
+    of each pixel float32 [N,H,W].
+    """
+
+    image: jax.Array
+    label: jax.Array
+    weight: jax.Array
 
 
 class UnlabelledBatch:
@@ -139,12 +175,55 @@ class UnlabelledBatch:
         return self._view(self._spec.strong, "augment_unlabelled_strong")
 
     @functools.cached_property
-    def teacher_probabilities(self) -> jax.Array:
+    def teacher_logits(self) -> jax.Array:
         """float32 [B,K,H,W,classes]: the teacher on the images without augmentation; no
         gradient.
         """
         logits = self.networks.teacher(self._slices(self.plain))
-        return jax.nn.softmax(logits.astype(jnp.float32)).reshape(*self.image.shape[:-1], -1)
+        return logits.astype(jnp.float32).reshape(*self.image.shape[:-1], -1)
+
+    @functools.cached_property
+    def teacher_probabilities(self) -> jax.Array:
+        """float32 [B,K,H,W,classes]: the softmax of `teacher_logits`."""
+        return jax.nn.softmax(self.teacher_logits)
+
+    @functools.cached_property
+    def pseudo_labels(self) -> PseudoLabels:
+        """Of the images without augmentation, made as `config.unlabelled.teacher` says."""
+        return pseudo_labels(self.teacher_logits, self, self._spec.structures, self._spec.teacher)
+
+    @functools.cached_property
+    def labelled_pixels(self) -> Pixels:
+        """The labelled slices of the step. The background of a slice in which a structure is not
+        annotated may hide that structure, so it has weight 0.
+        """
+        label = self.labelled["label"]
+        certain = (label > 0) | self.labelled["annotated"].all(-1)[:, None, None]
+        return Pixels(self.labelled["image"], label, certain.astype(jnp.float32))
+
+    def augmented_slices(self, count: int, name: str, confidence: float) -> Pixels:
+        """`count` of the valid slices, drawn at random, strongly augmented, with pseudo-labels.
+        Slices repeat where there are fewer.
+
+        name: of the augmentation's random numbers; the slices are the same for every name.
+        confidence: pixels of a lower teacher probability have weight 0, and so has what lies
+            outside the image.
+        """
+        valid = self.valid_slices.ravel()
+        order = jnp.argsort(jnp.where(valid, jax.random.uniform(self.key("slices"), valid.shape), 2.0))
+        chosen = order[jnp.arange(count) % jnp.maximum(valid.sum(), 1)]
+        pseudo = self.pseudo_labels
+        # One map holds label and weight, so that both move alike: 0 is "do not learn from this
+        # pixel".
+        label = jnp.where(pseudo.confidence >= confidence, pseudo.label + 1, 0) * self.valid_slices[..., None, None]
+        image, moved = augment.augment(
+            self.key(name), self._slices(self.plain)[chosen], self._slices(label)[chosen], self._spec.strong
+        )
+        return Pixels(image, jnp.maximum(moved - 1, 0), (moved > 0).astype(jnp.float32))
+
+    def key(self, name: str) -> jax.Array:
+        """A key of this step for random numbers of that name."""
+        return rng.key(self._spec.seed, name, self._step)
 
     def to_weak(self, labels: jax.Array) -> jax.Array:
         """Class maps int [B,K,H,W] of the plain images, moved as the weak view is; 0 outside the
@@ -157,19 +236,16 @@ class UnlabelledBatch:
         return self._move(labels, self._spec.strong, "augment_unlabelled_strong")
 
     def _view(self, augmentation: augment.Augmentation, name: str) -> View:
-        images = augment.augment(self._key(name), self.plain, None, augmentation)[0]
+        images = augment.augment(self.key(name), self.plain, None, augmentation)[0]
         logits, measures = self.networks.student(self._slices(images), train=False)
         return View(images, logits.reshape(*self.image.shape[:-1], -1), measures)
 
     def _move(self, labels: jax.Array, augmentation: augment.Augmentation, name: str) -> jax.Array:
         canvas = jnp.zeros((*labels.shape, 1), jnp.float32)
-        return augment.augment(self._key(name), canvas, labels, augmentation.geometric)[1]
+        return augment.augment(self.key(name), canvas, labels, augmentation.geometric)[1]
 
     def _slices(self, images: jax.Array) -> jax.Array:
         return images.reshape(-1, *images.shape[2:])
-
-    def _key(self, name: str) -> jax.Array:
-        return rng.key(self._spec.seed, name, self._step)
 
 
 def loss(batch: UnlabelledBatch, spec: UnlabelledSpec, step: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
@@ -183,4 +259,8 @@ def loss(batch: UnlabelledBatch, spec: UnlabelledSpec, step: jax.Array) -> tuple
         total += objective.schedule.weight * fraction * value
         logged = {"loss": value, "ramp": fraction, **own}
         metrics |= {f"unlabelled/{name}/{key}": v for key, v in logged.items()}
+    if spec.reads_pseudo_labels:
+        label = batch.labelled["label"]
+        fractions = {f"labelled_fraction/{s}": (label == i).mean() for i, s in enumerate(spec.structures, start=1)}
+        metrics |= {f"unlabelled/teacher/{key}": v for key, v in (batch.pseudo_labels.metrics | fractions).items()}
     return total, metrics

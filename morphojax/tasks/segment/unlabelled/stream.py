@@ -8,6 +8,7 @@ from typing import Any
 
 import ml_collections
 import numpy as np
+from absl import logging
 
 from morphojax.data.input.slices import slice_stream
 from morphojax.data.input.stacks import stack_stream
@@ -18,7 +19,8 @@ from morphojax.tasks import cohort, common
 from morphojax.tasks.segment.unlabelled.base import UnlabelledObjective
 from morphojax.train import devices
 
-CONTROLS = ("none", "shuffled")
+CONTROLS = ("none", "shuffled", "mean", "noise_5", "noise_10", "noise_20")
+LARGEST_ML = 1500.0  # more than the cavity of any heart; larger volumes are errors of the table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,15 +47,15 @@ def make_stream(
             message names the key.
     """
     settings = config.unlabelled
-    stacks = any(objective.whole_stacks for objective in objectives.values())
-    volumes = any(objective.volumes for objective in objectives.values())
+    calibrate = settings.teacher.calibrate
+    stacks = calibrate or any(objective.whole_stacks for objective in objectives.values())
+    volumes = calibrate or any(objective.volumes for objective in objectives.values())
     _check(settings, labelled.planes, stacks, volumes)
     spec = dataclasses.replace(labelled.streams.spec, batch_size=settings.batch_size)
     frames, subjects, known = tuple(config.input.frames), _unlabelled_subjects(config, dataset, labelled), None
     if volumes:
         subjects, known = _volumes(dataset, subjects, labelled.structures, frames)
-        if settings.control == "shuffled":
-            known = shuffle(known, subjects, config.seed)
+        known = control(settings.control, known, subjects, config.seed)
     devices.say(f"{len(subjects)} unlabelled subjects{' with volumes in the table' if volumes else ''}")
     images: dict[str, Any] = dict(subjects=subjects, frames=frames, spec=spec)
     if stacks:
@@ -61,14 +63,25 @@ def make_stream(
     return slice_stream(dataset, planes=labelled.planes, structures=labelled.structures, labelled=False, **images)
 
 
-def shuffle(volumes: np.ndarray, subjects: np.ndarray, seed: int) -> np.ndarray:
-    """The permutation control: every one of the subjects gets the volumes of another. volumes: [N,
-    phases, S].
+def control(name: str, volumes: np.ndarray, subjects: np.ndarray, seed: int) -> np.ndarray:
+    """The volumes [N, phases, S] that a control gives to the subjects.
+
+    - `none`: their own.
+    - `shuffled`: each has those of another subject (permutation control).
+    - `mean`: all have the geometric mean over the subjects.
+    - `noise_<p>`: their own, each times exp(normal x p / 100).
     """
-    order = np.random.default_rng((seed, *b"shuffled")).permutation(subjects)
-    shuffled = volumes.copy()
-    shuffled[order] = volumes[np.roll(order, 1)]
-    return shuffled
+    changed, random = volumes.copy(), np.random.default_rng((seed, *name.encode()))
+    if name == "shuffled":
+        order = random.permutation(subjects)
+        changed[order] = volumes[np.roll(order, 1)]
+    elif name == "mean":
+        logs = np.ma.masked_invalid(np.log(volumes[subjects]))
+        changed[subjects] = np.exp(logs.mean(0).filled(np.nan))
+    elif name.startswith("noise_"):
+        percent = float(name.removeprefix("noise_"))
+        changed *= np.exp(random.normal(0, percent / 100, volumes.shape)).astype(volumes.dtype)
+    return changed
 
 
 def _unlabelled_subjects(config: ml_collections.ConfigDict, dataset: Dataset, labelled: Labelled) -> np.ndarray:
@@ -97,6 +110,9 @@ def _volumes(
     phases, S] in ml.
     """
     known = cells.volumes(dataset.table, dataset.schema, structures, phases)
+    if absurd := int((known[subjects] > LARGEST_ML).sum()):
+        logging.warning("%d volumes of the table above %g ml cannot be right and count as unknown", absurd, LARGEST_ML)
+        known = np.where(known > LARGEST_ML, np.nan, known)
     kept = subjects[np.isfinite(known[subjects]).any(axis=(1, 2))]
     if not len(kept):
         raise ValueError(
@@ -109,7 +125,7 @@ def _volumes(
 def _check(settings: ml_collections.ConfigDict, planes: tuple[str, ...], stacks: bool, volumes: bool) -> None:
     devices.check_batch_size(settings.batch_size, key="config.unlabelled.batch_size")
     if settings.control not in CONTROLS:
-        raise ValueError(f"config.unlabelled.control={settings.control!r} is unknown: choose {' or '.join(CONTROLS)}")
+        raise ValueError(f"config.unlabelled.control={settings.control!r} is unknown: choose {', '.join(CONTROLS)}")
     if settings.control != "none" and not volumes:
         raise ValueError(
             f"config.unlabelled.control={settings.control!r} has no effect: no objective with a weight reads the table's volumes"

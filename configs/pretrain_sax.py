@@ -62,8 +62,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.model = ml_collections.ConfigDict(
         {
-            "encoder": "resnet18",
-            "width": 32,  # channels of the first stage; 64 is the published size
+            "encoder": "unet_half",  # the contracting half of a U-Net, at half the image's size
+            "width": 24,  # channels of the first stage
             "dtype": "float32",  # of the computation; or bfloat16
             "plane_encoders": "shared",  # one for all planes; or own: one for each
             "norm": "batch",  # or group; of resnets, unets and decoders
@@ -76,7 +76,7 @@ def get_config() -> ml_collections.ConfigDict:
             },
             "pooling": "mean",  # of the slices; or attention
             "decoder": "unet",  # or mlp, lighter: one width, the last of decoder_widths
-            "decoder_widths": (16, 32, 64, 128),  # as in segmentation; for the objectives that need a decoder
+            "decoder_widths": (24, 48, 96, 192),  # as in segmentation; for the objectives that need a decoder
             "patch_mask_fraction": 0.75,  # of the patches, for the objectives that mask them
             "table": {
                 "encoder": "mlp",  # or transformer: a token for every column

@@ -42,8 +42,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.model = ml_collections.ConfigDict(
         {
-            "encoder": "resnet18",
-            "width": 32,  # must be that of the pretraining
+            "encoder": "unet_half",
+            "width": 24,  # must be that of the pretraining
             "plane_encoders": "shared",  # as in pretraining
             "dtype": "float32",
             "norm": "batch",  # or group; of resnets and unets; as in pretraining

@@ -1,9 +1,9 @@
-"""Segmentation of ACDC with few labelled patients, from scratch or from a pretrained encoder.
+"""Segmentation of ACDC with one or two labelled patients, from scratch or pretrained.
 
-    python -m morphojax.main --config=configs/segment_acdc.py --config.data.dataset=data/acdc \\
-        --config.data.subjects="('data/labelled.txt',)"
+    python -m morphojax.main --config=configs/segment_acdc.py:self_training \\
+        --config.data.dataset=data/acdc --config.data.subjects="('data/labelled.txt',)"
 
-See docs/results.md for the whole protocol.
+The arms are those of segment_sax.py. Protocol, cost and scores: docs/results.md.
 """
 
 import ml_collections
@@ -11,13 +11,15 @@ import ml_collections
 from configs import segment_sax
 
 
-def get_config() -> ml_collections.ConfigDict:
-    config = segment_sax.get_config()
+def get_config(arm: str = "supervised") -> ml_collections.ConfigDict:
+    config = segment_sax.get_config(arm)
     config.workdir = "runs/acdc/segment"
-    config.steps = 800
+    config.steps = 2000
+    config.batch_size = 12
     config.data.dataset = "data/acdc"
     config.data.fraction = 1.0
-    config.eval_every = 400
-    config.save_every = 400
-    config.images_every = 400
+    config.augment.translation_fraction = 0.15
+    config.eval_every = 500
+    config.save_every = 500
+    config.images_every = 500
     return config

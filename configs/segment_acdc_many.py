@@ -13,8 +13,8 @@ import ml_collections
 from configs import segment_acdc
 
 
-def get_config() -> ml_collections.ConfigDict:
-    config = segment_acdc.get_config()
+def get_config(arm: str = "supervised") -> ml_collections.ConfigDict:
+    config = segment_acdc.get_config(arm)
     config.workdir = "runs/acdc/segment_many"
     config.steps = 1000  # 3500 for all training patients
     config.eval_every = 500

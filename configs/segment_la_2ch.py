@@ -15,8 +15,8 @@ from configs import segment_sax
 PLANE = "la_2ch"
 
 
-def get_config() -> ml_collections.ConfigDict:
-    config = segment_sax.get_config()
+def get_config(arm: str = "supervised") -> ml_collections.ConfigDict:
+    config = segment_sax.get_config(arm)
     config.workdir = f"runs/segment_{PLANE}"
     config.data.plane = PLANE
     config.data.fraction = 0.2

@@ -11,8 +11,8 @@ from configs import segment_la_2ch
 PLANE = "la_4ch"
 
 
-def get_config() -> ml_collections.ConfigDict:
-    config = segment_la_2ch.get_config()
+def get_config(arm: str = "supervised") -> ml_collections.ConfigDict:
+    config = segment_la_2ch.get_config(arm)
     config.workdir = f"runs/segment_{PLANE}"
     config.data.plane = PLANE
     return config

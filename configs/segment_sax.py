@@ -1,7 +1,13 @@
 """Image-only segmentation of short-axis slices, from a pretrained encoder or from scratch.
 
-python -m morphojax.main --config=configs/segment_sax.py --config.init_from=runs/pretrain_sax
-python -m morphojax.main --config=configs/segment_sax.py --config.workdir=runs/segment_sax_scratch
+    python -m morphojax.main --config=configs/segment_sax.py --config.init_from=runs/pretrain_sax
+    python -m morphojax.main --config=configs/segment_sax.py:self_training
+
+The arm after the colon says what the run learns from unlabelled images:
+    supervised     nothing (the default)
+    volume         the volumes of whole stacks must be those of the table
+    self_training  pseudo-labels of an EMA teacher, mixed with labelled slices; images alone
+    calibrated     the same, with pseudo-labels that have the table's volumes
 """
 
 from typing import Any
@@ -10,8 +16,10 @@ import ml_collections
 
 from configs import pretrain_sax
 
+ARMS = ("supervised", "volume", "self_training", "calibrated")
 
-def get_config() -> ml_collections.ConfigDict:
+
+def get_config(arm: str = "supervised") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.task = "segment"
     config.workdir = "runs/segment_sax"
@@ -56,8 +64,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.model = ml_collections.ConfigDict(
         {
-            "encoder": "resnet18",
-            "width": 32,  # must be that of the pretraining
+            "encoder": "unet_half",  # this and the width must be those of the pretraining
+            "width": 24,
             "dtype": "float32",
             "norm": "batch",  # or group; of resnets, unets and decoders
             # Keyword arguments of the encoder. An encoder that lacks an option accepts only the
@@ -68,7 +76,12 @@ def get_config() -> ml_collections.ConfigDict:
                 "remat": False,  # compute blocks again for the gradient: less memory, more time; of every encoder
             },
             "decoder": "unet",  # or mlp, lighter: one width, the last of decoder_widths
-            "decoder_widths": (16, 32, 64, 128),  # channels at strides 2, 4, 8, 16
+            "decoder_widths": (
+                24,
+                48,
+                96,
+                192,
+            ),  # channels at strides 2, 4, 8, 16; an encoder with fewer levels takes the first
             "condition": "",  # columns (groups or names) predicted from the image that condition the decoder; empty: none
         }
     )
@@ -77,7 +90,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer = ml_collections.ConfigDict(
         {
             "name": "adamw",
-            "learning_rate": 5e-3,
+            "learning_rate": 2e-3,
             "weight_decay": 1e-4,
             "schedule": "cosine",
             "warmup": 0.05,  # fraction of the run
@@ -86,13 +99,28 @@ def get_config() -> ml_collections.ConfigDict:
             "layer_decay": 1.0,  # learning-rate factor from one encoder level to the level before it; 1: off
         }
     )
-    config.ema = ml_collections.ConfigDict({"decay": 0.0})  # of the EMA weights, 0.99 for example; 0: none are kept
+    config.ema = ml_collections.ConfigDict({"decay": 0.99})  # of the EMA weights; 0: none are kept
     config.log_every = 20  # steps, as are the next three
     config.eval_every = 200  # on the validation subjects; 0 never
     config.save_every = 200
     config.images_every = 200
     config.dynamics_every = 80  # distance of weights and features from the start, costs 0.7 steps; 0 never
+    use_arm(config, arm)
     return config
+
+
+def use_arm(config: ml_collections.ConfigDict, arm: str) -> None:
+    """Switches on what the arm learns from unlabelled images. Raises ValueError if unknown."""
+    if arm not in ARMS:
+        raise ValueError(f"arm {arm!r} after the colon of --config is unknown: choose one of {', '.join(ARMS)}")
+    unlabelled = config.unlabelled
+    if arm == "volume":
+        unlabelled.batch_size = 1
+    elif arm in ("self_training", "calibrated"):
+        unlabelled.objectives.volume_consistency.weight = unlabelled.objectives.entropy.weight = 0.0
+        unlabelled.objectives.copy_paste.weight = 1.0
+        unlabelled.teacher.calibrate = arm == "calibrated"
+        unlabelled.batch_size = 2 if unlabelled.teacher.calibrate else 12  # whole stacks, or slices
 
 
 def unlabelled_objectives() -> dict[str, dict[str, Any]]:

@@ -36,6 +36,9 @@ ROOT = Path(__file__).parents[1]
 # step already.
 PRETRAIN = {"batch_size": 4, "steps": 6, "eval_every": 3, "save_every": 1, "optimizer.learning_rate": 1e-4}
 SEGMENT = {"batch_size": 4, "steps": 4, "eval_every": 2, "save_every": 2}
+COPY_PASTE = "unlabelled.objectives.copy_paste"
+CALIBRATED = {"batch_size": 4, "steps": 6, "eval_every": 0, "save_every": 1, "optimizer.learning_rate": 1e-4}
+CALIBRATED |= {"data.fraction": 0.5, "unlabelled.batch_size": 4, f"{COPY_PASTE}.start": 0.0, f"{COPY_PASTE}.ramp": 0.5}
 # `python -m morphojax.main`, with the encoder of two blocks.
 PROGRAM = "import runpy, tests.tasks.tiny; runpy.run_module('morphojax.main', run_name='__main__')"
 
@@ -62,15 +65,18 @@ def pretrained(dataset: Path, tmp_path_factory) -> Path:
     return run
 
 
-def arguments(config: str, dataset: Path, run: Path, settings: dict) -> list[str]:
+def arguments(config: str, dataset: Path, run: Path, settings: dict, arm: str = "") -> list[str]:
     """The command line that says what `tiny.config` says."""
     keys = tiny.DEFAULTS[config.split("_")[0]] | {"data.dataset": dataset, "workdir": run} | settings
-    return [f"--config={ROOT}/configs/{config}.py", *(f"--config.{key}={value}" for key, value in keys.items())]
+    return [f"--config={ROOT}/configs/{config}.py{arm}", *(f"--config.{key}={value}" for key, value in keys.items())]
 
 
-def start(dataset: Path, run: Path, *distributed: str, **environment: str) -> subprocess.Popen[str]:
-    """Pretraining in a process of its own."""
-    command = [sys.executable, "-c", PROGRAM, *arguments("pretrain_sax", dataset, run, PRETRAIN), *distributed]
+def start(
+    dataset: Path, run: Path, *distributed: str, command_line: list[str] | None = None, **environment: str
+) -> subprocess.Popen[str]:
+    """A run in a process of its own, by default pretraining."""
+    command_line = command_line or arguments("pretrain_sax", dataset, run, PRETRAIN)
+    command = [sys.executable, "-c", PROGRAM, *command_line, *distributed]
     merged = subprocess.STDOUT
     return subprocess.Popen(
         command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=merged, text=True
@@ -124,6 +130,16 @@ def test_two_processes_of_two_devices_give_the_losses_of_one(dataset: Path, pret
 def test_four_devices_give_the_losses_of_one(dataset: Path, pretrained: Path, tmp_path: Path) -> None:
     finish(start(dataset, tmp_path / "run", XLA_FLAGS=devices(4)))
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(pretrained), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_four_devices_give_the_losses_of_calibrated_self_training(dataset: Path, tmp_path: Path) -> None:
+    """Teacher, calibration, choice of slices and mixing across devices."""
+    for count in (1, 4):
+        run = tmp_path / str(count)
+        command_line = arguments("segment_sax", dataset, run, CALIBRATED, ":calibrated")
+        finish(start(dataset, run, command_line=command_line, XLA_FLAGS=devices(count)))
+    np.testing.assert_allclose(losses(tmp_path / "4"), losses(tmp_path / "1"), atol=1e-5)
 
 
 def test_segment_from_the_pretrained_encoder_and_score_it(

@@ -10,7 +10,7 @@ width is the number of channels:
   many;
 - of the first stage of a ConvNeXt or Swin (published 96 for tiny and small); swin_tiny takes
   multiples of 3, swin_micro of 2;
-- of a U-Net's stage at full size (published 64).
+- of a U-Net's first stage (published 64).
 
 Every module has a property `levels`: {direct submodule or parameter: name of its depth level}, from
 input to output. Modules without a depth (a transformer's last norm and pyramid) are not in it.
@@ -51,6 +51,7 @@ ENCODERS: dict[str, functools.partial[nn.Module]] = {
     # Small, for two cores. Windows of 4 need no padding if the image sides are powers of two.
     "swin_micro": functools.partial(SwinTransformer, depths=(2, 2, 2, 2), heads=(2, 4, 8, 16), window=4),
     "unet": functools.partial(UNetEncoder, width=32, cap=512),
+    "unet_half": functools.partial(UNetEncoder, stages=4, stem=2, cap=512),  # at half the image's size
     "unet_small": functools.partial(UNetEncoder, width=8, cap=128),  # small, for two cores
 }
 

@@ -7,6 +7,7 @@ import pytest
 
 from morphojax.objectives.segmentation import dice_ce
 from morphojax.objectives.self_training import weighted_dice_ce
+from tests.objectives import checks
 
 RNG = np.random.default_rng(0)
 
@@ -32,6 +33,27 @@ def by_loop(logits: np.ndarray, label: np.ndarray, weight: np.ndarray, smooth: f
         size[c] += w
     dice = [(2 * overlap[c] + smooth) / (predicted[c] + size[c] + smooth) for c in range(1, classes) if size[c]]
     return 1 - float(np.mean(dice)), entropy / total
+
+
+def make_case() -> checks.Case:
+    random = np.random.default_rng(1)
+    logits = random.normal(0, 2, (4, 5, 6, 3)).astype(np.float32)
+    weight = random.choice([0.0, 0.5, 1.0], (4, 5, 6)).astype(np.float32)
+    label = random.integers(0, 3, (4, 5, 6)).astype(np.int32)
+
+    def reference(logits: np.ndarray, label: np.ndarray, weight: np.ndarray) -> float:
+        return float(np.mean(by_loop(logits, label, weight, 1.0)))
+
+    return checks.Case(
+        "weighted_dice_ce",
+        lambda logits, label, weight: weighted_dice_ce(logits, label, weight)[0],
+        reference,
+        {"logits": logits},
+        {"label": label, "weight": weight},
+    )
+
+
+CASES = [make_case()]
 
 
 @pytest.mark.parametrize("smooth", [1.0, 3.0])

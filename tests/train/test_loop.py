@@ -31,6 +31,20 @@ def weights(run: Path, which: str = "last", kind: str = "model") -> float:
     return checkpoint.load_variables(run, which, kind)["params"]["tower"]["w"].item()
 
 
+def test_a_monitor_reads_every_step_in_order_and_can_stop_the_run(tmp_path: Path) -> None:
+    read = []
+
+    def monitor(step: int, metrics) -> None:
+        read.append((step, set(metrics)))
+        if step == 6:
+            raise loop.TrainingError("this is enough")
+
+    with pytest.raises(loop.TrainingError, match="this is enough"):
+        fit(tmp_path, dataclasses.replace(task(11, Batches()), monitor=monitor))
+    assert [step for step, _ in read] == list(range(7)) and all("loss" in names for _, names in read)
+    assert checkpoint.Checkpoints(tmp_path).last == 6
+
+
 def test_stopped_and_resumed_equals_never_stopped(tmp_path: Path) -> None:
     """EMA weights included."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from morphojax.anatomy import PHASES
+from morphojax.anatomy import LONG_AXIS, PHASES
 from morphojax.data.input.frames import check_frames, find_stacks
 from morphojax.data.input.reading import count_usable, position, read, sorted_subjects
 from morphojax.data.input.stream import Batch, Stream, StreamError, StreamSpec, generator
@@ -30,10 +30,10 @@ def stack_stream(
     - `image` uint8 [B,K,H,W,1],
     - `slice_mask` bool [B,K],
     - `position` float32 [B,K], 0..1 along the stack,
-    - `volume` float32 [B,S] in ml, NaN where unknown, where the stack is one slice, and where it is
-      larger than the whole image; S = 0 without `volumes`,
-    - `voxel_ml` float32 [B], the volume of a voxel: a pixel of the grid times the distance between
-      slices,
+    - `volume` float32 [B,S], NaN where unknown, where it is larger than the whole image, and of a
+      short-axis stack of one slice; S = 0 without `volumes`,
+    - `voxel_size` float32 [B], the volume of a voxel in ml: a pixel of the grid times the distance
+      between slices; in a long-axis plane the area of a pixel in cm2,
     - `subject` int32 [B],
     - `valid` bool [B].
 
@@ -43,8 +43,8 @@ def stack_stream(
 
     Args:
         subjects: indices. The log counts those without the phases, which are left out.
-        volumes: [N, phases, S] in ml for the N subjects of the dataset (`cells.volumes(...)`);
-            None: no volumes are needed.
+        volumes: [N, phases, S] for the N subjects of the dataset, in ml (`cells.volumes`), or in a
+            long-axis plane areas in cm2 (`cells.areas`); None: none are needed.
         slices: K; 0: the number of slices of the largest stack.
         frames: the phases to take, of ED, mid and ES.
 
@@ -67,7 +67,8 @@ def stack_stream(
     if volumes.shape[2]:
         known = np.isfinite(volumes[chosen[usable]]).any(axis=(1, 2))
         logging.info("%s: the table has a volume of %d of %d subjects", plane, int(known.sum()), n_usable)
-        if single := int((count[usable] == 1).any(axis=1).sum()):
+        single = int((count[usable] == 1).any(axis=1).sum())
+        if single and plane not in LONG_AXIS:
             logging.warning("%s: %d subjects have a stack of one slice, whose volume counts as unknown", plane, single)
     reader = _ReadStacks(
         records=dataset.slices(plane),
@@ -78,6 +79,7 @@ def stack_stream(
         row=row[usable],
         volumes=volumes[chosen[usable]].astype(np.float32),
         slices=slices or largest,
+        long_axis=plane in LONG_AXIS,
         seed=spec.seed if spec.train else None,
     )
     return Stream(reader, n_usable, spec)
@@ -100,6 +102,7 @@ class _ReadStacks:
     row: np.ndarray
     volumes: np.ndarray
     slices: int
+    long_axis: bool
     seed: int | None
 
     def __call__(self, step: int, rows: np.ndarray, numbers: np.ndarray) -> Batch:
@@ -108,14 +111,15 @@ class _ReadStacks:
         mask = z < count
         record = np.where(mask, self.first[stack][:, None] + z, -1)
         image = read(self.records, record, ("image",))["image"][..., None]
-        voxel_ml = np.array([_voxel_ml(self.native[row]) for row in self.row[stack]], np.float32)
-        largest = np.where(count > 1, count, 0) * voxel_ml[:, None] * np.prod(image.shape[2:4])
+        voxel_size = np.array([self._voxel_size(self.native[row]) for row in self.row[stack]], np.float32)
+        whole = self.long_axis | (count > 1)
+        largest = np.where(whole, count, 0) * voxel_size[:, None] * np.prod(image.shape[2:4])
         return {
             "image": image,
             "slice_mask": mask,
             "position": np.where(mask, position(z, count), 0).astype(np.float32),
             "volume": np.where(self.volumes[stack] < largest, self.volumes[stack], np.nan).astype(np.float32),
-            "voxel_ml": voxel_ml,
+            "voxel_size": voxel_size,
             "subject": self.subject[numbers].astype(np.int32),
         }
 
@@ -123,8 +127,8 @@ class _ReadStacks:
         present = np.flatnonzero(self.count[number])
         return int(present[0] if self.seed is None else generator("frame", self.seed, step, row).choice(present))
 
-
-def _voxel_ml(native: Any) -> float:
-    """Volume of a voxel on the grid, which resamples pixels and keeps the distance of slices."""
-    _, placement = decode_native(native)
-    return placement.grid.spacing_mm**2 * placement.native_spacing[2] / 1000
+    def _voxel_size(self, native: Any) -> float:
+        """On the grid, which resamples pixels and keeps the distance of slices."""
+        _, placement = decode_native(native)
+        area_mm2 = placement.grid.spacing_mm**2
+        return area_mm2 / 100 if self.long_axis else area_mm2 * placement.native_spacing[2] / 1000

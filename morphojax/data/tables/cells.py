@@ -82,13 +82,7 @@ def volumes(
     training subjects only. Raises TableError for an unknown structure or phase, and as `check`
     does.
     """
-    unknown = [name for name in structures if name not in STRUCTURES] + [p for p in phases if p not in PHASES]
-    if unknown:
-        raise TableError(f"{', '.join(unknown)}: not among {', '.join(STRUCTURES)} and {', '.join(PHASES)}")
-    by_measure = dict.fromkeys(MEASURES, np.full(len(frame), np.nan))
-    for column in schema.columns:
-        if column.measures:
-            by_measure[column.measures] = _fill(by_measure[column.measures], _measured(frame, column))
+    by_measure = _by_measure(frame, schema, structures, phases)
 
     def volume(structure: str, phase: str) -> np.ndarray:
         values = by_measure[f"{structure}:{phase}:ml"]
@@ -99,9 +93,34 @@ def volumes(
             values = _fill(values, volume(structure, "ED") * (1 - by_measure[f"{structure}:EF:%"] / 100))
         return values
 
-    all_volumes = [volume(structure, phase) for phase in phases for structure in structures]
-    shape = (len(phases), len(structures), len(frame))
-    return np.moveaxis(np.array(all_volumes, np.float32).reshape(shape), -1, 0)
+    all_volumes = [[volume(structure, phase) for structure in structures] for phase in phases]
+    return np.moveaxis(np.array(all_volumes, np.float32), -1, 0)
+
+
+def areas(
+    frame: pd.DataFrame, schema: Schema, structures: Sequence[str], phases: Sequence[str], plane: str
+) -> np.ndarray:
+    """The areas in a table of structures in a long-axis plane, float32 [N, phases, structures] in
+    cm2: as `volumes`, from the columns that measure them, and from nothing else.
+    """
+    by_measure = _by_measure(frame, schema, structures, phases)
+    unknown = np.full(len(frame), np.nan)
+    found = [[by_measure.get(f"{s}:{plane}:{phase}:cm2", unknown) for s in structures] for phase in phases]
+    return np.moveaxis(np.array(found, np.float32), -1, 0)
+
+
+def _by_measure(
+    frame: pd.DataFrame, schema: Schema, structures: Sequence[str], phases: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Measure -> values [N], from the first filled column that measures it; NaN where unknown."""
+    unknown = [name for name in structures if name not in STRUCTURES] + [p for p in phases if p not in PHASES]
+    if unknown:
+        raise TableError(f"{', '.join(unknown)}: not among {', '.join(STRUCTURES)} and {', '.join(PHASES)}")
+    by_measure = dict.fromkeys(MEASURES, np.full(len(frame), np.nan))
+    for column in schema.columns:
+        if column.measures:
+            by_measure[column.measures] = _fill(by_measure[column.measures], _measured(frame, column))
+    return by_measure
 
 
 def _measured(frame: pd.DataFrame, column: Column) -> np.ndarray:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from morphojax.anatomy import PHASES, STRUCTURES
+from morphojax.anatomy import LONG_AXIS, PHASES, PLANE_STRUCTURES, STRUCTURES
 
 KINDS = ("continuous", "binary", "categorical")
 GROUPS = (
@@ -24,11 +24,12 @@ GROUPS = (
     "acquisition",
 )
 DICTIONARY_FIELDS = ("name", "kind", "group", "unit", "categories", "leak", "description", "measures")
-# What a column can measure: the volume (ml) or mass (g) of a structure at a phase, or an ejection
-# fraction.
+# What a column can measure: the volume (ml) or mass (g) of a structure at a phase, its area (cm2)
+# in a long-axis plane, or an ejection fraction.
 MEASURES = (
     *(f"{structure}:{phase}:ml" for structure in STRUCTURES for phase in PHASES),
     *(f"lv_myocardium:{phase}:g" for phase in PHASES),
+    *(f"{s}:{plane}:{phase}:cm2" for plane in LONG_AXIS for s in PLANE_STRUCTURES[plane] for phase in PHASES),
     *(f"{structure}:EF:%" for structure in STRUCTURES if structure != "lv_myocardium"),
 )
 
@@ -45,7 +46,7 @@ class Column:
         has the classes 0 and 1, and a categorical one learns its classes from the training rows.
     leak:       the tasks whose label this column is, or is derived from.
     measures:   what a continuous column measures, one of MEASURES such as lv_cavity:ED:ml; read by
-        `cells.volumes`.
+        `cells.volumes` and `cells.areas`.
     """
 
     name: str

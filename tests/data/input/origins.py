@@ -30,9 +30,10 @@ UNLABELLED = {4, 8}
 STRUCTURES = ("lv_cavity", "lv_myocardium", "rv_cavity")
 VALUES = np.arange(18, dtype=np.float32).reshape(9, 2)
 MISSING = np.arange(18).reshape(9, 2) % 5 == 0
-# subject, phase (ED, ES), structure; of 1 nothing is known, and of 4 one volume
-VOLUMES = np.arange(36, dtype=np.float32).reshape(9, 2, 2) + 10
-VOLUMES[1], VOLUMES[4], VOLUMES[4, 1, 0] = np.nan, np.nan, 7
+# subject, phase (ED, ES), structure; of 1 nothing is known, and of 4 one volume. One of 8 is larger
+# than its image.
+VOLUMES = (np.arange(36, dtype=np.float32).reshape(9, 2, 2) + 10) / 100
+VOLUMES[1], VOLUMES[4], VOLUMES[4, 1, 0], VOLUMES[8, 0, 1] = np.nan, np.nan, 0.07, 100
 ALL = range(9)
 
 

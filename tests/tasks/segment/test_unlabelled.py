@@ -71,7 +71,7 @@ def stacks() -> dict[str, np.ndarray]:
     return {
         "image": np.random.default_rng(0).integers(0, 255, (2, 3, 8, 8, 1)).astype(np.uint8),
         "slice_mask": np.array([[True, False, True], [True, True, True]]),
-        "voxel_ml": np.full(2, 0.1, np.float32),
+        "voxel_size": np.full(2, 0.1, np.float32),
         "volume": np.array([[6.4], [np.nan]], np.float32),
         "valid": np.ones(2, bool),
         "subject": np.array([4, 9], np.int32),
@@ -219,7 +219,7 @@ def test_an_objective_that_needs_a_mean_teacher_needs_ema_weights(
         return base.UnlabelledObjective(loss, ema=True)
 
     monkeypatch.setitem(unlabelled.OBJECTIVES, "agreement", agreement)
-    made = config(data, tmp_path / "run")
+    made = config(data, tmp_path / "run", **{"ema.decay": 0.0})
     made.unlabelled.objectives = {"agreement": {"weight": 1.0, "start": 0.0, "ramp": 0.0, "power": 1.0}}
     with pytest.raises(ValueError, match=r"config.unlabelled.objectives.agreement needs EMA weights.*config.ema.decay"):
         segment.build(made, Dataset.open(data))
@@ -356,7 +356,7 @@ def test_conditioning_on_no_number_is_refused(data: Path, tmp_path: Path) -> Non
             {"unlabelled.objectives.pseudo_labels.tolerance": -0.1},
             "config.unlabelled.objectives.pseudo_labels.tolerance=-0.1",
         ),
-        ({"unlabelled.control": "swapped"}, "config.unlabelled.control='swapped' is unknown: choose none or shuffled"),
+        ({"unlabelled.control": "swapped"}, "config.unlabelled.control='swapped' is unknown: choose none, shuffled"),
         (
             {"unlabelled.control": "shuffled"} | weight("volume_consistency", 0.0),
             "config.unlabelled.control='shuffled' has no effect",

@@ -137,8 +137,9 @@ class UnlabelledBatch:
 
     image: uint8 [B,K,H,W,1]; K = 1 where single slices are drawn. slice_mask: bool [B,K]. subject:
     int32 [B]. valid: bool [B].
-    volume: float32 [B,S] in ml, NaN where unknown, and voxel_ml: float32 [B]; both None where no
-    objective needs whole stacks.
+    volume: float32 [B,S] in ml (in a long-axis plane area in cm2), NaN where unknown, and
+    voxel_size: float32 [B] of a voxel, in the same unit; both None where no objective needs whole
+    stacks.
     labelled: the batch of labelled slices of the same step, augmented: {"image": float32 [N,H,W,1],
         "label": class int32 [N,H,W], "annotated": bool [N,S]}.
     networks: for passes over an objective's own images.
@@ -150,7 +151,7 @@ class UnlabelledBatch:
         self.slice_mask = jnp.ones(self.image.shape[:2], bool) if single else batch["slice_mask"]
         self.valid, self.subject = batch["valid"], batch["subject"]
         self.volume: Any = batch.get("volume")
-        self.voxel_ml: Any = batch.get("voxel_ml")
+        self.voxel_size: Any = batch.get("voxel_size")
         self.labelled, self.networks = labelled, networks
         self._spec, self._step = spec, step
 

@@ -21,7 +21,7 @@ def pseudo_labels(*, tolerance: float = 0.15, confidence: float = 0.9) -> Unlabe
     check("confidence", confidence, 0 <= confidence <= 1, "a probability, from 0 to 1")
 
     def loss(batch: UnlabelledBatch) -> tuple[jax.Array, dict[str, jax.Array]]:
-        arrays = (batch.teacher_probabilities, batch.slice_mask, batch.voxel_ml, batch.volume)
+        arrays = (batch.teacher_probabilities, batch.slice_mask, batch.voxel_size, batch.volume)
         labels, weight, kept = volume.pseudo_labels(*arrays, tolerance, confidence, batch.valid)
         # One map holds label and weight, so that both move alike: 0 is "do not learn from this
         # pixel".

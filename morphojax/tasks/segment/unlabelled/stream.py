@@ -3,13 +3,14 @@ any plane.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 import numpy as np
 from absl import logging
 
+from morphojax.anatomy import LONG_AXIS
 from morphojax.data.input.slices import slice_stream
 from morphojax.data.input.stacks import stack_stream
 from morphojax.data.input.stream import Stream
@@ -20,7 +21,7 @@ from morphojax.tasks.segment.unlabelled.base import UnlabelledObjective
 from morphojax.train import devices
 
 CONTROLS = ("none", "shuffled", "mean", "noise_5", "noise_10", "noise_20")
-LARGEST_ML = 1500.0  # more than the cavity of any heart; larger volumes are errors of the table
+LARGEST = {"ml": 1500.0, "cm2": 200.0}  # more than any heart has: larger values are errors of the table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ def make_stream(
     spec = dataclasses.replace(labelled.streams.spec, batch_size=settings.batch_size)
     frames, subjects, known = tuple(config.input.frames), _unlabelled_subjects(config, dataset, labelled), None
     if volumes:
-        subjects, known = _volumes(dataset, subjects, labelled.structures, frames)
+        subjects, known = _volumes(dataset, subjects, labelled, frames)
         known = control(settings.control, known, subjects, config.seed)
     devices.say(f"{len(subjects)} unlabelled subjects{' with volumes in the table' if volumes else ''}")
     images: dict[str, Any] = dict(subjects=subjects, frames=frames, spec=spec)
@@ -104,20 +105,28 @@ def _unlabelled_subjects(config: ml_collections.ConfigDict, dataset: Dataset, la
 
 
 def _volumes(
-    dataset: Dataset, subjects: np.ndarray, structures: Sequence[str], phases: tuple[str, ...]
+    dataset: Dataset, subjects: np.ndarray, labelled: Labelled, phases: tuple[str, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Those of the subjects that have a volume in the table, and the volumes of all, float32 [N,
-    phases, S] in ml.
+    """Those of the subjects that have a volume in the table (in a long-axis plane: an area), and
+    the values of all, float32 [N, phases, S].
     """
-    known = cells.volumes(dataset.table, dataset.schema, structures, phases)
-    if absurd := int((known[subjects] > LARGEST_ML).sum()):
-        logging.warning("%d volumes of the table above %g ml cannot be right and count as unknown", absurd, LARGEST_ML)
-        known = np.where(known > LARGEST_ML, np.nan, known)
+    (plane,), structures = labelled.planes, labelled.structures
+    if plane in LONG_AXIS:
+        name, unit, example = "an area", "cm2", f"{structures[0]}:{plane}:ED:cm2"
+        known = cells.areas(dataset.table, dataset.schema, structures, phases, plane)
+    else:
+        name, unit, example = "a volume", "ml", f"{structures[0]}:ED:ml"
+        known = cells.volumes(dataset.table, dataset.schema, structures, phases)
+    if absurd := int((known[subjects] > LARGEST[unit]).sum()):
+        logging.warning(
+            "%d values of the table above %g %s cannot be right and count as unknown", absurd, LARGEST[unit], unit
+        )
+        known = np.where(known > LARGEST[unit], np.nan, known)
     kept = subjects[np.isfinite(known[subjects]).any(axis=(1, 2))]
     if not len(kept):
         raise ValueError(
-            f"config.unlabelled: of {len(subjects)} unlabelled subjects none has a volume of {', '.join(structures)} in "
-            "the table (columns with `measures` in the data dictionary)"
+            f"config.unlabelled: of {len(subjects)} unlabelled subjects none has {name} of {', '.join(structures)} in "
+            f"the table (columns with `measures` in the data dictionary, such as {example})"
         )
     return kept, known
 
@@ -130,9 +139,9 @@ def _check(settings: ml_collections.ConfigDict, planes: tuple[str, ...], stacks:
         raise ValueError(
             f"config.unlabelled.control={settings.control!r} has no effect: no objective with a weight reads the table's volumes"
         )
-    if stacks and planes != ("sax",):
+    if stacks and len(planes) > 1:
         raise ValueError(
-            f"config.unlabelled needs whole stacks, as of config.data.plane=sax: {', '.join(planes)} has areas, no volumes"
+            f"config.unlabelled needs whole stacks of one plane: give one of {', '.join(planes)} in config.data.plane"
         )
     if not stacks and settings.slices:
         raise ValueError(

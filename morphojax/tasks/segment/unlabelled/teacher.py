@@ -60,7 +60,7 @@ def pseudo_labels(logits: jax.Array, batch: Any, structures: Sequence[str], spec
     """
     logits, metrics = logits.astype(jnp.float32), {}
     if spec.calibrate:
-        arrays = (logits, batch.slice_mask, batch.voxel_ml, batch.volume)
+        arrays = (logits, batch.slice_mask, batch.voxel_size, batch.volume)
         offsets, metrics = calibrate(*arrays, band=spec.band, limit=spec.limit, valid=batch.valid)
         logits = logits.at[..., 1:].add(offsets[:, None, None, None])
     label = jnp.argmax(logits, axis=-1).astype(jnp.int32)

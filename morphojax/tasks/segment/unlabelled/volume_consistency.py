@@ -15,7 +15,7 @@ def volume_consistency(*, huber_delta: float = 0.3) -> UnlabelledObjective:
 
     def loss(batch: UnlabelledBatch) -> tuple[jax.Array, dict[str, jax.Array]]:
         foreground = jax.nn.softmax(batch.weak.logits.astype(jnp.float32))[..., 1:]
-        predicted = volume.volumes(foreground, batch.slice_mask, batch.voxel_ml, batch.valid)
+        predicted = volume.volumes(foreground, batch.slice_mask, batch.voxel_size, batch.valid)
         return volume.consistency(predicted, batch.volume, batch.valid, huber_delta=huber_delta)
 
     return UnlabelledObjective(loss, whole_stacks=True, volumes=True)

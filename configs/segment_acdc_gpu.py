@@ -1,0 +1,20 @@
+"""Segmentation of ACDC with one or two labelled patients, for a GPU: as segment_acdc, with a
+U-Net at the image's full size, in bfloat16.
+
+    python -m morphojax.main --config=configs/segment_acdc_gpu.py:calibrated \\
+        --config.data.dataset=data/acdc --config.data.subjects="('data/labelled.txt',)"
+
+The arms are those of segment_sax.py.
+"""
+
+import ml_collections
+
+from configs import segment_acdc
+
+
+def get_config(arm: str = "supervised") -> ml_collections.ConfigDict:
+    config = segment_acdc.get_config(arm)
+    config.workdir = "runs/acdc/segment_gpu"
+    config.model.encoder = "unet"
+    config.model.dtype = "bfloat16"
+    return config

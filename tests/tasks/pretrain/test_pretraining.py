@@ -91,12 +91,8 @@ def test_every_arm_is_a_whole_task(name: str, data: Path, tmp_path: Path) -> Non
         assert f"{objective}/loss" in metrics and (f"grad_norm/{objective}" in found) == dynamics
 
 
-RUN_ALWAYS = ("byol",)  # the others: -m slow
-
-
-@pytest.mark.parametrize(
-    "name", [n if n in RUN_ALWAYS else pytest.param(n, marks=pytest.mark.slow) for n in pretrain_arm.OBJECTIVES]
-)
+@pytest.mark.slow  # test_main.py runs info_nce, and the tests here the steps of others
+@pytest.mark.parametrize("name", pretrain_arm.OBJECTIVES)
 def test_every_arm_trains(name: str, data: Path, tmp_path: Path) -> None:
     """The whole program: the encoder that should move moves, and everything that is logged is a
     number.

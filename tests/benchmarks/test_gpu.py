@@ -39,7 +39,7 @@ def start(row: Row) -> gpu.Child:
 def test_rows_that_end_badly_are_reported_and_the_next_runs(ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """ahead: a row's process starts while the one before runs."""
     monkeypatch.setitem(KINDS, "encoder", Kind("Encoders", 60, {"compile s": "compile_s", "a": "a"}))
-    monkeypatch.setitem(KINDS, "resnet", Kind("With a short time limit", 3, {"compile s": "compile_s"}))
+    monkeypatch.setitem(KINDS, "resnet", Kind("With a short time limit", 2, {"compile s": "compile_s"}))
     rows = [Row("resnet" if name == "hangs" else "encoder", name) for name in (*PROGRAMS, "good")]
     seen = []
     gpu.run(rows, start, time.monotonic() + 200, ahead, report=lambda: seen.append([row.status for row in rows]))
@@ -48,7 +48,7 @@ def test_rows_that_end_badly_are_reported_and_the_next_runs(ahead: bool, monkeyp
         ("failed", "SIGABRT: F0000 x.cc:703] Check failed: 256 == 32"),
         ("failed", "ValueError: a loss that is not finite"),
         ("skipped", "torch_that_is_not_there is not installed"),
-        ("stopped", "after 3 s"),
+        ("stopped", "after 2 s"),
         ("done", ""),
     ]
     assert [row.values for row in rows] == [{"a": 1.5}, {}, {"compile_s": 2.0}, {}, {"compile_s": 3.0}, {"a": 1.5}]

@@ -37,9 +37,9 @@ def by_loop(logits: np.ndarray, label: np.ndarray, weight: np.ndarray, smooth: f
 
 def make_case() -> checks.Case:
     random = np.random.default_rng(1)
-    logits = random.normal(0, 2, (4, 5, 6, 3)).astype(np.float32)
-    weight = random.choice([0.0, 0.5, 1.0], (4, 5, 6)).astype(np.float32)
-    label = random.integers(0, 3, (4, 5, 6)).astype(np.int32)
+    logits = random.normal(0, 2, (8, 3, 4, 3)).astype(np.float32)
+    weight = random.choice([0.0, 0.5, 1.0], (8, 3, 4)).astype(np.float32)
+    label = random.integers(0, 3, (8, 3, 4)).astype(np.int32)
 
     def reference(logits: np.ndarray, label: np.ndarray, weight: np.ndarray) -> float:
         return float(np.mean(by_loop(logits, label, weight, 1.0)))

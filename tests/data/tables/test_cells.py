@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from morphojax.data.tables.cells import check, volumes
+from morphojax.data.tables.cells import areas, check, volumes
 from morphojax.data.tables.schema import Column, Schema, TableError
 from tests.data.tables.test_schema import SCHEMA
 
@@ -36,8 +36,8 @@ def test_volumes():
     nan = np.nan
     expected = [
         [[120, nan, nan], [50, nan, 70]],
-        [[100, 100, nan], [40, nan, nan]],
-        [[nan, 200, nan], [nan, nan, 80]],
+        [[100, 100, nan], [40, 100, nan]],  # the mass is the same at both phases
+        [[nan, 200, nan], [nan, 200, 80]],
         [[150, nan, nan], [nan, nan, nan]],
     ]
     np.testing.assert_allclose(result, expected, rtol=1e-6)
@@ -47,6 +47,21 @@ def test_volumes():
     assert np.isnan(reordered[:, 1:]).all() and np.isnan(reordered[..., 1]).all()
     assert volumes(frame, schema.select("age"), ("lv_cavity",)).shape == (4, 2, 1)
     assert np.isnan(volumes(frame, schema.select("age"), ("lv_cavity",))).all()
+
+
+def test_areas():
+    """Of one plane and phase; from nothing but the columns that measure them."""
+    frame, schema = measured(
+        la4=("la_cavity:la_4ch:ES:cm2", 20.0, np.nan),
+        la2=("la_cavity:la_2ch:ES:cm2", 18.0, 19.0),
+        volume=("la_cavity:ES:ml", 60.0, 70.0),
+    )
+    result = areas(frame, schema, ("ra_cavity", "la_cavity"), ("ED", "ES"), "la_4ch")
+    nan = np.nan
+    np.testing.assert_array_equal(result, [[[nan, nan], [nan, 20]], [[nan, nan], [nan, nan]]])
+    assert areas(frame, schema, ("la_cavity",), ("ES",), "la_2ch").ravel().tolist() == [18, 19]
+    with pytest.raises(TableError, match="left_ventricle"):
+        areas(frame, schema, ("left_ventricle",), ("ED",), "la_4ch")
 
 
 def test_volumes_of_several_columns():

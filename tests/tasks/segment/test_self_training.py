@@ -274,6 +274,7 @@ def test_areas_calibrate_a_long_axis_plane(tmp_path: Path, monkeypatch: pytest.M
     np.testing.assert_allclose(batch["voxel_size"], spacing_mm**2 / 100, rtol=1e-6)
 
 
+@pytest.mark.slow  # tests/train/test_loop.py resumes a task with EMA weights in the default run
 def test_resumed_equals_never_stopped(data: Path, tmp_path: Path) -> None:
     """Stopped in the middle of self-training, teacher included, bit for bit."""
     changes = {"unlabelled.teacher.calibrate": True, "save_every": 1, "log_every": 1, "eval_every": 0}

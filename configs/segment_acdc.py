@@ -15,7 +15,6 @@ def get_config(arm: str = "supervised") -> ml_collections.ConfigDict:
     config = segment_sax.get_config(arm)
     config.workdir = "runs/acdc/segment"
     config.steps = 2000
-    config.batch_size = 12
     config.data.dataset = "data/acdc"
     config.data.fraction = 1.0
     config.augment.translation_fraction = 0.15

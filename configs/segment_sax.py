@@ -5,9 +5,9 @@
 
 The arm after the colon says what the run learns from unlabelled images:
     supervised     nothing (the default)
-    volume         the volumes of whole stacks must be those of the table
+    volume         whole stacks must have the volumes of the table; a little entropy minimisation
     self_training  pseudo-labels of an EMA teacher, mixed with labelled slices; images alone
-    calibrated     the same, with pseudo-labels that have the table's volumes
+    calibrated     the same on whole stacks, pseudo-labels calibrated to the table's volumes
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ def get_config(arm: str = "supervised") -> ml_collections.ConfigDict:
     config.seed = 0
     config.steps = 400  # batches; or
     config.epochs = 0.0  # passes over the labelled slices; one of the two is 0
-    config.batch_size = 8  # slices, over all devices; more updates are worth more than larger batches: docs/results.md
+    config.batch_size = 12  # slices, over all devices; more updates are worth more than larger batches: docs/results.md
 
     config.init_from = ""  # a run, a checkpoint folder, or a weight file (docs/segmentation.md); empty: from scratch
     config.init_checkpoint = "last"  # of that run: last, or best by its validation loss
@@ -120,7 +120,7 @@ def use_arm(config: ml_collections.ConfigDict, arm: str) -> None:
         unlabelled.objectives.volume_consistency.weight = unlabelled.objectives.entropy.weight = 0.0
         unlabelled.objectives.copy_paste.weight = 1.0
         unlabelled.teacher.calibrate = arm == "calibrated"
-        unlabelled.batch_size = 2 if unlabelled.teacher.calibrate else 12  # whole stacks, or slices
+        unlabelled.batch_size = 2 if unlabelled.teacher.calibrate else config.batch_size  # stacks, or slices
 
 
 def unlabelled_objectives() -> dict[str, dict[str, Any]]:

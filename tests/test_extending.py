@@ -18,7 +18,8 @@ from morphojax.models.encoders import ENCODERS
 from morphojax.models.features import Features
 from morphojax.tasks import experiment
 from morphojax.tasks.segment import unlabelled
-from morphojax.tasks.segment.unlabelled.base import UnlabelledBatch, UnlabelledObjective
+from morphojax.tasks.segment.unlabelled.base import UnlabelledObjective
+from morphojax.tasks.segment.unlabelled.batch import UnlabelledBatch
 from tests.tasks import tiny
 
 

@@ -18,7 +18,7 @@ from morphojax.tasks.segment.build import build as build_segment
 from morphojax.train import devices, loop
 from morphojax.train.checkpoint import CheckpointError
 from morphojax.train.run import RunError, create
-from morphojax.train.task import Task
+from morphojax.train.task import Task, TrainingError
 
 TASKS = {"pretrain": build_pretrain, "segment": build_segment, "probe": build_probe}
 # Errors that a user can mend: `main` prints them as one line, without a traceback.
@@ -31,7 +31,7 @@ EXPECTED = (
     TableError,
     CheckpointError,
     RunError,
-    loop.TrainingError,
+    TrainingError,
 )
 
 

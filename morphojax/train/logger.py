@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,19 @@ class Logger:
         if self._active:
             self._file.close()
             self._writer.close()
+
+
+def logged(run: Path, until: int) -> Iterator[tuple[int, dict[str, float]]]:
+    """The training metrics in the log of a run, up to a step: (batches seen, {name: mean}). Nothing
+    for a run without a log.
+    """
+    path = run / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else ():
+        if _step(line) <= until:
+            row = json.loads(line)
+            metrics = {k.removeprefix("train/"): v for k, v in row.items() if k.startswith("train/") and v is not None}
+            if metrics:
+                yield row["step"], metrics
 
 
 def _step(line: str) -> float:

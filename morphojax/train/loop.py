@@ -20,13 +20,9 @@ from tqdm import tqdm
 
 from morphojax.train import devices
 from morphojax.train.checkpoint import Checkpoints
-from morphojax.train.logger import Logger
+from morphojax.train.logger import Logger, logged
 from morphojax.train.state import TrainState
-from morphojax.train.task import Batch, Task
-
-
-class TrainingError(RuntimeError):
-    """Training that cannot go on. The message names the step and what to do."""
+from morphojax.train.task import Batch, Task, TrainingError
 
 
 def fit(
@@ -55,6 +51,9 @@ def fit(
         return True
     state, constants, start = _begin(task, checkpoints, mesh)
     logger = Logger(run, start, active=jax.process_index() == 0)
+    if task.monitor is not None:
+        for step, metrics in logged(run, start):
+            task.monitor(step - 1, metrics)
     session = _Session(task, logger, mesh, constants)
     pending = _Pending(logger, task, start)
     resumed = checkpoints.last is not None

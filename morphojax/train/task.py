@@ -15,6 +15,10 @@ Batch = Mapping[str, Any]
 StepFunction = Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
+class TrainingError(RuntimeError):
+    """Training that cannot go on. The message names the step and what to do."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """One kind of training.
@@ -46,8 +50,9 @@ class Task:
     reference:     (state at step 0, constants) -> what `diagnose` compares with: it finds it in the
                    constants as `start`. A resumed run computes it again from `init`. None for
                    nothing.
-    monitor:       (step, metrics of that step) -> None; called in order for every step, when its
-                   metrics are fetched. It stops the run by raising TrainingError. None for none.
+    monitor:       (step, metrics) -> None; called in order for every step, when its metrics are
+                   fetched. A resumed run first calls it with the means in the log of the steps
+                   before. It stops the run by raising TrainingError. None for none.
     """
 
     init: Callable[[Any], TrainState]

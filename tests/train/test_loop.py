@@ -10,6 +10,7 @@ import pytest
 
 from morphojax.train import checkpoint, devices, loop
 from morphojax.train.ema import constant_decay
+from morphojax.train.task import TrainingError
 from tests.train import toy
 from tests.train.toy import Batches, task
 
@@ -37,9 +38,9 @@ def test_a_monitor_reads_every_step_in_order_and_can_stop_the_run(tmp_path: Path
     def monitor(step: int, metrics) -> None:
         read.append((step, set(metrics)))
         if step == 6:
-            raise loop.TrainingError("this is enough")
+            raise TrainingError("this is enough")
 
-    with pytest.raises(loop.TrainingError, match="this is enough"):
+    with pytest.raises(TrainingError, match="this is enough"):
         fit(tmp_path, dataclasses.replace(task(11, Batches()), monitor=monitor))
     assert [step for step, _ in read] == list(range(7)) and all("loss" in names for _, names in read)
     assert checkpoint.Checkpoints(tmp_path).last == 6
@@ -149,7 +150,7 @@ def test_logged_loss_is_the_mean_of_its_steps(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_batch(tmp_path: Path) -> None:
-    with pytest.raises(loop.TrainingError, match=r"step 7, .*\[70, 71, 72, 73\]"):
+    with pytest.raises(TrainingError, match=r"step 7, .*\[70, 71, 72, 73\]"):
         fit(tmp_path, task(20, Batches(poison=(7,))))
     assert np.isfinite(weights(tmp_path))
     assert checkpoint.find(tmp_path, "last").name == "6"

@@ -45,7 +45,7 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         streams, objectives = unlabelled.add_unlabelled(config, dataset, labelled, spec.augmentation)
         spec = dataclasses.replace(spec, unlabelled=objectives)
         if objectives.reads_pseudo_labels:
-            _check_shown(make(subjects.train, _ONE_BY_ONE), spec)
+            _check_structures_occur(make(subjects.train, _ONE_BY_ONE), spec)
     constants = measures.constants
     if config.dynamics_every:
         watched = subjects.validation if len(subjects.validation) else subjects.train
@@ -94,7 +94,7 @@ def build_model(config: dict[str, Any], n_classes: int, measures: int) -> Segmen
 _ONE_BY_ONE = StreamSpec(batch_size=1, seed=0, train=False)
 
 
-def _check_shown(slices: Stream, spec: SegmentSpec) -> None:
+def _check_structures_occur(slices: Stream, spec: SegmentSpec) -> None:
     """Raises ValueError for a structure that no slice of the stream shows: a teacher that never saw
     it would label it as background.
     """
@@ -136,8 +136,8 @@ def choose_structures(chosen: tuple[str, ...], dataset: Dataset, planes: tuple[s
 
 def _stages(config: ml_collections.ConfigDict, steps: int, spec: SegmentSpec) -> tuple[tuple[int, SegmentSpec], ...]:
     """The stages of the run by their first steps. A stage begins where the encoder starts to learn
-    (config.freeze=probe_then_full) and where the first unlabelled objective gets a weight: until
-    then its forward passes would be wasted, unless they train the measures.
+    (config.freeze=probe_then_full), and where an unlabelled objective starts: until then its passes
+    would cost time and move the running statistics.
     """
     frozen_steps = 0
     if not assembly.trains_encoder(config.freeze, FREEZE):
@@ -146,11 +146,12 @@ def _stages(config: ml_collections.ConfigDict, steps: int, spec: SegmentSpec) ->
             raise ValueError(
                 f"config.probe_steps={config.probe_steps}: give a number of steps between 0 and the run's {steps}"
             )
-    labelled_steps = spec.unlabelled.first_step if spec.unlabelled and not spec.measures else 0
-    starts = sorted({0, *(s for s in (frozen_steps, labelled_steps) if s < steps)})
+    # Unlabelled images train the measures from the first step.
+    unlabelled = spec.unlabelled if not spec.measures else None
+    starts = {0, frozen_steps, *(unlabelled.first_steps if unlabelled else ())}
 
     def at(step: int) -> SegmentSpec:
-        unlabelled = spec.unlabelled if step >= labelled_steps else None
-        return dataclasses.replace(spec, train_encoder=step >= frozen_steps, unlabelled=unlabelled)
+        acting = unlabelled.at(step) if unlabelled else spec.unlabelled
+        return dataclasses.replace(spec, train_encoder=step >= frozen_steps, unlabelled=acting)
 
-    return tuple((step, at(step)) for step in starts)
+    return tuple((step, at(step)) for step in sorted(starts) if step < steps)

@@ -20,6 +20,7 @@ from morphojax.objectives.segmentation import dice_ce
 from morphojax.tasks.segment import conditioning
 from morphojax.tasks.segment.networks import Networks
 from morphojax.tasks.segment.unlabelled import base
+from morphojax.tasks.segment.unlabelled.batch import UnlabelledBatch
 from morphojax.train import dynamics, rng
 from morphojax.train.optimizer import Levels
 from morphojax.train.state import TrainState
@@ -99,7 +100,7 @@ def loss(
     subject, valid = batch["subject"], batch["valid"]
     if spec.unlabelled is not None:
         labelled = {"image": image, "label": classes, "annotated": batch["annotated"]}
-        images = base.UnlabelledBatch(batch["unlabelled"], labelled, networks, spec.unlabelled, state.step)
+        images = UnlabelledBatch(batch["unlabelled"], labelled, networks, spec.unlabelled.batch, state.step)
         extra, extra_scalars = base.loss(images, spec.unlabelled, state.step)
         total, scalars = total + extra, scalars | extra_scalars
         if spec.measures:

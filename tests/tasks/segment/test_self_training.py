@@ -19,10 +19,11 @@ from morphojax.tasks import experiment
 from morphojax.tasks.segment import build as segment
 from morphojax.tasks.segment import unlabelled
 from morphojax.tasks.segment.unlabelled import base, stream
+from morphojax.tasks.segment.unlabelled.batch import BatchSpec, UnlabelledBatch
 from morphojax.tasks.segment.unlabelled.collapse import CollapseMonitor
 from morphojax.tasks.segment.unlabelled.teacher import TeacherSpec
 from morphojax.train import checkpoint
-from morphojax.train.loop import TrainingError
+from morphojax.train.task import TrainingError
 from tests.tasks import synthetic, tiny
 
 STRUCTURES = ("lv_cavity", "lv_myocardium")
@@ -54,14 +55,14 @@ def batch_of(
     settings: dict | None = None,
     teacher: TeacherSpec | None = None,
     strong: augment.Augmentation | None = None,
-) -> tuple[base.UnlabelledBatch, base.UnlabelledSpec, Recorder]:
+) -> tuple[UnlabelledBatch, base.UnlabelledSpec, Recorder]:
     """Two stacks of three 8 x 8 slices, the second slice of the first a padding; two labelled
     slices, the second of which is not annotated with the myocardium.
     """
     random = np.random.default_rng(0)
     chosen = unlabelled.from_config({objective: {"start": 0.0, "ramp": 0.0, **(settings or {})}})
     plain = strong or augment.Augmentation()
-    spec = base.UnlabelledSpec(chosen, plain, plain, 0, 100, STRUCTURES, teacher or TeacherSpec())
+    spec = base.UnlabelledSpec(chosen, BatchSpec(plain, plain, 0, STRUCTURES, teacher or TeacherSpec()), 100)
     arrays = {
         "image": random.integers(1, 255, (2, 3, 8, 8, 1)).astype(np.uint8),
         "slice_mask": np.array([[True, False, True], [True, True, True]]),
@@ -76,7 +77,7 @@ def batch_of(
         "annotated": np.array([[True, True], [True, False]]),
     }
     networks = Recorder(jnp.asarray(random.normal(0, 2, (2, 3, 8, 8, 3)).astype(np.float32)))
-    return base.UnlabelledBatch(arrays, labelled, networks, spec, jnp.int32(7)), spec, networks  # pyrefly: ignore
+    return UnlabelledBatch(arrays, labelled, networks, spec.batch, jnp.int32(7)), spec, networks  # pyrefly: ignore
 
 
 def test_pseudo_labels_are_the_teachers_classes() -> None:
@@ -94,6 +95,9 @@ def test_calibrated_pseudo_labels_have_the_tables_volumes() -> None:
     """The expected volumes are the table's; an unknown one leaves its structure's logits alone."""
     batch, _, _ = batch_of("copy_paste", teacher=TeacherSpec(calibrate=True))
     assert float(batch.pseudo_labels.metrics["volume_after"]) < 2e-3
+    counts = np.array([(batch.pseudo_labels.label[b] == c).sum() for b, c in ((0, 1), (1, 1), (1, 2))])
+    error = np.abs(0.1 * counts / [4.0, 2.0, 3.0] - 1).mean()  # the label is the most probable class
+    assert float(batch.pseudo_labels.metrics["label_volume_error"]) == pytest.approx(error, rel=1e-5)
     plain, _, _ = batch_of("copy_paste")
     assert not np.array_equal(batch.pseudo_labels.label, plain.pseudo_labels.label)
     more = batch.pseudo_labels.label[1] == 2  # 3 ml of 19.2 ml: fewer than a third of the pixels
@@ -105,6 +109,7 @@ def test_pseudo_labels_of_the_largest_component_alone() -> None:
     plain, _, _ = batch_of("copy_paste")
     changed = np.asarray(batch.pseudo_labels.label != plain.pseudo_labels.label)
     assert changed.any() and not np.asarray(batch.pseudo_labels.label)[changed].any()
+    assert not np.asarray(batch.pseudo_labels.confidence)[changed].any()
 
 
 def test_copy_paste_mixes_both_ways() -> None:
@@ -224,13 +229,17 @@ def test_controls_change_the_volumes_as_they_say() -> None:
     subjects = np.arange(1, 28)
     mean = stream.control("mean", volumes, subjects, 0)
     expected = np.exp(np.nanmean(np.log(volumes[1:28]), axis=0))
-    np.testing.assert_allclose(mean[subjects], np.broadcast_to(expected, (27, 2, 3)), rtol=1e-5)
+    known = np.isfinite(volumes[subjects])
+    np.testing.assert_allclose(mean[subjects][known], np.broadcast_to(expected, (27, 2, 3))[known], rtol=1e-5)
+    assert np.isnan(mean[3, 0, 0])  # no more constraints than the subject's own row gives
     for percent in (5, 20):
         ratio = np.log(stream.control(f"noise_{percent}", volumes, subjects, 0) / volumes)[1:28]
         assert np.nanstd(ratio) == pytest.approx(percent / 100, rel=0.25) and np.isnan(ratio[2, 0, 0])
         assert abs(np.nanmean(ratio)) < percent / 200
     np.testing.assert_array_equal(stream.control("none", volumes, subjects, 0), volumes)
     assert not np.array_equal(stream.control("mean", volumes, subjects, 0)[0], mean[1])  # others keep theirs
+    with pytest.raises(ValueError, match="needs two unlabelled subjects"):
+        stream.control("shuffled", volumes, subjects[:1], 0)
 
 
 def test_absurd_volumes_are_reported_and_left_alone(
@@ -304,19 +313,32 @@ def steps_of(fraction: float, labelled: float = 0.1, name: str = "rv_cavity") ->
     return {f"{prefix}/fraction/{name}": fraction, f"{prefix}/labelled_fraction/{name}": labelled}
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.999 + 0.01])
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.6])
 def test_a_collapsed_teacher_stops_the_run(fraction: float) -> None:
     monitor = CollapseMonitor(("rv_cavity",), 10)
     for step in range(100):
         monitor(step, {"loss": 1.0})  # before the first unlabelled step
-    for step in range(9):
+    for step in range(100, 110):
         monitor(step, steps_of(fraction))
-    with pytest.raises(TrainingError, match=r"the teacher has collapsed: in the 10 steps up to 9 .* give rv_cavity"):
-        monitor(9, steps_of(fraction))
+    with pytest.raises(TrainingError, match=r"the teacher has collapsed: in the 10 steps up to 110 .* give rv_cavity"):
+        monitor(110, steps_of(fraction))
+
+
+def test_a_resumed_run_has_the_monitor_of_the_log() -> None:
+    """Rows that are means over several steps count as many."""
+    monitor = CollapseMonitor(("rv_cavity",), 10, first=40)
+    for step in (19, 39):
+        monitor(step, steps_of(0.0))  # before an objective acts
+    monitor(43, steps_of(0.0))
+    monitor(47, steps_of(0.0))
+    for step in range(48, 53):
+        monitor(step, steps_of(0.0))
+    with pytest.raises(TrainingError, match="in the 10 steps up to 53"):
+        monitor(53, steps_of(0.0))
 
 
 def test_a_teacher_that_loses_a_structure_for_a_moment_goes_on() -> None:
-    for fractions in ((0.1, *[0.0] * 9), (0.1, *[0.9] * 9)):
+    for fractions in ((0.1, *[0.0] * 9), (0.1, 0.1, 0.1, *[0.6] * 7)):
         monitor = CollapseMonitor(("rv_cavity",), 10)
         for step in range(100):
             monitor(step, steps_of(fractions[step % 10]))

@@ -17,6 +17,7 @@ from morphojax.tasks import experiment
 from morphojax.tasks.segment import build as segment
 from morphojax.tasks.segment import unlabelled
 from morphojax.tasks.segment.unlabelled import base, stream
+from morphojax.tasks.segment.unlabelled.batch import BatchSpec, UnlabelledBatch
 from tests.tasks import synthetic, tiny
 
 
@@ -56,11 +57,11 @@ class FixedNetworks:
 def spec_of(augmentation: augment.Augmentation | None = None, **objectives) -> base.UnlabelledSpec:
     chosen = unlabelled.from_config({n: {"start": 0.0, "ramp": 0.0, "weight": 1.0} | s for n, s in objectives.items()})
     weak = augmentation or augment.Augmentation()
-    return base.UnlabelledSpec(chosen, weak, weak, seed=0, steps=100)
+    return base.UnlabelledSpec(chosen, BatchSpec(weak, weak, seed=0), steps=100)
 
 
 def loss_of(spec: base.UnlabelledSpec, networks: FixedNetworks, step: int = 50):
-    batch = base.UnlabelledBatch(stacks(), {}, networks, spec, jnp.int32(step))  # pyrefly: ignore
+    batch = UnlabelledBatch(stacks(), {}, networks, spec.batch, jnp.int32(step))  # pyrefly: ignore
     return base.loss(batch, spec, jnp.int32(step))
 
 
@@ -140,7 +141,7 @@ def test_pseudo_labels_move_with_the_image(view: str) -> None:
     spec = spec_of(augment.Augmentation(rotation_degrees=40, translation_fraction=0.3), entropy={})
     arrays = stacks() | {"image": (255 * bright[..., None]).astype(np.uint8)}
     networks = FixedNetworks(jnp.zeros((2, 3, 16, 16, 2)))
-    batch = base.UnlabelledBatch(arrays, {}, networks, spec, jnp.int32(3))  # pyrefly: ignore
+    batch = UnlabelledBatch(arrays, {}, networks, spec.batch, jnp.int32(3))  # pyrefly: ignore
     image = np.asarray(getattr(batch, view).images)[..., 0]
     labels = np.asarray(getattr(batch, f"to_{view}")(jnp.asarray(bright.astype(np.int32) + 1)))
     assert (labels == 0).any() and not np.allclose(image, bright)
@@ -151,7 +152,7 @@ def test_the_loss_compares_with_pseudo_labels_that_have_moved() -> None:
     shift, half = augment.Augmentation(translation_fraction=0.3), np.zeros((2, 3, 8, 8), bool)
     half[:, :, :4] = True
     spec, teacher = spec_of(shift, pseudo_labels={"tolerance": 0.1, "confidence": 0.0}), logits_of(half)
-    batch = base.UnlabelledBatch(stacks(), {}, FixedNetworks(teacher), spec, jnp.int32(7))  # pyrefly: ignore
+    batch = UnlabelledBatch(stacks(), {}, FixedNetworks(teacher), spec.batch, jnp.int32(7))  # pyrefly: ignore
     moved = np.asarray(batch.to_weak(jnp.asarray(half.astype(np.int32)))) == 1
     assert (moved != half).any()
     assert float(loss_of(spec, FixedNetworks(logits_of(moved), teacher), 7)[0]) == pytest.approx(0, abs=1e-5)
@@ -160,13 +161,14 @@ def test_the_loss_compares_with_pseudo_labels_that_have_moved() -> None:
 
 def test_the_two_views_are_drawn_apart() -> None:
     spec = spec_of(augment.Augmentation(translation_fraction=0.3), entropy={})
-    batch = base.UnlabelledBatch(stacks(), {}, FixedNetworks(jnp.zeros((2, 3, 8, 8, 2))), spec, jnp.int32(3))  # pyrefly: ignore
+    batch = UnlabelledBatch(stacks(), {}, FixedNetworks(jnp.zeros((2, 3, 8, 8, 2))), spec.batch, jnp.int32(3))  # pyrefly: ignore
     assert not np.allclose(batch.weak.images, batch.strong.images)
 
 
 def test_each_view_has_its_own_augmentation() -> None:
-    spec = dataclasses.replace(spec_of(entropy={}), strong=augment.Augmentation(brightness=0.5))
-    batch = base.UnlabelledBatch(stacks(), {}, FixedNetworks(jnp.zeros((2, 3, 8, 8, 2))), spec, jnp.int32(3))  # pyrefly: ignore
+    spec = spec_of(entropy={})
+    spec = dataclasses.replace(spec, batch=dataclasses.replace(spec.batch, strong=augment.Augmentation(brightness=0.5)))
+    batch = UnlabelledBatch(stacks(), {}, FixedNetworks(jnp.zeros((2, 3, 8, 8, 2))), spec.batch, jnp.int32(3))  # pyrefly: ignore
     np.testing.assert_allclose(batch.weak.images, batch.plain, rtol=1e-6)
     assert not np.allclose(batch.strong.images, batch.plain)
 
@@ -174,7 +176,7 @@ def test_each_view_has_its_own_augmentation() -> None:
 def test_single_slices_are_stacks_of_one() -> None:
     slices = {name: stacks()[name] for name in ("valid", "subject")} | {"image": stacks()["image"][:, 0]}
     networks = FixedNetworks(jnp.zeros((2, 1, 8, 8, 2)))
-    batch = base.UnlabelledBatch(slices, {}, networks, spec_of(entropy={}), jnp.int32(0))  # pyrefly: ignore
+    batch = UnlabelledBatch(slices, {}, networks, spec_of(entropy={}).batch, jnp.int32(0))  # pyrefly: ignore
     assert batch.image.shape == (2, 1, 8, 8, 1) and batch.valid_slices.all() and batch.volume is None
     assert batch.weak.logits.shape == (2, 1, 8, 8, 2)
 
@@ -211,7 +213,7 @@ def test_an_objective_that_needs_a_mean_teacher_needs_ema_weights(
     """
 
     def agreement(*, power: float = 2.0) -> base.UnlabelledObjective:
-        def loss(batch: base.UnlabelledBatch):
+        def loss(batch: UnlabelledBatch):
             student = jax.nn.softmax(batch.weak.logits)[..., 1:]
             teacher = batch.teacher_probabilities[..., 1:].mean((2, 3))
             return jnp.mean(jnp.abs(student.mean((2, 3)) - teacher) ** power), {}
@@ -381,7 +383,7 @@ def test_the_weak_view_keeps_size_and_intensities(data: Path, tmp_path: Path) ->
     dataset = Dataset.open(data)
     task, _ = segment.build(made, dataset)
     task.train_batches.close()
-    spec = task.evaluate.keywords["spec"].unlabelled
+    spec = task.evaluate.keywords["spec"].unlabelled.batch
     assert spec.weak == dataclasses.replace(strong.geometric, scale=(1.0, 1.0), crop=None)
     assert not spec.weak.recolours and spec.weak.warps and spec.strong == strong
 

@@ -16,10 +16,12 @@ from morphojax.augment import Augmentation
 from morphojax.data.input.stream import Joined
 from morphojax.data.store.dataset import Dataset
 from morphojax.tasks.common import Streams
-from morphojax.tasks.segment.unlabelled.base import Schedule, UnlabelledObjective, UnlabelledSpec
+from morphojax.tasks.segment.unlabelled.base import UnlabelledObjective, UnlabelledSpec
+from morphojax.tasks.segment.unlabelled.batch import BatchSpec
 from morphojax.tasks.segment.unlabelled.copy_paste import copy_paste
 from morphojax.tasks.segment.unlabelled.entropy import entropy
 from morphojax.tasks.segment.unlabelled.pseudo_labels import pseudo_labels
+from morphojax.tasks.segment.unlabelled.schedule import Schedule
 from morphojax.tasks.segment.unlabelled.stream import Labelled, make_stream
 from morphojax.tasks.segment.unlabelled.strong_views import strong_views
 from morphojax.tasks.segment.unlabelled.teacher import TeacherSpec
@@ -49,7 +51,8 @@ def add_unlabelled(
     teacher = _teacher(config.unlabelled.teacher, objectives)
     images, streams = make_stream(config, dataset, labelled, objectives), labelled.streams
     weak: Any = dataclasses.replace(augmentation.geometric, scale=(1.0, 1.0), crop=None)
-    spec = UnlabelledSpec(objectives, weak, augmentation, config.seed, streams.steps, labelled.structures, teacher)
+    batch = BatchSpec(weak, augmentation, config.seed, labelled.structures, teacher)
+    spec = UnlabelledSpec(objectives, batch, streams.steps)
     joined = Joined({"labelled": streams.train, "unlabelled": images})  # pyrefly: ignore
     return dataclasses.replace(streams, train=joined), spec
 
@@ -59,7 +62,7 @@ def _teacher(settings: ml_collections.ConfigDict, objectives: Mapping[str, Unlab
         spec = TeacherSpec(**settings.to_dict())
     except ValueError as error:
         raise ValueError(f"config.unlabelled.teacher.{error}") from error
-    readers = [name for name in OBJECTIVES if name in objectives and objectives[name].pseudo_labels]
+    readers = [name for name in OBJECTIVES if name in objectives and objectives[name].reads_pseudo_labels]
     if spec.calibrate and not readers:
         raise ValueError(
             "config.unlabelled.teacher.calibrate has no effect: give an objective that learns from pseudo-labels a "

@@ -1,5 +1,5 @@
-"""A teacher that has collapsed: its pseudo-labels have lost a structure, or flood the image with
-it. The student would learn that, and the teacher follows the student.
+"""A collapsed teacher: a structure has vanished from its pseudo-labels, or floods them. The student
+would learn that, and the teacher follows the student.
 """
 
 import collections
@@ -7,36 +7,47 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from morphojax.train.loop import TrainingError
+from morphojax.train.task import TrainingError
 
-SMALLEST, LARGEST = 0.02, 10.0  # of the fraction of pixels that the structure has in labelled slices
+SMALLEST_RATIO, LARGEST_RATIO = 0.02, 10.0  # of the pixels with a pseudo-label to those with the label
 
 
 class CollapseMonitor:
-    """Reads the metrics of every step; see `Task.monitor`.
+    """Compares the fraction of pixels that pseudo-labels give to a structure with its fraction in
+    the labelled slices, as means over the last steps; see `Task.monitor`.
 
     structures: the classes of the pseudo-labels.
-    steps: the fractions of pixels are compared as means over this number of steps. A resumed run
-        begins to count anew.
+    steps:      of the means.
+    first:      earlier steps do not count.
     """
 
-    def __init__(self, structures: Sequence[str], steps: int):
-        self._recent = {name: collections.deque[tuple[float, float]](maxlen=steps) for name in structures}
+    def __init__(self, structures: Sequence[str], steps: int, first: int = 0):
+        self._structures, self._steps, self._first = tuple(structures), steps, first
+        self._rows = collections.deque[tuple[int, np.ndarray]]()  # step, fractions [pseudo or label, structures]
 
     def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Raises TrainingError, naming the structure, for a collapsed teacher."""
-        for name, recent in self._recent.items():
-            found = metrics.get(f"unlabelled/teacher/fraction/{name}")
-            if found is None:  # before the first unlabelled step
-                continue
-            recent.append((float(found), float(metrics[f"unlabelled/teacher/labelled_fraction/{name}"])))
-            pseudo, labelled = np.mean(recent, axis=0)
-            if len(recent) < (recent.maxlen or 0) or not labelled:
-                continue
-            if not SMALLEST <= pseudo / labelled <= LARGEST:
-                raise TrainingError(
-                    f"the teacher has collapsed: in the {len(recent)} steps up to {step} its pseudo-labels give {name} "
-                    f"{100 * pseudo:.2g} % of the pixels, the labels {100 * labelled:.2g} %. The last checkpoint is "
-                    "kept. Let the objectives on unlabelled images start later (start, ramp), lower their weight, or "
-                    "label a subject that shows it; config.unlabelled.teacher.collapse_steps=0 trains on"
-                )
+        """Raises TrainingError, naming the structure, for a collapsed teacher.
+
+        metrics: of one step, or means over the steps up to this one.
+        """
+        if step < self._first or f"unlabelled/teacher/fraction/{self._structures[0]}" not in metrics:
+            return
+        kinds = ("fraction", "labelled_fraction")
+        values = [[float(metrics[f"unlabelled/teacher/{kind}/{s}"]) for s in self._structures] for kind in kinds]
+        self._rows.append((step, np.array(values)))
+        while self._rows[-1][0] - self._rows[0][0] > self._steps:
+            self._rows.popleft()
+        if step - self._rows[0][0] < self._steps:
+            return
+        weight = np.diff([row[0] for row in self._rows])  # steps that each row, after the first, stands for
+        pseudo, labelled = np.average([row[1] for row in list(self._rows)[1:]], axis=0, weights=weight)
+        # A structure that fills much of the image cannot grow tenfold.
+        largest = np.minimum(LARGEST_RATIO * labelled, (1 + labelled) / 2)
+        collapsed = (labelled > 0) & ((pseudo < SMALLEST_RATIO * labelled) | (pseudo > largest))
+        for i in np.flatnonzero(collapsed):
+            raise TrainingError(
+                f"the teacher has collapsed: in the {self._steps} steps up to {step} its pseudo-labels give "
+                f"{self._structures[i]} {100 * pseudo[i]:.2g} % of the pixels, the labels {100 * labelled[i]:.2g} %. "
+                "In a new config.workdir, let the objectives on unlabelled images start later (start, ramp), lower "
+                "their weight, or label more subjects; config.unlabelled.teacher.collapse_steps=0 trains on"
+            )

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 
 from morphojax.augment.rectangles import rectangles
 from morphojax.objectives.self_training import weighted_dice_ce
-from morphojax.tasks.segment.unlabelled.base import UnlabelledBatch, UnlabelledObjective, check
+from morphojax.tasks.segment.unlabelled.base import UnlabelledObjective
+from morphojax.tasks.segment.unlabelled.batch import UnlabelledBatch
+from morphojax.tasks.segment.unlabelled.schedule import check
 
 
 def copy_paste(
@@ -49,6 +51,6 @@ def copy_paste(
             for half, mixed in zip(jnp.split(logits, 2), (one, two), strict=True)
         ]
         mean = jax.tree.map(lambda *values: sum(values) / 2, *losses)
-        return mean[0], mean[1] | {"confident": (pseudo.weight > 0).mean()}
+        return mean[0], mean[1] | {"confident": batch.confident(confidence)}
 
-    return UnlabelledObjective(loss, ema=True, pseudo_labels=True)
+    return UnlabelledObjective(loss, ema=True, reads_pseudo_labels=True)

@@ -3,7 +3,8 @@
 import jax
 
 from morphojax.objectives import volume
-from morphojax.tasks.segment.unlabelled.base import UnlabelledBatch, UnlabelledObjective
+from morphojax.tasks.segment.unlabelled.base import UnlabelledObjective
+from morphojax.tasks.segment.unlabelled.batch import UnlabelledBatch
 
 
 def entropy() -> UnlabelledObjective:

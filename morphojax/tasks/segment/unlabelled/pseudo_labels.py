@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from morphojax.objectives import volume
-from morphojax.tasks.segment.unlabelled.base import UnlabelledBatch, UnlabelledObjective, check
+from morphojax.tasks.segment.unlabelled.base import UnlabelledObjective
+from morphojax.tasks.segment.unlabelled.batch import UnlabelledBatch
+from morphojax.tasks.segment.unlabelled.schedule import check
 
 
 def pseudo_labels(*, tolerance: float = 0.15, confidence: float = 0.9) -> UnlabelledObjective:

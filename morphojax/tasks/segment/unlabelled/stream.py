@@ -21,7 +21,7 @@ from morphojax.tasks.segment.unlabelled.base import UnlabelledObjective
 from morphojax.train import devices
 
 CONTROLS = ("none", "shuffled", "mean", "noise_5", "noise_10", "noise_20")
-LARGEST = {"ml": 1500.0, "cm2": 200.0}  # more than any heart has: larger values are errors of the table
+LARGEST_POSSIBLE = {"ml": 1500.0, "cm2": 200.0}  # no heart has more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +43,14 @@ def make_stream(
     """The stream of `config.unlabelled` that the objectives need.
 
     Raises:
-        ValueError: an unknown control, a plane without stacks where an objective needs them, or
-            no unlabelled subject (with a known volume, where an objective needs it). The
-            message names the key.
+        ValueError: an unknown control, several planes where an objective needs whole stacks, or no
+            unlabelled subject (with a known volume, where an objective needs it). The message
+            names the key.
     """
     settings = config.unlabelled
     calibrate = settings.teacher.calibrate
-    stacks = calibrate or any(objective.whole_stacks for objective in objectives.values())
     volumes = calibrate or any(objective.volumes for objective in objectives.values())
+    stacks = volumes or any(objective.whole_stacks for objective in objectives.values())
     _check(settings, labelled.planes, stacks, volumes)
     spec = dataclasses.replace(labelled.streams.spec, batch_size=settings.batch_size)
     frames, subjects, known = tuple(config.input.frames), _unlabelled_subjects(config, dataset, labelled), None
@@ -69,16 +69,21 @@ def control(name: str, volumes: np.ndarray, subjects: np.ndarray, seed: int) -> 
 
     - `none`: their own.
     - `shuffled`: each has those of another subject (permutation control).
-    - `mean`: all have the geometric mean over the subjects.
+    - `mean`: all have the geometric mean over the subjects, where their own value is known.
     - `noise_<p>`: their own, each times exp(normal x p / 100).
+
+    Raises ValueError where a single subject has no other to take volumes from.
     """
     changed, random = volumes.copy(), np.random.default_rng((seed, *name.encode()))
     if name == "shuffled":
+        if len(subjects) < 2:
+            raise ValueError("config.unlabelled.control='shuffled' needs two unlabelled subjects with volumes, or more")
         order = random.permutation(subjects)
         changed[order] = volumes[np.roll(order, 1)]
     elif name == "mean":
         logs = np.ma.masked_invalid(np.log(volumes[subjects]))
-        changed[subjects] = np.exp(logs.mean(0).filled(np.nan))
+        mean = np.exp(logs.mean(0).filled(np.nan))
+        changed[subjects] = np.where(np.isfinite(volumes[subjects]), mean, np.nan)
     elif name.startswith("noise_"):
         percent = float(name.removeprefix("noise_"))
         changed *= np.exp(random.normal(0, percent / 100, volumes.shape)).astype(volumes.dtype)
@@ -117,11 +122,14 @@ def _volumes(
     else:
         name, unit, example = "a volume", "ml", f"{structures[0]}:ED:ml"
         known = cells.volumes(dataset.table, dataset.schema, structures, phases)
-    if absurd := int((known[subjects] > LARGEST[unit]).sum()):
+    if impossible := int((known[subjects] > LARGEST_POSSIBLE[unit]).sum()):
         logging.warning(
-            "%d values of the table above %g %s cannot be right and count as unknown", absurd, LARGEST[unit], unit
+            "%d values of the table above %g %s cannot be right and count as unknown",
+            impossible,
+            LARGEST_POSSIBLE[unit],
+            unit,
         )
-        known = np.where(known > LARGEST[unit], np.nan, known)
+        known = np.where(known > LARGEST_POSSIBLE[unit], np.nan, known)
     kept = subjects[np.isfinite(known[subjects]).any(axis=(1, 2))]
     if not len(kept):
         raise ValueError(

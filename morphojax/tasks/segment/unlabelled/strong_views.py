@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from morphojax.objectives.self_training import weighted_dice_ce
-from morphojax.tasks.segment.unlabelled.base import UnlabelledBatch, UnlabelledObjective, check
+from morphojax.tasks.segment.unlabelled.base import UnlabelledObjective
+from morphojax.tasks.segment.unlabelled.batch import UnlabelledBatch
+from morphojax.tasks.segment.unlabelled.schedule import check
 
 
 def strong_views(
@@ -30,6 +32,6 @@ def strong_views(
         logits, _ = batch.networks.student(image, train=True)
         value, metrics = weighted_dice_ce(logits, label, weight, dice_weight)
         agrees = jnp.sum(weight * (logits.argmax(-1) == label)) / jnp.maximum(jnp.sum(weight), 1)
-        return value, metrics | {"confident": (weight > 0).mean(), "agreement": agrees}
+        return value, metrics | {"confident": batch.confident(confidence), "agreement": agrees}
 
-    return UnlabelledObjective(loss, ema=True, pseudo_labels=True)
+    return UnlabelledObjective(loss, ema=True, reads_pseudo_labels=True)

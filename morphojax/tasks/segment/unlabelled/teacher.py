@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from morphojax.objectives.calibration import calibrate
 from morphojax.objectives.components import largest_components
+from morphojax.objectives.embeddings import masked_mean
+from morphojax.tasks.segment.unlabelled.schedule import check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +22,8 @@ class TeacherSpec:
     band:              relative tolerance of the table: volumes inside it are left as they are.
     limit:             largest offset, in absolute value.
     largest_component: keep only the largest component of every structure of a stack.
-    collapse_steps:    a teacher that has lost or flooded a structure for this number of steps stops
-                       the run (`collapse.py`); 0: never.
+    collapse_steps:    the run stops if a structure vanishes from the pseudo-labels, or floods them,
+                       in the mean of so many steps (`collapse.py`); 0: never.
 
     Raises ValueError `<field>=<value>: give ...`.
     """
@@ -33,18 +35,14 @@ class TeacherSpec:
     collapse_steps: int = 300
 
     def __post_init__(self) -> None:
-        for name, holds, what in (
-            ("band", 0 <= self.band < 1, "a relative tolerance, from 0 to below 1"),
-            ("limit", 0 < self.limit < 50, "a positive offset of logits, below 50"),
-            ("collapse_steps", self.collapse_steps >= 0, "a number of steps, or 0 for never"),
-        ):
-            if not holds:
-                raise ValueError(f"{name}={getattr(self, name)}: give {what}")
+        check("band", self.band, 0 <= self.band < 1, "a relative tolerance, from 0 to below 1")
+        check("limit", self.limit, 0 < self.limit < 50, "a positive offset of logits, below 50")
+        check("collapse_steps", self.collapse_steps, self.collapse_steps >= 0, "a number of steps, or 0 for never")
 
 
 class PseudoLabels(NamedTuple):
-    """label int32 and confidence float32 (the probability of that class), both [B,K,H,W]; metrics.
-    No gradient.
+    """label int32 and confidence float32 (the probability of that class; 0 where a component was
+    removed), both [B,K,H,W]; metrics. No gradient.
     """
 
     label: jax.Array
@@ -52,23 +50,37 @@ class PseudoLabels(NamedTuple):
     metrics: dict[str, jax.Array]
 
 
-def pseudo_labels(logits: jax.Array, batch: Any, structures: Sequence[str], spec: TeacherSpec) -> PseudoLabels:
-    """logits: the teacher's, [B,K,H,W,classes], on the images of an `UnlabelledBatch` without
-    augmentation.
+def make_pseudo_labels(
+    logits: jax.Array,
+    valid_slices: jax.Array,
+    volumes: tuple[jax.Array, jax.Array] | None,
+    structures: Sequence[str],
+    spec: TeacherSpec,
+) -> PseudoLabels:
+    """logits: the teacher's, float32 [B,K,H,W,classes], on images without augmentation.
+    valid_slices: bool [B,K]. volumes: the table's [B,S] and the size of a voxel [B]; None: the
+    logits are not calibrated.
 
-    Metrics: those of `calibrate`, and `fraction/<structure>`, of the valid pixels.
+    Metrics: `fraction/<structure>`, of the valid pixels; with volumes those of `calibrate`, and
+    `label_volume_error`, the mean relative error of the labels' own volumes. It is not 0: the
+    expected volumes are those of the table, and a label is the most probable class.
     """
-    logits, metrics = logits.astype(jnp.float32), {}
-    if spec.calibrate:
-        arrays = (logits, batch.slice_mask, batch.voxel_size, batch.volume)
-        offsets, metrics = calibrate(*arrays, band=spec.band, limit=spec.limit, valid=batch.valid)
+    metrics: dict[str, jax.Array] = {}
+    if volumes is not None:
+        table, voxel_size = volumes
+        offsets, metrics = calibrate(logits, valid_slices, voxel_size, table, band=spec.band, limit=spec.limit)
         logits = logits.at[..., 1:].add(offsets[:, None, None, None])
     label = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     confidence = jnp.exp(jnp.max(logits, axis=-1) - jax.nn.logsumexp(logits, axis=-1))
-    label = jnp.where(batch.valid_slices[:, :, None, None], label, 0)
+    label = jnp.where(valid_slices[:, :, None, None], label, 0)
     if spec.largest_component:
-        label = largest_components(label, logits.shape[-1])
-    pixels = jnp.maximum(batch.valid_slices.sum(), 1) * label.shape[-2] * label.shape[-1]
-    fractions = [(label == c).sum() / pixels for c in range(1, logits.shape[-1])]
-    metrics |= {f"fraction/{name}": value for name, value in zip(structures, fractions, strict=True)}
+        kept = largest_components(label, logits.shape[-1])
+        confidence, label = jnp.where(kept == label, confidence, 0.0), kept  # nothing supports a removed pixel
+    counts = jnp.sum(label[..., None] == jnp.arange(1, logits.shape[-1]), axis=(1, 2, 3))
+    pixels = jnp.maximum(valid_slices.sum(), 1) * label.shape[-2] * label.shape[-1]
+    metrics |= {f"fraction/{s}": n / pixels for s, n in zip(structures, counts.sum(0), strict=True)}
+    if volumes is not None:
+        table, voxel_size = volumes
+        error = jnp.abs(counts * voxel_size[:, None] - table) / table
+        metrics["label_volume_error"] = masked_mean(error, jnp.isfinite(error))
     return PseudoLabels(label, confidence, jax.lax.stop_gradient(metrics))

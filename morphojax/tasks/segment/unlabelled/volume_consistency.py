@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from morphojax.objectives import volume
-from morphojax.tasks.segment.unlabelled.base import UnlabelledBatch, UnlabelledObjective, check
+from morphojax.tasks.segment.unlabelled.base import UnlabelledObjective
+from morphojax.tasks.segment.unlabelled.batch import UnlabelledBatch
+from morphojax.tasks.segment.unlabelled.schedule import check
 
 
 def volume_consistency(*, huber_delta: float = 0.3) -> UnlabelledObjective:

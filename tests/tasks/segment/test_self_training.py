@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import segment_acdc_gpu, segment_sax
 from morphojax import augment
 from morphojax.data.store.dataset import Dataset
 from morphojax.objectives.self_training import weighted_dice_ce
@@ -196,6 +197,21 @@ def config(folder: Path, run: Path, objective: str = "copy_paste", **changes):
 
 def rows(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("arm", segment_sax.ARMS)
+@pytest.mark.parametrize("config", [segment_sax, segment_acdc_gpu])
+def test_an_arm_chooses_what_unlabelled_images_are_for(arm: str, config) -> None:
+    chosen = config.get_config(arm).unlabelled
+    objectives = unlabelled.from_config(chosen.objectives.to_dict())
+    expected = {"copy_paste"} if arm in ("self_training", "calibrated") else {"volume_consistency", "entropy"}
+    assert set(objectives) == expected
+    assert bool(chosen.batch_size) == (arm != "supervised") and chosen.teacher.calibrate == (arm == "calibrated")
+
+
+def test_an_unknown_arm_is_refused_with_the_choices() -> None:
+    with pytest.raises(ValueError, match="arm 'selftraining' .* supervised, volume, self_training, calibrated"):
+        segment_sax.get_config("selftraining")
 
 
 def test_self_training_starts_in_a_stage_of_its_own(data: Path, tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_an_arm_chooses_what_unlabelled_images_are_for(arm: str, config) -> None
 
 
 def test_an_unknown_arm_is_refused_with_the_choices() -> None:
-    with pytest.raises(ValueError, match="arm 'selftraining' .* supervised, volume, self_training, calibrated"):
+    with pytest.raises(ValueError, match=r"arm 'selftraining' .* supervised, volume, self_training, calibrated"):
         segment_sax.get_config("selftraining")
 
 

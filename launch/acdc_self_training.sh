@@ -22,6 +22,7 @@ STEPS=${STEPS:-2000}
 PRETRAIN_STEPS=${PRETRAIN_STEPS:-1200}
 CONFIG=${CONFIG:-segment_acdc}
 ENCODER=${ENCODER:-unet_half}
+WEIGHTS=ema
 ARMS=${ARMS:-supervised self_training calibrated calibrated_shuffled volume info_nce_supervised \
   info_nce_shuffled_supervised simclr_supervised volume_shuffled calibrated_mean info_nce_self_training \
   info_nce_calibrated calibrated_noise_10}

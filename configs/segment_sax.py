@@ -133,7 +133,7 @@ def unlabelled_objectives() -> dict[str, dict[str, Any]]:
         "entropy": {"weight": 0.01, **ramp},  # entropy minimisation
         # Cross-entropy to the teacher's confident classes, in stacks whose volumes agree with the
         # table (relative tolerance).
-        "pseudo_labels": {"weight": 0.0, **ramp, "tolerance": 0.15, "confidence": 0.9},
+        "agreeing_stacks": {"weight": 0.0, **ramp, "tolerance": 0.15, "confidence": 0.9},
         # Labelled and pseudo-labelled slices exchange rectangles, both ways (needs ema.decay).
         "copy_paste": {
             "weight": 0.0,

@@ -38,7 +38,7 @@ segment_flags() {  # arm: flags of its segmentation, beside those that all arms 
   case $1 in
     volume|*_volume) echo "${stacks[@]}" ;;
     volume_shuffled) echo "${stacks[@]}" --config.unlabelled.control=shuffled ;;
-    pseudo) echo "${stacks[@]}" --config.unlabelled.objectives.pseudo_labels.weight=0.5 ;;
+    pseudo) echo "${stacks[@]}" --config.unlabelled.objectives.agreeing_stacks.weight=0.5 ;;
     condition) echo "${stacks[@]}" --config.model.condition=cardiac_morphometric --config.objective.measures_weight=0.1 \
       --config.unlabelled.objectives.volume_consistency.weight=0.0 --config.unlabelled.objectives.entropy.weight=0.0001 ;;
     scratch_vit|masked_patches) echo --config.model.encoder=vit_tiny ;;

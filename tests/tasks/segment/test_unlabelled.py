@@ -117,7 +117,7 @@ def test_pseudo_labels_teach_only_where_their_volumes_agree() -> None:
     """The teacher's volume of the first stack agrees with the table; for the second the table has
     none.
     """
-    spec, half = spec_of(pseudo_labels={"tolerance": 0.1, "confidence": 0.0}), np.zeros((2, 3, 8, 8), bool)
+    spec, half = spec_of(agreeing_stacks={"tolerance": 0.1, "confidence": 0.0}), np.zeros((2, 3, 8, 8), bool)
     half[:, :, :4] = True
 
     @jax.jit
@@ -151,7 +151,7 @@ def test_pseudo_labels_move_with_the_image(view: str) -> None:
 def test_the_loss_compares_with_pseudo_labels_that_have_moved() -> None:
     shift, half = augment.Augmentation(translation_fraction=0.3), np.zeros((2, 3, 8, 8), bool)
     half[:, :, :4] = True
-    spec, teacher = spec_of(shift, pseudo_labels={"tolerance": 0.1, "confidence": 0.0}), logits_of(half)
+    spec, teacher = spec_of(shift, agreeing_stacks={"tolerance": 0.1, "confidence": 0.0}), logits_of(half)
     batch = UnlabelledBatch(stacks(), {}, FixedNetworks(teacher), spec.batch, jnp.int32(7))  # pyrefly: ignore
     moved = np.asarray(batch.to_weak(jnp.asarray(half.astype(np.int32)))) == 1
     assert (moved != half).any()
@@ -182,10 +182,10 @@ def test_single_slices_are_stacks_of_one() -> None:
 
 
 def test_a_run_with_unlabelled_stacks(data: Path, tmp_path: Path) -> None:
-    made = config(data, tmp_path / "run", **weight("pseudo_labels", 0.5))
+    made = config(data, tmp_path / "run", **weight("agreeing_stacks", 0.5))
     assert experiment.run(made)
     logged = (tmp_path / "run" / "metrics.jsonl").read_text()
-    for name in ("volume_consistency/volume_error", "entropy/loss", "pseudo_labels/pseudo_kept", "entropy/ramp"):
+    for name in ("volume_consistency/volume_error", "entropy/loss", "agreeing_stacks/pseudo_kept", "entropy/ramp"):
         assert f'"train/unlabelled/{name}"' in logged
     assert experiment.run(made)  # finished: nothing left to do
 
@@ -347,7 +347,7 @@ def test_conditioning_on_no_number_is_refused(data: Path, tmp_path: Path) -> Non
         ),
         (
             weight("volume_consistency", 0.0) | weight("entropy", 0.0),
-            "config.unlabelled.objectives: all weights are 0; give one of volume_consistency, entropy, pseudo_labels",
+            "config.unlabelled.objectives: all weights are 0; give one of volume_consistency, entropy, agreeing_stacks",
         ),
         (
             {"unlabelled.objectives.volume_consistency.huber_delta": 0.0},
@@ -355,8 +355,8 @@ def test_conditioning_on_no_number_is_refused(data: Path, tmp_path: Path) -> Non
         ),
         ({"unlabelled.objectives.entropy.start": 1.5}, "objectives.entropy.start=1.5: give a fraction of the run"),
         (
-            {"unlabelled.objectives.pseudo_labels.tolerance": -0.1},
-            "config.unlabelled.objectives.pseudo_labels.tolerance=-0.1",
+            {"unlabelled.objectives.agreeing_stacks.tolerance": -0.1},
+            "config.unlabelled.objectives.agreeing_stacks.tolerance=-0.1",
         ),
         ({"unlabelled.control": "swapped"}, "config.unlabelled.control='swapped' is unknown: choose none, shuffled"),
         (

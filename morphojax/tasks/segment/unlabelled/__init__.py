@@ -16,11 +16,11 @@ from morphojax.augment import Augmentation
 from morphojax.data.input.stream import Joined
 from morphojax.data.store.dataset import Dataset
 from morphojax.tasks.common import Streams
+from morphojax.tasks.segment.unlabelled.agreeing_stacks import agreeing_stacks
 from morphojax.tasks.segment.unlabelled.base import UnlabelledObjective, UnlabelledSpec
 from morphojax.tasks.segment.unlabelled.batch import BatchSpec
 from morphojax.tasks.segment.unlabelled.copy_paste import copy_paste
 from morphojax.tasks.segment.unlabelled.entropy import entropy
-from morphojax.tasks.segment.unlabelled.pseudo_labels import pseudo_labels
 from morphojax.tasks.segment.unlabelled.schedule import Schedule
 from morphojax.tasks.segment.unlabelled.stream import Labelled, make_stream
 from morphojax.tasks.segment.unlabelled.strong_views import strong_views
@@ -30,7 +30,7 @@ from morphojax.tasks.segment.unlabelled.volume_consistency import volume_consist
 OBJECTIVES: dict[str, Callable[..., UnlabelledObjective]] = {
     "volume_consistency": volume_consistency,
     "entropy": entropy,
-    "pseudo_labels": pseudo_labels,
+    "agreeing_stacks": agreeing_stacks,
     "copy_paste": copy_paste,
     "strong_views": strong_views,
 }

@@ -11,7 +11,7 @@ from morphojax.tasks.segment.unlabelled.batch import UnlabelledBatch
 from morphojax.tasks.segment.unlabelled.schedule import check
 
 
-def pseudo_labels(*, tolerance: float = 0.15, confidence: float = 0.9) -> UnlabelledObjective:
+def agreeing_stacks(*, tolerance: float = 0.15, confidence: float = 0.9) -> UnlabelledObjective:
     """Cross-entropy of the student's weak view to the teacher's confident pixels.
 
     Args:

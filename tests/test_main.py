@@ -38,7 +38,7 @@ PRETRAIN = {"batch_size": 4, "steps": 6, "eval_every": 3, "save_every": 1, "opti
 SEGMENT = {"batch_size": 4, "steps": 4, "eval_every": 2, "save_every": 2}
 COPY_PASTE = "unlabelled.objectives.copy_paste"
 CALIBRATED = {"batch_size": 4, "steps": 6, "eval_every": 0, "save_every": 1, "optimizer.learning_rate": 1e-4}
-CALIBRATED |= {"data.fraction": 0.5, "unlabelled.batch_size": 4, f"{COPY_PASTE}.start": 0.0, f"{COPY_PASTE}.ramp": 0.5}
+CALIBRATED |= {"data.fraction": 0.2, "unlabelled.batch_size": 4, f"{COPY_PASTE}.start": 0.0, f"{COPY_PASTE}.ramp": 0.5}
 # `python -m morphojax.main`, with the encoder of two blocks.
 PROGRAM = "import runpy, tests.tasks.tiny; runpy.run_module('morphojax.main', run_name='__main__')"
 

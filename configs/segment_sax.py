@@ -120,6 +120,7 @@ def use_arm(config: ml_collections.ConfigDict, arm: str) -> None:
         unlabelled.objectives.volume_consistency.weight = unlabelled.objectives.entropy.weight = 0.0
         unlabelled.objectives.copy_paste.weight = 1.0
         unlabelled.teacher.calibrate = arm == "calibrated"
+        config.batch_size = 8  # and twice as many mixed slices: as good as 12, in two thirds of the time
         unlabelled.batch_size = 2 if unlabelled.teacher.calibrate else config.batch_size  # stacks, or slices
 
 
@@ -127,7 +128,7 @@ def unlabelled_objectives() -> dict[str, dict[str, Any]]:
     """The rows of morphojax/tasks/segment/unlabelled; weight 0 switches one off. start, ramp:
     fractions of the run.
     """
-    ramp = {"start": 0.25, "ramp": 0.25}  # weight 0 until `start`, then linearly up over `ramp`
+    ramp = {"start": 0.1, "ramp": 0.15}  # weight 0 until `start`, then linearly up over `ramp`
     return {
         "volume_consistency": {"weight": 0.1, **ramp, "huber_delta": 0.3},  # log volumes; linear beyond huber_delta
         "entropy": {"weight": 0.01, **ramp},  # entropy minimisation
@@ -137,8 +138,7 @@ def unlabelled_objectives() -> dict[str, dict[str, Any]]:
         # Labelled and pseudo-labelled slices exchange rectangles, both ways (needs ema.decay).
         "copy_paste": {
             "weight": 0.0,
-            "start": 0.1,
-            "ramp": 0.15,
+            **ramp,
             "sides": (0.3, 0.8),  # of the rectangles, as a fraction of the image
             "pseudo_weight": 0.5,  # of a pixel with a pseudo-label
             "confidence": 0.0,  # lowest probability of a pseudo-label
@@ -147,8 +147,7 @@ def unlabelled_objectives() -> dict[str, dict[str, Any]]:
         # Pseudo-labels on strongly augmented slices (needs ema.decay).
         "strong_views": {
             "weight": 0.0,
-            "start": 0.1,
-            "ramp": 0.15,
+            **ramp,
             "views": 1,
             "slices": 12,
             "confidence": 0.0,

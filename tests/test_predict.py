@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import math
+import struct
 
 import nibabel as nib
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from morphojax import anatomy, predict
+from morphojax.data.sources.nifti_geometry import QFORM_NOTE
 from morphojax.inference import files, segmenter
 from morphojax.train.run import RunError
 from tests.toy_run import toy_image, toy_label, toy_run
@@ -33,7 +35,7 @@ def predict_folder(tmp_path, source=None, run=None, **options):
     run = run or toy_run()
     plane = files.choose_plane(run, None)
     paths, _ = files.find_inputs(source, plane)
-    return files.predict_files(run, plane, paths, source, tmp_path / "out", **options)
+    return files.predict_files(run, plane, paths, source, tmp_path / "out", **options)[0]
 
 
 def ml(label, structure="lv_cavity"):
@@ -225,6 +227,59 @@ def test_labels_in_the_input_are_skipped(tmp_path):
         write(tmp_path / "in" / f"{name}.nii.gz", np.zeros((4, 4, 2)))
     paths, notes = files.find_inputs(tmp_path / "in", "sax")
     assert [p.name for p in paths] == ["p_frame01.nii.gz"] and notes == ["skipped: 4 files named as labels"]
+
+
+def test_linked_folders_are_searched_once(tmp_path):
+    write(tmp_path / "elsewhere" / "heart.nii.gz", toy_image(toy_label()))
+    write(tmp_path / "in" / "own.nii.gz", toy_image(toy_label()))
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "in")  # a circle
+    assert predict_folder(tmp_path) == []
+    assert list(pd.read_csv(tmp_path / "out" / "measures.csv")["file"]) == ["linked/heart", "own"]
+
+
+def _header(path, sform=None, unit=None):
+    """Changes the bytes of a header, with which nibabel would not save."""
+    data = bytearray(gzip.decompress(path.read_bytes()))
+    if sform is not None:
+        data[254:256] = struct.pack("<h", 1)
+        data[280:328] = np.asarray(sform[:3], "<f4").tobytes()
+    if unit is not None:
+        data[123] = data[123] & ~7 | unit
+    path.write_bytes(gzip.compress(bytes(data)))
+
+
+def test_a_shear_is_left_out(tmp_path):
+    path = write(tmp_path / "in" / "heart.nii.gz", toy_image(toy_label()))
+    affine = nib.load(path).affine.copy()
+    affine[:3, 2] = np.linalg.norm(affine[:3, 2]) * np.array([np.sin(0.26), 0, np.cos(0.26)])
+    _header(path, affine)
+    (problem,) = predict_folder(tmp_path)
+    assert "two axes of the affine" in problem and str(path) in problem
+
+
+def test_volumes_are_in_the_unit_of_the_header(tmp_path):
+    label = toy_label()
+    path = tmp_path / "in" / "heart.nii.gz"
+    path.parent.mkdir()
+    affine = AFFINE.copy()
+    affine[:3] /= 1000
+    nib.save(nib.Nifti1Image(toy_image(label), affine), path)
+    _header(path, unit=1)
+    assert predict_folder(tmp_path) == []
+    row = pd.read_csv(tmp_path / "out" / "measures.csv").iloc[0]
+    assert row["lv_cavity_ml"] == pytest.approx(ml(label), rel=1e-4)
+    assert nib.load(tmp_path / "out" / "heart.nii.gz").header.get_xyzt_units()[0] == "meter"
+
+
+def test_notes_about_headers_are_returned(tmp_path):
+    path = write(tmp_path / "in" / "heart.nii.gz", toy_image(toy_label()))
+    image = nib.load(path)
+    image.set_qform(image.affine, 1)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, image.header), path)
+    _header(path, np.eye(4))
+    problems, notes = files.predict_files(toy_run(), "sax", [path], path.parent, tmp_path / "out")
+    assert problems == [] and notes == [f"{path}: {QFORM_NOTE}"]
 
 
 def test_missing_inputs_are_refused(tmp_path):

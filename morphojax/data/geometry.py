@@ -70,6 +70,15 @@ class Placement:
         return cls((x, y, z), affine, (rows, columns), (flip_rows, flip_columns), Grid.from_json(state["grid"]))
 
 
+def check_slices(plane: str, shape: Sequence[int]) -> None:
+    """Raises ValueError where a long-axis image [X, Y, Z] has more than one slice."""
+    if plane != "sax" and shape[2] != 1:
+        raise ValueError(
+            f"{shape[2]} slices, and an image of {plane} has one; choose the plane that it shows, or, for a cine, "
+            "store the axes as X, Y, 1, T"
+        )
+
+
 def place(image: np.ndarray, affine: np.ndarray, grid: Grid) -> Placement:
     """The placement of a stack [X, Y, Z] on the grid, by its shape and affine only.
 

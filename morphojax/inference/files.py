@@ -1,5 +1,6 @@
 """Segments NIfTI files with a run, and writes labels with the exact geometry of the images."""
 
+import fnmatch
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from morphojax import anatomy
+from morphojax.data import geometry
 from morphojax.data.sources import nifti
 from morphojax.data.store.records import write_atomically
 from morphojax.inference.measures import PredictError, Segmented, measure_rows, volume_rows
@@ -62,7 +64,7 @@ def find_inputs(source: Path, plane: str, pattern: str = "*") -> tuple[list[Path
     if not source.is_dir():
         raise PredictError(f"--input={source}: no such file or folder")
     kept, labels, other_planes = [], 0, 0
-    for path in sorted(p for p in source.rglob(pattern) if p.is_file() and p.name.endswith(SUFFIXES)):
+    for path in _images(source, pattern):
         ukb = _UKB.match(stem(path))
         if _LABEL.search(stem(path)):
             labels += 1
@@ -76,6 +78,19 @@ def find_inputs(source: Path, plane: str, pattern: str = "*") -> tuple[list[Path
         reason = "; ".join(notes) or "it holds no such .nii or .nii.gz file"
         raise PredictError(f"--input={source}: no image of {plane} that matches {pattern!r} ({reason})")
     return kept, notes
+
+
+def _images(source: Path, pattern: str) -> list[Path]:
+    """The NIfTI files below a folder, sorted; linked folders are searched too, each folder once."""
+    found, searched = [], set[Path]()
+    for folder, subfolders, names in os.walk(source, followlinks=True):
+        real = Path(folder).resolve()
+        if real in searched:
+            subfolders.clear()
+            continue
+        searched.add(real)
+        found += [Path(folder, n) for n in names if n.endswith(SUFFIXES) and fnmatch.fnmatchcase(n, pattern)]
+    return sorted(path for path in found if path.is_file())
 
 
 def hearts(paths: Sequence[Path]) -> list[list[Path]]:
@@ -109,10 +124,10 @@ def disk_numbers(run: Run, convention: str) -> np.ndarray:
 def segment(run: Run, plane: str, path: Path, name: str) -> tuple[Segmented, Any]:
     """The labels of one file, and its NIfTI image. Raises ValueError, naming the file."""
     volume, image = _read(path)
-    if plane != "sax" and volume.raw.shape[2] != 1:
-        raise PredictError(
-            f"{path}: has {volume.raw.shape[2]} slices, and {plane} images have one; is this another plane?"
-        )
+    try:
+        geometry.check_slices(plane, volume.raw.shape)
+    except ValueError as error:
+        raise PredictError(f"{path}: {error}") from error
     frames = []
     for t in range(volume.frames):
         try:
@@ -123,7 +138,8 @@ def segment(run: Run, plane: str, path: Path, name: str) -> tuple[Segmented, Any
             raise PredictError(f"{path}: {error}") from error
         frames.append(label)
     x, y, z = (float(s) for s in np.sqrt((volume.affine[:3, :3] ** 2).sum(axis=0)))
-    return Segmented(name, tuple(frames), (x, y, z), heart_rate(image.header, volume.frames)), image
+    rate = heart_rate(image.header, volume.frames)
+    return Segmented(name, tuple(frames), (x, y, z), rate, volume.notes), image
 
 
 def _read(path: Path) -> tuple[nifti.Volume, Any]:
@@ -179,8 +195,10 @@ def predict_files(
     output: Path,
     labels: str = "canonical",
     overwrite: bool = False,
-) -> list[str]:
-    """Segments files; writes labels and both tables. Returns an error per file that is left out.
+) -> tuple[list[str], list[str]]:
+    """Segments files; writes labels and both tables.
+
+    Returns an error per file that is left out, and notes about headers of the others.
 
     Args:
         paths: of `find_inputs`.
@@ -191,7 +209,7 @@ def predict_files(
     root = source if source.is_dir() else source.parent
     targets = {path: output / path.relative_to(root) for path in paths}
     _check_targets(targets, output, overwrite)
-    problems, volumes, measures = [], [], []
+    problems, notes, volumes, measures = [], [], [], []
     with tqdm(total=len(paths), desc="predict", unit="file") as progress:
         for files in hearts(paths):
             segmented = []
@@ -206,13 +224,14 @@ def predict_files(
                 else:
                     save(targets[path], image, file.frames, numbers)
                     segmented.append(file)
+                    notes += [f"{path}: {note}" for note in file.notes]
                 progress.update()
             volumes += volume_rows(run, plane, segmented)
             measures += measure_rows(run, plane, segmented)
     output.mkdir(parents=True, exist_ok=True)
     for table, rows in (("volumes.csv", volumes), ("measures.csv", measures)):
         write_atomically(output / table, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g").encode())
-    return problems
+    return problems, notes
 
 
 def _check_targets(targets: Mapping[Path, Path], output: Path, overwrite: bool) -> None:

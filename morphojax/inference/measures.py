@@ -26,12 +26,14 @@ class Segmented:
     frames:     uint8 [X, Y, Z] of canonical ids each.
     spacing:    of a voxel, in mm.
     heart_rate: in beats per minute, of a cine that covers one cycle; NaN where unknown.
+    notes:      what the reader assumed about the header.
     """
 
     name: str
     frames: tuple[np.ndarray, ...]
     spacing: tuple[float, float, float]
     heart_rate: float
+    notes: tuple[str, ...] = ()
 
 
 def sizes(run: Run, plane: str, label: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:

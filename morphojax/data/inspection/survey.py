@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from morphojax import anatomy
 from morphojax.data.geometry import Grid, Placement, place
-from morphojax.data.prepare.checks import check_label
+from morphojax.data.prepare.checks import check_frame
 from morphojax.data.prepare.workers import map_subjects
 from morphojax.data.sources import SOURCES
 from morphojax.data.sources.base import CohortError, Source
@@ -102,7 +102,7 @@ class _Inspection:
             rows = []
             for plane, view in contents.views.items():
                 for frame in view.frames:
-                    check_label(plane, frame)
+                    check_frame(plane, frame)
                     placement = place(frame.image, frame.affine, _ANY_GRID)
                     row = {"plane": plane, "phase": frame.phase, "phase_from": frame.phase_from}
                     row |= {"cine_frames": len(view.cine)}

@@ -19,6 +19,9 @@ _MEASURES = {
     "spacing_x_mm": "mm in plane",
     "slice_gap_mm": "mm between slices",
 }
+# mL at ED, of hearts of adults, normal and diseased. Where the median is outside, the spacing or
+# its unit is wrong in the whole cohort.
+_PLAUSIBLE_ML = {"lv_cavity": (30, 600), "rv_cavity": (30, 700), "lv_myocardium": (30, 500)}
 _SAME_AT_ALL_PHASES = ("x", "y", "slices", "spacing_x_mm", "spacing_y_mm", "slice_gap_mm")
 
 
@@ -99,6 +102,7 @@ def _volumes(plane: str, structure: str, labelled: pd.DataFrame) -> Iterator[Sus
     volumes = labelled[["subject", "phase", f"{structure}_ml"]].dropna()
     volumes.columns = ["subject", "phase", "ml"]
     yield _suspicion(f"{plane}: {structure} annotated but empty", volumes[volumes["ml"] == 0]["subject"])
+    yield _implausible(plane, structure, volumes)
     for phase, of_phase in volumes.groupby("phase"):
         far = of_phase[outliers(of_phase["ml"])]
         yield _suspicion(f"{plane}: {structure} at {phase}: volume far from the median", far["subject"])
@@ -106,6 +110,19 @@ def _volumes(plane: str, structure: str, labelled: pd.DataFrame) -> Iterator[Sus
     if {"ED", "ES"} <= set(by_phase) and structure in ("lv_cavity", "rv_cavity"):
         larger = by_phase.index[by_phase["ES"] > by_phase["ED"]]
         yield _suspicion(f"{plane}: {structure} larger at ES than at ED", larger)
+
+
+def _implausible(plane: str, structure: str, volumes: pd.DataFrame) -> Suspicion | None:
+    """A median volume of the short axis at ED that no cohort of adults has."""
+    at_ed = volumes[volumes["phase"] == "ED"]["ml"]
+    if plane != "sax" or structure not in _PLAUSIBLE_ML or at_ed.empty:
+        return None
+    (low, high), median = _PLAUSIBLE_ML[structure], at_ed.median()
+    if low <= median <= high:
+        return None
+    return Suspicion(
+        f"{plane}: {structure} has {median:.3g} ml at ED in the median, not {low} to {high}: check the voxel spacing"
+    )
 
 
 def _table(findings: Findings) -> Iterator[Suspicion | None]:

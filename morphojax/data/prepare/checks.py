@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from morphojax import anatomy
+from morphojax.data.geometry import check_slices
 from morphojax.data.sources.base import CohortError, Frame
 
 
@@ -20,8 +21,14 @@ def check_planes(planes: Sequence[str]) -> None:
         raise PrepareError(f"planes {list(planes)}: name each once among {', '.join(anatomy.PLANES)}")
 
 
-def check_label(plane: str, frame: Frame) -> None:
-    """Raises CohortError where the label holds a structure that the plane does not show."""
+def check_frame(plane: str, frame: Frame) -> None:
+    """Raises CohortError where the image has several slices of a long axis, or the label holds a
+    structure that the plane does not show.
+    """
+    try:
+        check_slices(plane, frame.image.shape)
+    except ValueError as error:
+        raise CohortError(f"{plane} {frame.phase}: {error}") from None
     shown = [anatomy.BACKGROUND, *(anatomy.LABEL_ID[s] for s in anatomy.PLANE_STRUCTURES[plane])]
     # Nearly every label passes this comparison, which is faster than sorting the voxels.
     if frame.label is not None and not functools.reduce(np.logical_or, (frame.label == i for i in shown)).all():

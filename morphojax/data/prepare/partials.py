@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from morphojax import anatomy
 from morphojax.data.geometry import Grid, Placement, normalise, place, to_grid, to_native
-from morphojax.data.prepare.checks import PrepareError, check_label
+from morphojax.data.prepare.checks import PrepareError, check_frame
 from morphojax.data.prepare.measured import Measured
 from morphojax.data.prepare.pseudonyms import Pseudonyms
 from morphojax.data.prepare.workers import map_subjects
@@ -142,7 +142,7 @@ class PartialResults:
 
     def _stack(self, view: View, frame: Frame) -> tuple[dict[str, Any], list[bytes], bytes]:
         """A frame's row of stacks.csv, the records of its slices, and its native record."""
-        check_label(view.plane, frame)
+        check_frame(view.plane, frame)
         placement = place(frame.image, frame.affine, self.grid)
         image = to_grid(normalise(frame.image, *self.percentiles), placement, order=1)
         if frame.label is None:

@@ -23,7 +23,8 @@ from morphojax.data.sources.base import Source
 from morphojax.data.store import splits as splitting
 from morphojax.data.store.dataset import FORMAT_VERSION, MANIFEST
 from morphojax.data.store.records import write_once
-from morphojax.data.tables.schema import Schema
+from morphojax.data.tables.delimited import read_lines
+from morphojax.data.tables.schema import Schema, TableError
 
 PERCENTILES = (0.5, 99.5)
 SPLIT_FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -150,18 +151,17 @@ def unwritable(error: OSError, output: Path) -> PrepareError:
 def _read_splits(path: Path, ids: Sequence[str], partials: PartialResults) -> tuple[dict[str, str], list[ReportLine]]:
     """The splits of a file, by id, and its report lines. The file may hold ids or pseudonyms."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise PrepareError(f"{path}: cannot be read as a CSV of subject,split ({error})") from error
-    if list(table.columns) != ["subject", "split"]:
-        raise PrepareError(f"{path}: the header is {','.join(table.columns)}; must be subject,split")
+        header, lines = read_lines(path)
+    except TableError as error:
+        raise PrepareError(f"{path}: {error}") from error
+    if header != ("subject", "split"):
+        raise PrepareError(f"{path}: the header is {','.join(header)}; must be subject,split")
     allowed = (*splitting.SPLITS, LEFT_OUT)
-    unknown = table["split"][~table["split"].isin(allowed)].tolist()
-    if unknown:
-        raise PrepareError(f"{path}: split {unknown[0]!r} is not one of {', '.join(allowed)}")
     id_of_name = {partials.name(i): i for i in ids}
     splits: dict[str, str] = {}
-    for line, (name, split) in enumerate(zip(table["subject"], table["split"], strict=True), start=2):
+    for line, (name, split) in lines:
+        if split not in allowed:
+            raise PrepareError(f"{path}, line {line}: split {split!r} is not one of {', '.join(allowed)}")
         subject = id_of_name.get(name, name)
         if subject in splits:
             raise PrepareError(f"{path}, line {line}: the subject is listed twice")

@@ -55,8 +55,8 @@ class Acdc(FolderSource):
         info = read_info(folder / "Info.cfg")
         cine_path = nifti.find(folder, f"{subject}_4d")
         numbers = {phase: _frame_number(folder, info, phase) for phase in ("ED", "ES")}
-        cine = nifti.load(cine_path, 4) if cine_path else None
-        frames = []
+        frames, warnings = [], []
+        cine = nifti.load_noting(cine_path, 4, "sax", warnings) if cine_path else None
         for phase, number in numbers.items():
             if cine is not None and number > cine.frames:
                 raise CohortError(
@@ -64,22 +64,24 @@ class Acdc(FolderSource):
                 )
             path = nifti.find(folder, f"{subject}_frame{number:02d}")
             label_path = nifti.find(folder, f"{subject}_frame{number:02d}_gt")
-            image = nifti.load(path, 3) if path else cine
+            image = nifti.load_noting(path, 3, "sax", warnings) if path else cine
             if image is None:
                 raise CohortError(
                     f"{folder}: {phase} is frame {number} in Info.cfg, but {subject}_frame{number:02d}.nii.gz is absent; add it"
                 )
             index = 0 if path else number - 1
-            label = nifti.canonical_label(nifti.load(label_path, 3), _CONVENTION, image) if label_path else None
+            mask = nifti.load_noting(label_path, 3, "sax", warnings) if label_path else None
+            label = nifti.canonical_label(mask, _CONVENTION, image) if mask else None
             frames.append(Frame(phase, image.values(index), label, image.affine, "metadata"))
         if cine is not None and abs(numbers["ES"] - numbers["ED"]) > 1:
             middle = (numbers["ED"] + numbers["ES"]) // 2
             frames.insert(1, Frame("mid", cine.values(middle - 1), None, cine.affine, "halfway"))
         if cine is None:
-            warnings = () if self.frames == "phases" else ("sax: no cine",)
-            return Subject(subject, {"sax": View("sax", tuple(frames), _CONVENTION.labelled)}, warnings)
+            warnings += [] if self.frames == "phases" else ["sax: no cine"]
+            return Subject(subject, {"sax": View("sax", tuple(frames), _CONVENTION.labelled)}, tuple(warnings))
         other_frames = nifti.CineFrames(cine, self.frames, lambda _: None)
-        return Subject(subject, {"sax": View("sax", tuple(frames), _CONVENTION.labelled, other_frames)})
+        view = View("sax", tuple(frames), _CONVENTION.labelled, other_frames)
+        return Subject(subject, {"sax": view}, tuple(warnings))
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:
         path = table_files.choose(
@@ -104,7 +106,7 @@ class Acdc(FolderSource):
 def read_info(path: Path) -> dict[str, str]:
     """The `Key: value` lines of Info.cfg. Raises CohortError for a line of another form."""
     try:
-        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise CohortError(f"{path}: cannot be read ({error}); it must give the frames of ED and ES") from error
     info = {}

@@ -1,8 +1,6 @@
 """Strict reading of NIfTI: a damaged or ambiguous file raises an error that names it."""
 
 import dataclasses
-import gzip
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,39 +10,64 @@ import numpy as np
 
 from morphojax import anatomy
 from morphojax.data.sources.base import CohortError, Frame, cine_frames
+from morphojax.data.sources.nifti_bytes import parse
+from morphojax.data.sources.nifti_geometry import affine_mm
 
 _AFFINE_TOLERANCE_MM = 1e-2  # labels are often written by another tool, which rounds the affine
-_COSINE_NOISE = 1e-5  # rounding of a header's 32-bit numbers
-# Half a degree: a correction moves no voxel within 100 mm of the image centre by more than 1 mm.
-_COSINE_TOLERANCE = 0.01
+_LABEL_TOLERANCE = 0.1  # of a scaled label value from a whole number, at most
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True)
 class Volume:
-    """A NIfTI file in memory. `raw`: [X, Y, Z] or [X, Y, Z, T] as stored, not yet scaled."""
+    """A NIfTI file in memory.
+
+    raw:    [X, Y, Z] or [X, Y, Z, T] as stored, not yet scaled.
+    affine: [4, 4] float64, voxel -> mm, RAS+; its axes are perpendicular.
+    notes:  what the reader assumed about the header, for the user.
+    """
 
     path: Path
     raw: np.ndarray
     slope: float
     intercept: float
-    affine: np.ndarray  # [4, 4] float64, RAS+
+    affine: np.ndarray
+    notes: tuple[str, ...] = ()
 
     @property
     def frames(self) -> int:
         return self.raw.shape[3] if self.raw.ndim == 4 else 1
 
+    @property
+    def scaled(self) -> bool:
+        return self.slope != 1 or self.intercept != 0
+
+    def stored(self, frame: int = 0) -> np.ndarray:
+        """[X, Y, Z]: one frame as stored."""
+        return self.raw[..., frame] if self.raw.ndim == 4 else self.raw
+
     def values(self, frame: int = 0) -> np.ndarray:
         """[X, Y, Z] float32: one frame in the units of the scanner."""
-        raw = self.raw[..., frame] if self.raw.ndim == 4 else self.raw
-        values = raw.astype(np.float32, order="F")
-        if self.slope != 1 or self.intercept != 0:
+        values = self.stored(frame).astype(np.float32, order="F")
+        if self.scaled:
             values = values * np.float32(self.slope) + np.float32(self.intercept)
         return values
 
+    def label_values(self, frame: int = 0) -> np.ndarray:
+        """[X, Y, Z]: one frame of a label.
+
+        Scaling rounds to multiples of the slope, so a scaled value within half of it (at most 0.1)
+        of a whole number is that number.
+        """
+        if not self.scaled:
+            return self.stored(frame)
+        values = self.stored(frame).astype(np.float64, order="F") * self.slope + self.intercept
+        whole, tolerance = np.rint(values), min(abs(self.slope) / 2 * 1.001, _LABEL_TOLERANCE)
+        return np.where(np.abs(values - whole) <= tolerance, whole, values)
+
     def drawn(self, frame: int = 0) -> bool:
         """Whether a frame of a label contains anything but background."""
-        raw = self.raw[..., frame] if self.raw.ndim == 4 else self.raw
-        return bool((raw if self.slope == 1 and self.intercept == 0 else self.values(frame)).any())
+        return bool(self.label_values(frame).any())
 
     def closest(self, image: "Volume") -> int:
         """The frame of this cine with the least mean absolute difference from a 3-D image.
@@ -74,21 +97,9 @@ def load(path: Path, ndim: int) -> Volume:
     Drops trailing axes of length 1; a 2-D image becomes one slice. Raises CohortError for a file
     that is not NIfTI or is truncated, and for unusable voxels, spacing or affine.
     """
-    data = _bytes(path)
-    image = _parse(path, data)
-    header = image.header
-    shape = tuple(int(n) for n in image.shape)
-    while len(shape) > ndim and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) == 2:
-        shape = (*shape, 1)
-    if len(shape) == 3 and ndim == 4:
-        raise CohortError(f"{path}: has shape {shape}, no time axis; must be a cine with axes X, Y, Z, T")
-    if len(shape) != ndim or 0 in shape:
-        raise CohortError(f"{path}: has shape {image.shape}; must have {ndim} axes, none of length 0")
-
-    affine = np.asarray(image.affine, np.float64)
-    _check_geometry(path, affine, np.asarray(header["pixdim"][1:4], np.float64))
+    image = parse(path)
+    shape = _shape(path, tuple(int(n) for n in image.shape), ndim)
+    affine, notes = affine_mm(path, image.header, shape)
     try:
         proxy: Any = image.dataobj
         raw = np.asarray(proxy.get_unscaled()).reshape(shape, order="F")
@@ -96,38 +107,48 @@ def load(path: Path, ndim: int) -> Volume:
         raise CohortError(f"{path}: the voxels cannot be read ({error}); copy the file again") from error
     if raw.dtype.kind not in "iuf":
         raise CohortError(f"{path}: voxels of type {raw.dtype} are not grey values; convert the file")
-    slope, intercept = float(proxy.slope), float(proxy.inter)
+    volume = Volume(path, raw, float(proxy.slope), float(proxy.inter), affine, notes)
+    _check_values(volume)
+    return volume
+
+
+def load_noting(path: Path, ndim: int, plane: str, warnings: list[str]) -> Volume:
+    """As `load`; adds the volume's notes to the warnings of a subject, each once per plane."""
+    volume = load(path, ndim)
+    warnings += [w for w in (f"{plane}: {note}" for note in volume.notes) if w not in warnings]
+    return volume
+
+
+def _shape(path: Path, shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    """The shape without trailing axes of length 1, as `load` says."""
+    stored = shape
+    while len(shape) > ndim and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) == 2:
+        shape = (*shape, 1)
+    if len(shape) == 3 and ndim == 4:
+        raise CohortError(f"{path}: has shape {shape}, no time axis; must be a cine with axes X, Y, Z, T")
+    if len(shape) != ndim or 0 in shape:
+        raise CohortError(f"{path}: has shape {stored}; must have {ndim} axes, none of length 0")
+    return shape
+
+
+def _check_values(volume: Volume) -> None:
+    """Raises CohortError for unusable scaling, and for values that 32-bit floats cannot hold."""
+    path, raw, slope, intercept = volume.path, volume.raw, volume.slope, volume.intercept
     if not (np.isfinite([slope, intercept]).all() and slope != 0):
         raise CohortError(f"{path}: scaling slope {slope} and intercept {intercept} are unusable; write the file again")
-    if raw.dtype.kind == "f" and not np.isfinite(raw).all():
+    if raw.dtype.kind != "f" and not volume.scaled:
+        return
+    largest = float(max(abs(float(raw.max())), abs(float(raw.min()))))  # NaN where a voxel is
+    if not np.isfinite(largest):
         bad = int(raw.size - np.isfinite(raw).sum())
         raise CohortError(f"{path}: {bad} voxels are NaN or infinite; repair the image or leave the subject out")
-    return Volume(path, raw, slope, intercept, affine)
-
-
-def straighten(volume: Volume) -> tuple[Volume, bool]:
-    """The volume with orthonormal direction cosines, and whether they were changed.
-
-    Replaces the cosines by the nearest orthonormal ones and keeps the image centre in place.
-    In-plane resampling assumes perpendicular axes, so a shear beyond rounding raises CohortError.
-    """
-    affine = volume.affine
-    spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    cosines = affine[:3, :3] / spacing
-    deviation = float(np.abs(cosines.T @ cosines - np.eye(3)).max())
-    if deviation <= _COSINE_NOISE:
-        return volume, False
-    if deviation > _COSINE_TOLERANCE:
+    if largest * abs(slope) + abs(intercept) > _FLOAT32_MAX:
         raise CohortError(
-            f"{volume.path}: two axes of the affine have a cosine of {deviation:.3g} between them, more than {_COSINE_TOLERANCE:g}; "
-            "resample the image onto perpendicular axes, or correct the header"
+            f"{path}: values up to {largest * abs(slope) + abs(intercept):.3g} exceed 32-bit numbers; "
+            "repair the image or leave the subject out"
         )
-    left, _, right = np.linalg.svd(cosines)
-    straight = affine.copy()
-    straight[:3, :3] = (left @ right) * spacing
-    centre = (np.array(volume.raw.shape[:3]) - 1) / 2
-    straight[:3, 3] += (affine[:3, :3] - straight[:3, :3]) @ centre
-    return dataclasses.replace(volume, affine=straight), True
 
 
 def save(path: Path, volume: Volume, seconds: float = 0.0) -> None:
@@ -158,9 +179,7 @@ def canonical_label(volume: Volume, convention: anatomy.Convention, image: Volum
             f"{volume.path}: the affine differs from that of {image.path.name} by up to "
             f"{np.abs(volume.affine - image.affine).max():.3g}; export the label again on the grid of the image"
         )
-    raw = volume.raw[..., frame] if volume.raw.ndim == 4 else volume.raw
-    if volume.slope != 1 or volume.intercept != 0:
-        raw = volume.values(frame)
+    raw = volume.label_values(frame)
     mapping = convention.to_canonical()
     out = np.zeros(raw.shape, np.uint8, order="F")
     known = raw == anatomy.BACKGROUND
@@ -198,54 +217,3 @@ class CineFrames(Sequence[Frame]):
         number = self.numbers[i]
         name, image = anatomy.cine_phase(number), self.volume.values(number)
         return Frame(name, image, self.label(number), self.volume.affine, "number")
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CohortError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if data[:2] != b"\x1f\x8b":
-        if path.suffix == ".gz":
-            raise CohortError(f"{path}: named .gz but not a gzip file; compress it or rename it")
-        return data
-    try:
-        return gzip.decompress(data)  # the whole stream: its checksum is verified
-    except (OSError, EOFError, zlib.error) as error:
-        raise CohortError(f"{path}: truncated or corrupt gzip ({error}); copy the file again") from error
-
-
-def _parse(path: Path, data: bytes) -> nib.Nifti1Image:
-    if len(data) < 4:
-        raise CohortError(f"{path}: not a NIfTI file (only {len(data)} bytes)")
-    kind = nib.Nifti2Image if 540 in _sizes(data) else nib.Nifti1Image
-    try:
-        # nibabel silently repairs a negative spacing, so check the raw header first.
-        raw = kind.header_class(data[: kind.header_class.sizeof_hdr], check=False)
-        spacing = np.asarray(raw["pixdim"][1:4], np.float64)
-        image = kind.from_bytes(data)
-    except Exception as error:  # nibabel raises many types; they all mean an unreadable file
-        raise CohortError(f"{path}: not a readable NIfTI file ({error}); convert it or copy it again") from error
-    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
-        raise CohortError(
-            f"{path}: voxel spacing {spacing.tolist()} mm; must be positive and finite, correct the header"
-        )
-    return image
-
-
-def _sizes(data: bytes) -> tuple[int, int]:
-    return int.from_bytes(data[:4], "little"), int.from_bytes(data[:4], "big")
-
-
-def _check_geometry(path: Path, affine: np.ndarray, spacing: np.ndarray) -> None:
-    if not np.isfinite(affine).all():
-        raise CohortError(f"{path}: the affine contains NaN or infinity; correct the header")
-    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    # Relative to the voxel volume, so that small voxels are not mistaken for flat ones.
-    if not (lengths > 0).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-3 * lengths.prod():
-        raise CohortError(f"{path}: the affine is singular; correct the header")
-    if not np.allclose(lengths, spacing, rtol=0.01):
-        raise CohortError(
-            f"{path}: the header gives voxels of {np.round(spacing, 4).tolist()} mm, its affine "
-            f"{np.round(lengths, 4).tolist()} mm; correct whichever is wrong"
-        )

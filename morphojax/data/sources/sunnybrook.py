@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from morphojax import anatomy
-from morphojax.data.sources import nifti, table_files
-from morphojax.data.sources.base import CohortError, FolderSource, Frame, Subject, View
+from morphojax.data.sources import nifti, table_files, views
+from morphojax.data.sources.base import CohortError, FolderSource, Subject, View
 from morphojax.data.tables.schema import Column, Schema
 
 _CONVENTION = anatomy.CONVENTIONS["sunnybrook"]
@@ -54,9 +54,8 @@ class Sunnybrook(FolderSource):
                     raise CohortError(f"{folder}: sa_{phase}.nii.gz is absent; add it or leave the subject out")
                 warnings.append("sax: no ES image")
                 continue
-            image = nifti.load(path, 3)
-            label = nifti.canonical_label(nifti.load(label_path, 3), _CONVENTION, image) if label_path else None
-            frames.append(Frame(phase, image.values(), label, image.affine))
+            images = views.read("sax", path, label_path, 3, warnings)
+            frames.append(images.frame(phase, 0, _CONVENTION, "file"))
         return Subject(subject, {"sax": View("sax", tuple(frames), _CONVENTION.labelled)}, tuple(warnings))
 
     def table(self) -> tuple[pd.DataFrame, Schema] | None:

@@ -1,17 +1,17 @@
 """The table beside a cohort: a CSV with a dictionary or fixed schema, or a UK Biobank export."""
 
-import csv
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from morphojax.data.sources.base import CohortError, FolderSource
 from morphojax.data.tables import ukb_export
 from morphojax.data.tables.cells import check
-from morphojax.data.tables.schema import Column, Schema, TableError, read_dictionary
+from morphojax.data.tables.delimited import read_frame, read_lines
+from morphojax.data.tables.dictionary import read_dictionary
+from morphojax.data.tables.schema import Column, Schema, TableError
 from morphojax.data.tables.ukb_headers import UkbTableSpec
 
 
@@ -70,18 +70,17 @@ def read_table(path: Path, key: str, schema: Schema | Path) -> tuple[pd.DataFram
     `schema` may be the path of a data dictionary. Raises CohortError for an unreadable file, an
     absent key column or described column, a repeated or empty id, or text in a numeric column.
     """
-    try:
-        if isinstance(schema, Path):
+    if isinstance(schema, Path):
+        try:
             schema = read_dictionary(schema)
+        except TableError as error:
+            raise CohortError(str(error)) from error
+    try:
         # Classes are read as texts: "01" stays "01".
-        texts: dict[Hashable, Any] = {c.name: str for c in schema.columns if c.kind != "continuous"}
-        texts[key] = str
-        frame = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""], float_precision="round_trip")
+        frame = read_frame(path, (key, *(c.name for c in schema.columns if c.kind != "continuous")))
         if key not in frame.columns:
             raise CohortError(f"{path}: no key column {key!r} among {', '.join(map(str, frame.columns))}")
         check(frame, schema)
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise CohortError(f"{path}: cannot be read as a CSV table ({error})") from error
     except TableError as error:
         raise CohortError(f"{path}: {error}") from error
     if frame[key].isna().any():
@@ -107,26 +106,17 @@ def read_rows(path: Path, required: Sequence[str]) -> tuple[tuple[str, ...], lis
     column, and a row whose length differs from the header's.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CohortError(f"{path}: cannot be read as a CSV table ({error}); save it as CSV, UTF-8") from error
-    lines = [(line, cells) for line, cells in lines if any(cells)]
-    header = tuple(name.lower() for name in lines[0][1]) if lines else ()
+        names, lines = read_lines(path)
+    except TableError as error:
+        raise CohortError(f"{path}: {error}") from error
+    header = tuple(name.lower() for name in names)
     absent = [name for name in required if name not in header]
     if absent:
-        hint = "; save it with commas between the columns" if len(header) == 1 and ";" in header[0] else ""
-        raise CohortError(f"{path}: no column {', '.join(absent)} among {', '.join(header) or 'none'}{hint}")
+        raise CohortError(f"{path}: no column {', '.join(absent)} among {', '.join(header)}")
     repeated = sorted({name for name in header if name and header.count(name) > 1})
     if repeated:
         raise CohortError(f"{path}: the column {repeated[0]} appears twice; remove one")
-    for line, cells in lines[1:]:
-        if len(cells) != len(header):
-            raise CohortError(
-                f"{path}, line {line}: {len(cells)} cells under a header of {len(header)}; quote a text that contains a comma"
-            )
-    return header, [(line, dict(zip(header, cells, strict=True))) for line, cells in lines[1:]]
+    return header, [(line, dict(zip(header, cells, strict=True))) for line, cells in lines]
 
 
 def keyed(path: Path, rows: Sequence[tuple[int, Mapping[str, str]]], key: str) -> dict[str, Mapping[str, str]]:

@@ -35,12 +35,14 @@ class _Labels:
 
     stem: the beginning of the file names; None without label files.
     cine: the 4-D labels, if any.
+    note: the plane and the warnings of the subject, to which reading a label adds.
     """
 
     folder: Path
     stem: str | None
     convention: anatomy.Convention
     cine: nifti.Volume | None
+    note: tuple[str, list[str]]
 
     def of(self, phase: str, frame: int | None, image: nifti.Volume) -> np.ndarray | None:
         """The label of a phase: from its own file, else from that frame of the 4-D labels.
@@ -49,8 +51,8 @@ class _Labels:
         """
         path = nifti.find(self.folder, f"{self.stem}_{phase}") if self.stem and phase in ("ED", "ES") else None
         if path is not None:
-            return nifti.canonical_label(nifti.load(path, 3), self.convention, image)
-        if self.cine is None or frame is None or not self.cine.raw[..., frame].any():
+            return nifti.canonical_label(nifti.load_noting(path, 3, *self.note), self.convention, image)
+        if self.cine is None or frame is None or not self.cine.drawn(frame):
             return None
         return nifti.canonical_label(self.cine, self.convention, image, frame)
 
@@ -85,12 +87,12 @@ def _read_view(folder: Path, plane: str, choice: str, warnings: list[str]) -> Vi
     prefix = PREFIX[plane]
     cine_path = nifti.find(folder, prefix)
     files = {phase: nifti.find(folder, f"{prefix}_{phase}") for phase in ("ED", "ES")}
-    labels = _find_labels(folder, plane)
+    labels = _find_labels(folder, plane, warnings)
     if cine_path is None and not any(files.values()):
         if labels.stem is not None:
             raise CohortError(f"{folder}: {labels.stem}* has no image {prefix}*.nii.gz; add it or remove the label")
         return None
-    cine = nifti.load(cine_path, 4) if cine_path else None
+    cine = nifti.load_noting(cine_path, 4, plane, warnings) if cine_path else None
     if cine is not None and labels.cine is not None and labels.cine.frames != cine.frames:
         raise CohortError(
             f"{labels.cine.path}: {labels.cine.frames} frames for a cine of {cine.frames}; export it again"
@@ -98,7 +100,7 @@ def _read_view(folder: Path, plane: str, choice: str, warnings: list[str]) -> Vi
     if cine is None and files["ED"] is None:
         raise CohortError(f"{folder}: needs ED, but neither {prefix}.nii.gz nor {prefix}_ED.nii.gz exists; add one")
 
-    images = {phase: nifti.load(path, 3) for phase, path in files.items() if path}
+    images = {phase: nifti.load_noting(path, 3, plane, warnings) for phase, path in files.items() if path}
     return _view(plane, images, cine, labels, choice, warnings)
 
 
@@ -116,7 +118,7 @@ def assemble(
     choice: which frames to keep besides the phases (`base.cine_frames`).
     """
     volume, convention = labels or (None, _CONVENTION[plane])
-    return _view(plane, {}, cine, _Labels(cine.path, None, convention, volume), choice, warnings)
+    return _view(plane, {}, cine, _Labels(cine.path, None, convention, volume, (plane, warnings)), choice, warnings)
 
 
 def _view(
@@ -154,13 +156,14 @@ def _view(
     return View(plane, tuple(frames), labels.convention.labelled, other_frames)
 
 
-def _find_labels(folder: Path, plane: str) -> _Labels:
+def _find_labels(folder: Path, plane: str, warnings: list[str]) -> _Labels:
     """The labels of the first family that has any file; empty labels where none has."""
     for stem, convention in _FAMILIES[plane]:
         path = nifti.find(folder, stem)
         if path or any(nifti.find(folder, f"{stem}_{phase}") for phase in ("ED", "ES")):
-            return _Labels(folder, stem, anatomy.CONVENTIONS[convention], nifti.load(path, 4) if path else None)
-    return _Labels(folder, None, _CONVENTION[plane], None)
+            cine = nifti.load_noting(path, 4, plane, warnings) if path else None
+            return _Labels(folder, stem, anatomy.CONVENTIONS[convention], cine, (plane, warnings))
+    return _Labels(folder, None, _CONVENTION[plane], None, (plane, warnings))
 
 
 def _end_systole(
@@ -180,9 +183,9 @@ def _end_systole(
     elif labels.cine is not None:
         structure, best = ("lv_cavity", np.argmin) if plane == "sax" else ("la_cavity", np.argmax)
         disk = {s: n for n, s in labels.convention.structures.items()}.get(structure)
-        annotated = [t for t in range(cine.frames) if labels.cine.raw[..., t].any()]
+        annotated = [t for t in range(cine.frames) if labels.cine.drawn(t)]
         if disk is not None and len(annotated) > 1:
-            sizes = [np.count_nonzero(labels.cine.raw[..., t] == disk) for t in annotated]
+            sizes = [np.count_nonzero(labels.cine.label_values(t) == disk) for t in annotated]
             number = annotated[int(best(sizes))]
     if number is None:
         number, phase_from = _end_systole_by_motion(cine), "motion"

@@ -45,19 +45,14 @@ class ViewFiles:
 
 
 def read(plane: str, image: Path, label: Path | None, ndim: int, warnings: list[str]) -> Images:
-    """Loads an image and its label, with nearly orthonormal direction cosines made exactly so.
-
-    Raises CohortError.
-    """
-    straight, corrected = nifti.straighten(nifti.load(image, ndim))
-    if corrected and (message := f"{plane}: direction cosines not quite orthonormal, made so") not in warnings:
-        warnings.append(message)
-    label_volume = nifti.straighten(nifti.load(label, ndim))[0] if label else None
-    if label_volume is not None and label_volume.frames != straight.frames:
+    """Loads an image and its label. Raises CohortError."""
+    volume = nifti.load_noting(image, ndim, plane, warnings)
+    label_volume = nifti.load_noting(label, ndim, plane, warnings) if label else None
+    if label_volume is not None and label_volume.frames != volume.frames:
         raise CohortError(
-            f"{label_volume.path}: {label_volume.frames} frames for a cine of {straight.frames}; export it again"
+            f"{label_volume.path}: {label_volume.frames} frames for a cine of {volume.frames}; export it again"
         )
-    return Images(straight, label_volume)
+    return Images(volume, label_volume)
 
 
 def build(files: ViewFiles, choice: str, warnings: list[str]) -> View:

@@ -172,7 +172,7 @@ def numbers_of(frame: pd.DataFrame, column: Column) -> np.ndarray:
         except (TypeError, ValueError):
             raise TableError(
                 f"column {column.name!r}, row {row} (counting from 0): {str(cell)!r} is not a number. "
-                "Correct the table, or describe the column as categorical."
+                "Correct the table (decimals with a point), or describe the column as categorical."
             ) from None
         if math.isinf(numbers[row]):
             raise TableError(f"column {column.name!r}, row {row} (counting from 0): the value is infinite; correct it")

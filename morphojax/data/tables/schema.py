@@ -5,10 +5,8 @@ task. Ablations select or drop groups: "no cardiac morphometry" is
 `schema.select("-cardiac_morphometric")`.
 """
 
-import csv
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 from morphojax.anatomy import LONG_AXIS, PHASES, PLANE_STRUCTURES, STRUCTURES
@@ -152,52 +150,10 @@ class Schema:
 
     @classmethod
     def from_json(cls, state: Sequence[Mapping[str, Any]]) -> Self:
-        return cls(tuple(_column(dict(c)) for c in state))
+        return cls(tuple(column_of(dict(c)) for c in state))
 
 
-def _column(fields: dict[str, Any]) -> Column:
+def column_of(fields: dict[str, Any]) -> Column:
+    """A column from its fields by name; lists may be absent. Raises TableError as `Column` does."""
     lists: dict[str, Any] = {k: tuple(fields.get(k, ())) for k in ("categories", "leak")}
     return Column(**fields | lists)
-
-
-def read_dictionary(path: str | Path) -> Schema:
-    """Reads a data dictionary: a CSV with name, kind, group and any others of DICTIONARY_FIELDS.
-
-    Semicolons separate several categories or leaks. Raises TableError naming the file and line.
-    """
-    return Schema(tuple(column for column, _ in read_described(path)))
-
-
-def read_described(path: str | Path, extra: Sequence[str] = ()) -> list[tuple[Column, dict[str, str]]]:
-    """The columns of a data dictionary, each with its cells under the optional headers `extra`.
-
-    An absent header gives "". Raises TableError as `read_dictionary` does.
-    """
-    path = Path(path)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            header = tuple(reader.fieldnames or ())
-            lines = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TableError(f"{path}: cannot be read as a CSV data dictionary ({error})") from error
-    unknown, absent = set(header) - {*DICTIONARY_FIELDS, *extra}, set(DICTIONARY_FIELDS[:3]) - set(header)
-    if unknown or absent:
-        raise TableError(f"{path}: the header is {list(header)}; expected {', '.join((*DICTIONARY_FIELDS, *extra))}")
-    described: list[tuple[Column, dict[str, str]]] = []
-    for line, row in lines:
-        if None in row or None in row.values():
-            raise TableError(f"{path}, line {line}: {len(header)} fields expected; quote a text that contains a comma")
-        fields: dict[str, Any] = {k: v.strip() for k, v in row.items()}
-        cells = {key: fields.pop(key, "") for key in extra}
-        for key in ("categories", "leak"):
-            fields[key] = [w.strip() for w in fields.get(key, "").split(";") if w.strip()]
-        try:
-            described.append((_column(fields), cells))
-        except TableError as error:
-            raise TableError(f"{path}, line {line}: {error}") from error
-    try:
-        Schema(tuple(column for column, _ in described))
-    except TableError as error:
-        raise TableError(f"{path}: {error}") from error
-    return described

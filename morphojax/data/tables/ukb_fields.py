@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from morphojax.data.tables.schema import Column, TableError, read_described
+from morphojax.data.tables.dictionary import read_described
+from morphojax.data.tables.schema import Column, TableError
 
 PRESETS = ("published_118", "cardiac_morphometric")
 

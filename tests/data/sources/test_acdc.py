@@ -83,6 +83,13 @@ def test_bad_phases_in_info_are_refused(root, info, message):
     assert "patient001" in str(caught.value)
 
 
+def test_info_with_a_byte_order_mark_is_read(root):
+    path = root / "training/patient001/Info.cfg"
+    expected = cohorts.frames_of(Acdc(root).read("patient001", ("sax",)))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert cohorts.frames_of(Acdc(root).read("patient001", ("sax",))).keys() == expected.keys()
+
+
 def test_an_absent_info_is_refused(root):
     (root / "training/patient001/Info.cfg").unlink()
     with pytest.raises(CohortError, match=r"Info.cfg: cannot be read"):

@@ -98,6 +98,24 @@ def test_nan_and_infinity_are_refused(tmp_path, bad):
     _refused(save(tmp_path / "x.nii.gz", array), 3, "1 voxels are NaN or infinite")
 
 
+@pytest.mark.parametrize(("slope", "intercept"), [(1.0, 0.0), (1e38, 0.0), (1.0, 3e38)])
+def test_values_beyond_32_bits_are_refused(tmp_path, slope, intercept):
+    array = image().astype(np.float64)
+    array[3, 4, 1] = 1e39 if (slope, intercept) == (1.0, 0.0) else 3e38 / slope
+    array[0, 0, 0] = 10.0
+    stored = nib.Nifti1Image(array, AFFINE)
+    stored.header.set_slope_inter(slope, intercept)
+    stored.to_filename(tmp_path / "x.nii.gz")
+    _refused(tmp_path / "x.nii.gz", 3, "exceed 32-bit numbers")
+
+
+def test_integers_that_scaling_makes_too_large_are_refused(tmp_path):
+    stored = nib.Nifti1Image(image(), AFFINE)
+    stored.header.set_slope_inter(1e37, 0)
+    stored.to_filename(tmp_path / "x.nii.gz")
+    _refused(tmp_path / "x.nii.gz", 3, "exceed 32-bit numbers")
+
+
 def _with_pixdim(path, spacing):
     data = bytearray(gzip.decompress(path.read_bytes()))
     data[76 + 4 : 76 + 16] = np.array(spacing, "<f4").tobytes()

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from morphojax.data.tables.schema import Column, Schema, TableError, read_dictionary
+from morphojax.data.tables.dictionary import read_dictionary
+from morphojax.data.tables.schema import Column, Schema, TableError
 
 SCHEMA = Schema(
     (
@@ -129,8 +130,8 @@ def test_read_dictionary(tmp_path):
         ("name,kind,group,units\nage,continuous,demographic,y\n", "header"),
         ("name,kind,group\nage,continuos,demographic\n", "line 2.*'continuos'"),
         ("name,kind,group,measures\nv,continuous,cardiac_morphometric,LVEDV\n", "line 2.*'LVEDV'"),
-        ("name,kind,group\nage,continuous\n", "line 2: 3 fields"),
-        ("name,kind,group\nage,continuous,demographic,a\n", "line 2: 3 fields"),
+        ("name,kind,group\nage,continuous\n", "cells under a header of 3"),
+        ("name,kind,group\nage,continuous,demographic,a\n", "cells under a header of 3"),
         ("name,kind,group\nage,continuous,demographic\nage,continuous,demographic\n", "twice: age"),
     ],
 )

@@ -12,7 +12,7 @@ from morphojax.anatomy import LABEL_ID
 from morphojax.data.sources.base import CohortError
 from morphojax.data.sources.synthetic import Synthetic, cohort, generate, imaging
 from morphojax.data.sources.synthetic import columns as table
-from morphojax.data.tables.schema import read_dictionary
+from morphojax.data.tables.dictionary import read_dictionary
 
 LV, MYO, RV, LA, RA = (LABEL_ID[s] for s in ("lv_cavity", "lv_myocardium", "rv_cavity", "la_cavity", "ra_cavity"))
 

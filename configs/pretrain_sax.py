@@ -115,6 +115,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.log_every = 10  # steps, as are the next four
     config.eval_every = 40  # on the validation subjects; 0 never
     config.save_every = 40
+    config.keep_checkpoints = 2  # of the last ones, besides the best
     config.images_every = 80
     config.dynamics_every = 80  # gradients per objective and column, ranks of the features; 0 never
     return config

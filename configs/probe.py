@@ -72,5 +72,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.log_every = 10  # steps, as are the next three
     config.eval_every = 40  # on the validation subjects; 0 never
     config.save_every = 40
+    config.keep_checkpoints = 2  # of the last ones, besides the best
     config.images_every = 200
     return config

@@ -103,6 +103,7 @@ def get_config(arm: str = "supervised") -> ml_collections.ConfigDict:
     config.log_every = 20  # steps, as are the next three
     config.eval_every = 200  # on the validation subjects; 0 never
     config.save_every = 200
+    config.keep_checkpoints = 2  # of the last ones, besides the best
     config.images_every = 200
     config.dynamics_every = 80  # distance of weights and features from the start, costs 0.7 steps; 0 never
     use_arm(config, arm)

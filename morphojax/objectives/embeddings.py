@@ -37,11 +37,12 @@ def masked_mean(x: Array, mask: Array) -> Array:
 def l2_normalise(x: Array) -> Array:
     """[..., P] -> unit rows.
 
-    A row shorter than 1e-12 becomes zero with zero gradient (x / |x| would give NaN).
+    A row shorter than 1e-12 becomes zero with zero gradient (x / |x| would give NaN). A row with
+    NaN or infinity becomes NaN, so that the loss shows it.
     """
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    positive = square > _TINY
-    return jnp.where(positive, x * jax.lax.rsqrt(jnp.where(positive, square, 1.0)), 0.0)
+    short = square <= _TINY  # False for NaN
+    return jnp.where(short, 0.0, x * jax.lax.rsqrt(jnp.where(short, 1.0, square)))
 
 
 def cosines(a: Array, b: Array) -> Array:

@@ -43,9 +43,9 @@ def build(config: ml_collections.ConfigDict) -> tuple[Task, dict[str, Any]]:
         raise ValueError(f"config.task={config.task!r} is unknown: choose one of {', '.join(TASKS)}")
     if "dynamics_every" in config and config.dynamics_every < 0:
         raise ValueError(f"config.dynamics_every={config.dynamics_every}: give a number of steps, or 0 for never")
-    for key in ("log_every", "save_every", "images_every"):
+    for key in ("log_every", "save_every", "images_every", "keep_checkpoints"):
         if config[key] < 1:
-            raise ValueError(f"config.{key}={config[key]}: give a number of steps, at least 1")
+            raise ValueError(f"config.{key}={config[key]}: give a number, at least 1")
     dataset = cohort.open_dataset(
         **{k: v for k, v in config.data.items() if k in ("dataset", "plane") or k.startswith("synthetic_")}
     )
@@ -74,4 +74,5 @@ def run(config: ml_collections.ConfigDict) -> bool:
         eval_every=config.eval_every or task.steps,
         save_every=config.save_every,
         images_every=config.images_every,
+        keep_checkpoints=config.keep_checkpoints,
     )

@@ -1,8 +1,9 @@
-"""Checkpoints of a run: the last one and the best one, written whole or not at all. The only file
+"""Checkpoints of a run: the last ones and the best one, written whole or not at all. The only file
 that knows orbax.
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from morphojax.train import devices, digests
 from morphojax.train.state import TrainState
 
 PyTree = Any
@@ -39,16 +41,22 @@ class Checkpoints:
     the highest score.
     """
 
-    def __init__(self, run: str | Path):
+    def __init__(self, run: str | Path, keep: int = 2):
+        """Damaged checkpoints are moved to `damaged/<step>` of the run, with a warning.
+
+        keep: how many of the last checkpoints stay, besides the best one. Raises CheckpointError
+            where the directory cannot be written.
+        """
         self.directory = Path(run).resolve() / "checkpoints"
         policies: Any = ocp.training.preservation_policies
         try:
+            _set_damaged_aside(self.directory)
             self._checkpointer = ocp.training.Checkpointer(
                 str(self.directory),
                 save_decision_policy=_Always(),
                 preservation_policy=policies.AnyPreservationPolicy(
                     [
-                        policies.LatestN(1),
+                        policies.LatestN(keep),
                         policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
                     ]
                 ),
@@ -65,7 +73,7 @@ class Checkpoints:
         return None if latest is None else latest.step
 
     def save(self, step: int, state: TrainState, iterator: Any, score: float | None) -> None:
-        """Saves in the background; an error of the save before is raised here or at `close`.
+        """Saves and waits for the disk: orbax's saves in the background leak file descriptors.
 
         Args:
             iterator: state of the input iterator, JSON-able: the next batch after this step is the
@@ -74,25 +82,25 @@ class Checkpoints:
                 was not evaluated.
         """
         try:
-            self._checkpointer.save_checkpointables_async(
+            self._checkpointer.save_checkpointables(
                 step,
                 {"state": state},
                 metrics=None if score is None else {"score": score},
                 custom_metadata={"iterator": json.dumps(iterator)},
                 overwrite=True,
             )
+            if jax.process_index() == 0:
+                digests.write(self.directory / str(step))
         except (OSError, ValueError) as error:
-            raise CheckpointError(self._cannot_save(error)) from error
+            raise CheckpointError(
+                f"{self.directory}: could not be written ({error}); the checkpoints before it are whole: "
+                "make room and start again to resume"
+            ) from error
 
-    def wait(self) -> None:
-        """Until the save under way is on disk."""
-        try:
-            self._checkpointer.wait()
-        except (OSError, ValueError) as error:
-            raise CheckpointError(self._cannot_save(error)) from error
-
-    def _cannot_save(self, error: Exception) -> str:
-        return f"{self.directory}: could not be written ({error}); the checkpoints before it are whole: make room and start again to resume"
+    def discard(self, step: int) -> None:
+        """Removes the checkpoint of a step, if there is one."""
+        if any(c.step == step for c in self._checkpointer.checkpoints):
+            self._checkpointer.delete(step)
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, Any]:
         """The last checkpoint and its iterator state.
@@ -115,8 +123,23 @@ class Checkpoints:
         return loaded["state"], json.loads(metadata["iterator"])
 
     def close(self) -> None:
-        self.wait()
         self._checkpointer.close()
+
+
+def _set_damaged_aside(directory: Path) -> None:
+    """Moves checkpoints whose digests do not hold out of orbax's sight, so that the last whole one
+    is the last.
+    """
+    if jax.process_index() == 0:
+        for folder in sorted(p for p in directory.glob("*") if p.name.isdigit()):
+            if (damage := digests.damage(folder)) is None:
+                continue
+            aside = directory.parent / "damaged" / folder.name
+            aside.parent.mkdir(exist_ok=True)
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+            devices.say(f"warning: {folder}: damaged ({damage}); moved to {aside}, the checkpoint before it is used")
+    devices.wait_for_all("damaged checkpoints")
 
 
 def find(path: str | Path, which: str = "best") -> Path:
@@ -134,12 +157,14 @@ def find(path: str | Path, which: str = "best") -> Path:
     # Read only: another process may be training in this directory, so nothing is cleaned up.
     with ocp.training.Checkpointer(str(directory)) as checkpointer:
         found = list(checkpointer.checkpoints)
-    if not found:
-        raise CheckpointError(f"{directory}: holds no whole checkpoint; has the run saved yet?")
-    scored = [c for c in found if c.metrics]
-    if which == "best" and scored:
-        return directory / str(max(scored, key=lambda c: (_score(c.metrics), c.step)).step)
-    return directory / str(found[-1].step)
+    scored = [c for c in found if c.metrics] if which == "best" else []
+    ordered = sorted(scored, key=lambda c: (_score(c.metrics), c.step)) or found
+    for chosen in reversed(ordered):
+        folder = directory / str(chosen.step)
+        if (damage := digests.damage(folder)) is None:
+            return folder
+        devices.say(f"warning: {folder}: damaged ({damage}); the {which} of the other checkpoints is used")
+    raise CheckpointError(f"{directory}: holds no whole checkpoint; has the run saved yet?")
 
 
 def load_variables(path: str | Path, which: str = "best", weights: str = "model") -> dict[str, PyTree]:
@@ -159,6 +184,8 @@ def load_variables(path: str | Path, which: str = "best", weights: str = "model"
     if weights not in WEIGHTS:
         raise ValueError(f"weights={weights!r} is unknown: choose {' or '.join(WEIGHTS)}")
     folder = find(path, which)
+    if (damage := digests.damage(folder)) is not None:
+        raise CheckpointError(f"{folder}: damaged ({damage}); use another checkpoint")
     # Placed on one device: the run may have had other devices than this machine.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:

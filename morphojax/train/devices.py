@@ -42,3 +42,11 @@ def say(text: str) -> None:
     """Prints a line from the first process only, without breaking a progress bar."""
     if jax.process_index() == 0:
         tqdm.write(text)
+
+
+def wait_for_all(name: str) -> None:
+    """Returns once every process has come here. name: the same in all of them."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -26,7 +27,15 @@ from morphojax.train.task import Batch, Task, TrainingError
 
 
 def fit(
-    task: Task, *, run: Path, mesh: Mesh, log_every: int, eval_every: int, save_every: int, images_every: int
+    task: Task,
+    *,
+    run: Path,
+    mesh: Mesh,
+    log_every: int,
+    eval_every: int,
+    save_every: int,
+    images_every: int,
+    keep_checkpoints: int = 2,
 ) -> bool:
     """Trains until the last step. A run that stopped in the same directory is resumed; a finished
     one returns at once.
@@ -35,16 +44,17 @@ def fit(
         run: the run directory.
         log_every, eval_every, save_every, images_every: in steps (batches); the last step always
             evaluates, draws and saves (and diagnoses, in a task that does).
+        keep_checkpoints: how many of the last checkpoints stay, besides the best one.
 
     Returns:
         True when the run is complete, False when SIGTERM (or Ctrl-C) stopped it after a save.
 
     Raises:
-        TrainingError: the loss is not finite, or the task's monitor stops the run; the last good
-            checkpoint is kept.
+        TrainingError: the loss, a gradient, a weight or the validation score is not finite, or the
+            task's monitor stops the run. No checkpoint of such weights is kept.
         CheckpointError: a checkpoint cannot be read or written.
     """
-    checkpoints = Checkpoints(run)
+    checkpoints = Checkpoints(run, keep_checkpoints)
     if checkpoints.last == task.steps:
         checkpoints.close()
         devices.say(f"finished before: {run} holds the checkpoint of the last step, {task.steps}")
@@ -70,6 +80,7 @@ def fit(
                     score = session.evaluate(step, state)
                 if new and (finished or stopping or score is not None or (step and step % save_every == 0)):
                     pending.flush(step)
+                    session.check_finite(step, state)
                     checkpoints.save(step, state, task.train_batches.get_state(), score)
                 if finished and batch is not None:
                     session.draw(step, state, batch)
@@ -86,7 +97,14 @@ def fit(
                     pending.flush(step)  # the steps before this one, which the device has already finished
                 pending.add(step, metrics, batch)
                 bar.update()
-        checkpoints.wait()
+    except NotFiniteError as error:
+        checkpoints.discard(error.step)  # the weights that gave it
+        kept = checkpoints.last
+        raise TrainingError(
+            f"{error}. "
+            + ("No checkpoint was saved before" if kept is None else f"The checkpoint of step {kept} is kept")
+            + ". Look at these subjects, or lower config.optimizer.learning_rate, set config.optimizer.clip_norm, or use float32"
+        ) from None
     finally:
         with contextlib.suppress(Exception):  # an error under way matters more than an error while closing
             checkpoints.close()
@@ -120,6 +138,14 @@ def _begin(task: Task, checkpoints: Checkpoints, mesh: Mesh) -> tuple[TrainState
     return state, constants, step
 
 
+class NotFiniteError(TrainingError):
+    """A loss, gradient, weight or score that is not finite: of the weights at a step."""
+
+    def __init__(self, step: int, message: str):
+        super().__init__(message)
+        self.step = step
+
+
 class _Session:
     """The compiled functions of a task, and what they need besides state and batch."""
 
@@ -130,6 +156,7 @@ class _Session:
         self._evaluate = jax.jit(task.evaluate, out_shardings=out)
         self._pictures = jax.jit(task.pictures, out_shardings=out)
         self._diagnose = jax.jit(task.diagnose, out_shardings=out) if task.diagnose else None
+        self._finite = jax.jit(lambda state: jax.tree.map(lambda a: jnp.isfinite(a).all(), state), out_shardings=out)
 
     def train(self, step: int, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         train_step = next(function for first, function in reversed(self._stages) if step >= first)
@@ -148,7 +175,18 @@ class _Session:
             averaged = self._validate(state.with_ema_weights())
             self._logger.scalars(step, {f"val_ema/{name}": value for name, value in averaged.items()})
         name, higher = self._task.best
+        if not np.isfinite(scalars[name]):
+            raise NotFiniteError(step, f"the validation gave {name} = {scalars[name]} at step {step}")
         return scalars[name] if higher else -scalars[name]
+
+    def check_finite(self, step: int, state: TrainState) -> None:
+        """Raises NotFiniteError, naming the first arrays, where the state holds NaN or infinity."""
+        finite = jax.device_get(self._finite(state))
+        if bad := [jax.tree_util.keystr(path) for path, ok in jax.tree_util.tree_leaves_with_path(finite) if not ok]:
+            raise NotFiniteError(
+                step,
+                f"{len(bad)} arrays of the state are not finite after step {step - 1}, first: {', '.join(bad[:3])}",
+            )
 
     def draw(self, step: int, state: TrainState, batch: Batch) -> None:
         if self._task.draw_validation and self._task.validation_batches is not None:
@@ -190,12 +228,13 @@ class _Pending:
             return
         values = jax.device_get([metrics for _, metrics, _ in steps])
         for (step, _, subjects), metrics in zip(steps, values, strict=True):
-            if not np.isfinite(metrics["loss"]):
-                raise TrainingError(
-                    f"the loss became {metrics['loss']} at step {step}, in the batch of subjects (by index in the dataset) "
-                    f"{sorted(set(subjects.tolist()))}. The last good checkpoint is kept. Look at these subjects, "
-                    "or lower config.optimizer.learning_rate, set config.optimizer.clip_norm, or use float32"
-                )
+            for name in ("loss", *(n for n in metrics if n.startswith("grad_norm/"))):
+                if not np.isfinite(metrics[name]):
+                    raise NotFiniteError(
+                        step,
+                        f"{name} became {metrics[name]} at step {step}, in the batch of subjects (by index in the "
+                        f"dataset) {sorted(set(subjects.tolist()))}",
+                    )
             if self._task.monitor is not None:
                 self._task.monitor(step, metrics)
         last = steps[-1][0] + 1  # batches seen

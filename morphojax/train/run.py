@@ -14,7 +14,7 @@ import jax
 from morphojax.data.store.dataset import Dataset
 
 # Keys that may change when a run is resumed: they do not change what is computed.
-_FREE = ("workdir", "log_every", "images_every", "dynamics_every", "data.workers")
+_FREE = ("workdir", "log_every", "images_every", "dynamics_every", "keep_checkpoints", "data.workers")
 
 
 class RunError(ValueError):

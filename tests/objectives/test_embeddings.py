@@ -105,6 +105,13 @@ def test_uniformity_equals_the_reference(t):
     assert embeddings.uniformity(padded(z), PADDED, t) == pytest.approx(reference(z[PADDED]), rel=1e-4)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_l2_normalise_does_not_hide_what_is_not_finite(bad):
+    rows = np.asarray(embeddings.l2_normalise(jnp.array([[3.0, 4.0], [bad, 1.0]])))
+    np.testing.assert_allclose(rows[0], [0.6, 0.8], rtol=1e-6)
+    assert np.isnan(rows[1]).any()
+
+
 def test_uniformity_is_lowest_for_opposite_rows_and_zero_for_equal_ones():
     assert embeddings.uniformity(np.array([[1, 0], [-1, 0]], np.float32)) == pytest.approx(-8, rel=1e-6)
     assert embeddings.uniformity(np.ones((5, 3), np.float32)) == pytest.approx(0, abs=1e-6)

@@ -26,6 +26,14 @@ from morphojax.train.state import TrainState
 from morphojax.train.task import Batch, Task, TrainingError
 
 
+class NotFiniteError(TrainingError):
+    """A loss, gradient, weight or score that is not finite: of the weights at a step."""
+
+    def __init__(self, step: int, message: str):
+        super().__init__(message)
+        self.step = step
+
+
 def fit(
     task: Task,
     *,
@@ -61,9 +69,7 @@ def fit(
         return True
     state, constants, start = _begin(task, checkpoints, mesh)
     logger = Logger(run, start, active=jax.process_index() == 0)
-    if task.monitor is not None:
-        for step, metrics in logged(run, start):
-            task.monitor(step - 1, metrics)
+    _replay(task, run, start)
     session = _Session(task, logger, mesh, constants)
     pending = _Pending(logger, task, start)
     resumed = checkpoints.last is not None
@@ -98,13 +104,7 @@ def fit(
                 pending.add(step, metrics, batch)
                 bar.update()
     except NotFiniteError as error:
-        checkpoints.discard(error.step)  # the weights that gave it
-        kept = checkpoints.last
-        raise TrainingError(
-            f"{error}. "
-            + ("No checkpoint was saved before" if kept is None else f"The checkpoint of step {kept} is kept")
-            + ". Look at these subjects, or lower config.optimizer.learning_rate, set config.optimizer.clip_norm, or use float32"
-        ) from None
+        raise _discard(checkpoints, error) from None
     finally:
         with contextlib.suppress(Exception):  # an error under way matters more than an error while closing
             checkpoints.close()
@@ -114,6 +114,23 @@ def fit(
     if stopping:
         devices.say(f"stopped by a signal at step {step}; run the same command to go on")
     return not stopping
+
+
+def _discard(checkpoints: Checkpoints, error: NotFiniteError) -> TrainingError:
+    """Removes the checkpoint of the weights that gave the error. Returns what to tell the user."""
+    checkpoints.discard(error.step)
+    kept = checkpoints.last
+    return TrainingError(
+        f"{error}. {'No checkpoint was saved before' if kept is None else f'The checkpoint of step {kept} is kept'}. "
+        "Look at these subjects, or lower config.optimizer.learning_rate, set config.optimizer.clip_norm, or use float32"
+    )
+
+
+def _replay(task: Task, run: Path, start: int) -> None:
+    """Shows the task's monitor what a resumed run has logged before."""
+    if task.monitor is not None:
+        for step, metrics in logged(run, start):
+            task.monitor(step - 1, metrics)
 
 
 def _begin(task: Task, checkpoints: Checkpoints, mesh: Mesh) -> tuple[TrainState, Any, int]:
@@ -136,14 +153,6 @@ def _begin(task: Task, checkpoints: Checkpoints, mesh: Mesh) -> tuple[TrainState
     task.train_batches.set_state(iterator)
     devices.say(f"resumed at step {step} of {task.steps}")
     return state, constants, step
-
-
-class NotFiniteError(TrainingError):
-    """A loss, gradient, weight or score that is not finite: of the weights at a step."""
-
-    def __init__(self, step: int, message: str):
-        super().__init__(message)
-        self.step = step
 
 
 class _Session:

@@ -1,5 +1,6 @@
 """From a config to a finished run."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from morphojax.tasks.probe.build import build as build_probe
 from morphojax.tasks.segment.build import build as build_segment
 from morphojax.train import devices, loop
 from morphojax.train.checkpoint import CheckpointError
-from morphojax.train.run import RunError, create
+from morphojax.train.run import RunError, alone, create
 from morphojax.train.task import Task, TrainingError
 
 TASKS = {"pretrain": build_pretrain, "segment": build_segment, "probe": build_probe}
@@ -60,12 +61,17 @@ def run(config: ml_collections.ConfigDict) -> bool:
     """
     directory = Path(config.workdir)
     task, files = build(config)
-    if jax.process_index() == 0:
-        create(directory, config.to_dict(), files)
-    devices.say(
-        f"{config.task}: {task.steps} steps of {task.examples} examples on {jax.device_count()} "
-        f"{jax.default_backend()} device(s), to {directory}"
-    )
+    with alone(directory) if jax.process_index() == 0 else contextlib.nullcontext():
+        if jax.process_index() == 0:
+            create(directory, config.to_dict(), files)
+        devices.say(
+            f"{config.task}: {task.steps} steps of {task.examples} examples on {jax.device_count()} "
+            f"{jax.default_backend()} device(s), to {directory}"
+        )
+        return _fit(config, task, directory)
+
+
+def _fit(config: ml_collections.ConfigDict, task: Task, directory: Path) -> bool:
     return loop.fit(
         task,
         run=directory,

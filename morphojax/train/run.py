@@ -1,17 +1,19 @@
 """The run directory: the description of a run that evaluation, fine-tuning and resuming read."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from morphojax.data.store.dataset import Dataset
+from morphojax.data.store.lock import LockError, locked
 
 # Keys that may change when a run is resumed: they do not change what is computed.
 _FREE = ("workdir", "log_every", "images_every", "dynamics_every", "keep_checkpoints", "data.workers")
@@ -98,6 +100,22 @@ def create(run: Path, config: Mapping[str, Any], files: Mapping[str, Any]) -> No
             _write(run / name, json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise RunError(f"config.workdir={run}: cannot be written ({error})") from error
+
+
+@contextlib.contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Makes the run directory and holds its lock. Raises RunError where another process trains
+    there, or the directory cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(run / "lock"))
+        except OSError as error:
+            raise RunError(f"config.workdir={run}: cannot be written ({error})") from error
+        except LockError as error:
+            raise RunError(f"config.workdir: {error}") from error
+        yield
 
 
 def environment() -> dict[str, Any]:

@@ -33,6 +33,17 @@ def test_a_run_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         run.read_json(tmp_path, "config.json")
 
 
+def test_a_second_process_in_a_run_directory_is_refused(tmp_path: Path) -> None:
+    message = r"config.workdir: .*run: process \d+ on .* is at work here"
+    with run.alone(tmp_path / "run"), pytest.raises(run.RunError, match=message), run.alone(tmp_path / "run"):
+        pass
+    with run.alone(tmp_path / "run"):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(run.RunError, match="cannot be written"), run.alone(tmp_path / "file"):
+        pass
+
+
 def test_the_log_takes_up_where_it_is_told(tmp_path: Path) -> None:
     log = Logger(tmp_path, start=0)
     for step in (1, 2, 3):

@@ -3,10 +3,11 @@
 A killed run continues where it stopped and ends in the same bytes. The manifest is written last.
 """
 
+import contextlib
 import dataclasses
 import shutil
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from morphojax.data.prepare.contents import (
 from morphojax.data.prepare.partials import PartialResults, write_all
 from morphojax.data.prepare.spec import LEFT_OUT, PARTIAL, PrepareSpec, unwritable
 from morphojax.data.store.dataset import Manifest
+from morphojax.data.store.lock import LockError, locked
 from morphojax.data.store.records import Shard, ShardWriter, describe
 from morphojax.data.tables import cells
 from morphojax.data.tables.schema import Schema
@@ -70,7 +72,7 @@ def prepare(
     table = spec.table()  # before the images: a bad table is found within seconds
     ids = _order_subjects(spec, splits, report, table)
     spec.claim()
-    try:
+    with _alone(output):
         failures = write_all(partials, ids, workers, strict, progress)
         report += [(i, "failed", failures[i]) for i in ids if i in failures]
         kept = tuple(i for i in ids if i not in failures)
@@ -86,10 +88,22 @@ def prepare(
         write_report(output, report)
         manifest = _manifest(spec, images, [splits[i] for i in kept], report, schema, table_warnings)
         manifest.write(output)
-    except OSError as error:
-        raise unwritable(error, output) from error
     shutil.rmtree(output / PARTIAL, ignore_errors=True)
     return Summary(output, manifest, pd.DataFrame(report, columns=list(REPORT_COLUMNS)))
+
+
+@contextlib.contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Holds the lock of an unfinished run. Raises PrepareError where another process does, and
+    where the output cannot be written.
+    """
+    try:
+        with locked(output / PARTIAL / "lock"):
+            yield
+    except LockError as error:
+        raise PrepareError(str(error)) from error
+    except OSError as error:
+        raise unwritable(error, output) from error
 
 
 def prepare_shard(

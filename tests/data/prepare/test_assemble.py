@@ -7,9 +7,10 @@ import pytest
 from morphojax.data.geometry import Grid, normalise, place, to_grid
 from morphojax.data.prepare import assemble
 from morphojax.data.prepare.checks import PrepareError
-from morphojax.data.prepare.spec import PrepareSpec
+from morphojax.data.prepare.spec import PARTIAL, PrepareSpec
 from morphojax.data.sources.acdc import Acdc
 from morphojax.data.store.dataset import Dataset, DatasetError, Manifest
+from morphojax.data.store.lock import locked
 from tests.data import cohorts
 from tests.data.preparing import file_hashes, interrupted_before_the_manifest, prepare_acdc
 
@@ -182,6 +183,14 @@ def test_interrupted_while_assembling_and_run_again_gives_the_same_bytes(root, t
     prepare_acdc(root, tmp_path / "out")
     prepare_acdc(root, tmp_path / "uninterrupted")
     assert file_hashes(tmp_path / "out") == file_hashes(tmp_path / "uninterrupted")
+
+
+def test_a_second_preparation_of_the_same_output_is_refused(root, tmp_path):
+    (tmp_path / "out" / PARTIAL).mkdir(parents=True)
+    with locked(tmp_path / "out" / PARTIAL / "lock"), pytest.raises(PrepareError, match="is at work here"):
+        prepare_acdc(root, tmp_path / "out")
+    prepare_acdc(root, tmp_path / "out")
+    assert not (tmp_path / "out" / PARTIAL).exists()
 
 
 def test_every_subject_is_in_one_shard_and_shards_are_even(root, tmp_path):

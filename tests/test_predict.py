@@ -310,7 +310,7 @@ def test_a_failed_write_leaves_no_file(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(files.nib, "save", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(files.PredictError, match=r"out/heart.nii.gz: cannot be written \(no space"):
         predict_folder(tmp_path)
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -169,7 +169,7 @@ def heart_rate(header: Any, frames: int) -> float:
 def save(path: Path, image: Any, frames: Sequence[np.ndarray], numbers: np.ndarray) -> None:
     """Writes labels with the image's geometry: shape, affine, qform, sform, spacing and units.
 
-    The file is complete or absent.
+    The file is complete or absent. Raises PredictError where it cannot be written.
     """
     data = numbers[np.stack(frames, axis=-1)].reshape(image.shape, order="F")
     header = image.header.copy()
@@ -183,6 +183,8 @@ def save(path: Path, image: Any, frames: Sequence[np.ndarray], numbers: np.ndarr
     try:
         nib.save(type(image)(data, image.affine, header), partial)
         partial.replace(path)
+    except OSError as error:
+        raise PredictError(f"{path}: cannot be written ({error.strerror or error}); make room") from error
     finally:
         partial.unlink(missing_ok=True)
 

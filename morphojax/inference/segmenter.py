@@ -138,7 +138,12 @@ def load_run(
         fingerprint, measures = images["dataset_fingerprint"], len(images["measures"])
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: not as a run writes it ({error!r}); restore the file, or train again") from error
-    model = build_model(config, len(structures) + 1, measures)
+    try:
+        model = build_model(config, len(structures) + 1, measures)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{directory / 'config.json'}: not as a run writes it ({error!r}); restore the file, or train again"
+        ) from error
     variables = checkpoint.load_variables(directory, which, weights)
     _check_same(directory, model, grid, variables)
     variables = jax.device_put(variables)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from morphojax.data.store.records import write_atomically
+
 
 class Logger:
     """Scalars to TensorBoard and to `metrics.jsonl` (a JSON object a line, `step` first), images to
@@ -24,7 +26,7 @@ class Logger:
         self._path = Path(run) / "metrics.jsonl"
         if self._path.exists():
             kept = [line for line in self._path.read_text().splitlines() if _step(line) <= start]
-            self._path.write_text("".join(line + "\n" for line in kept))
+            write_atomically(self._path, "".join(line + "\n" for line in kept).encode())
         self._file = self._path.open("a")
         self._writer = SummaryWriter(str(run), purge_step=start + 1, flush_secs=10)
 

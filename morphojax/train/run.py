@@ -1,6 +1,7 @@
 """The run directory: the description of a run that evaluation, fine-tuning and resuming read."""
 
 import contextlib
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -17,6 +18,9 @@ from morphojax.data.store.lock import LockError, locked
 
 # Keys that may change when a run is resumed: they do not change what is computed.
 _FREE = ("workdir", "log_every", "images_every", "dynamics_every", "keep_checkpoints", "data.workers")
+
+
+DIGESTS = "digests.json"  # SHA-256 of the files that `create` writes
 
 
 class RunError(ValueError):
@@ -55,15 +59,39 @@ def check_same_images(images: Mapping[str, Any], run: Path) -> None:
             )
 
 
-def read_json(run: Path, name: str) -> Any:
-    """A JSON file of a run directory. Raises RunError where it is absent or damaged."""
+def read_json(run: Path, name: str, verify: bool = True) -> Any:
+    """A JSON file of a run directory.
+
+    Raises RunError where it is absent or damaged; with `verify` also where it is not as the run
+    wrote it, by the digest in DIGESTS (a run of an older version has none).
+    """
     path = Path(run) / name
     try:
-        return json.loads(path.read_text())
+        data = path.read_bytes()
+        if verify and _sha256(data) != _digests(run).get(name, _sha256(data)):
+            raise RunError(f"{path}: has changed since the run wrote it; restore it, or train again")
+        return json.loads(data)
     except FileNotFoundError as error:
         raise RunError(f"{path}: not found; is {run} the directory of a run?") from error
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
+        if isinstance(error, RunError):
+            raise
         raise RunError(f"{path}: cannot be read ({error})") from error
+
+
+def _digests(run: Path) -> dict[str, str]:
+    """Name -> SHA-256 of the files that describe a run; {} where it has no such file."""
+    path = Path(run) / DIGESTS
+    if not path.exists():
+        return {}
+    digests = json.loads(path.read_bytes())
+    if not isinstance(digests, dict):
+        raise RunError(f"{path}: not as a run writes it; restore it, or train again")
+    return digests
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def create(run: Path, config: Mapping[str, Any], files: Mapping[str, Any]) -> None:
@@ -77,27 +105,37 @@ def create(run: Path, config: Mapping[str, Any], files: Mapping[str, Any]) -> No
         run.mkdir(parents=True, exist_ok=True)
         existing = run / "config.json"
         if existing.exists() and (run / "checkpoints").is_dir():
-            before, now = _flat(read_json(run, "config.json")), _flat(json.loads(json.dumps(config)))
+            # Not verified: a kill can come between these files and their digests. Resuming writes
+            # both again.
+            before, now = _flat(read_json(run, "config.json", verify=False)), _flat(json.loads(json.dumps(config)))
             changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k not in _FREE)
             if changed:
                 raise RunError(
                     f"{run} holds a run with another config ({', '.join(changed[:6])}); "
                     "choose another config.workdir, or give the config that it was started with to resume it"
                 )
-            old, new = read_json(run, "preprocessing.json"), json.loads(json.dumps(files["preprocessing.json"]))
+            old, new = (
+                read_json(run, "preprocessing.json", verify=False),
+                json.loads(json.dumps(files["preprocessing.json"])),
+            )
             if old != new:
                 raise RunError(
                     f"{run} was started on another dataset or preparation of it; choose another config.workdir"
                 )
             files = dict(files)
             start = files.pop("start.json", None)  # keep the one that the first start wrote
-            if start and config["dynamics_every"] and start != read_json(run, "start.json"):
+            if start and config["dynamics_every"] and start != read_json(run, "start.json", verify=False):
                 raise RunError(
                     f"config.init_from={config['init_from']}: holds other weights than when {run} was started, and the run's distance "
                     "from its start would be wrong; restore them, or set config.dynamics_every=0 to go on without"
                 )
-        for name, content in {"config.json": config, "environment.json": environment(), **files}.items():
-            _write(run / name, json.dumps(content, indent=2) + "\n")
+        files = {"config.json": config, "environment.json": environment(), **files}
+        texts = {name: json.dumps(content, indent=2) + "\n" for name, content in files.items()}
+        if (run / "start.json").exists() and "start.json" not in texts:
+            texts["start.json"] = (run / "start.json").read_text()
+        digests = {name: _sha256(text.encode()) for name, text in texts.items()}
+        for name, text in {**texts, DIGESTS: json.dumps(digests, indent=2) + "\n"}.items():
+            _write(run / name, text)
     except OSError as error:
         raise RunError(f"config.workdir={run}: cannot be written ({error})") from error
 

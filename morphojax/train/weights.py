@@ -63,6 +63,10 @@ _EMPTY_NAMES = {
 }
 
 
+_MAX_COMPRESSION_RATIO = 200  # torch.save does not compress at all
+_MAX_REPEATED = 2**20  # values of a tensor beyond those of its storage
+
+
 class WeightsError(ValueError):
     """A weight file that cannot be read. The message names it and says what to do."""
 
@@ -107,8 +111,11 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
-        raise WeightsError(f"{path}: damaged, or no safetensors file ({error}); download it again") from error
+    except Exception as error:  # of several kinds for dtypes that NumPy lacks, such as 8-bit floats
+        raise WeightsError(
+            f"{path}: damaged, no safetensors file, or of a dtype that is not read ({type(error).__name__}: {error}); "
+            "download it again, or save it as float32"
+        ) from error
 
 
 def _read_pytorch(path: Path) -> dict[str, np.ndarray]:
@@ -132,13 +139,23 @@ def _load(path: Path, archive: zipfile.ZipFile) -> Any:
         raise WeightsError(f"{path}: a zip archive, but not of torch.save (no data.pkl)")
     folder = pickles[0].removesuffix("data.pkl")
     try:
-        if archive.NameToInfo.get(folder + "byteorder") and archive.read(folder + "byteorder") != b"little":
+        if archive.NameToInfo.get(folder + "byteorder") and _bytes(archive, folder + "byteorder") != b"little":
             raise WeightsError(f"{path}: written on a big-endian machine; write it again on another")
         return _Unpickler(archive, folder).load()
     except WeightsError as error:
         raise error if str(path) in str(error) else WeightsError(f"{path}: {error}") from error
     except Exception as error:  # a damaged pickle may raise anything
         raise WeightsError(f"{path}: damaged ({type(error).__name__}: {error}); download it again") from error
+
+
+def _bytes(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A file of the archive. Raises WeightsError where it would unpack to far more bytes."""
+    info = archive.getinfo(name)
+    if info.file_size > _MAX_COMPRESSION_RATIO * max(info.compress_size, 1024):
+        raise WeightsError(
+            f"damaged: {name} would unpack to {info.file_size} bytes from {info.compress_size}; download it again"
+        )
+    return archive.read(name)
 
 
 def _state_dict(loaded: Any) -> dict[str, np.ndarray]:
@@ -188,7 +205,7 @@ class _StorageType:
 
 class _Unpickler(pickle.Unpickler):
     def __init__(self, archive: zipfile.ZipFile, folder: str):
-        super().__init__(io.BytesIO(archive.read(folder + "data.pkl")))
+        super().__init__(io.BytesIO(_bytes(archive, folder + "data.pkl")))
         self._archive, self._folder = archive, folder
         self._storages: dict[str, np.ndarray] = {}
 
@@ -217,13 +234,13 @@ class _Unpickler(pickle.Unpickler):
         _, kind, key, _, count = pid
         if key not in self._storages:
             try:
-                data = self._archive.read(f"{self._folder}data/{key}")
+                name = f"{self._folder}data/{key}"
+                size = self._archive.getinfo(name).file_size
             except KeyError as error:
                 raise WeightsError(f"damaged: storage {key} is not in the file") from error
-            if len(data) != count * kind.dtype.itemsize:
-                raise WeightsError(
-                    f"damaged: storage {key} has {len(data)} bytes instead of {count} values of {kind.dtype}"
-                )
+            if size != count * kind.dtype.itemsize:
+                raise WeightsError(f"damaged: storage {key} has {size} bytes instead of {count} values of {kind.dtype}")
+            data = _bytes(self._archive, name)
             self._storages[key] = np.frombuffer(data, kind.dtype)
         return self._storages[key]
 
@@ -242,6 +259,10 @@ def _tensor(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tup
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if not math.prod(size):
         return np.zeros(size, storage.dtype)
+    if math.prod(size) > len(storage) + _MAX_REPEATED:
+        raise WeightsError(
+            f"a tensor of size {size} repeats its storage of {len(storage)} values; save it again with .contiguous()"
+        )
     if last >= len(storage):
         raise WeightsError(f"damaged: a tensor of size {size} reaches beyond its storage of {len(storage)} values")
     strides = [step * storage.itemsize for step in stride]

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -151,6 +152,15 @@ def test_a_run_directory_alone_is_enough(trained, which, step):
     expected = reference(variables[step], jnp.asarray(slices[..., None], jnp.float32) / 255)
     assert np.ptp(expected) > 1e-3
     np.testing.assert_allclose(run.predict_grid(slices), expected, atol=1e-5)
+
+
+def test_a_config_without_its_model_is_named(trained, tmp_path):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    del config["model"]
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match=r"config.json: not as a run writes it \(KeyError"):
+        load_run(run)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused_with_the_difference(trained, tmp_path):

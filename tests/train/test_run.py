@@ -25,6 +25,27 @@ def test_a_run_directory_refuses_another_config_and_data(tmp_path: Path) -> None
     assert environment["packages"]["jax"] == jax.__version__ and environment["devices"]
 
 
+def test_a_description_that_has_changed_is_refused_and_resuming_writes_it_again(tmp_path: Path) -> None:
+    config, files = {"seed": 0, "workdir": "a"}, {"preprocessing.json": {"percentiles": [1, 99]}}
+    run.create(tmp_path, config, files)
+    path = tmp_path / "preprocessing.json"
+    whole = path.read_text()
+    path.write_text(whole.replace("99", "98"))
+    with pytest.raises(run.RunError, match=r"preprocessing.json: has changed since the run wrote it"):
+        run.read_json(tmp_path, "preprocessing.json")
+    path.write_text(whole)
+    assert run.read_json(tmp_path, "preprocessing.json") == {"percentiles": [1, 99]}
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text().replace('"a"', '"b"'))
+    run.create(tmp_path, config, files)  # as after a kill between a file and its digest
+    assert run.read_json(tmp_path, "config.json") == config
+    (tmp_path / run.DIGESTS).write_text("{")
+    with pytest.raises(run.RunError, match=r"config.json: cannot be read|digests.json"):
+        run.read_json(tmp_path, "config.json")
+    (tmp_path / run.DIGESTS).unlink()  # a run of an older version
+    assert run.read_json(tmp_path, "config.json") == config
+
+
 def test_a_run_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(run.RunError, match=r"config.workdir=.*cannot be written"):

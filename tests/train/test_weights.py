@@ -2,9 +2,11 @@
 
 import collections
 import io
+import json
 import os
 import pickle
 import re
+import tracemalloc
 import zipfile
 
 import ml_dtypes
@@ -163,6 +165,7 @@ def test_a_malicious_object_is_refused_and_nothing_runs(tmp_path):
         ({"size": (12,), "stride": (1,), "offset": 1}, {}, r"reaches beyond its storage"),
         ({"size": (2,), "stride": (-1,), "offset": 3}, {}, r"impossible size \(2,\), stride \(-1,\)"),
         ({"size": (2, 2), "stride": (1,)}, {}, r"impossible size"),
+        ({"size": (2**12, 2**12), "stride": (0, 0)}, {}, r"repeats its storage of 12 values; save it .*contiguous"),
         ({}, {"drop": ("0",)}, r"storage 0 is not in the file"),
         ({}, {"cut": 4}, r"storage 0 has 44 bytes instead of 12 values of float32"),
         ({}, {"byteorder": b"big"}, r"big-endian"),
@@ -184,8 +187,8 @@ def test_other_files_are_told_apart(tmp_path):
     told("cut.pt", whole[:-100], "damaged; download it again")
     told("old.pt", pickle.dumps(0x1950A86A20F9469CFC6C, 2), "PyTorch before 1.6.*torch.save")
     stored = safetensors.numpy.save({"w": np.zeros(4, np.float32)})
-    told("cut.safetensors", stored[:-4], "damaged, or no safetensors")
-    told("no.safetensors", b"x", "damaged, or no safetensors")
+    told("cut.safetensors", stored[:-4], "damaged, no safetensors")
+    told("no.safetensors", b"x", "damaged, no safetensors")
     told("a.txt", b"x", r"weight files end in \.safetensors")
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -195,6 +198,34 @@ def test_other_files_are_told_apart(tmp_path):
         read(tmp_path / "none.pt")
     with pytest.raises(WeightsError, match=r"b\.pt: holds no tensors by name"):
         read(write(tmp_path / "b.pt", {"epoch": 3}))
+
+
+def test_a_storage_that_unpacks_to_far_more_is_refused_unread(tmp_path):
+    zeros = write(tmp_path / "a.pt", {"w": Tensor(np.zeros(2**24, np.float32))})
+    packed = tmp_path / "packed.pt"
+    with zipfile.ZipFile(zeros) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in source.namelist():
+            archive.writestr(name, source.read(name))
+    tracemalloc.start()
+    with pytest.raises(WeightsError, match=r"packed\.pt: damaged: archive/data/0 would unpack to 67108864 bytes"):
+        read(packed)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22
+
+
+def test_small_expanded_tensors_are_read(tmp_path):
+    path = write(tmp_path / "a.pt", {"w": Tensor(np.full(1, 3, np.float32), size=(2, 3), stride=(0, 0))})
+    np.testing.assert_array_equal(read(path)["w"], np.full((2, 3), 3))
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "F4", "X9"])
+def test_a_dtype_that_numpy_lacks_is_an_error_that_names_the_file(tmp_path, dtype):
+    header = json.dumps({"w": {"dtype": dtype, "shape": [4], "data_offsets": [0, 2 if dtype == "F4" else 4]}}).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2 if dtype == "F4" else 4))
+    with pytest.raises(WeightsError, match=r"a\.safetensors: .*save it as float32"):
+        read(path)
 
 
 def test_safetensors_are_read_with_their_dtypes(tmp_path):

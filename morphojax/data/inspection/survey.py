@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from morphojax import anatomy
 from morphojax.data.geometry import Grid, Placement, place
-from morphojax.data.prepare.checks import check_frame
+from morphojax.data.prepare.checks import check_frame, describe_error
 from morphojax.data.prepare.workers import map_subjects
 from morphojax.data.sources import SOURCES
 from morphojax.data.sources.base import CohortError, Source
@@ -107,8 +107,8 @@ class _Inspection:
                     row = {"plane": plane, "phase": frame.phase, "phase_from": frame.phase_from}
                     row |= {"cine_frames": len(view.cine)}
                     rows.append(row | _image(frame.image) | _measure(frame.label, view.labelled, placement))
-        except (ValueError, OSError, MemoryError) as error:
-            return str(error) or repr(error)
+        except Exception as error:  # as in prepare: the failure of this subject alone
+            return describe_error(error)
         return rows, tuple(w for w in contents.warnings if not w.endswith(_SHOWN_BY_COUNTS))
 
 

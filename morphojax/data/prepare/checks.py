@@ -34,3 +34,11 @@ def check_frame(plane: str, frame: Frame) -> None:
     if frame.label is not None and not functools.reduce(np.logical_or, (frame.label == i for i in shown)).all():
         names = ", ".join(anatomy.STRUCTURES[i - 1] for i in np.setdiff1d(frame.label, shown))
         raise CohortError(f"{plane} {frame.phase}: the label holds {names}, which this plane does not show")
+
+
+def describe_error(error: Exception) -> str:
+    """What to report about a subject's files. The readers' own errors (ValueError, OSError) explain
+    themselves; of others, the kind is named.
+    """
+    text = str(error)
+    return text if text and isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"

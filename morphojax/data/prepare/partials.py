@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from morphojax import anatomy
 from morphojax.data.geometry import Grid, Placement, normalise, place, to_grid, to_native
-from morphojax.data.prepare.checks import PrepareError, check_frame
+from morphojax.data.prepare.checks import PrepareError, check_frame, describe_error
 from morphojax.data.prepare.measured import Measured
 from morphojax.data.prepare.pseudonyms import Pseudonyms
 from morphojax.data.prepare.workers import map_subjects
@@ -122,8 +122,8 @@ class PartialResults:
             values = dict(self.measured.of(contents.views)) if self.measured else {}
             # Labels are used to warn about the crop, never to place it.
             cut = [p for p, v in views.items() if any(s["cut"] > CUT_WARNING * s["voxels"] for s in v["stacks"])]
-        except (ValueError, OSError, MemoryError) as error:
-            message = str(error) or repr(error)
+        except Exception as error:  # whatever a damaged file raises is the failure of its subject alone
+            message = describe_error(error)
             return self.pseudonym.hide(subject, message) if self.pseudonym else message
         warnings = [
             *contents.warnings,

@@ -30,6 +30,7 @@ PERCENTILES = (0.5, 99.5)
 SPLIT_FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 OFFICIAL = "official"  # instead of a split file: the split that the cohort's authors published
 LEFT_OUT = "none"  # split, in a split file, of a subject that the dataset must not contain
+_FORMULA = ("=", "+", "@")  # first characters of a formula in a spreadsheet
 PARTIAL = ".partial"  # folder of the partial results, in the output folder
 
 
@@ -83,9 +84,15 @@ class PrepareSpec:
     def subject_splits(self) -> tuple[dict[str, str], list[ReportLine]]:
         """The split of every subject, in the order of the ids, and report lines on the split file.
 
-        Raises PrepareError for a split file that cannot be used.
+        Raises PrepareError for a split file that cannot be used, and for ids that a spreadsheet
+        would run as a formula.
         """
         ids = self.source.subjects()
+        if self.pseudonym is None and any(i.startswith(_FORMULA) for i in ids):
+            raise PrepareError(
+                f"{self.source.root}: an id begins with one of {' '.join(_FORMULA)}, which a spreadsheet runs as a "
+                "formula; rename the subject, or leave out --key=none"
+            )
         if self.split_file is None:
             splits = splitting.assign(ids, self.split_fractions, self.split_seed).tolist()
             return dict(zip(ids, splits, strict=True)), []

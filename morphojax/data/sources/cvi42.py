@@ -33,6 +33,7 @@ STRUCTURES: Mapping[str, str] = {
 }
 _MAX_NUMBER_LENGTH = 64  # characters
 _MAX_DEPTH = 256  # of nested items
+_MAX_POINTS = 10_000  # of a contour; cvi42 draws some hundred
 _CHUNK = 1 << 20  # bytes
 _ADVICE = "export the workspace from cvi42 again"
 
@@ -150,6 +151,8 @@ class _WorkspaceParser:
             if len(self._point) < 2:
                 raise self._error(f"a point of {self._name} lacks x or y; {_ADVICE}")
             self._points.extend((self._point["x"], self._point["y"]))
+            if len(self._points) > 2 * _MAX_POINTS:
+                raise self._error(f"{self._name} has more than {_MAX_POINTS} points; {_ADVICE}")
         elif role == "contour":
             self._keep()
 

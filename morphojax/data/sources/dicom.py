@@ -83,8 +83,8 @@ class Image:
         return pixels.T
 
 
-def read_zip(path: Path) -> Iterator[Image]:
-    """The DICOM files of a zip; other files in it, such as a manifest, are ignored.
+def read_zip(path: Path, skipped: list[str]) -> Iterator[Image]:
+    """The DICOM files (.dcm) of a zip. The names of others, except manifests, go to `skipped`.
 
     Raises CohortError for a zip that is truncated, encrypted or has paths that lead out of it, and
     for a file of implausible size or that is not DICOM.
@@ -92,7 +92,11 @@ def read_zip(path: Path) -> Iterator[Image]:
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
-                if info.is_dir() or not info.filename.lower().endswith(".dcm"):
+                if info.is_dir():
+                    continue
+                if not info.filename.lower().endswith(".dcm"):
+                    if not info.filename.lower().rpartition("/")[2].startswith("manifest"):
+                        skipped.append(info.filename)
                     continue
                 name = f"{path}:{info.filename}"
                 yield Image(name, _parse(name, _bytes(path, archive, info)))

@@ -103,11 +103,17 @@ class NiftiTable(table_files.UkbTableSource):
         path = self.root / text
         try:
             exists = path.is_file()
+            inside = path.resolve().is_relative_to(self.root.resolve())
         except OSError:  # a name too long for the file system
-            exists = False
+            exists = inside = False
         if not exists:
             raise CohortError(
                 f"{self._mapping}, line {row.line}: {column} {text}: no such file in {self.root}; correct the path"
+            )
+        if not inside:
+            raise CohortError(
+                f"{self._mapping}, line {row.line}: {column} {text}: a link that leads out of {self.root}; "
+                "copy the file, or put mapping.csv into the folder that holds it"
             )
         return path
 

@@ -42,7 +42,7 @@ def short_axis(path: Path, warnings: list[str]) -> dict[str, list[Slices]]:
     Slices are in the order of their series (`_b1`, `_b2`, ...). Slices that share one series are in
     the order of their frame numbers. Raises CohortError where a series is missing.
     """
-    numbered = _images_by_series(path, _SHORT_AXIS)
+    numbered = _images_by_series(path, _SHORT_AXIS, warnings)
     shared_series = numbered.pop("", [])
     by_number = {int(number): images for number, images in numbered.items()}
     if by_number:
@@ -59,7 +59,7 @@ def short_axis(path: Path, warnings: list[str]) -> dict[str, list[Slices]]:
 
 def long_axis(path: Path, warnings: list[str]) -> dict[str, list[Slices]]:
     """Plane ("la_2ch", "la_3ch", "la_4ch") -> its single slice."""
-    by_view = _images_by_series(path, _LONG_AXIS)
+    by_view = _images_by_series(path, _LONG_AXIS, warnings)
     shared_series = by_view.pop("", [])
     if by_view or not shared_series:
         return {f"la_{n}ch": [_last_series(f"la_{n}ch", images, warnings)] for n, images in by_view.items()}
@@ -104,12 +104,15 @@ def build_cine(path: Path, plane: str, slices: list[Slices], warnings: list[str]
     return Cine(nifti.Volume(path, raw, 1.0, 0.0, affine), float(np.median(intervals)) / 1000, uids)
 
 
-def _images_by_series(path: Path, pattern: re.Pattern[str]) -> dict[str, Slices]:
+def _images_by_series(path: Path, pattern: re.Pattern[str], warnings: list[str]) -> dict[str, Slices]:
     """The images whose series description matches, by the number in it ("" where there is none)."""
     by_series: dict[str, Slices] = defaultdict(list)
-    for image in dicom.read_zip(path):
+    skipped: list[str] = []
+    for image in dicom.read_zip(path, skipped):
         if match := pattern.fullmatch(image.text("SeriesDescription")):
             by_series[match[1] or ""].append(image)
+    if skipped:
+        _warn(warnings, "a zip holds files that are not named .dcm, which were not read")
     return by_series
 
 
@@ -149,19 +152,14 @@ def _position(image: dicom.Image) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _in_time_order(path: Path, plane: str, images: Slices, frames: int, warnings: list[str]) -> tuple[Slices, float]:
-    """The `frames` images of a slice by trigger time, and the ms between them.
+    """The `frames` images of a slice by trigger time, and the ms between them (0 where unknown).
 
     A repeated image is dropped. A missing frame is replaced by the one before it.
     """
     times = [image.number("TriggerTime") for image in images]
-    if any(t is None for t in times):
-        times = [image.number("InstanceNumber") for image in images]
-        if any(t is None for t in times) or len(set(times)) < len(times):
-            raise CohortError(
-                f"{path}: {plane} has frames without trigger times or numbers, so no order; leave the subject out"
-            )
+    if any(t is None for t in times) or (len(set(times)) == 1 and _differ(images)):
+        times, interval = _numbers(path, plane, images), 0.0
         _warn(warnings, f"{plane}: no trigger times, frames ordered by number")
-        interval = 0.0
     else:
         interval = float(np.median(np.diff(np.unique(np.array(times, float))))) if len(set(times)) > 1 else 0.0
     by_time = sorted(zip(times, images, strict=True), key=lambda pair: pair[0])  # pyrefly: ignore
@@ -182,6 +180,33 @@ def _in_time_order(path: Path, plane: str, images: Slices, frames: int, warnings
     if len(kept) == frames:
         return [image for _, image in kept], interval
     return _fill_missing_frames(path, plane, kept, frames, warnings), interval
+
+
+def _differ(images: Slices) -> bool:
+    """Whether the images are frames of a cine, not one frame that is there several times."""
+    return any(not np.array_equal(image.pixels(), images[0].pixels()) for image in images[1:])
+
+
+def _numbers(path: Path, plane: str, images: Slices) -> list[float]:
+    """The numbers of the frames of a slice.
+
+    Raises CohortError where one has none, two have the same, or the times of acquisition, where all
+    have one, are in another order.
+    """
+    numbers = [image.number("InstanceNumber") for image in images]
+    known = [n for n in numbers if n is not None]
+    if len(set(known)) < len(numbers):
+        raise CohortError(
+            f"{path}: {plane} has frames without trigger times or numbers, so no order; leave the subject out"
+        )
+    ordered = sorted(zip(known, images, strict=True), key=lambda pair: pair[0])
+    acquired = [image.number("AcquisitionTime") for _, image in ordered]
+    if None not in acquired and acquired != sorted(a for a in acquired if a is not None):
+        raise CohortError(
+            f"{path}: {plane} has no trigger times, and its frames were acquired in another order than that of their "
+            "numbers; leave the subject out"
+        )
+    return known
 
 
 def _fill_missing_frames(

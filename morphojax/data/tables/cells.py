@@ -183,11 +183,15 @@ def texts_of(frame: pd.DataFrame, column: Column) -> list[str | None]:
     """The classes as texts, None where missing.
 
     True, 1, 1.0, "1" and "1.0" are the same class: pandas turns whole numbers into floats where a
-    value of the column is missing. Raises TableError for infinity.
+    value of the column is missing. Raises TableError for infinity, and for a formula.
     """
     texts: list[str | None] = []
     for row, cell in enumerate(_cells(frame, column)):
         text = None if cell is None else str(cell).strip()
+        if text and text.startswith("="):
+            raise TableError(
+                f"column {column.name!r}, row {row} (counting from 0): {text[:40]!r} is a formula; save its value"
+            )
         if isinstance(cell, bool | int | float | np.number | np.bool_):
             if math.isinf(cell):
                 raise TableError(

@@ -13,6 +13,7 @@ import pytest
 from morphojax import anatomy
 from morphojax.data.geometry import Grid, to_grid
 from morphojax.data.prepare.checks import PrepareError
+from morphojax.data.sources.acdc import Acdc
 from morphojax.data.sources.base import Frame, Subject, View
 from morphojax.data.store.dataset import Dataset, DatasetError
 from tests.data import cohorts
@@ -83,6 +84,25 @@ class _OneLabel:
 
     def table(self):
         return None
+
+
+@pytest.mark.parametrize(
+    "error", [OverflowError("cannot convert"), NotImplementedError(), KeyError("x"), MemoryError()]
+)
+def test_whatever_a_subject_raises_is_its_failure_alone(tmp_path, monkeypatch, error):
+    read = Acdc.read
+
+    def spoiled(self, subject, planes):
+        if subject == "patient002":
+            raise error
+        return read(self, subject, planes)
+
+    monkeypatch.setattr(Acdc, "read", spoiled)
+    root = cohorts.acdc(tmp_path / "cohort", subjects=3)
+    summary = prepare_acdc(root, tmp_path / "out")
+    failed = summary.report[summary.report["status"] == "failed"]
+    assert failed["subject"].tolist() == ["patient002"]
+    assert failed["message"].iloc[0].startswith(type(error).__name__)
 
 
 def test_a_label_of_a_structure_that_the_plane_does_not_show_is_refused(tmp_path):

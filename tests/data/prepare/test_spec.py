@@ -62,6 +62,12 @@ def test_bad_options_are_refused(root, tmp_path, options, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_ids_that_a_spreadsheet_would_run_need_a_key(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(Acdc, "subjects", lambda self: ["=1+1", "patient001"])
+    with pytest.raises(PrepareError, match=r"an id begins with one of = . @, which a spreadsheet runs"):
+        prepare_acdc(root, tmp_path / "out")
+
+
 def test_an_output_folder_with_other_contents_is_refused(root, tmp_path):
     prepare_acdc(root, tmp_path / "out")
     with pytest.raises(PrepareError, match="already holds a dataset"):

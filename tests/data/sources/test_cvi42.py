@@ -70,6 +70,10 @@ BAD = {
         workspace({"1": drawn("laraContour", TRIANGLE) + drawn("laraContour", EIGHT)}),
         "two different contours laraContour",
     ),
+    "too many points": (
+        workspace({"1": drawn("laraContour", np.zeros((10_001, 2)))}),
+        "laraContour has more than 10000 points",
+    ),
     "no key": (GOOD.replace('Hash:key="1.2.3"', ""), "an item of states has no key"),
     "too deep": ("<a>" * 300 + "</a>" * 300, "more than 256 deep"),
 }

@@ -86,6 +86,18 @@ def test_bad_files_of_a_subject_are_refused(tmp_path, rows, message):
         source.read("p", ("sax",))
 
 
+def test_a_link_out_of_the_folder_is_refused(tmp_path):
+    source = mapped(tmp_path / "in", ED)
+    (tmp_path / "in" / "ed.nii.gz").rename(tmp_path / "ed.nii.gz")
+    (tmp_path / "in" / "ed.nii.gz").symlink_to(tmp_path / "ed.nii.gz")
+    with pytest.raises(CohortError, match=r"line 2: image ed.nii.gz: a link that leads out of"):
+        source.read("p", ("sax",))
+    (tmp_path / "in" / "elsewhere.nii.gz").write_bytes((tmp_path / "ed.nii.gz").read_bytes())
+    (tmp_path / "in" / "ed.nii.gz").unlink()
+    (tmp_path / "in" / "ed.nii.gz").symlink_to("elsewhere.nii.gz")
+    assert source.read("p", ("sax",)).views
+
+
 def test_an_absent_changed_or_misspelt_mapping(tmp_path):
     source = mapped(tmp_path, ED)
     assert source.subjects() == ["p"]

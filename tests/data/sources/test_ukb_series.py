@@ -1,3 +1,4 @@
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 
 from morphojax.data.sources.base import CohortError
 from tests.data import ukb_zips
-from tests.data.sources.dicom_cohort import AFFINE, SHAPE, cine, one, sax
+from tests.data.sources.dicom_cohort import AFFINE, NAME, SHAPE, cine, one, sax
 
 
 @pytest.mark.parametrize("manifest", ["manifest.cvs", "manifest.csv", None])
@@ -90,6 +91,34 @@ def test_without_trigger_times_frames_are_ordered_by_number(tmp_path: Path) -> N
     result, warnings = one(sax(tmp_path, files))
     np.testing.assert_array_equal(result.volume.raw, cine())
     assert warnings == ["sax: no trigger times, frames ordered by number"] and result.seconds == 0
+
+
+@pytest.mark.parametrize("acquired", [None, "same", "in order"])
+def test_trigger_times_that_are_all_zero_do_not_order_frames(tmp_path: Path, acquired: str | None) -> None:
+    files = ukb_zips.short_axis(cine(), AFFINE)
+    for file in files:
+        file.TriggerTime = "0"
+        if acquired:
+            file.AcquisitionTime = f"1015{file.InstanceNumber if acquired == 'in order' else 1:02d}.5"
+    result, warnings = one(sax(tmp_path, files))
+    np.testing.assert_array_equal(result.volume.raw, cine())
+    assert warnings == ["sax: no trigger times, frames ordered by number"] and result.seconds == 0
+
+
+def test_frame_numbers_against_the_time_of_acquisition_are_refused(tmp_path: Path) -> None:
+    files = ukb_zips.short_axis(cine(), AFFINE)
+    for file in files:
+        file.TriggerTime, file.AcquisitionTime = "0", f"1015{30 - file.InstanceNumber:02d}.5"
+    with pytest.raises(CohortError, match="acquired in another order than that of their numbers"):
+        one(sax(tmp_path, files))
+
+
+def test_files_of_another_name_are_mentioned(tmp_path: Path) -> None:
+    source = sax(tmp_path, ukb_zips.short_axis(cine(), AFFINE), manifest="manifest.csv")
+    assert one(source)[1] == []
+    with zipfile.ZipFile(tmp_path / NAME, "a") as archive:
+        archive.writestr("IM0001", b"DICM")
+    assert one(source)[1] == ["a zip holds files that are not named .dcm, which were not read"]
 
 
 def change(at: int | None = None, **fields):

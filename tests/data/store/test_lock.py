@@ -73,7 +73,7 @@ def test_another_process_is_named_and_its_end_frees_the_lock(path, other):
 
 
 def test_a_name_that_was_left_on_this_machine_is_stale(path):
-    """Also where another process has its number by now: the operating system knows that nobody holds it."""
+    """Also where another process has its number by now: the operating system knows better."""
     for process in (2**22 + 1, os.getppid()):
         write(path, socket.gethostname(), process)
         assert not held(path)

@@ -21,6 +21,13 @@ def measured(**columns):
     return rows(**{name: cells for name, (_, *cells) in columns.items()}), schema
 
 
+def test_a_formula_is_no_class():
+    frame = pd.DataFrame({"diagnosis": ["NOR", "=HYPERLINK(1)"]})
+    schema = Schema((Column("diagnosis", "categorical", "medical_history", "", (), (), ""),))
+    with pytest.raises(TableError, match=r"row 1 .*'=HYPERLINK\(1\)' is a formula"):
+        check(frame, schema)
+
+
 def test_volumes():
     frame, schema = measured(
         edv=("lv_cavity:ED:ml", 120.0, 100.0, np.nan, 150.0),

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from morphojax import anatomy, evaluate
 from morphojax.data.geometry import Grid
@@ -145,6 +146,25 @@ def test_summary(result):
     scores = result.scores
     by_subject = scores.groupby("index")["dice"].mean()
     assert table.loc[("mean", "pooled"), "dice"] == pytest.approx(by_subject.mean())
+
+
+def test_intervals_resample_subjects_and_not_their_phases():
+    draw = np.random.default_rng(0)
+    level = draw.uniform(0.5, 0.9, 30)  # of each subject: its phases are alike
+    rows = [
+        {"plane": "sax", "index": i, "structure": "lv_cavity", "phase": phase, "missed": 0, "spurious": 0}
+        | dict.fromkeys(summary.METRICS, value + draw.normal(0, 0.005))
+        for i, value in enumerate(level)
+        for phase in ("ED", "ES")
+    ]
+    scores = pd.DataFrame(rows)
+    row = summary.summarise(scores).set_index("phase").loc["pooled"]
+    reference = scipy.stats.bootstrap(
+        (scores.groupby("index")["dice"].mean().to_numpy(),), np.mean, n_resamples=5000, method="BCa", rng=1
+    ).confidence_interval
+    # Over rows the interval would be 0.7 times as wide.
+    assert row["dice_high"] - row["dice_low"] == pytest.approx(reference.high - reference.low, rel=0.05)
+    assert (row["dice_low"], row["dice_high"]) == pytest.approx((reference.low, reference.high), abs=0.005)
 
 
 def test_other_frames_of_the_cine_are_not_scored_again(result, tmp_path):

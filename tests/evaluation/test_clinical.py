@@ -96,6 +96,9 @@ def test_wall_thickness_takes_the_thickest_wall_and_ignores_slices_without_cavit
     label[..., 2] = np.where(np.hypot(x, y)[..., 2] < 40, MYO, 0)  # an apical slice: wall without cavity
     assert clinical.wall_thickness_max_mm(label, (1, 1, 10)) == pytest.approx(14, abs=1.0)
     assert clinical.wall_thickness_max_mm(label, (1.5, 1.5, 10)) == pytest.approx(21, abs=1.5)
+    # The septum lies along x: 14 pixels of 1.5 or of 1 mm, its corner a little more.
+    assert clinical.wall_thickness_max_mm(label, (1.5, 1.0, 10)) == pytest.approx(21, abs=1.5)
+    assert 14 <= clinical.wall_thickness_max_mm(label, (1.0, 1.5, 10)) < 17
     assert math.isnan(clinical.wall_thickness_max_mm(label[..., 2:], (1, 1, 10)))
 
 

@@ -65,7 +65,9 @@ def test_a_run_logs_its_way_from_step_0_to_the_last(data: Path, whole: Path) -> 
 
 
 def test_norms_of_gradients_by_depth_add_up_to_that_of_the_module(whole: Path) -> None:
-    for line in (line for line in lines(whole) if "train/loss" in line):
+    trained = [line for line in lines(whole) if "train/loss" in line]
+    assert trained
+    for line in trained:
         assert {f"train/grad_norm/{d}" for d in DEPTHS} <= set(line)
         for module in ("encoder", "decoder"):
             parts = [v for name, v in line.items() if name.startswith(f"train/grad_norm/{module}/")]

@@ -238,6 +238,43 @@ def test_linked_folders_are_searched_once(tmp_path):
     assert list(pd.read_csv(tmp_path / "out" / "measures.csv")["file"]) == ["linked/heart", "own"]
 
 
+def test_other_files_are_mentioned(tmp_path):
+    write(tmp_path / "in" / "heart.nii.gz", toy_image(toy_label()))
+    for name in ("b.NII.GZ", "c.dcm", "._heart.nii.gz"):
+        (tmp_path / "in" / name).write_bytes(b"x")
+    paths, notes = files.find_inputs(tmp_path / "in", "sax")
+    assert [p.name for p in paths] == ["heart.nii.gz"]
+    assert notes == ["skipped: 3 hidden files, or not named .nii or .nii.gz, such as ._heart.nii.gz"]
+
+
+def test_whatever_a_file_raises_concerns_it_alone(tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        write(tmp_path / "in" / f"{name}.nii.gz", toy_image(toy_label()))
+    segment = files.segment
+
+    def broken(run, plane, path, name):
+        if name == "b":
+            raise KeyError(57)
+        return segment(run, plane, path, name)
+
+    monkeypatch.setattr(files, "segment", broken)
+    (problem,) = predict_folder(tmp_path)
+    assert problem == f"{tmp_path}/in/b.nii.gz: KeyError: 57"
+    assert list(pd.read_csv(tmp_path / "out" / "measures.csv")["file"]) == ["a", "c"]
+
+
+@pytest.mark.parametrize("code", [2, 66, 58])
+def test_odd_units_of_time_give_no_heart_rate(tmp_path, code):
+    cine = np.stack([toy_image(toy_label(radius=r)) for r in (8, 5)], -1)
+    path = write(tmp_path / "in" / "sa.nii.gz", cine, step=0.5)
+    _header(path, unit=code)
+    data = bytearray(gzip.decompress(path.read_bytes()))
+    data[123] = code
+    path.write_bytes(gzip.compress(bytes(data)))
+    assert predict_folder(tmp_path) == []
+    assert math.isnan(pd.read_csv(tmp_path / "out" / "measures.csv")["heart_rate"][0])
+
+
 def _header(path, sform=None, unit=None):
     """Changes the bytes of a header, with which nibabel would not save."""
     data = bytearray(gzip.decompress(path.read_bytes()))

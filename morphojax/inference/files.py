@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from morphojax import anatomy
 from morphojax.data import geometry
-from morphojax.data.sources import nifti
+from morphojax.data.prepare.checks import describe_error
+from morphojax.data.sources import nifti, nifti_bytes
 from morphojax.data.store.records import write_atomically
 from morphojax.inference.measures import PredictError, Segmented, measure_rows, volume_rows
 from morphojax.inference.segmenter import Run
@@ -26,6 +27,10 @@ SUFFIXES = (".nii.gz", ".nii")
 _LABEL = re.compile(r"^(label|seg\d*)_|_(gt|seg|label)$")
 _UKB = re.compile(r"^(sa|la_[234]ch)(_ED|_ES|_mid)?$")  # UK Biobank: the plane is in the name
 _FRAME_OF = re.compile(r"^(?P<heart>.+)_(?P<phase>ED|ES|frame\d+)$")
+
+
+class UnwritableError(PredictError):
+    """An output that cannot be written: no other file can be, either."""
 
 
 def stem(path: Path) -> str:
@@ -64,7 +69,8 @@ def find_inputs(source: Path, plane: str, pattern: str = "*") -> tuple[list[Path
     if not source.is_dir():
         raise PredictError(f"--input={source}: no such file or folder")
     kept, labels, other_planes = [], 0, 0
-    for path in _images(source, pattern):
+    images, others = _images(source, pattern)
+    for path in images:
         ukb = _UKB.match(stem(path))
         if _LABEL.search(stem(path)):
             labels += 1
@@ -74,23 +80,30 @@ def find_inputs(source: Path, plane: str, pattern: str = "*") -> tuple[list[Path
             kept.append(path)
     notes = [f"skipped: {labels} files named as labels"] if labels else []
     notes += [f"skipped: {other_planes} files named as planes other than {plane}"] if other_planes else []
+    if others:
+        notes.append(f"skipped: {len(others)} hidden files, or not named .nii or .nii.gz, such as {others[0].name}")
     if not kept:
         reason = "; ".join(notes) or "it holds no such .nii or .nii.gz file"
         raise PredictError(f"--input={source}: no image of {plane} that matches {pattern!r} ({reason})")
     return kept, notes
 
 
-def _images(source: Path, pattern: str) -> list[Path]:
-    """The NIfTI files below a folder, sorted; linked folders are searched too, each folder once."""
-    found, searched = [], set[Path]()
+def _images(source: Path, pattern: str) -> tuple[list[Path], list[Path]]:
+    """The NIfTI files below a folder, and its other files that match the pattern, sorted.
+
+    Linked folders are searched too, each folder once.
+    """
+    found, searched = list[Path](), set[Path]()
     for folder, subfolders, names in os.walk(source, followlinks=True):
         real = Path(folder).resolve()
         if real in searched:
             subfolders.clear()
             continue
         searched.add(real)
-        found += [Path(folder, n) for n in names if n.endswith(SUFFIXES) and fnmatch.fnmatchcase(n, pattern)]
-    return sorted(path for path in found if path.is_file())
+        found += [Path(folder, name) for name in names if fnmatch.fnmatchcase(name, pattern)]
+    files = sorted(path for path in found if path.is_file())
+    images = [p for p in files if p.name.endswith(SUFFIXES) and not p.name.startswith(".")]
+    return images, [p for p in files if p not in set(images)]
 
 
 def hearts(paths: Sequence[Path]) -> list[list[Path]]:
@@ -123,7 +136,8 @@ def disk_numbers(run: Run, convention: str) -> np.ndarray:
 
 def segment(run: Run, plane: str, path: Path, name: str) -> tuple[Segmented, Any]:
     """The labels of one file, and its NIfTI image. Raises ValueError, naming the file."""
-    volume, image = _read(path)
+    image: Any = nifti_bytes.parse(path)
+    volume = nifti.from_image(path, image, 4 if len(image.shape) > 3 and max(image.shape[3:]) > 1 else 3)
     try:
         geometry.check_slices(plane, volume.raw.shape)
     except ValueError as error:
@@ -142,23 +156,12 @@ def segment(run: Run, plane: str, path: Path, name: str) -> tuple[Segmented, Any
     return Segmented(name, tuple(frames), (x, y, z), rate, volume.notes), image
 
 
-def _read(path: Path) -> tuple[nifti.Volume, Any]:
-    """The voxels, checked by `nifti.load`, and the image with its header."""
-    try:
-        image: Any = nib.load(path)
-        shape = image.shape
-    except Exception as error:  # nibabel raises many kinds
-        nifti.load(path, 3)  # its error says what to do
-        raise PredictError(f"{path}: not a readable NIfTI file ({error})") from error
-    return nifti.load(path, 4 if len(shape) > 3 and max(shape[3:]) > 1 else 3), image
-
-
 def heart_rate(header: Any, frames: int) -> float:
     """Beats per minute of a cine that covers one cardiac cycle.
 
     NaN where the time step has no unit, or gives a rate outside 25 to 250.
     """
-    seconds = {"sec": 1.0, "msec": 1e-3}.get(header.get_xyzt_units()[1])
+    seconds = {8: 1.0, 16: 1e-3}.get(int(header["xyzt_units"]) & 56)  # NIfTI-1: codes of sec and msec
     step = float(header["pixdim"][4])
     if frames < 2 or seconds is None or not step > 0:
         return NAN
@@ -169,7 +172,7 @@ def heart_rate(header: Any, frames: int) -> float:
 def save(path: Path, image: Any, frames: Sequence[np.ndarray], numbers: np.ndarray) -> None:
     """Writes labels with the image's geometry: shape, affine, qform, sform, spacing and units.
 
-    The file is complete or absent. Raises PredictError where it cannot be written.
+    The file is complete or absent. Raises UnwritableError where it cannot be written.
     """
     data = numbers[np.stack(frames, axis=-1)].reshape(image.shape, order="F")
     header = image.header.copy()
@@ -184,7 +187,7 @@ def save(path: Path, image: Any, frames: Sequence[np.ndarray], numbers: np.ndarr
         nib.save(type(image)(data, image.affine, header), partial)
         partial.replace(path)
     except OSError as error:
-        raise PredictError(f"{path}: cannot be written ({error.strerror or error}); make room") from error
+        raise UnwritableError(f"{path}: cannot be written ({error.strerror or error}); make room") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -219,12 +222,13 @@ def predict_files(
                 name = str(path.relative_to(root).with_name(stem(path)))
                 try:
                     file, image = segment(run, plane, path, name)
-                except RunError:
-                    raise
-                except ValueError as error:
-                    problems.append(str(error))
-                else:
                     save(targets[path], image, file.frames, numbers)
+                except (RunError, UnwritableError):
+                    raise
+                except Exception as error:  # whatever a file raises concerns this file alone
+                    message = describe_error(error)
+                    problems.append(message if str(path) in message else f"{path}: {message}")
+                else:
                     segmented.append(file)
                     notes += [f"{path}: {note}" for note in file.notes]
                 progress.update()

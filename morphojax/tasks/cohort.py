@@ -81,7 +81,7 @@ def select_subjects(
         raise ValueError(f"config.data.fraction={fraction}: give a value above 0 and up to 1")
     allowed = np.flatnonzero(np.isin(dataset.splits, list(split_names)))
     if len(subjects) == 1 and Path(subjects[0]).is_file():
-        subjects = Path(subjects[0]).read_text().split()
+        subjects = _read_list(Path(subjects[0]), key)
     if subjects:
         position = {name: i for i, name in enumerate(dataset.subjects)}
         hint = ", which names them by pseudonyms: see morphojax.pseudonyms" if dataset.manifest.pseudonyms else ""
@@ -99,3 +99,17 @@ def select_subjects(
     if not len(allowed):
         raise ValueError(f"config.data: no subject left in the splits {tuple(split_names)}")
     return allowed
+
+
+def _read_list(path: Path, key: str) -> list[str]:
+    """The ids of a text file, one per line; a header `subject`, quotes and commas are no part of
+    them. Raises ValueError for a file without ids or not in UTF-8.
+    """
+    try:
+        words = [word.strip("\"',;") for word in path.read_text(encoding="utf-8-sig").split()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{key}: {path} cannot be read ({error}); save it as UTF-8 text, one id per line") from error
+    words = [word for word in words if word]
+    if not (words := words[1:] if words[:1] == ["subject"] else words):
+        raise ValueError(f"{key}: {path} holds no id; write one per line, or leave the key empty for all subjects")
+    return words

@@ -12,7 +12,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from morphojax import anatomy
-from morphojax.data.prepare.checks import PrepareError, check_planes
+from morphojax.data.prepare.checks import PrepareError, check_planes, describe_error
 from morphojax.data.prepare.contents import ReportLine, write_report
 from morphojax.data.prepare.workers import map_subjects
 from morphojax.data.sources import nifti, ukb_nifti
@@ -49,8 +49,8 @@ class _Conversion:
             cines = self.source.cines(subject, self.planes, warnings)
             if not cines:
                 raise CohortError(f"no images of {', '.join(self.planes)}")
-        except (ValueError, OSError, MemoryError) as error:
-            return [("failed", str(error) or repr(error))]
+        except Exception as error:  # as in prepare: the failure of this subject alone
+            return [("failed", describe_error(error))]
         folder = self.output / f".{subject}.partial"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

@@ -55,6 +55,8 @@ class Acdc(FolderSource):
         info = read_info(folder / "Info.cfg")
         cine_path = nifti.find(folder, f"{subject}_4d")
         numbers = {phase: _frame_number(folder, info, phase) for phase in ("ED", "ES")}
+        if numbers["ED"] == numbers["ES"]:
+            raise CohortError(f"{folder / 'Info.cfg'}: ED and ES are both frame {numbers['ED']}; correct one")
         frames, warnings = [], []
         cine = nifti.load_noting(cine_path, 4, "sax", warnings) if cine_path else None
         for phase, number in numbers.items():
@@ -114,6 +116,8 @@ def read_info(path: Path) -> dict[str, str]:
         key, separator, value = line.partition(":")
         if not separator:
             raise CohortError(f"{path}: {line!r} must have the form 'Key: value'; correct the line")
+        if key.strip() in info:
+            raise CohortError(f"{path}: {key.strip()} appears twice; remove one")
         info[key.strip()] = value.strip()
     return info
 

@@ -6,6 +6,7 @@ series costs only its headers.
 
 import dataclasses
 import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -19,6 +20,10 @@ from morphojax.data.sources.base import CohortError
 
 _MAX_BYTES = 64 * 2**20  # of one image; images of a cine have about 100 kB
 _MAX_COMPRESSION_RATIO = 200  # images reach 3
+_MAX_TOTAL_BYTES = 512 * 2**20  # of the images of a zip
+_MAX_RESCALE = 1e6  # of slope and intercept
+_DEFLATED = b"1.2.840.10008.1.2.1.99"  # a transfer syntax that pydicom unpacks without a limit
+_META_BYTES = 4096  # at the head of a file, which name the transfer syntax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +83,10 @@ class Image:
             raise CohortError(f"{self.name}: pixels of shape {pixels.shape}, not one grey image; leave the series out")
         slope, intercept = self.number("RescaleSlope"), self.number("RescaleIntercept")
         slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
+        if not (0 < abs(slope) < _MAX_RESCALE and abs(intercept) < _MAX_RESCALE):
+            raise CohortError(
+                f"{self.name}: RescaleSlope {slope:g} and RescaleIntercept {intercept:g} are unusable; export it again"
+            )
         if slope != 1 or intercept != 0:
             pixels = pixels.astype(np.float32) * np.float32(slope) + np.float32(intercept)
         return pixels.T
@@ -91,6 +100,8 @@ def read_zip(path: Path, skipped: list[str]) -> Iterator[Image]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            if (total := sum(info.file_size for info in archive.infolist())) > _MAX_TOTAL_BYTES:
+                raise CohortError(f"{path}: would unpack to {total} bytes, too many for a cine; download it again")
             for info in archive.infolist():
                 if info.is_dir():
                     continue
@@ -100,7 +111,7 @@ def read_zip(path: Path, skipped: list[str]) -> Iterator[Image]:
                     continue
                 name = f"{path}:{info.filename}"
                 yield Image(name, _parse(name, _bytes(path, archive, info)))
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, zipfile.LargeZipFile) as error:
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, zipfile.LargeZipFile, lzma.LZMAError) as error:
         raise CohortError(f"{path}: truncated or corrupt zip ({error}); download it again") from error
 
 
@@ -129,6 +140,8 @@ def _bytes(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes
 
 def _parse(name: str, data: bytes) -> pydicom.Dataset:
     try:
+        if _DEFLATED in data[:_META_BYTES]:
+            raise ValueError("deflated")
         return pydicom.dcmread(io.BytesIO(data))
     except Exception as error:  # pydicom raises many types; they all mean an unreadable file
         raise CohortError(f"{name}: not a readable DICOM file ({error}); download it again") from error

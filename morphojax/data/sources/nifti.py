@@ -48,10 +48,11 @@ class Volume:
 
     def values(self, frame: int = 0) -> np.ndarray:
         """[X, Y, Z] float32: one frame in the units of the scanner."""
-        values = self.stored(frame).astype(np.float32, order="F")
-        if self.scaled:
-            values = values * np.float32(self.slope) + np.float32(self.intercept)
-        return values
+        stored = self.stored(frame)
+        if not self.scaled:
+            return stored.astype(np.float32, order="F")
+        wide = np.float64 if stored.dtype.itemsize > 2 else np.float32  # which the stored numbers may exceed
+        return (stored.astype(wide, order="F") * wide(self.slope) + wide(self.intercept)).astype(np.float32)
 
     def label_values(self, frame: int = 0) -> np.ndarray:
         """[X, Y, Z]: one frame of a label.
@@ -83,9 +84,13 @@ class Volume:
 def find(folder: Path, stem: str) -> Path | None:
     """`<stem>.nii.gz` or `<stem>.nii` in the folder; None where neither exists.
 
-    Raises CohortError where both exist.
+    Raises CohortError where both exist, or one in capital letters.
     """
     paths = [p for p in (folder / f"{stem}.nii.gz", folder / f"{stem}.nii") if p.is_file()]
+    if not paths:
+        other = [folder / f"{stem}{end}" for end in (".NII.GZ", ".NII", ".nii.GZ", ".NII.gz")]
+        for path in (p for p in other if p.is_file()):
+            raise CohortError(f"{path}: rename it to end in .nii or .nii.gz")
     if len(paths) > 1:
         raise CohortError(f"{paths[0]} and {paths[1].name} both exist; remove one")
     return paths[0] if paths else None
@@ -97,7 +102,11 @@ def load(path: Path, ndim: int) -> Volume:
     Drops trailing axes of length 1; a 2-D image becomes one slice. Raises CohortError for a file
     that is not NIfTI or is truncated, and for unusable voxels, spacing or affine.
     """
-    image = parse(path)
+    return from_image(path, parse(path), ndim)
+
+
+def from_image(path: Path, image: nib.Nifti1Image, ndim: int) -> Volume:
+    """As `load`, from what `nifti_bytes.parse` read."""
     shape = _shape(path, tuple(int(n) for n in image.shape), ndim)
     affine, notes = affine_mm(path, image.header, shape)
     try:

@@ -12,6 +12,7 @@ import numpy as np
 from morphojax.data.sources.base import CohortError
 
 MAX_BYTES = 2**29  # of the voxels as stored: a cine of 256 x 256 x 20 x 50 voxels of 64 bits
+_MAX_OFFSET = 2**24  # where the voxels begin, after the header and its extensions
 _MAX_REST = 2**20  # bytes that may follow the voxels
 _HEADER_BYTES = 540  # of the longer kind, NIfTI-2
 
@@ -62,13 +63,14 @@ def _size(path: Path, head: bytes) -> int:
         spacing = np.asarray(header["pixdim"][1:4], np.float64)
         axes = int(header["dim"][0])
         shape = [int(n) for n in header["dim"][1 : 1 + max(axes, 0)]]
-        offset, bits = float(header["vox_offset"]), int(header["bitpix"])
+        offset = float(header["vox_offset"])
+        bits = max(int(header["bitpix"]), 8 * header.get_data_dtype().itemsize)
     except Exception as error:  # as above
         raise CohortError(f"{path}: not a readable NIfTI file ({error}); convert it or copy it again") from error
     if not (np.isfinite(spacing).all() and (spacing > 0).all()):
         raise CohortError(f"{path}: voxel spacing {spacing.tolist()}; must be positive and finite, correct the header")
-    voxels = math.prod(shape) * max(bits, 0) // 8
-    if min(shape, default=0) < 0 or not 0 <= offset <= MAX_BYTES:
+    voxels = math.prod(shape) * bits // 8
+    if min(shape, default=0) < 0 or not 0 <= offset <= _MAX_OFFSET:
         raise CohortError(
             f"{path}: shape {tuple(shape)} and voxels at byte {offset:g} are impossible; write the file again"
         )

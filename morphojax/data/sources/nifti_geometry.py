@@ -1,4 +1,4 @@
-"""The affine of a NIfTI header: unit, qform or sform, and straight axes, checked."""
+"""The geometry of an image, checked: unit, qform or sform of a NIfTI header, straight axes."""
 
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ _COSINE_TOLERANCE = 0.01
 
 QFORM_NOTE = "sform differs from the voxel spacing, so the qform is used"
 COSINE_NOTE = "direction cosines not quite orthonormal, made so"
+UNPLACED_NOTE = "no qform and no sform in the header, so the orientation is a guess"
 UNIT_NOTE = "voxels of exactly 1 x 1 x 1 mm: check that the spacing was not lost"
 
 
@@ -35,16 +36,27 @@ def affine_mm(path: Path, header: Any, shape: tuple[int, ...]) -> tuple[np.ndarr
         raise CohortError(f"{path}: unknown spatial unit {code} in the header; correct xyzt_units")
     spacing = np.asarray(header["pixdim"][1:4], np.float64) * _MM[code]
     affine, notes = _chosen(path, header, spacing, _MM[code])
-    low, high = _PLAUSIBLE_MM
-    if not ((spacing >= low) & (spacing <= high)).all():
-        raise CohortError(
-            f"{path}: voxels of {' x '.join(f'{s:.4g}' for s in spacing)} mm (the header counts in {_UNIT[code]}) "
-            f"are not of a heart; correct the unit or the spacing"
-        )
     if (spacing == 1).all():
         notes += (UNIT_NOTE,)
+    affine, more = checked(path, affine, shape, f" (the header counts in {_UNIT[code]})")
+    return affine, (*notes, *more)
+
+
+def checked(
+    path: Path, affine: np.ndarray, shape: tuple[int, ...], unit: str = ""
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """An affine in mm, of any source, with perpendicular axes; and notes.
+
+    Raises CohortError for an implausible spacing and for a shear. unit: for the message.
+    """
+    spacing, (low, high) = _lengths(affine), _PLAUSIBLE_MM
+    if not ((spacing >= low) & (spacing <= high)).all():
+        raise CohortError(
+            f"{path}: voxels of {' x '.join(f'{s:.4g}' for s in spacing)} mm{unit} "
+            f"are not of a heart; correct the unit or the spacing"
+        )
     affine, corrected = _straight(path, affine, shape)
-    return affine, (*notes, COSINE_NOTE) if corrected else notes
+    return affine, (COSINE_NOTE,) if corrected else ()
 
 
 def _chosen(path: Path, header: Any, spacing: np.ndarray, unit: float) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -56,10 +68,16 @@ def _chosen(path: Path, header: Any, spacing: np.ndarray, unit: float) -> tuple[
     affine = _scaled(header.get_best_affine(), unit)
     if np.isfinite(affine).all() and np.allclose(_lengths(affine), spacing, rtol=0.01, atol=0):
         _check_regular(path, affine)
-        return affine, ()
+        placed = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+        return affine, () if placed else (UNPLACED_NOTE,)
     both = int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0
     if both and not (np.asarray(header["pixdim"][1:4]) == 1).all():
-        qform = _scaled(header.get_qform(), unit)
+        try:
+            qform = _scaled(header.get_qform(), unit)
+        except ValueError as error:
+            raise CohortError(
+                f"{path}: neither the sform nor the qform is usable ({error}); correct the header"
+            ) from error
         _check_regular(path, qform)
         return qform, (QFORM_NOTE,)
     _check_regular(path, affine)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from morphojax.data.sources.base import CohortError, FolderSource
 from morphojax.data.tables import ukb_export
-from morphojax.data.tables.cells import check
+from morphojax.data.tables.cells import check, numbers_of
 from morphojax.data.tables.delimited import read_frame, read_lines
 from morphojax.data.tables.dictionary import read_dictionary
 from morphojax.data.tables.schema import Column, Schema, TableError
@@ -76,11 +76,13 @@ def read_table(path: Path, key: str, schema: Schema | Path) -> tuple[pd.DataFram
         except TableError as error:
             raise CohortError(str(error)) from error
     try:
-        # Classes are read as texts: "01" stays "01".
-        frame = read_frame(path, (key, *(c.name for c in schema.columns if c.kind != "continuous")))
+        frame = read_frame(path)
         if key not in frame.columns:
             raise CohortError(f"{path}: no key column {key!r} among {', '.join(map(str, frame.columns))}")
         check(frame, schema)
+        for column in schema.columns:
+            if column.kind == "continuous":
+                frame[column.name] = numbers_of(frame, column)
     except TableError as error:
         raise CohortError(f"{path}: {error}") from error
     if frame[key].isna().any():

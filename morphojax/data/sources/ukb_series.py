@@ -10,12 +10,14 @@ import numpy as np
 from morphojax import anatomy
 from morphojax.data.sources import dicom, nifti
 from morphojax.data.sources.base import CohortError
+from morphojax.data.sources.nifti_geometry import checked
 
 _SHORT_AXIS = re.compile(r"CINE_segmented_SAX(?:_b(\d+))?", re.IGNORECASE)
 _LONG_AXIS = re.compile(r"CINE_segmented_LAX(?:_([234])ch)?", re.IGNORECASE)
 _LONG_AXIS_ORDER = ("3", "4", "2")  # the views in a series that contains all three
 _TOLERANCE_MM = 0.2  # positions and spacings that differ by less count as equal
 _TOLERANCE_COSINE = 1e-3
+_TOLERANCE_DIRECTIONS = 1e-2  # as of a NIfTI affine
 Slices = list[dicom.Image]  # the frames of one slice
 Labels = tuple[nifti.Volume, anatomy.Convention]  # [X, Y, Z, T], and the meaning of the numbers
 
@@ -239,9 +241,13 @@ def _affine(path: Path, plane: str, slices: list[Slices], warnings: list[str]) -
     first = slices[0][0]
     positions = [_position(images[0]) for images in slices]
     position, orientation = positions[0]
-    spacing = first.numbers("PixelSpacing", 2)
-    if spacing is None or not (spacing > 0).all():
-        raise CohortError(f"{path}: {plane} has no valid PixelSpacing; leave the subject out")
+    spacing = _pixel_spacing(path, plane, slices)
+    cosines = orientation.reshape(2, 3) @ orientation.reshape(2, 3).T
+    if np.abs(cosines - np.eye(2)).max() > _TOLERANCE_DIRECTIONS:
+        raise CohortError(
+            f"{path}: the directions of rows and columns of {plane} are not perpendicular or not of length 1; "
+            "leave the subject out"
+        )
     for (expected, _), images in zip(positions, slices, strict=True):
         for actual, direction in map(_position, images):
             if np.abs(direction - orientation).max() > _TOLERANCE_COSINE:
@@ -272,8 +278,23 @@ def _affine(path: Path, plane: str, slices: list[Slices], warnings: list[str]) -
         step = np.cross(row_direction, column_direction) * depth
     lps = np.eye(4)
     lps[:3] = np.stack([row_direction * spacing[1], column_direction * spacing[0], step, position], 1)
+    shape = (int(first.number("Columns") or 1), int(first.number("Rows") or 1), len(slices))
+    affine, notes = checked(path, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps, shape)
+    for note in notes:
+        _warn(warnings, f"{plane}: {note}")
     # float32, as in a NIfTI file, so that converted and unconverted cohorts give the same records.
-    return (np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps).astype(np.float32).astype(np.float64)
+    return affine.astype(np.float32).astype(np.float64)
+
+
+def _pixel_spacing(path: Path, plane: str, slices: list[Slices]) -> np.ndarray:
+    """[2] in mm: between rows, and between columns. Raises CohortError where images differ."""
+    spacings = [image.numbers("PixelSpacing", 2) for images in slices for image in images]
+    first = spacings[0]
+    if first is None or any(s is None or not (s > 0).all() for s in spacings):
+        raise CohortError(f"{path}: {plane} has no valid PixelSpacing; leave the subject out")
+    if not np.allclose([s for s in spacings if s is not None], first, rtol=1e-3):
+        raise CohortError(f"{path}: images of {plane} have different PixelSpacing; leave the subject out")
+    return first
 
 
 def _warn(warnings: list[str], message: str) -> None:

@@ -168,6 +168,8 @@ def numbers_of(frame: pd.DataFrame, column: Column) -> np.ndarray:
         if cell is None:
             continue
         try:
+            if isinstance(cell, str) and "_" in cell:  # which Python allows in numbers
+                raise ValueError
             numbers[row] = float(cell)
         except (TypeError, ValueError):
             raise TableError(

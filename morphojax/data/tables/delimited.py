@@ -2,15 +2,16 @@
 
 import contextlib
 import csv
-from collections.abc import Generator, Hashable
+import re
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from morphojax.data.tables.schema import TableError
 
 _DELIMITERS = (",", ";", "\t")
+_HINT = re.compile(r"sep=.?,?")  # a first line for Excel, which names the delimiter
 Line = tuple[int, list[str]]  # its number in the file, and its cells without blanks around them
 
 
@@ -28,47 +29,19 @@ def read_lines(path: Path) -> tuple[tuple[str, ...], list[Line]]:
         return tuple(header), list(lines)
 
 
-def read_frame(path: Path, texts: tuple[str, ...]) -> pd.DataFrame:
-    """The table as a frame; the columns `texts` hold text, the others what pandas makes of them.
-
-    Only empty cells are missing. Raises TableError as `read_lines` does.
-    """
-    with contextlib.closing(_lines(path)) as lines:
-        first, header = next(lines)
-        for _ in lines:  # checks the lengths, which pandas would repair without a word
-            pass
-    classes: dict[Hashable, Any] = dict.fromkeys((t for t in texts if t in header), str)
-    try:
-        frame = pd.read_csv(
-            path,
-            sep=_delimiter(path),
-            names=header,
-            header=None,
-            skiprows=first,
-            index_col=False,
-            usecols=range(len(header)),
-            dtype=classes,
-            keep_default_na=False,
-            na_values=[""],
-            skipinitialspace=True,
-            float_precision="round_trip",
-            encoding="utf-8-sig",
-        )
-    except (OSError, ValueError) as error:
-        raise _unreadable(error) from error
-    for name in texts:
-        if name in header:
-            frame[name] = frame[name].str.strip().replace("", None)
-    return frame.dropna(how="all", ignore_index=True)
+def read_frame(path: Path) -> pd.DataFrame:
+    """The table as texts; empty cells are None. Raises TableError as `read_lines` does."""
+    header, lines = read_lines(path)
+    return pd.DataFrame([[cell or None for cell in cells] for _, cells in lines], columns=list(header), dtype=object)
 
 
 def _lines(path: Path) -> Generator[Line, None, None]:
     """The header and the other lines, as `read_lines` says."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter=_delimiter(path), strict=True)
+            reader = csv.reader(file, delimiter=delimiter(path), strict=True)
             stripped = ((reader.line_num, [cell.strip() for cell in row]) for row in reader)
-            filled = ((line, cells) for line, cells in stripped if any(cells))
+            filled = ((line, cells) for line, cells in stripped if any(cells) and not _HINT.fullmatch(",".join(cells)))
             first, header = next(filled, (0, []))
             while header and not header[-1]:
                 header.pop()
@@ -90,9 +63,10 @@ def _lines(path: Path) -> Generator[Line, None, None]:
         raise _unreadable(error) from error
 
 
-def _delimiter(path: Path) -> str:
+def delimiter(path: Path) -> str:
+    """The delimiter of a table, by its header. Raises OSError and UnicodeDecodeError."""
     with path.open(newline="", encoding="utf-8-sig") as file:
-        first = next((line for line in file if line.strip(" ,;\t\r\n")), "")
+        first = next((line for line in file if line.strip(" ,;\t\r\n") and not _HINT.fullmatch(line.strip())), "")
     return max(_DELIMITERS, key=first.count)  # the first of them where none occurs
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
+from morphojax.data.tables.delimited import delimiter
 from morphojax.data.tables.schema import Schema, TableError
 from morphojax.data.tables.ukb_fields import described
 from morphojax.data.tables.ukb_headers import IDS, UkbTableSpec, choose_headers, id_column, match_headers
@@ -26,6 +27,10 @@ def is_export(path: Path) -> bool:
 
     Raises TableError where the file cannot be read or has no header.
     """
+    if not _is_parquet(path):
+        header = _first_line(path)
+        if "subject" in (name.strip() for name in header):
+            return False
     header = _read_header(path)
     return "subject" not in header and id_column(header) is not None
 
@@ -80,6 +85,16 @@ def _separator(path: Path) -> str:
 
 def _is_parquet(path: Path) -> bool:
     return path.suffix.lower() in (".parquet", ".pq")
+
+
+def _first_line(path: Path) -> list[str]:
+    """The cells of the first line that is not empty. Raises TableError."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = csv.reader(file, delimiter=delimiter(path))
+            return next((cells for cells in lines if any(c.strip() for c in cells)), [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise TableError(f"cannot be read as a table ({error}); export it as UTF-8 CSV, TSV or Parquet") from error
 
 
 def _read_header(path: Path) -> list[str]:

@@ -83,6 +83,16 @@ def test_bad_phases_in_info_are_refused(root, info, message):
     assert "patient001" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("ED: 1\nES: 1\n", "ED and ES are both frame 1"), ("ED: 1\nES: 9\nES: 5\n", "ES appears twice")],
+)
+def test_phases_that_contradict_are_refused(root, text, message):
+    (root / "training/patient001/Info.cfg").write_text(text)
+    with pytest.raises(CohortError, match=message):
+        Acdc(root).read("patient001", ("sax",))
+
+
 def test_info_with_a_byte_order_mark_is_read(root):
     path = root / "training/patient001/Info.cfg"
     expected = cohorts.frames_of(Acdc(root).read("patient001", ("sax",)))

@@ -9,6 +9,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders import JPEG2000LosslessDecoder
 from pydicom.uid import JPEG2000Lossless
 
+from morphojax.data.sources import dicom
 from morphojax.data.sources.base import CohortError
 from morphojax.data.sources.ukb_dicom import UkbDicom
 from tests.data import ukb_zips
@@ -30,7 +31,7 @@ def test_undecodable_pixels_name_the_extra_to_install(tmp_path: Path, monkeypatc
         one(sax(tmp_path, [*files[:4], packed, *files[5:]]))
 
 
-def test_damaged_or_hostile_zips_are_refused(tmp_path: Path) -> None:
+def test_damaged_or_hostile_zips_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [ukb_zips.encode(f) for f in ukb_zips.short_axis(cine(), AFFINE)]
     path = ukb_zips.write(tmp_path / NAME, files)
     source, intact = UkbDicom(tmp_path), path.read_bytes()
@@ -50,6 +51,16 @@ def test_damaged_or_hostile_zips_are_refused(tmp_path: Path) -> None:
         archive.writestr("1.dcm", bytes(30 * 2**20))
     with pytest.raises(CohortError, match="would unpack to 31457280 bytes"):
         one(source)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(9):
+            archive.writestr(f"{number}.dcm", bytes(2**20))
+    monkeypatch.setattr(dicom, "_MAX_TOTAL_BYTES", 2**23)
+    with pytest.raises(CohortError, match="would unpack to 9437184 bytes, too many for a cine"):
+        one(source)
+    deflated = [ukb_zips.encode(f) for f in ukb_zips.short_axis(cine(), AFFINE)]
+    deflated[0] = deflated[0].replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99")
+    with pytest.raises(CohortError, match=r"not a readable DICOM file .deflated"):
+        one(sax(tmp_path, deflated))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("1.dcm", b"no DICOM at all")
     with pytest.raises(CohortError, match="not a readable DICOM file"):

@@ -11,7 +11,7 @@ from morphojax.data.sources.acdc import Acdc
 from morphojax.data.sources.base import CohortError
 from morphojax.data.sources.mnms import Mnms
 from morphojax.data.sources.mnms2 import Mnms2
-from morphojax.data.sources.nifti_geometry import COSINE_NOTE, QFORM_NOTE, UNIT_NOTE
+from morphojax.data.sources.nifti_geometry import COSINE_NOTE, QFORM_NOTE, UNIT_NOTE, UNPLACED_NOTE
 from morphojax.data.sources.sunnybrook import Sunnybrook
 from morphojax.data.sources.ukb_nifti import UkbNifti
 from tests.data import cohorts
@@ -170,6 +170,29 @@ def test_a_lost_spacing_does_not_replace_the_sform(cohort, codes):
 
     rewrite(cohort.root, change)
     with pytest.raises(CohortError, match="correct whichever is wrong"):
+        volumes(cohort)
+
+
+def test_a_header_without_orientation_is_a_warning(cohort):
+    rewrite(cohort.root, lambda data: set_forms(data, 0, 0))
+    assert UNPLACED_NOTE in notes(cohort)
+
+
+def test_a_quaternion_that_is_none_names_the_file(cohort):
+    def change(data):
+        set_forms(data, 1, 1, 3 * np.eye(3, 4))
+        data[256:268] = np.array([0.9, 0.9, 0.9], "<f4").tobytes()
+
+    rewrite(cohort.root, change)
+    with pytest.raises(CohortError, match=r"nii\.gz: .*correct the header"):
+        volumes(cohort)
+
+
+def test_files_in_capital_letters_are_refused(cohort):
+    for path in sorted(cohort.root.rglob("*.nii.gz")):
+        if any(word in path.name for word in ("gt", "label", "_m.")):
+            path.rename(path.with_name(path.name.replace(".nii.gz", ".NII.GZ")))
+    with pytest.raises(CohortError, match=r"rename it to end in|no such file"):
         volumes(cohort)
 
 

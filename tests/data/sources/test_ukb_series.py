@@ -164,7 +164,30 @@ def two_at_a_time(files):
     return files
 
 
+def sheared(files):
+    """Every slice lies 8 mm further along its rows than a straight stack."""
+    for file in files:
+        z = int(file.SeriesDescription.rpartition("_b")[2]) - 1
+        row = np.array([float(v) for v in file.ImageOrientationPatient[:3]])
+        file.ImagePositionPatient = [
+            f"{float(v) + d:.6f}" for v, d in zip(file.ImagePositionPatient, 8 * z * row, strict=True)
+        ]
+    return files
+
+
+def longer_row(files):
+    for file in files:
+        file.ImageOrientationPatient = [str(2 * float(v)) for v in file.ImageOrientationPatient]
+    return files
+
+
 BAD = {
+    "the stack is sheared": (sheared, "two axes of the affine have a cosine of"),
+    "directions of length 2": (longer_row, "not perpendicular or not of length 1"),
+    "spacing of one image": (change(3, PixelSpacing=["3.0", "3.0"]), "different PixelSpacing"),
+    "spacing in metres": (change(None, PixelSpacing=["0.0015", "0.0015"]), "are not of a heart"),
+    "slope 0": (change(3, RescaleSlope="0", RescaleIntercept="0"), "RescaleSlope 0 and .* unusable"),
+    "slope 1e38": (change(3, RescaleSlope="1e38", RescaleIntercept="0"), "unusable"),
     "a slice is missing": (without_slice, "short-axis series 2 of 4 is missing"),
     "a slice was moved": (moved_slice, "not evenly spaced"),
     "a slice is tilted": (tilted_slice, "not parallel"),

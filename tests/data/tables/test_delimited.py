@@ -27,6 +27,7 @@ DIALECTS = {
     "quoted cells": lambda text: "\n".join(
         ",".join(f'"{c}"' for c in line.split(",")) for line in text.split("\n")[:-1]
     ),
+    "a hint for Excel": lambda text: "sep=;\n" + text.replace(",", ";"),
     "empty lines": lambda text: "\n" + text.replace("\n", "\n\n") + ",,\n",
 }
 
@@ -74,6 +75,20 @@ def test_rows_are_read_in_every_dialect(saved):
 def test_other_lines_are_refused(tmp_path, text, message):
     (tmp_path / "table.csv").write_text(text)
     with pytest.raises(CohortError, match=message):
+        read_table(tmp_path / "table.csv", "subject", SCHEMA)
+
+
+def test_a_line_break_in_a_cell_loses_no_row(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text('subject,age,"note\n(free)",sex\np1,61,"a\nb",F\np2,55,,M\n')
+    frame, _ = read_table(path, "subject", SCHEMA)
+    assert frame.index.tolist() == ["p1", "p2"] and frame["age"].tolist() == [61, 55]
+
+
+@pytest.mark.parametrize("cell", ["1_000", "TRUE", "NA", "80.5 kg"])
+def test_words_are_no_numbers(tmp_path, cell):
+    (tmp_path / "table.csv").write_text(f"subject,age,sex\np1,{cell},F\n")
+    with pytest.raises(CohortError, match=f"row 0 .*'{cell}' is not a number"):
         read_table(tmp_path / "table.csv", "subject", SCHEMA)
 
 

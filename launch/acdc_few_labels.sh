@@ -61,7 +61,7 @@ jobs_in_order() {  # seed by seed: if the experiment is stopped early, the finis
   for seed in $SEEDS; do
     [[ " $ARMS " == *" pretrained "* ]] && echo "pretrain $seed"
     for set in $SETS; do
-      case $set in 2*) steps=${STEPS_2:-2000} ;; 8*) steps=${STEPS_8:-2000} ;; all) steps=${STEPS_ALL:-3500} ;; esac
+      case $set in 2*) steps=${STEPS_2:-2000} ;; 8*) steps=${STEPS_8:-2000} ;; all) steps=${STEPS_ALL:-6000} ;; esac
       for arm in $ARMS; do echo "segment $arm $set $seed $steps"; done
     done
   done

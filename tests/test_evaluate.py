@@ -17,7 +17,7 @@ from morphojax.data.geometry import Grid
 from morphojax.data.sources.base import Frame, Subject, View
 from morphojax.data.store.dataset import Dataset
 from morphojax.data.tables.schema import Column, Schema
-from morphojax.evaluation import overlap, summary
+from morphojax.evaluation import overlap, statistics, summary
 from morphojax.inference import scoring
 from morphojax.train.run import RunError
 from tests.data.preparing import prepare
@@ -54,8 +54,8 @@ class Toy:
     root = Path("toy")
     frames = "phases"
 
-    def __init__(self, labelled=anatomy.PLANE_STRUCTURES["sax"], cine=False):
-        self.labelled, self.cine = tuple(labelled), cine
+    def __init__(self, labelled=anatomy.PLANE_STRUCTURES["sax"], cine=False, affine=AFFINE):
+        self.labelled, self.cine, self.affine = tuple(labelled), cine, affine
 
     def subjects(self):
         return IDS
@@ -65,7 +65,7 @@ class Toy:
         frames = []
         for phase in ("ED", "ES"):
             label = drawn(subject, phase)
-            frames.append(Frame(phase, toy_image(heart(subject, phase)), np.where(keep[label], label, 0), AFFINE))
+            frames.append(Frame(phase, toy_image(heart(subject, phase)), np.where(keep[label], label, 0), self.affine))
         cine = [dataclasses.replace(f, phase=t) for f, t in zip(frames, ("t000", "t007"), strict=True) if self.cine]
         return Subject(subject, {"sax": View("sax", tuple(frames), self.labelled, cine)})
 
@@ -113,6 +113,18 @@ def test_scores_are_those_of_the_native_masks(result):
         assert row["predicted_ml"] == pytest.approx(masks[1].sum() * 32 / 1000)
 
 
+def test_scores_are_in_native_millimetres(tmp_path):
+    """The stacks are finer than the training grid, and not square."""
+    dataset = make(tmp_path, affine=np.diag([-1.0, -1.6, 8.0, 1.0]))
+    scores = scoring.score({"sax": toy_run()}, dataset, "test", progress=False).scores
+    row = scores.query("subject == 'secret_c' and phase == 'ED' and structure == 'lv_myocardium'").iloc[0]
+    voxels = (drawn("secret_c", "ED") == MYO).sum()
+    assert row["reference_ml"] == pytest.approx(voxels * 1.0 * 1.6 * 8.0 / 1000)
+    assert row["predicted_ml"] == pytest.approx(row["reference_ml"], rel=0.2)
+    # The ring is in its place: the boundaries lie within two native pixels of each other.
+    assert 0 < row["hd95_mm"] <= 2 * 1.6
+
+
 def test_scores_agree_with_medpy(result):
     binary = pytest.importorskip("medpy.metric.binary", reason="medpy is an optional oracle")
     row = result.scores.query("subject == 'secret_a' and phase == 'ED' and structure == 'lv_myocardium'").iloc[0]
@@ -141,7 +153,8 @@ def test_summary(result):
     rv = table.loc[("rv_cavity", "pooled")]
     assert (rv["n_subjects"], rv["n_valid"], rv["n_missed"], rv["n_spurious"]) == (3, 6, 0, 2)
     assert rv["dice"] == pytest.approx((1 + 0 + 1) / 3)
-    assert rv["dice_low"] <= rv["dice"] <= rv["dice_high"]
+    interval = statistics.bootstrap_mean([1.0, 0.0, 1.0])  # over three subjects, not over six stacks
+    assert (rv["dice_low"], rv["dice_high"]) == pytest.approx((interval.low, interval.high))
     assert table.loc[("lv_cavity", "ES"), "n_spurious"] == 1
     scores = result.scores
     by_subject = scores.groupby("index")["dice"].mean()

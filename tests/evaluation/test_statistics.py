@@ -24,6 +24,31 @@ def test_interval_of_large_normal_samples_is_the_normal_one():
     assert interval.high == pytest.approx(values.mean() + half, abs=0.1 * half)
 
 
+def test_a_smaller_confidence_gives_a_narrower_interval():
+    values = np.random.default_rng(1).normal(10, 4, 2000)
+    interval = statistics.bootstrap_mean(values, confidence=0.5)
+    half = 0.6745 * values.std(ddof=1) / math.sqrt(values.size)
+    assert interval.high - interval.low == pytest.approx(2 * half, rel=0.1)
+    paired = statistics.paired_difference(np.zeros(2000), values, confidence=0.5)
+    assert (paired.low, paired.high) == (interval.low, interval.high)
+
+
+def test_more_resamples_are_drawn_where_asked():
+    values = np.random.default_rng(2).normal(size=25)
+    assert statistics.bootstrap_mean(values, resamples=200) != statistics.bootstrap_mean(values, resamples=400)
+    drawn = statistics.paired_difference(np.zeros(25), values, resamples=200)
+    assert drawn.low == statistics.bootstrap_mean(values, resamples=200).low
+
+
+def test_the_interval_of_skewed_values_is_corrected_for_their_skew():
+    """BCa moves both ends of the percentile interval towards the long tail (Efron 1987)."""
+    values = np.random.default_rng(3).lognormal(0, 1.2, 30)
+    interval = statistics.bootstrap_mean(values)
+    means = np.random.default_rng(4).choice(values, (20000, 30)).mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert interval.low > low + 0.05 and interval.high > high + 0.3
+
+
 def test_the_seed_determines_the_interval():
     values = np.random.default_rng(2).normal(size=25)
     assert statistics.bootstrap_mean(values, seed=3) == statistics.bootstrap_mean(values, seed=3)

@@ -83,6 +83,16 @@ def test_batch_norm_equals_pytorch():
     np.testing.assert_allclose(new["batch_stats"]["var"], module.running_var, rtol=1e-5)
 
 
+def test_running_statistics_by_hand():
+    """From zero and one: 0.9 of the old plus 0.1 of the new; the variance with n - 1."""
+    x = np.array([1.0, 2.0, 3.0, 6.0], np.float32).reshape(4, 1, 1, 1)
+    variables = {"params": {"scale": jnp.ones(1), "bias": jnp.zeros(1)}}
+    variables["batch_stats"] = {"mean": jnp.zeros(1), "var": jnp.ones(1)}
+    _, new = BatchNorm().apply(variables, x, True, mutable=["batch_stats"])
+    np.testing.assert_allclose(new["batch_stats"]["mean"], 0.1 * 3, rtol=1e-6)
+    np.testing.assert_allclose(new["batch_stats"]["var"], 0.9 + 0.1 * (4 + 1 + 0 + 9) / 3, rtol=1e-6)
+
+
 def test_batch_norm_is_exact_far_from_zero():
     """The variance has three correct digits in float32 if the mean is a thousand standard
     deviations.

@@ -155,6 +155,22 @@ def test_matching_head_scores_the_drawn_pairs():
         assert np.isclose(out["wrong_image"][i], expected, rtol=1e-4).any()
 
 
+def test_matching_head_draws_among_the_given_negatives():
+    given = []
+
+    def draw(*arguments):
+        given.append(arguments[-1])
+        return hard_negatives(*arguments)
+
+    head = MatchingHead(PAIR, draw, width=8, layers=1, heads=2)
+    model = Pretrainer(
+        TinyEncoder(), {"match": head}, TabularTransformer(cardinalities=(1, 3), width=8, layers=1, heads=2)
+    )
+    keys, negatives = {"params": jax.random.key(0), "draws": jax.random.key(1)}, jnp.eye(4, dtype=bool)[::-1]
+    model.init(keys, IMAGES, MASK, {"augmented": ROW}, negatives, train=False)
+    np.testing.assert_array_equal(given[0], negatives)
+
+
 def test_region_head_shapes():
     model = pretrainer({"regions": RegionHead(3)}, decoder=UNetDecoder(widths=(4, 4)))
     (out, _), _, _ = apply(model)

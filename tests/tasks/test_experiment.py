@@ -173,6 +173,7 @@ def test_an_unlabelled_structure_is_allowed_beside_a_labelled_one(acdc: Path, tm
     made = config("segment_sax", acdc, tmp_path, **{"data.structures": ("lv_cavity", "la_cavity")})
     task, files = segment.build(made, Dataset.open(acdc))
     assert files["preprocessing.json"]["structures"] == ["lv_cavity", "la_cavity"]
+    assert task.best == ("dice", True)  # the highest Dice
     # No atrium is ever drawn in this plane: it is background here.
     assert next(task.train_batches)["annotated"].tolist() == [[True, True]] * 2
     assert task.evaluate.keywords["spec"].class_of[[0, 1, 2, 3, 4, 5]].tolist() == [0, 1, 0, 0, 2, 0]

@@ -27,6 +27,13 @@ def test_schedule_warms_up_then_falls_as_a_cosine() -> None:
     assert float(rate(50)) == pytest.approx(0.0, abs=1e-7)
 
 
+def test_schedule_of_a_single_update() -> None:
+    rate = optimizer.make_schedule(learning_rate=2.0, schedule="cosine", warmup=0.0, updates=1)
+    assert [float(rate(i)) for i in (0, 1)] == pytest.approx([2.0, 0.0], abs=1e-7)
+    rate = optimizer.make_schedule(learning_rate=2.0, schedule="cosine", warmup=0.9, updates=1)
+    assert [float(rate(i)) for i in (0, 1, 2)] == pytest.approx([0.0, 2.0, 0.0], abs=1e-7)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

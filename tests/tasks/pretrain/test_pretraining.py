@@ -86,6 +86,7 @@ def test_every_arm_is_a_whole_task(name: str, data: Path, tmp_path: Path) -> Non
     after, metrics = jax.eval_shape(task.stages[0][1], state, task.constants, batch)
     jax.eval_shape(task.evaluate, state, task.constants, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert task.best == ("loss", False)  # the lowest loss
     found = jax.eval_shape(task.diagnose, state, task.constants, batch) if dynamics else {}
     for objective in pretrain_arm.OBJECTIVES[name]:
         assert f"{objective}/loss" in metrics and (f"grad_norm/{objective}" in found) == dynamics
@@ -467,6 +468,23 @@ def test_padding_has_no_influence_on_an_objective(name: str) -> None:
         return float(objective.loss(out, info)[0])
 
     assert loss(1) == pytest.approx(loss(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ("info_nce", "nt_xent", "match", "planes"))
+def test_rows_of_one_subject_are_no_negatives_of_each_other(name: str) -> None:
+    """A batch that holds one subject twice has no negatives, so its contrast is zero."""
+    valid, none = np.ones(2, bool), np.zeros((2, 2), bool)
+    info = BatchInfo(jnp.zeros(2, int), valid, ~none, none, none, none, none, none[:, 0])  # pyrefly: ignore
+    random = np.random.default_rng(0)
+    out: dict = {n: jnp.asarray(random.normal(size=(2, 8))) for n in ("image", "table")}
+    out |= {n: jnp.zeros(2) for n in ("true", "wrong_table", "wrong_image")}
+    out |= {"table_exists": none[0], "image_exists": none[0], "log_temperature": jnp.float32(0)}
+    out |= {"embedding": jnp.asarray(random.normal(size=(2, 2, 8))), "present": ~none}
+    context = dataclasses.replace(CONTEXT, image_planes=("sax", "la_4ch"))
+    loss, metrics = registry.OBJECTIVES[name](context).loss(out, info)
+    assert float(metrics.get("loss_contrast", loss)) == pytest.approx(0, abs=1e-6)
+    loss, metrics = registry.OBJECTIVES[name](context).loss(out, info._replace(subject=jnp.arange(2)))
+    assert float(metrics.get("loss_contrast", loss)) > 0.1
 
 
 @pytest.mark.parametrize(

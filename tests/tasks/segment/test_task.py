@@ -54,6 +54,15 @@ def test_labels_become_classes_and_back() -> None:
     assert spec.label_of.tolist() == [0, *(LABEL_ID[s] for s in STRUCTURES)]
 
 
+def test_every_step_draws_its_own_augmentation_and_moves_the_label_alike() -> None:
+    spec, batch = make_spec(augmentation=augment.Augmentation(flip_horizontal=0.5)), make_batch(8)
+    batch["image"] = batch["label"][..., None] * 20
+    drawn = [task.augmented(batch, jnp.int32(step), spec) for step in (0, 1)]
+    assert not np.array_equal(drawn[0][0], drawn[1][0])
+    for image, label in drawn:
+        np.testing.assert_allclose(np.asarray(image)[..., 0], np.asarray(label) * 20 / 255, rtol=1e-6)
+
+
 def test_the_loss_is_dice_and_cross_entropy_of_the_training_pass() -> None:
     """Without augmentation: the loss of the logits in training mode, and the statistics of that
     pass.

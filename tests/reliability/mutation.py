@@ -1,0 +1,210 @@
+"""Mutation testing: do the tests notice small mistakes in the code?
+
+    python -m tests.reliability.covering covering.json
+    python -m tests.reliability.mutation --covering=covering.json --output=mutants.csv
+    python -m tests.reliability.mutation --output=mutants.csv --report
+
+Draws mutants (mutants.py) from four packages, and adds mistakes made up by hand (mistakes.toml).
+Each is tried in a copy of the repository by the tests that run its line (covering.py), the fastest
+first. It is killed when a test fails or takes too long. A run that is started again goes on.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.reliability import mistakes, mutants
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("evaluation", "objectives", "data", "train")
+# The looks of figures and of the synthetic hearts are nobody's contract.
+EXCLUDED = ("morphojax/evaluation/figures.py", "morphojax/data/sources/synthetic/")
+COLUMNS = ("id", "mutant", "result", "test", "seconds")
+TESTS_SECONDS = 25.0  # of tests per mutant, as covering.py timed them
+LIMIT_SECONDS = 600.0
+
+
+class Covering:
+    """The files of `covering.py`, merged."""
+
+    def __init__(self, paths: list[Path]):
+        parts = [json.loads(path.read_text()) for path in paths]
+        self.seconds = {test: s for part in parts for test, s in part["seconds"].items()}
+        self.lines: dict[str, dict[int, set[str]]] = {}
+        for file, line, tests in (
+            (f, int(n), t) for p in parts for f, lines in p["lines"].items() for n, t in lines.items()
+        ):
+            self.lines.setdefault(file, {}).setdefault(line, set()).update(tests)
+
+    def tests(self, mutant: mutants.Mutant) -> list[str]:
+        """The fastest tests of a mutant's line, TESTS_SECONDS in all; for a line that only an
+        import runs, the tests of the module and of its folder.
+        """
+        lines = self.lines.get(mutant.file, {})
+        line = max((n for n in lines if n <= mutant.line), default=0)  # a statement may take several lines
+        chosen, total = [], 0.0
+        for test in sorted(lines.get(line, ()), key=self.seconds.__getitem__):
+            total += self.seconds[test]
+            if total > TESTS_SECONDS and chosen:
+                break
+            chosen.append(test)
+        return chosen or _of_module(mutant.file)
+
+
+def _of_module(file: str) -> list[str]:
+    path = Path(file)
+    folder = Path("tests", *path.parts[1:-1])
+    while not (ROOT / folder).is_dir():
+        folder = folder.parent
+    own = Path("tests", *path.parts[1:-1], f"test_{path.stem}.py")
+    return [str(own)] if (ROOT / own).exists() else [str(folder)]
+
+
+def run_tests(tree: Path, tests: list[str]) -> tuple[str, str]:
+    """(result, the test that failed), from a fork that has imported nothing of the project."""
+    output = tree.parent / "output.txt"
+    child = os.fork()
+    if not child:
+        os.setsid()
+        os.chdir(tree)
+        for stream in (1, 2):
+            os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC if stream == 1 else os.O_WRONLY), stream)
+        sys.path[:] = [str(tree)] + [p for p in sys.path if p not in ("", str(ROOT))]
+        for name in [n for n in sys.modules if n.split(".")[0] in ("tests", "morphojax")]:
+            del sys.modules[name]
+        import pytest
+
+        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests])
+        sys.stdout.flush()
+        os._exit(int(code))
+    end = time.monotonic() + LIMIT_SECONDS
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return ("survived", "") if status == 0 else ("killed", _failed(output))
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "killed", "time limit"
+
+
+def _failed(output: Path) -> str:
+    lines = output.read_text(errors="replace").splitlines()
+    return next((ln.split(" - ")[0] for ln in reversed(lines) if ln.startswith(("FAILED", "ERROR"))), "stopped")
+
+
+def try_mutant(tree: Path, mutant: mutants.Mutant, tests: list[str]) -> dict[str, str]:
+    path, began = tree / mutant.file, time.monotonic()
+    source = path.read_bytes()
+    path.write_bytes(mutant.apply(source))
+    try:
+        result, test = run_tests(tree, tests)
+    finally:
+        path.write_bytes(source)
+    return {"result": result, "test": test, "seconds": f"{time.monotonic() - began:.0f}"}
+
+
+def identity(mutant: mutants.Mutant) -> str:
+    """Names a mutant by what it changes, not by its line: it outlives edits elsewhere in a file."""
+    before = (ROOT / mutant.file).read_bytes()[: mutant.start][-200:].decode(errors="replace")
+    return hashlib.sha256(f"{mutant.file}|{before}|{mutant.old}|{mutant.new}".encode()).hexdigest()[:10]
+
+
+def drawn(number: int, seed: int) -> dict[str, mutants.Mutant]:
+    """The mutants to try, by id, in no order of packages."""
+    packages = [f"morphojax/{package}" for package in PACKAGES]
+    chosen = mistakes.all_of(ROOT) + mutants.sample(ROOT, packages, number, seed, EXCLUDED)
+    return dict(sorted({identity(mutant): mutant for mutant in chosen}.items()))
+
+
+def copy_tree(folder: Path) -> Path:
+    """A copy of the repository without data, runs and environments."""
+    tree = folder / "morphojax"
+    shutil.copytree(
+        ROOT, tree, ignore=shutil.ignore_patterns(".*", "runs", "*.egg-info", "__pycache__"), symlinks=True,
+        copy_function=lambda a, b: shutil.copy(a, b) if Path(a).relative_to(ROOT).parts[0] != "data" else None,
+    )  # fmt: skip
+    return tree
+
+
+def prepare_process() -> None:
+    """What all forks share: the settings of tests/conftest.py, and libraries that take seconds to
+    import. JAX starts no device before a test asks for one.
+    """
+    import tests.conftest  # noqa: F401, sets JAX's environment variables
+
+    sys.dont_write_bytecode = True
+    for name in (
+        "flax.linen",
+        "grain",
+        "nibabel",
+        "optax",
+        "orbax.checkpoint",
+        "pandas",
+        "pydicom",
+        "scipy.stats",
+        "sklearn",
+        "pytest",
+    ):
+        __import__(name)
+
+
+def report(rows: list[dict[str, str]]) -> None:
+    """Prints the score of each package, and what survived."""
+    for package in (*PACKAGES, ""):
+        results = Counter(r["result"] for r in rows if r["mutant"].startswith(f"morphojax/{package}"))
+        if total := results.total():
+            score = 100 * results["killed"] / total
+            print(f"{package or 'all':12} {total:4} mutants, {results['killed']:4} killed, {score:.1f} %")
+    for row in rows:
+        if row["result"] == "survived":
+            print(f"{row['id']} {row['mutant']}")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--output", type=Path, required=True, help="CSV with a row per mutant")
+    made.add_argument("--covering", type=Path, nargs="+", default=[], help="files that covering.py wrote")
+    made.add_argument("--number", type=int, default=300, help="of drawn mutants (300)")
+    made.add_argument("--seed", type=int, default=0, help="of the draw (0)")
+    made.add_argument("--only", nargs="+", help="ids of mutants to try again")
+    made.add_argument("--report", action="store_true", help="print the score of the output and stop")
+    return made
+
+
+def main() -> int:
+    args = parser().parse_args()
+    rows = list(csv.DictReader(args.output.open())) if args.output.exists() else []
+    rows = [row for row in rows if row["id"] not in (args.only or ())]
+    if args.report:
+        report(rows)
+        return 0
+    todo = drawn(args.number, args.seed)
+    todo = {k: m for k, m in todo.items() if (k in args.only if args.only else k not in {r["id"] for r in rows})}
+    covering = Covering(args.covering)
+    prepare_process()
+    with tempfile.TemporaryDirectory() as folder:
+        tree = copy_tree(Path(folder))
+        for number, (key, mutant) in enumerate(todo.items(), 1):
+            tests = covering.tests(mutant)
+            rows.append({"id": key, "mutant": mutant.name} | try_mutant(tree, mutant, tests))
+            with args.output.open("w", newline="") as file:
+                writer = csv.DictWriter(file, COLUMNS)
+                writer.writeheader()
+                writer.writerows(rows)
+            result, seconds = rows[-1]["result"], rows[-1]["seconds"]
+            print(f"{number}/{len(todo)} {result}, {len(tests)} tests, {seconds} s: {mutant.name}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,19 +6,17 @@ import collections
 import functools
 import logging
 import re
-import tempfile
 from pathlib import Path
 
 import jax
 import pytest
 
 from configs import pretrain_sax, segment_sax
-from morphojax.data.geometry import Grid
-from morphojax.data.prepare.embedded import ensure_synthetic
 from morphojax.data.store.dataset import Dataset
 from morphojax.models.encoders import ENCODERS
 from morphojax.tasks import experiment
 from morphojax.train import loop
+from tests.tasks import synthetic
 from tests.tasks.tiny import PRETRAIN, SEGMENT
 
 PLANES = ("sax", "la_4ch")
@@ -34,8 +32,7 @@ CONFIGS = {"pretrain": (pretrain_sax, PRETRAIN), "segment": (segment_sax, SEGMEN
 
 @pytest.fixture(scope="module")
 def data() -> Path:
-    cache = Path(tempfile.gettempdir()) / "morphojax-tests-cohorts"
-    return ensure_synthetic(cache, subjects=12, seed=0, grid=Grid(5.0, 32), planes=PLANES, workers=1)
+    return synthetic.dataset(subjects=12, planes=PLANES)
 
 
 def compiled(config, caplog: pytest.LogCaptureFixture) -> collections.Counter[str]:

@@ -2,6 +2,7 @@
 predict.
 """
 
+import itertools
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.special
 
 from morphojax import evaluate, export, predict
 from morphojax.anatomy import LABEL_ID, PLANE_STRUCTURES, PLANES
@@ -158,14 +160,21 @@ def test_two_runs_of_different_planes_are_scored_together(data: Path, tmp_path: 
     assert "two of the runs segment la_2ch" in capsys.readouterr().err
 
 
-def test_planes_of_one_subject_are_told_from_those_of_others(data: Path, tmp_path: Path) -> None:
-    made = config("pretrain_multiplane", data, tmp_path, **HIDDEN)
+def test_the_planes_of_a_subject_are_contrasted_with_those_of_others(data: Path, tmp_path: Path) -> None:
+    made = config("pretrain_multiplane", data, tmp_path, **HIDDEN, batch_size=6, **{"input.plane_dropout": 0.0})
     task, files = pretrain.build(made, Dataset.open(data))
     assert files["preprocessing.json"]["planes"] == list(PLANES)
     state, batch = jax.jit(task.init)(task.pretrained), next(task.train_batches)
     assert state.params["plane_embedding"].shape[0] == 3
-    _, metrics = jax.jit(task.stages[0][1])(state, task.constants, batch)
-    assert np.isfinite(metrics["planes/loss"]) and 0 <= metrics["planes/top1"] <= 1
+    found = jax.device_get(jax.jit(task.evaluate)(state, task.constants, batch))
+    embedding = found["outputs"]["planes"]["embedding"]  # [B,planes,P]
+    units = embedding / np.linalg.norm(embedding, axis=-1, keepdims=True)
+    losses = []
+    for first, second in itertools.permutations(range(3), 2):
+        logits = units[:, first] @ units[:, second].T / 0.1
+        losses.append(np.mean(scipy.special.logsumexp(logits, axis=1) - np.diag(logits)))
+    assert task.summarise([found])["planes/loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+    assert np.std(losses) > 0  # no plane is compared with itself, or twice with the same
 
 
 @pytest.mark.parametrize(

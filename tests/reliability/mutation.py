@@ -29,14 +29,15 @@ PACKAGES = ("evaluation", "objectives", "data", "train")
 # The looks of figures and of the synthetic hearts are nobody's contract.
 EXCLUDED = ("morphojax/evaluation/figures.py", "morphojax/data/sources/synthetic/")
 COLUMNS = ("id", "mutant", "result", "test", "seconds")
-TESTS_SECONDS = 25.0  # of tests per mutant, as covering.py timed them
 LIMIT_SECONDS = 600.0
 
 
 class Covering:
     """The files of `covering.py`, merged."""
 
-    def __init__(self, paths: list[Path]):
+    def __init__(self, paths: list[Path], limit: float):
+        """limit: seconds of tests per mutant, as `covering.py` timed them."""
+        self.limit = limit
         parts = [json.loads(path.read_text()) for path in paths]
         self.seconds = {test: s for part in parts for test, s in part["seconds"].items()}
         self.lines: dict[str, dict[int, set[str]]] = {}
@@ -46,15 +47,15 @@ class Covering:
             self.lines.setdefault(file, {}).setdefault(line, set()).update(tests)
 
     def tests(self, mutant: mutants.Mutant) -> list[str]:
-        """The fastest tests of a mutant's line, TESTS_SECONDS in all; for a line that only an
-        import runs, the tests of the module and of its folder.
+        """The fastest tests of a mutant's line, within the limit; for a line that only an import
+        runs, the tests of the module.
         """
         lines = self.lines.get(mutant.file, {})
         line = max((n for n in lines if n <= mutant.line), default=0)  # a statement may take several lines
         chosen, total = [], 0.0
         for test in sorted(lines.get(line, ()), key=self.seconds.__getitem__):
             total += self.seconds[test]
-            if total > TESTS_SECONDS and chosen:
+            if total > self.limit and chosen:
                 break
             chosen.append(test)
         return chosen or _of_module(mutant.file)
@@ -172,32 +173,37 @@ def report(rows: list[dict[str, str]]) -> None:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--output", type=Path, required=True, help="CSV with a row per mutant")
+    made.add_argument("--output", type=Path, required=True, nargs="+", help="CSV with a row per mutant; more to report")
     made.add_argument("--covering", type=Path, nargs="+", default=[], help="files that covering.py wrote")
     made.add_argument("--number", type=int, default=300, help="of drawn mutants (300)")
     made.add_argument("--seed", type=int, default=0, help="of the draw (0)")
-    made.add_argument("--only", nargs="+", help="ids of mutants to try again")
+    made.add_argument("--seconds", type=float, default=60.0, help="of tests per mutant, as covering.py timed them (60)")
+    made.add_argument("--part", default="0/1", metavar="I/N", help="only every N-th mutant, from I on (0/1)")
+    made.add_argument("--again", action="store_true", help="try those that survived again, with other tests or seconds")
     made.add_argument("--report", action="store_true", help="print the score of the output and stop")
     return made
 
 
 def main() -> int:
     args = parser().parse_args()
-    rows = list(csv.DictReader(args.output.open())) if args.output.exists() else []
-    rows = [row for row in rows if row["id"] not in (args.only or ())]
+    rows = [row for path in args.output if path.exists() for row in csv.DictReader(path.open())]
+    if args.again:
+        rows = [row for row in rows if row["result"] == "killed"]
     if args.report:
         report(rows)
         return 0
-    todo = drawn(args.number, args.seed)
-    todo = {k: m for k, m in todo.items() if (k in args.only if args.only else k not in {r["id"] for r in rows})}
-    covering = Covering(args.covering)
+    known = {row["id"] for row in rows}
+    first, step = map(int, args.part.split("/"))
+    part = list(drawn(args.number, args.seed).items())[first::step]
+    todo = {key: mutant for key, mutant in part if key not in known}
+    covering = Covering(args.covering, args.seconds)
     prepare_process()
     with tempfile.TemporaryDirectory() as folder:
         tree = copy_tree(Path(folder))
         for number, (key, mutant) in enumerate(todo.items(), 1):
             tests = covering.tests(mutant)
             rows.append({"id": key, "mutant": mutant.name} | try_mutant(tree, mutant, tests))
-            with args.output.open("w", newline="") as file:
+            with args.output[0].open("w", newline="") as file:
                 writer = csv.DictWriter(file, COLUMNS)
                 writer.writeheader()
                 writer.writerows(rows)

@@ -79,7 +79,7 @@ def test_the_fastest_tests_of_a_line_are_chosen(tmp_path, module):
         "lines": {"a.py": {"8": ["slower", "slow", "fast"]}},
     }
     (tmp_path / "map.json").write_text(json.dumps(covering))
-    read = mutation.Covering([tmp_path / "map.json"])
+    read = mutation.Covering([tmp_path / "map.json"], limit=30)
     condition = next(m for m in of_file(tmp_path, module) if m.old == "x < low")
     assert read.tests(condition) == ["fast", "slow"]
 

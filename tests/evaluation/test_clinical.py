@@ -85,6 +85,7 @@ def test_a_measure_that_cannot_be_computed_is_nan_not_zero():
 
 def test_function_by_hand():
     assert clinical.function(150, 60, 70) == {"sv_ml": 90, "ef_percent": 60, "co_l_min": pytest.approx(6.3)}
+    assert all(math.isnan(clinical.function(150, 60, rate)["co_l_min"]) for rate in (0, math.nan))
     assert clinical.function(60, 90)["ef_percent"] == -50  # implausible values are reported unchanged
 
 

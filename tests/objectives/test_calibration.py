@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
+from morphojax.objectives import calibration
 from morphojax.objectives.calibration import calibrate
 
 RNG = np.random.default_rng(0)
@@ -47,6 +48,14 @@ def test_calibrated_volumes_are_those_of_the_table(sharpness: float, ratio: floa
     np.testing.assert_allclose(volumes(logits, mask, voxel, np.asarray(offsets)), table, rtol=2e-3)
     assert float(metrics["volume_before"]) == pytest.approx(abs(1 / ratio - 1), rel=1e-3)
     assert float(metrics["volume_after"]) < 2e-3
+
+
+def test_iterations_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "ITERATIONS", 1)
+    logits, mask, voxel = stacks(4.0)
+    table = 0.5 * volumes(logits, mask, voxel)
+    _, metrics = calibrate(logits, mask, voxel, table.astype(np.float32), limit=20.0)
+    assert 0.01 < float(metrics["volume_after"]) < float(metrics["volume_before"])
 
 
 def test_one_structure_in_equal_logits_has_a_closed_form() -> None:

@@ -116,6 +116,13 @@ def test_barlow_twins_ignores_the_scale_of_a_column():
     )
 
 
+def test_barlow_twins_ignores_the_mean_of_a_column():
+    """Also where the mean is a thousand standard deviations."""
+    first, second = views()
+    expected = barlow_twins(first, second)[0]
+    np.testing.assert_allclose(barlow_twins(1 + 1e-3 * first, 1 + 1e-3 * second)[0], expected, rtol=2e-3)
+
+
 def test_vicreg_by_hand():
     # Two examples at distance 2 along the diagonal: unbiased variances 2, covariance 2.
     first = jnp.array([[1.0, 1.0], [-1.0, -1.0]])

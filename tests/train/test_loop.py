@@ -3,6 +3,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -112,6 +113,16 @@ def test_pictures_are_drawn_now_and_then_and_at_the_end(tmp_path: Path, monkeypa
     assert len(drawn) == 3
 
 
+def test_dynamics_are_measured_before_the_step_they_are_logged_at_and_at_the_end(tmp_path: Path) -> None:
+    made = dataclasses.replace(
+        task(7, Batches()), diagnose_every=3, diagnose=lambda state, constants, batch: {"w": state.params["tower"]["w"]}
+    )
+    fit(tmp_path, made)
+    logged = {line["step"]: line["dynamics/w"] for line in lines(tmp_path) if "dynamics/w" in line}
+    assert list(logged) == [0, 3, 6, 7]
+    assert logged[0] == 3.0 and logged[7] == pytest.approx(weights(tmp_path))
+
+
 def test_resume_drops_the_lines_that_it_will_write_again(tmp_path: Path) -> None:
     fit(tmp_path, task(6, Batches()))
     with (tmp_path / "metrics.jsonl").open("a") as file:
@@ -215,16 +226,26 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_name(tmp_path: Path)
     fit(tmp_path, task(4, Batches()))
     other = task(8, Batches())
     init = other.init
-    changed = type(other)(
-        **{
-            **{f: getattr(other, f) for f in other.__dataclass_fields__},
-            "init": lambda p: init(p).replace(collections={"batch_stats": {"count": jax.numpy.zeros(3)}}),
-        }
+    changed = dataclasses.replace(
+        other, init=lambda p: init(p).replace(collections={"batch_stats": {"count": jax.numpy.zeros(3)}})
     )
     with pytest.raises(
         checkpoint.CheckpointError, match=r"batch_stats/count: \(\) in the checkpoint, \(3,\) in the model"
     ):
         fit(tmp_path, changed)
+    without = dataclasses.replace(other, init=lambda p: init(p).replace(collections={}))
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"1 differences, first: not in the model: .*batch_stats/count"
+    ):
+        fit(tmp_path, without)
+
+
+def test_a_checkpoint_without_the_fields_of_today_is_of_an_older_version(tmp_path: Path, monkeypatch) -> None:
+    fit(tmp_path, task(4, Batches()))
+    stored = Mock(metadata={"state": {"params": {}}})
+    monkeypatch.setattr(checkpoint.ocp, "checkpointables_metadata", lambda path: stored)
+    with pytest.raises(checkpoint.CheckpointError, match=r"older version of morphojax; use another config.workdir"):
+        fit(tmp_path, task(8, Batches()))
 
 
 def test_ema_weights_are_validated_beside_the_model(tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ def test_frames_of_a_cine(tmp_path):
 def test_a_single_slice_of_any_dimension(tmp_path):
     for shape in ((8, 9), (8, 9, 1), (8, 9, 1, 1)):
         assert load(save(tmp_path / "s.nii.gz", image(shape)), 3).values().shape == (8, 9, 1)
+    for shape in ((8, 9, 5, 1), (8, 9, 5, 1, 1)):
+        assert load(save(tmp_path / "s.nii.gz", image(shape)), 3).values().shape == (8, 9, 5)
 
 
 @pytest.mark.parametrize("keep", [0.2, 0.9, -4])

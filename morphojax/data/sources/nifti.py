@@ -143,10 +143,12 @@ def _shape(path: Path, shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
 
 
 def _check_values(volume: Volume) -> None:
-    """Raises CohortError for unusable scaling, and for values that 32-bit floats cannot hold."""
+    """Raises CohortError for values that are not finite or that 32-bit floats cannot hold.
+
+    nibabel has refused an intercept that is not finite, and reads a slope that is not finite, or 0,
+    as no scaling.
+    """
     path, raw, slope, intercept = volume.path, volume.raw, volume.slope, volume.intercept
-    if not (np.isfinite([slope, intercept]).all() and slope != 0):
-        raise CohortError(f"{path}: scaling slope {slope} and intercept {intercept} are unusable; write the file again")
     if raw.dtype.kind != "f" and not volume.scaled:
         return
     largest = float(max(abs(float(raw.max())), abs(float(raw.min()))))  # NaN where a voxel is

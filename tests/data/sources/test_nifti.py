@@ -100,6 +100,18 @@ def test_nan_and_infinity_are_refused(tmp_path, bad):
     _refused(save(tmp_path / "x.nii.gz", array), 3, "1 voxels are NaN or infinite")
 
 
+@pytest.mark.parametrize("slope", [np.nan, np.inf, -np.inf, 0.0])
+def test_a_slope_that_scales_nothing_is_left_out(path, slope):
+    _with_header(path, 112, [slope, 0.0])
+    np.testing.assert_array_equal(load(path, 3).values(), image())
+
+
+@pytest.mark.parametrize("intercept", [np.nan, np.inf])
+def test_an_intercept_that_is_not_finite_is_refused(path, intercept):
+    _with_header(path, 112, [1.0, intercept])
+    _refused(path, 3, "invalid intercept")
+
+
 @pytest.mark.parametrize(("slope", "intercept"), [(1.0, 0.0), (1e38, 0.0), (1.0, 3e38)])
 def test_values_beyond_32_bits_are_refused(tmp_path, slope, intercept):
     array = image().astype(np.float64)
@@ -118,10 +130,15 @@ def test_integers_that_scaling_makes_too_large_are_refused(tmp_path):
     _refused(tmp_path / "x.nii.gz", 3, "exceed 32-bit numbers")
 
 
-def _with_pixdim(path, spacing):
+def _with_header(path, offset, values):
+    """Overwrites float32 fields of the header from a byte on."""
     data = bytearray(gzip.decompress(path.read_bytes()))
-    data[76 + 4 : 76 + 16] = np.array(spacing, "<f4").tobytes()
+    data[offset : offset + 4 * len(values)] = np.array(values, "<f4").tobytes()
     path.write_bytes(gzip.compress(bytes(data)))
+
+
+def _with_pixdim(path, spacing):
+    _with_header(path, 76 + 4, spacing)
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.5, np.nan, np.inf])

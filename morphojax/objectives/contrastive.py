@@ -291,7 +291,6 @@ def _retrieval_both_directions(logits: Array, negatives: Array, valid: Array) ->
 def _description(log_temperature: Array | float, valid: Array, **embeddings: Array) -> Metrics:
     metrics = {"temperature": jnp.exp(jnp.asarray(log_temperature, jnp.float32))}
     for name, x in embeddings.items():
-        x = jax.lax.stop_gradient(x)
         metrics[f"embedding_norm_{name}"] = masked_mean(jnp.linalg.norm(x, axis=1), valid)
         metrics[f"effective_rank_{name}"] = effective_rank(l2_normalise(x))
     return metrics

@@ -43,6 +43,22 @@ def test_rows_run_posterior_and_columns_left():
     assert np.argwhere(grid == 1).tolist() == [[1, 1, 2]]
 
 
+def test_oblique_planes_are_turned_by_their_angles_with_the_body():
+    """Against the definition, by exhaustive search: of the two orders and four flips, those whose
+    rows run most posterior or inferior, and whose columns run most left.
+    """
+    for seed in range(100):
+        affine = np.eye(4)
+        affine[:3, :3] = np.linalg.qr(np.random.default_rng(seed).standard_normal((3, 3)))[0]
+        left, posterior, inferior = -affine[:3, :2]  # of the two in-plane axes
+        choices = {}
+        for rows, columns in ((0, 1), (1, 0)):
+            row = max((posterior[rows], inferior[rows]), key=abs)
+            choices[abs(row) + abs(left[columns])] = (rows, columns), (row < 0, left[columns] < 0)
+        found = place(np.zeros((4, 5, 1)), affine, Grid(1.0, 8))
+        assert (found.axes, found.flips) == choices[max(choices)]
+
+
 def test_equal_spacing_is_a_crop_or_pad_by_whole_voxels():
     volume = _volume((11, 14, 3))
     placement = place(volume, np.diag([-1.5, -1.5, 8, 1]), Grid(1.5, 12))

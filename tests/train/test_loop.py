@@ -65,6 +65,7 @@ def test_stopped_and_resumed_equals_never_stopped(tmp_path: Path) -> None:
 
     first = Stopping()
     assert not fit(parts, task(11, first)), "a signal must be reported as a stop"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "a run leaves the handlers as it found them"
     assert first.taken == [0, 1, 2, 3, 4, 5], "the batch under way is finished, no further one is begun"
     second = Batches()
     assert fit(parts, task(11, second))

@@ -156,6 +156,9 @@ def test_summary(result):
     interval = statistics.bootstrap_mean([1.0, 0.0, 1.0])  # over three subjects, not over six stacks
     assert (rv["dice_low"], rv["dice_high"]) == pytest.approx((interval.low, interval.high))
     assert table.loc[("lv_cavity", "ES"), "n_spurious"] == 1
+    printed = summary.table_text(table.reset_index(), summary.agree(result.measures)).splitlines()
+    line = next(line for line in printed if line.startswith("rv_cavity") and "pooled" in line)
+    assert f"{rv['dice']:.3f} [{rv['dice_low']:.3f}, {rv['dice_high']:.3f}]" in line
     scores = result.scores
     by_subject = scores.groupby("index")["dice"].mean()
     assert table.loc[("mean", "pooled"), "dice"] == pytest.approx(by_subject.mean())

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import entr
 
 Array = jax.Array
 
@@ -106,8 +107,7 @@ def effective_rank(z: Array, valid: Array | None = None) -> Array:
     singular = jnp.sqrt(jnp.where(eigenvalues > floor, eigenvalues, 0.0))
     total = jnp.sum(singular)
     p = singular / jnp.where(total > 0, total, 1.0)
-    entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1.0)), 0.0))
-    return jnp.where(total > 0, jnp.exp(entropy), 0.0)
+    return jnp.where(total > 0, jnp.exp(jnp.sum(entr(p))), 0.0)
 
 
 def linear_cka(x: Array, y: Array) -> Array:

@@ -162,6 +162,11 @@ def test_validation_subjects_choose_the_setting_and_are_not_fitted():
     probe = prediction.fit_probe("linear", x[:50], signal[:50], x[50:], -signal[50:])
     assert probe.setting == max(prediction.SETTINGS["linear"])
     assert prediction.pearson_r(signal[50:], probe.predict(x[50:])) > 0.5
+    code = (signal > 0).astype(int)
+    probe = prediction.fit_probe("linear", x[:50], code[:50], x[50:], 1 - code[50:], 2)
+    assert probe.setting == max(prediction.SETTINGS["linear"])
+    assert 0 < prediction.macro_auc(code[50:], probe.predict(x[50:])) - 0.5
+    assert np.ptp(probe.predict(x[50:])[:, 0]) < 0.05  # the strongest penalty: nearly constant
 
 
 def test_neighbours_never_exceed_the_training_subjects():

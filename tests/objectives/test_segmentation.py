@@ -174,9 +174,10 @@ def test_counts_are_exact_and_additive():
             assert metrics["cardinality"][b, c - 1] == known * (p.sum() + y.sum())
 
 
-def test_a_label_outside_the_classes_makes_the_loss_nan():
-    logits, label = case()
-    label[1, 0, 0] = 4
+@pytest.mark.parametrize("outside", [-1, 4, 255])
+def test_a_label_outside_the_classes_makes_the_loss_nan(outside):
+    logits, label = case()  # of four classes
+    label[1, 0, 0] = outside
     assert np.isnan(dice_ce(logits, label, np.ones(3, bool))[0])
 
 

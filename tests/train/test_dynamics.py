@@ -22,9 +22,11 @@ def test_norms_of_every_level() -> None:
     }
     tree = {name: dict.fromkeys(names, leaf) for name, names in levels.items()}
     tree["encoder"]["norm"], tree["head"] = leaf, leaf
+    tree["encoder"]["mask_token"] = jnp.array([2.0])  # an array of the module itself
     norms = {name: float(value) for name, value in dynamics.norms(tree, levels).items()}
     two = 5 * np.sqrt(2)
     expected = {"encoder/stem": two, "encoder/stage1": two, "encoder/norm": 5, "decoder/level0": two, "head": 5}
+    expected["encoder/mask_token"] = 2
     assert norms == pytest.approx(expected)
 
 

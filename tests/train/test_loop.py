@@ -47,6 +47,17 @@ def test_a_monitor_reads_every_step_in_order_and_can_stop_the_run(tmp_path: Path
     assert checkpoint.Checkpoints(tmp_path).last == 6
 
 
+def test_the_monitor_of_a_resumed_run_reads_what_was_logged_before(tmp_path: Path) -> None:
+    def read(steps: int) -> list[int]:
+        seen: list[int] = []
+        made = dataclasses.replace(task(steps, Batches()), monitor=lambda step, metrics: seen.append(step))
+        fit(tmp_path, made, log_every=1)
+        return seen
+
+    assert read(4) == [0, 1, 2, 3]
+    assert sorted(set(read(6))) == [0, 1, 2, 3, 4, 5]
+
+
 def test_stopped_and_resumed_equals_never_stopped(tmp_path: Path) -> None:
     """EMA weights included."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"

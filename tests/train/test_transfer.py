@@ -37,7 +37,7 @@ def test_transfer_takes_the_encoder_and_says_what_became_of_the_rest() -> None:
     assert flatten(merged).keys() == flatten(target).keys()
 
 
-@pytest.mark.parametrize(("source_channels", "target_channels"), [(3, 1), (1, 3), (8, 1)])
+@pytest.mark.parametrize(("source_channels", "target_channels"), [(3, 1), (1, 3), (8, 1), (1, 50), (50, 1)])
 def test_transfer_adapts_the_input_channels_of_a_grey_image(source_channels: int, target_channels: int) -> None:
     source, target = encoder(source_channels, 8), encoder(target_channels, 8)
     taken, report = transfer_modules(source, target)
@@ -52,5 +52,7 @@ def test_transfer_reports_other_shapes_and_refuses_when_nothing_fits() -> None:
     assert len(
         report.differing
     ) == 2 and "stem/kernel: (3, 3, 1, 8) in the checkpoint, (3, 3, 1, 16) in the model" in "".join(report.differing)
+    wide, narrow = encoder(8, 8), encoder(16, 8)  # as within a network: no images have so many channels
+    assert not transfer_modules(wide, narrow)[1].adapted
     with pytest.raises(TransferError, match=r"config.init_from: nothing .* fits .*config.model.width"):
         transfer_modules({"params": source["params"], "batch_stats": {}}, target)

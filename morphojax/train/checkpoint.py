@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from morphojax.data.errors import NamedError
 from morphojax.train import devices, digests
 from morphojax.train.state import TrainState
 
@@ -19,7 +20,7 @@ WEIGHTS = ("model", "ema")  # the current weights, or their exponential moving a
 _LOWEST = float("-inf")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(NamedError):
     """A checkpoint that is missing, damaged or of another model. The message names it and says what
     to do.
     """

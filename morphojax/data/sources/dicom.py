@@ -6,7 +6,6 @@ series costs only its headers.
 
 import dataclasses
 import io
-import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -34,7 +33,11 @@ class Image:
     header: pydicom.Dataset
 
     def get(self, keyword: str, default: Any = None) -> Any:
-        value = self.header.get(keyword)
+        """The value of a keyword, or the default. Raises CohortError for one that is damaged."""
+        try:
+            value = self.header.get(keyword)
+        except Exception as error:  # pydicom interprets a value on first access, and raises many types
+            raise CohortError(f"{self.name}: {keyword} cannot be read ({error}); download it again") from error
         return default if value is None or value == "" else value
 
     def text(self, keyword: str) -> str:
@@ -68,7 +71,7 @@ class Image:
         without pixels, in colour, with several frames, or in a compression that no installed
         decoder reads.
         """
-        if "PixelData" not in self.header:
+        if self.get("PixelData") is None:
             raise CohortError(f"{self.name}: contains no pixels; download it again")
         try:
             pixels = self.header.pixel_array
@@ -111,7 +114,9 @@ def read_zip(path: Path, skipped: list[str]) -> Iterator[Image]:
                     continue
                 name = f"{path}:{info.filename}"
                 yield Image(name, _parse(name, _bytes(path, archive, info)))
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, zipfile.LargeZipFile, lzma.LZMAError) as error:
+    except CohortError:
+        raise
+    except Exception as error:  # zipfile raises many types for a damaged directory, sizes and names
         raise CohortError(f"{path}: truncated or corrupt zip ({error}); download it again") from error
 
 

@@ -10,6 +10,7 @@ from tensorboardX import SummaryWriter
 
 from morphojax.data import json_text
 from morphojax.data.store.records import write_atomically
+from morphojax.train.run import RunError
 
 
 class Logger:
@@ -68,8 +69,14 @@ def logged(run: Path, until: int) -> Iterator[tuple[int, dict[str, float]]]:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a log. Bytes that are no text spoil their line only."""
-    return path.read_text(errors="replace").splitlines()
+    """The lines of a log. Bytes that are no text spoil their line only.
+
+    Raises RunError where the file cannot be read.
+    """
+    try:
+        return path.read_text(errors="replace").splitlines()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); restore it, or move it away") from error
 
 
 def _step(line: str) -> float:

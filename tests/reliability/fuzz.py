@@ -106,7 +106,7 @@ def _watch(child: Any, receive: Any, state: Any, limits: Limits, result: Result)
 
 def replay(name: str, seed: int, number: int, folder: Path) -> Verdict:
     """Reads one input in this process; the mutated files stay in the folder."""
-    example = worker.Example(targets.find(name), folder)
+    example = worker.Example(targets.find(name), folder, verbose=True)
     verdict = example.judge(seed, number, Limits().seconds)
     example.write(seed, number)
     return verdict

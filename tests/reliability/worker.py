@@ -49,8 +49,9 @@ class Verdict:
 class Example:
     """An intact folder of a target, of which single inputs are mutated copies."""
 
-    def __init__(self, target: Target, root: Path):
-        self.target, self.folder = target, root / EXAMPLE
+    def __init__(self, target: Target, root: Path, verbose: bool = False):
+        """verbose: print the traceback of an error that the reader does not document."""
+        self.target, self.folder, self.verbose = target, root / EXAMPLE, verbose
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.mutations = list(target.build(self.folder))
@@ -96,6 +97,8 @@ class Example:
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
+            if self.verbose:
+                traceback.print_exc()
             verdict = Verdict("error", f"{type(error).__name__}: {error}"[:500], _where(error))
         finally:
             self.restore(changed)

@@ -117,3 +117,10 @@ def test_a_damaged_line_of_the_log_is_left_out(tmp_path: Path, line: str) -> Non
     assert list(logged(tmp_path, 10)) == [(1, {"loss": 0.5})]
     Logger(tmp_path, start=5).close()
     assert (tmp_path / "metrics.jsonl").read_text() == good
+
+
+def test_a_log_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    for use in (lambda: list(logged(tmp_path, 10)), lambda: Logger(tmp_path, start=0)):
+        with pytest.raises(run.RunError, match=r"metrics.jsonl: cannot be read"):
+            use()

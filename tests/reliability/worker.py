@@ -62,8 +62,9 @@ class Example:
         draw = random.Random(f"{seed}/{self.target.name}/{number}")
         if number == 0:
             return sorted(self.folder / name for name in self.intact)
-        chosen = draw.sample(self.mutations, min(draw.choice((1, 1, 1, 1, 2)), len(self.mutations)))
-        for name, mutate in chosen:
+        count = min(draw.choice((1, 1, 1, 1, 2)), len(self.mutations))
+        chosen = dict(draw.sample(self.mutations, count))  # by name, as a file may be listed several times
+        for name, mutate in chosen.items():
             path = self.folder / name
             kind = draw.randrange(150)
             if kind == 0:
@@ -73,7 +74,7 @@ class Example:
                 path.mkdir(exist_ok=True)
             elif not path.is_dir():
                 replace(path, b"" if kind == 2 else mutate(draw, self.intact[name]))
-        return sorted({self.folder / name for name, _ in chosen})
+        return sorted({self.folder / name for name in chosen})
 
     def restore(self, changed: Sequence[Path]) -> None:
         for path in changed:

@@ -154,7 +154,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         inputs = max(1, round(flags.inputs * targets.FRACTIONS.get(name, 1.0)))
         result = fuzz(name, flags.seed, inputs, root / name)
         results.append(result)
-        print(f"{name}: {result.inputs} inputs, {result.failed} failures, {result.seconds:.0f} s", flush=True)
+        print(
+            f"{name}: {result.inputs} inputs, {result.accepted} accepted, {result.refused} refused, "
+            f"{result.failed} failures, {result.peak_bytes / 2**20:.0f} MiB, {result.seconds:.0f} s",
+            flush=True,
+        )
         for (kind, where), (number, text, count) in sorted(result.failures.items()):
             print(f"  {kind} x {count} at {where}; --reader {name} --seed {flags.seed} --only {number}\n    {text}")
     print(table(results))

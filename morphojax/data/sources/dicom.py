@@ -17,6 +17,9 @@ import pydicom
 
 from morphojax.data.sources.base import CohortError
 
+# The reader checks the values that it uses. pydicom's warnings would quote any value of a header,
+# which may identify the subject.
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 _MAX_BYTES = 64 * 2**20  # of one image; images of a cine have about 100 kB
 _MAX_COMPRESSION_RATIO = 200  # images reach 3
 _MAX_TOTAL_BYTES = 512 * 2**20  # of the images of a zip

@@ -149,3 +149,11 @@ def test_a_damaged_directory_of_a_zip_is_refused_by_name(tmp_path: Path, mark: b
 def test_an_orientation_or_spacing_beyond_numbers_is_refused_in_silence(tmp_path: Path) -> None:
     with pytest.raises(CohortError, match=NAME):
         one(sax(tmp_path, ukb_zips.short_axis(cine(), AFFINE, PixelSpacing=["1e200", "1e200"])))
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_warning_quotes_a_value_of_a_header(tmp_path: Path) -> None:
+    files = [ukb_zips.encode(f) for f in ukb_zips.short_axis(cine(), AFFINE)]
+    damaged = [data.replace(b"1.2.826.0.1.3680043", b"Somebodys.name.here") for data in files]  # of UIDs
+    result, _ = one(sax(tmp_path, damaged))
+    assert result.volume.raw.shape == cine().shape

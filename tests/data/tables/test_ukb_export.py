@@ -258,3 +258,13 @@ def test_texts_that_are_not_utf8_in_parquet_are_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"1000028", b"\xff000028"))
     with pytest.raises(TableError, match=r"not UTF-8|cannot be read|no participant id"):
         read_export(path)
+
+
+@pytest.mark.parametrize("column", ["24103-2.0", "924-2.0"])
+def test_a_number_beyond_floats_is_refused(tmp_path: Path, column: str) -> None:
+    path = export(tmp_path / "t.csv")
+    frame = pd.read_csv(path, dtype=str)
+    frame.loc[0, column] = "9" * 400
+    frame.to_csv(path, index=False)
+    with pytest.raises(TableError, match=r"too large|not codes|not numbers"):
+        read_export(path)

@@ -156,8 +156,13 @@ def find(path: str | Path, which: str = "best") -> Path:
             f"{path}: no run and no checkpoint here; give a run directory or one of the folders in its checkpoints/"
         )
     # Read only: another process may be training in this directory, so nothing is cleaned up.
-    with ocp.training.Checkpointer(str(directory)) as checkpointer:
-        found = list(checkpointer.checkpoints)
+    try:
+        with ocp.training.Checkpointer(str(directory)) as checkpointer:
+            found = list(checkpointer.checkpoints)
+    except Exception as error:  # see Checkpoints.restore
+        raise CheckpointError(
+            f"{directory}: a checkpoint's metadata are damaged ({_first_line(error)}); move that folder away"
+        ) from error
     scored = [c for c in found if c.metrics] if which == "best" else []
     ordered = sorted(scored, key=lambda c: (_score(c.metrics), c.step)) or found
     for chosen in reversed(ordered):

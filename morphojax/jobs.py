@@ -14,6 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from morphojax.data.errors import NamedError
+
 POLL_SECONDS = 1.0
 # Key of --slurm -> the name of submitit's parameter, and its type.
 OPTIONS = {
@@ -32,7 +34,7 @@ OPTIONS = {
 DEFAULTS = {"name": "morphojax", "timeout_min": 240, "stderr_to_stdout": True}
 
 
-class LaunchError(ValueError):
+class LaunchError(NamedError):
     """Jobs that cannot be launched as asked. The message says what to do."""
 
 

@@ -381,3 +381,17 @@ def test_exit_codes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(predict, "load_run", missing)
     assert predict.main([*base, f"--output={tmp_path / 'three'}"]) == 2
     assert "r/config.json" in capsys.readouterr().err and not (tmp_path / "three").exists()
+
+
+def test_an_unusable_sform_beside_the_qform_is_copied(tmp_path):
+    """The reader uses the qform, and the label has the header of the image, bit for bit."""
+    path = tmp_path / "heart.nii"
+    image = nib.Nifti1Image(toy_image(toy_label()), AFFINE)
+    image.set_qform(AFFINE, 1)
+    nib.save(image, path)
+    data = bytearray(path.read_bytes())
+    data[312:316] = struct.pack("<f", math.nan)  # srow_z
+    path.write_bytes(data)
+    assert predict_folder(tmp_path, source=path) == []
+    out = (tmp_path / "out/heart.nii").read_bytes()
+    assert out[252:328] == data[252:328] and out[76:108] == data[76:108]  # qform and sform; pixdim

@@ -78,13 +78,14 @@ def load_encoder(path: str | Path, which: str = "last", weights: str = "model") 
     """
     folder = checkpoint.find(path, which)
     run = folder.parent.parent
-    config, images = read_json(run, "config.json"), read_json(run, "preprocessing.json")
+    config = read_json(run, "config.json", {"model": object})
+    images = read_json(run, "preprocessing.json", {"channels": str, "planes": [str], "grid": {"size": int}})
     try:
         channels = {"frame": "slices", "cycle": "cycle"}[images["channels"]]
         cycle_frames = int(config["input"].get("cycle_frames", 0))  # absent from segmentation runs
         model, size, planes = config["model"], int(images["grid"]["size"]), tuple(images["planes"])
         module = from_config.image_encoder(model, planes)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise RunError(f"{run}: config.json or preprocessing.json is not as a run writes it ({error!r})") from error
     variables = checkpoint.load_variables(folder, weights=weights)
     channel_count = ImageSpec(planes, channels, cycle_frames=cycle_frames).channel_count

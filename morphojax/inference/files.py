@@ -184,7 +184,7 @@ def save(path: Path, image: Any, frames: Sequence[np.ndarray], numbers: np.ndarr
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{os.getpid()}.{path.name}")  # nibabel chooses the format by the suffix
     try:
-        nib.save(type(image)(data, image.affine, header), partial)
+        nib.save(type(image)(data, None, header), partial)  # the header holds qform and sform
         partial.replace(path)
     except OSError as error:
         raise UnwritableError(f"{path}: cannot be written ({error.strerror or error}); make room") from error

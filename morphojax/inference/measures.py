@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from morphojax.data.errors import NamedError
 from morphojax.evaluation import clinical
 from morphojax.inference.segmenter import Run
 
@@ -14,7 +15,7 @@ from morphojax.inference.segmenter import Run
 _LARGEST_AT_ED = {"lv_cavity": True, "la_cavity": False, "ra_cavity": False, "rv_cavity": True}
 
 
-class PredictError(ValueError):
+class PredictError(NamedError):
     """An input, output or flag that cannot be used. The message names it and says what to do."""
 
 

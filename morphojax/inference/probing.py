@@ -6,16 +6,19 @@ from typing import Any
 
 import numpy as np
 
+from morphojax.data.errors import NamedError
 from morphojax.data.store.dataset import Dataset
+from morphojax.data.tables.encoder import ENCODER_SHAPE
+from morphojax.data.tables.schema import TableError
 from morphojax.evaluation import prediction
 from morphojax.evaluation.statistics import Interval
 from morphojax.inference.embed import Embeddings, ImageEncoder, embed
 from morphojax.tasks import cohort
 from morphojax.tasks.probe.label import Label
-from morphojax.train.run import read_json
+from morphojax.train.run import RunError, read_json
 
 
-class ProbeError(ValueError):
+class ProbeError(NamedError):
     """A probe that cannot be fitted or scored. The message says what to do."""
 
 
@@ -78,7 +81,11 @@ def score_network(encoder: ImageEncoder, dataset: Dataset) -> Result:
 
     Raises ProbeError where no test subject has the label, and RunError for a damaged run.
     """
-    label = Label.from_json(read_json(encoder.run, "label.json"))
+    try:
+        label = Label.from_json(read_json(encoder.run, "label.json", {"table": ENCODER_SHAPE, "classes": [str]}))
+    except TableError as error:
+        path = encoder.run / "label.json"
+        raise RunError(f"{path}: not as a run writes it ({error}); restore the file, or train again") from error
     if label.column.name not in dataset.table.columns:
         raise ProbeError(f"the table of {dataset.root} has no column {label.column.name!r}, which the run predicts")
     inputs = encoder.config["input"]

@@ -13,6 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from morphojax import anatomy
+from morphojax.data.errors import NamedError
 from morphojax.data.store.dataset import Dataset
 from morphojax.data.store.splits import SPLITS
 from morphojax.evaluation import clinical, overlap
@@ -22,7 +23,7 @@ WORST = 6  # stacks of the lowest Dice that are drawn
 Tile = tuple[np.ndarray, np.ndarray, np.ndarray, str]  # image, reference, prediction, title: `figures.worst_cases`
 
 
-class ScoringError(ValueError):
+class ScoringError(NamedError):
     """Runs, a dataset or a split that cannot be scored. The message says what to do."""
 
 

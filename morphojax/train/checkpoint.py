@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from morphojax.data.errors import NamedError
 from morphojax.train import devices, digests
 from morphojax.train.state import TrainState
 
@@ -19,7 +20,7 @@ WEIGHTS = ("model", "ema")  # the current weights, or their exponential moving a
 _LOWEST = float("-inf")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(NamedError):
     """A checkpoint that is missing, damaged or of another model. The message names it and says what
     to do.
     """
@@ -155,8 +156,13 @@ def find(path: str | Path, which: str = "best") -> Path:
             f"{path}: no run and no checkpoint here; give a run directory or one of the folders in its checkpoints/"
         )
     # Read only: another process may be training in this directory, so nothing is cleaned up.
-    with ocp.training.Checkpointer(str(directory)) as checkpointer:
-        found = list(checkpointer.checkpoints)
+    try:
+        with ocp.training.Checkpointer(str(directory)) as checkpointer:
+            found = list(checkpointer.checkpoints)
+    except Exception as error:  # see Checkpoints.restore
+        raise CheckpointError(
+            f"{directory}: a checkpoint's metadata are damaged ({_first_line(error)}); move that folder away"
+        ) from error
     scored = [c for c in found if c.metrics] if which == "best" else []
     ordered = sorted(scored, key=lambda c: (_score(c.metrics), c.step)) or found
     for chosen in reversed(ordered):

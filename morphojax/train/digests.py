@@ -4,6 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from morphojax.data import json_text
+
 NAME = "digests.json"
 
 
@@ -21,8 +23,8 @@ def damage(folder: Path) -> str | None:
     """
     path = folder / NAME
     try:
-        expected = json.loads(path.read_text())
-        if not (isinstance(expected, dict) and expected):
+        expected = json_text.parse(path.read_bytes(), {str: str})
+        if not expected:
             raise ValueError("no digests")
     except FileNotFoundError:
         return None

@@ -16,7 +16,7 @@ def lineage(run: Path) -> Iterator[Path]:
     """
     while True:
         yield run
-        parent = read_json(run, "config.json").get("init_from")
+        parent = read_json(run, "config.json", {"init_from?": str}).get("init_from")
         if not parent:
             return
         try:
@@ -34,10 +34,11 @@ def columns_given(run: Path) -> tuple[str, ...]:
     """
     names: list[str] = []
     for each in lineage(run):
-        config = read_json(each, "config.json")
+        config = read_json(each, "config.json", {"table?": {"control?": str, "label?": str}, "label?": str})
         settings = config.get("table", {})
         if settings.get("control", "none") == "none" and (each / "table.json").is_file():
-            names += [column["name"] for column in read_json(each, "table.json").get("schema", [])]
+            table = read_json(each, "table.json", {"schema?": [{"name": str}]})
+            names += [column["name"] for column in table.get("schema", [])]
         names += [name for name in (settings.get("label"), config.get("label") if each != run else None) if name]
     return tuple(dict.fromkeys(names))
 
@@ -46,8 +47,9 @@ def trained_on(run: Path, fingerprint: str) -> tuple[str, ...]:
     """The splits of a dataset (by its fingerprint) that the encoder was trained on, in the same
     runs.
     """
-    runs = [r for r in lineage(run) if read_json(r, "preprocessing.json")["dataset_fingerprint"] == fingerprint]
-    return tuple(dict.fromkeys(split for r in runs for split in read_json(r, "config.json")["data"]["splits"]))
+    images, config = {"dataset_fingerprint": str}, {"data": {"splits": [str]}}
+    runs = [r for r in lineage(run) if read_json(r, "preprocessing.json", images)["dataset_fingerprint"] == fingerprint]
+    return tuple(dict.fromkeys(split for r in runs for split in read_json(r, "config.json", config)["data"]["splits"]))
 
 
 def caveats(run: Path, label: Column, dataset: Dataset) -> list[str]:

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from morphojax.data import json_text
 from morphojax.data.store.records import write_atomically
+from morphojax.train.run import RunError
 
 
 class Logger:
@@ -25,7 +27,7 @@ class Logger:
             return
         self._path = Path(run) / "metrics.jsonl"
         if self._path.exists():
-            kept = [line for line in self._path.read_text().splitlines() if _step(line) <= start]
+            kept = [line for line in _lines(self._path) if _step(line) <= start]
             write_atomically(self._path, "".join(line + "\n" for line in kept).encode())
         self._file = self._path.open("a")
         self._writer = SummaryWriter(str(run), purge_step=start + 1, flush_secs=10)
@@ -57,17 +59,29 @@ def logged(run: Path, until: int) -> Iterator[tuple[int, dict[str, float]]]:
     for a run without a log.
     """
     path = run / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in _lines(path) if path.exists() else ():
         if _step(line) <= until:
-            row = json.loads(line)
-            metrics = {k.removeprefix("train/"): v for k, v in row.items() if k.startswith("train/") and v is not None}
+            row = json_text.parse(line)
+            numbers = {k: v for k, v in row.items() if json_text.problem(v, float) is None}
+            metrics = {k.removeprefix("train/"): v for k, v in numbers.items() if k.startswith("train/")}
             if metrics:
                 yield row["step"], metrics
 
 
-def _step(line: str) -> float:
-    """The step of a line; infinity for a line that a kill cut short."""
+def _lines(path: Path) -> list[str]:
+    """The lines of a log. Bytes that are no text spoil their line only.
+
+    Raises RunError where the file cannot be read.
+    """
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
+        return path.read_text(errors="replace").splitlines()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); restore it, or move it away") from error
+
+
+def _step(line: str) -> float:
+    """The step of a line; infinity for a damaged line, such as one that a kill cut short."""
+    try:
+        return json_text.parse(line, {"step": int})["step"]
+    except ValueError:
         return math.inf

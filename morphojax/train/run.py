@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 
+from morphojax.data import json_text
+from morphojax.data.errors import NamedError
 from morphojax.data.store.dataset import Dataset
 from morphojax.data.store.lock import LockError, locked
 
@@ -23,7 +25,7 @@ _FREE = ("workdir", "log_every", "images_every", "dynamics_every", "keep_checkpo
 DIGESTS = "digests.json"  # SHA-256 of the files that `create` writes
 
 
-class RunError(ValueError):
+class RunError(NamedError):
     """A run directory that cannot be written or read, or that holds another run."""
 
 
@@ -50,7 +52,7 @@ def check_same_images(images: Mapping[str, Any], run: Path) -> None:
     """Raises RunError where a run's encoder was trained on images that were prepared
     differently.
     """
-    trained_on = read_json(run, "preprocessing.json")
+    trained_on = read_json(run, "preprocessing.json", {"grid": object, "percentiles": object})
     for key in ("grid", "percentiles"):
         if trained_on[key] != images[key]:
             raise RunError(
@@ -59,24 +61,29 @@ def check_same_images(images: Mapping[str, Any], run: Path) -> None:
             )
 
 
-def read_json(run: Path, name: str, verify: bool = True) -> Any:
+def read_json(run: Path, name: str, shape: json_text.Shape = object, verify: bool = True) -> Any:
     """A JSON file of a run directory.
 
-    Raises RunError where it is absent or damaged; with `verify` also where it is not as the run
-    wrote it, by the digest in DIGESTS (a run of an older version has none).
+    shape: the structure that the reader relies on (`json_text`).
+
+    Raises RunError where it is absent, damaged or of another structure; with `verify` also where it
+    is not as the run wrote it, by the digest in DIGESTS (a run of an older version has none).
     """
     path = Path(run) / name
     try:
         data = path.read_bytes()
         if verify and _sha256(data) != _digests(run).get(name, _sha256(data)):
             raise RunError(f"{path}: has changed since the run wrote it; restore it, or train again")
-        return json.loads(data)
+        value = json_text.parse(data)
     except FileNotFoundError as error:
         raise RunError(f"{path}: not found; is {run} the directory of a run?") from error
+    except RunError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, RunError):
-            raise
         raise RunError(f"{path}: cannot be read ({error})") from error
+    if found := json_text.problem(value, shape):
+        raise RunError(f"{path}: not as a run writes it ({found}); restore the file, or train again")
+    return value
 
 
 def _digests(run: Path) -> dict[str, str]:
@@ -84,10 +91,10 @@ def _digests(run: Path) -> dict[str, str]:
     path = Path(run) / DIGESTS
     if not path.exists():
         return {}
-    digests = json.loads(path.read_bytes())
-    if not isinstance(digests, dict):
-        raise RunError(f"{path}: not as a run writes it; restore it, or train again")
-    return digests
+    try:
+        return json_text.parse(path.read_bytes(), {str: str})
+    except ValueError as error:
+        raise RunError(f"{path}: not as a run writes it ({error}); restore it, or train again") from error
 
 
 def _sha256(data: bytes) -> str:

@@ -9,6 +9,7 @@ import flax.traverse_util
 import numpy as np
 
 from morphojax.anatomy import PHASES
+from morphojax.data.errors import NamedError
 from morphojax.models import published
 from morphojax.train import checkpoint, devices, weights
 from morphojax.train.run import check_same_images
@@ -20,7 +21,7 @@ COUNTER = "num_batches_tracked"  # a counter of PyTorch's BatchNorm, which ours 
 OF_PLANE = "encoders_"  # prefix of flax's names for the items of PlaneEncoders.encoders
 
 
-class TransferError(ValueError):
+class TransferError(NamedError):
     """Nothing of a checkpoint fits the model."""
 
 

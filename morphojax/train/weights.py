@@ -11,6 +11,7 @@ import dataclasses
 import io
 import math
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from morphojax.data.errors import NamedError
 from morphojax.data.store.records import write_atomically
 
 PYTORCH = (".pt", ".pth", ".bin", ".ckpt")
@@ -67,7 +69,7 @@ _MAX_COMPRESSION_RATIO = 200  # torch.save does not compress at all
 _MAX_REPEATED = 2**20  # values of a tensor beyond those of its storage
 
 
-class WeightsError(ValueError):
+class WeightsError(NamedError):
     """A weight file that cannot be read. The message names it and says what to do."""
 
 
@@ -122,7 +124,9 @@ def _read_pytorch(path: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             return _state_dict(_load(path, archive))
-    except zipfile.BadZipFile as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # zipfile raises many types for a damaged directory, sizes and names
         with path.open("rb") as file:
             legacy = file.read(2)[:1] == b"\x80"
         problem = (
@@ -143,7 +147,9 @@ def _load(path: Path, archive: zipfile.ZipFile) -> Any:
             raise WeightsError(f"{path}: written on a big-endian machine; write it again on another")
         return _Unpickler(archive, folder).load()
     except WeightsError as error:
-        raise error if str(path) in str(error) else WeightsError(f"{path}: {error}") from error
+        if str(path) in str(error):
+            raise
+        raise WeightsError(f"{path}: {error}") from error
     except Exception as error:  # a damaged pickle may raise anything
         raise WeightsError(f"{path}: damaged ({type(error).__name__}: {error}); download it again") from error
 
@@ -195,6 +201,16 @@ class _Empty:
     update = extend
 
 
+def _check_memo(data: bytes) -> None:
+    """Raises WeightsError for a pickle that numbers an object beyond its operations.
+
+    The unpickler makes a list as long as the highest number: a few bytes could ask for 64 GB.
+    """
+    for count, (operation, number, _) in enumerate(pickletools.genops(data), start=1):
+        if "PUT" in operation.name and not 0 <= int(number or 0) <= count:
+            raise WeightsError(f"damaged: its pickle numbers an object {number} after {count} operations")
+
+
 @dataclasses.dataclass(frozen=True)
 class _StorageType:
     dtype: Any
@@ -205,7 +221,9 @@ class _StorageType:
 
 class _Unpickler(pickle.Unpickler):
     def __init__(self, archive: zipfile.ZipFile, folder: str):
-        super().__init__(io.BytesIO(_bytes(archive, folder + "data.pkl")))
+        data = _bytes(archive, folder + "data.pkl")
+        _check_memo(data)
+        super().__init__(io.BytesIO(data))
         self._archive, self._folder = archive, folder
         self._storages: dict[str, np.ndarray] = {}
 

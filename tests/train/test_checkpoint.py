@@ -118,3 +118,11 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: py
     with pytest.raises(checkpoint.CheckpointError, match=r"No space left.*make room"):
         checkpoints.save(9, state, {"next": 9}, None)
     assert checkpoint.find(tmp_path, "last").name == "3"
+
+
+def test_damaged_metadata_of_a_checkpoint_are_named(trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    path = run / "checkpoints/8/_CHECKPOINT_METADATA"
+    path.write_text('{"x": 1, ' + path.read_text().lstrip().removeprefix("{"))
+    with pytest.raises(checkpoint.CheckpointError, match="run/checkpoints"):
+        checkpoint.load_variables(run)

@@ -7,8 +7,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from morphojax.train import run
-from morphojax.train.logger import Logger
+from morphojax.train import lineage, run
+from morphojax.train.logger import Logger, logged
 
 
 def test_a_run_directory_refuses_another_config_and_data(tmp_path: Path) -> None:
@@ -91,3 +91,36 @@ def test_the_environment_of_a_source_tree_that_is_not_installed(monkeypatch: pyt
 def test_the_environment_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert run.environment()["commit"] is None
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessing.json", run.DIGESTS])
+@pytest.mark.parametrize("text", [DEEP, "[]", "7", '{"init_from": 3.5, "grid": 1, "label": []}'])
+def test_a_description_of_another_structure_is_named(tmp_path: Path, name: str, text: str) -> None:
+    files = {"preprocessing.json": {"grid": {"size": 8}, "percentiles": [1, 99], "dataset_fingerprint": "x"}}
+    run.create(tmp_path, {"seed": 0, "data": {"splits": ["train"]}}, files)
+    if name != run.DIGESTS:
+        (tmp_path / run.DIGESTS).unlink()  # a run of an older version
+    (tmp_path / name).write_text(text)
+    with pytest.raises(run.RunError, match=name):
+        run.check_same_images({"grid": {"size": 8}, "percentiles": [1, 99]}, tmp_path)
+        lineage.columns_given(tmp_path)
+        lineage.trained_on(tmp_path, "x")
+
+
+@pytest.mark.parametrize("line", [DEEP, "7", '{"step": "1"}', '{"step": null}', "{}", "", "\udcff"])
+def test_a_damaged_line_of_the_log_is_left_out(tmp_path: Path, line: str) -> None:
+    good = '{"step": 1, "train/loss": 0.5, "train/note": "x"}\n'
+    (tmp_path / "metrics.jsonl").write_text(f"{good}{line}\n", errors="surrogateescape")
+    assert list(logged(tmp_path, 10)) == [(1, {"loss": 0.5})]
+    Logger(tmp_path, start=5).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == good
+
+
+def test_a_log_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    for use in (lambda: list(logged(tmp_path, 10)), lambda: Logger(tmp_path, start=0)):
+        with pytest.raises(run.RunError, match=r"metrics.jsonl: cannot be read"):
+            use()

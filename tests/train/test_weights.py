@@ -260,3 +260,53 @@ def test_endings():
         and weights.is_weights("x.ckpt")
         and not weights.is_weights("runs/pretrain")
     )
+
+
+@pytest.mark.parametrize("operation", [b"r\xff\xff\xff\xff", b"r\xff\xff\xff\x00", b"q\xff", b"p999999999\n"])
+def test_a_pickle_cannot_make_the_reader_reserve_memory(tmp_path, operation):
+    """The unpickler makes a list as long as the highest number of an object: up to 64 GB."""
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        archive.writestr("a/data.pkl", pickle.PROTO + b"\x02}" + operation + b".")
+    with pytest.raises(WeightsError, match=r"a\.pt: damaged: its pickle numbers an object"):
+        read(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("size", [2**31, 2**62])
+def test_a_pickle_cannot_state_more_bytes_than_it_has(tmp_path, size):
+    for operation in (b"\x96", b"\x8e", b"\x8d"):
+        with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+            archive.writestr("a/data.pkl", pickle.PROTO + b"\x05" + operation + size.to_bytes(8, "little") + b".")
+        tracemalloc.start()
+        with pytest.raises(WeightsError, match=r"a\.pt: damaged"):
+            read(tmp_path / "a.pt")
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("mark", "at", "value"),
+    [
+        (b"PK\1\2", 8, b"\0\x08"),
+        (b"PK\1\2", 6, b"\xff"),
+        (b"PK\1\2", 28, b"\0\0"),
+        (b"PK\5\6", 12, b"\xff\xff\xff\x7f"),
+        (b"PK\5\6", 16, b"\xff\xff\xff\x7f"),
+    ],
+)
+def test_a_damaged_directory_of_the_zip_is_an_error_that_names_the_file(tmp_path, mark, at, value):
+    path = write(tmp_path / "a.pt", {"w": Tensor(np.zeros(12, np.float32))})
+    data = bytearray(path.read_bytes())
+    start = data.index(mark) + at
+    data[start : start + len(value)] = value
+    if value == b"\0\x08":
+        data[data.index(mark) + 46] = 0xFF  # a name that is not UTF-8
+    path.write_bytes(data)
+    with pytest.raises(WeightsError, match=r"a\.pt"):
+        read(path)
+
+
+def test_the_cause_of_an_error_is_another_error(tmp_path):
+    path = write(tmp_path / "a.pt", {"w": Tensor(np.zeros(12, np.float32))}, byteorder=b"big")
+    with pytest.raises(WeightsError, match="big-endian") as caught:
+        read(path)
+    assert caught.value.__cause__ is not caught.value

@@ -15,10 +15,12 @@ import grain
 import numpy as np
 from absl import flags
 
+from morphojax.data.errors import NamedError
+
 Batch = dict[str, np.ndarray]
 
 
-class StreamError(ValueError):
+class StreamError(NamedError):
     """A stream that cannot be built or resumed. The message says why."""
 
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from morphojax import anatomy
+from morphojax.data.errors import NamedError, printable
 from morphojax.data.geometry import check_slices
 from morphojax.data.sources.base import CohortError, Frame
 
 
-class PrepareError(ValueError):
+class PrepareError(NamedError):
     """A cohort that cannot be prepared as asked. The message says what to do."""
 
 
@@ -41,4 +42,4 @@ def describe_error(error: Exception) -> str:
     themselves; of others, the kind is named.
     """
     text = str(error)
-    return text if text and isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"
+    return printable(text if text and isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}")

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
+from morphojax.data.errors import NamedError
 from morphojax.data.store.records import write_once
 
 KEY_FILE = "morphojax.key"
@@ -23,7 +24,7 @@ KEY_BYTES = 32
 DIGITS = 16
 
 
-class KeyFileError(ValueError):
+class KeyFileError(NamedError):
     """A key that cannot be used. The message names the file and what to do, never the key."""
 
 

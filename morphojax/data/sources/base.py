@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
+from morphojax.data.errors import NamedError
 from morphojax.data.tables.schema import Schema
 
 # How the phase of a frame is known.
@@ -22,7 +23,7 @@ PHASE_FROM = (
 )
 
 
-class CohortError(ValueError):
+class CohortError(NamedError):
     """A subject, file or table cannot be used. The message names it and says what to do."""
 
 

@@ -6,7 +6,6 @@ series costs only its headers.
 
 import dataclasses
 import io
-import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,6 +17,9 @@ import pydicom
 
 from morphojax.data.sources.base import CohortError
 
+# The reader checks the values that it uses. pydicom's warnings would quote any value of a header,
+# which may identify the subject.
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 _MAX_BYTES = 64 * 2**20  # of one image; images of a cine have about 100 kB
 _MAX_COMPRESSION_RATIO = 200  # images reach 3
 _MAX_TOTAL_BYTES = 512 * 2**20  # of the images of a zip
@@ -34,7 +36,11 @@ class Image:
     header: pydicom.Dataset
 
     def get(self, keyword: str, default: Any = None) -> Any:
-        value = self.header.get(keyword)
+        """The value of a keyword, or the default. Raises CohortError for one that is damaged."""
+        try:
+            value = self.header.get(keyword)
+        except Exception as error:  # pydicom interprets a value on first access, and raises many types
+            raise CohortError(f"{self.name}: {keyword} cannot be read ({error}); download it again") from error
         return default if value is None or value == "" else value
 
     def text(self, keyword: str) -> str:
@@ -68,7 +74,7 @@ class Image:
         without pixels, in colour, with several frames, or in a compression that no installed
         decoder reads.
         """
-        if "PixelData" not in self.header:
+        if self.get("PixelData") is None:
             raise CohortError(f"{self.name}: contains no pixels; download it again")
         try:
             pixels = self.header.pixel_array
@@ -111,7 +117,9 @@ def read_zip(path: Path, skipped: list[str]) -> Iterator[Image]:
                     continue
                 name = f"{path}:{info.filename}"
                 yield Image(name, _parse(name, _bytes(path, archive, info)))
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, zipfile.LargeZipFile, lzma.LZMAError) as error:
+    except CohortError:
+        raise
+    except Exception as error:  # zipfile raises many types for a damaged directory, sizes and names
         raise CohortError(f"{path}: truncated or corrupt zip ({error}); download it again") from error
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from morphojax.data.sources.base import CohortError
 
 MAX_BYTES = 2**29  # of the voxels as stored: a cine of 256 x 256 x 20 x 50 voxels of 64 bits
+_MAX_AXES = 7  # of the format
 _MAX_OFFSET = 2**24  # where the voxels begin, after the header and its extensions
 _MAX_REST = 2**20  # bytes that may follow the voxels
 _HEADER_BYTES = 540  # of the longer kind, NIfTI-2
@@ -62,7 +63,9 @@ def _size(path: Path, head: bytes) -> int:
         header: Any = kind(head[: kind.sizeof_hdr], check=False)
         spacing = np.asarray(header["pixdim"][1:4], np.float64)
         axes = int(header["dim"][0])
-        shape = [int(n) for n in header["dim"][1 : 1 + max(axes, 0)]]
+        if not 1 <= axes <= _MAX_AXES:
+            raise ValueError(f"{axes} axes")
+        shape = [int(n) for n in header["dim"][1 : 1 + axes]]
         offset = float(header["vox_offset"])
         bits = max(int(header["bitpix"]), 8 * header.get_data_dtype().itemsize)
     except Exception as error:  # as above

@@ -92,7 +92,8 @@ def _scaled(affine: np.ndarray, unit: float) -> np.ndarray:
 
 
 def _lengths(affine: np.ndarray) -> np.ndarray:
-    return np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    with np.errstate(over="ignore"):  # to infinity, which is no plausible length
+        return np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
 
 
 def _check_regular(path: Path, affine: np.ndarray) -> None:

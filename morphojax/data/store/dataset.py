@@ -12,10 +12,10 @@
 The manifest holds no subject's name, so a run may keep a copy of it.
 """
 
+import contextlib
 import dataclasses
-import hashlib
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,90 +23,13 @@ import numpy as np
 import pandas as pd
 
 from morphojax import anatomy
-from morphojax.data.geometry import Grid, Placement
-from morphojax.data.store.records import RecordError, Records, Shard, write_atomically
+from morphojax.data.geometry import Placement
+from morphojax.data.store.manifest import FORMAT_VERSION, MANIFEST, DatasetError, Manifest, read_manifest, shards
+from morphojax.data.store.records import RecordError, Records
 from morphojax.data.store.splits import SPLITS
 from morphojax.data.tables.schema import Schema
 
-FORMAT_VERSION = 2
-MANIFEST = "dataset.json"
 STACK_COLUMNS = ("subject", "phase", "phase_from", "first", "slices", "structures")  # of stacks.csv
-
-
-class DatasetError(ValueError):
-    """A prepared dataset that cannot be used. The message names the file and what to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-    """What a dataset holds.
-
-    labelled: by plane, the structures annotated in at least one subject.
-    warnings: subjects per message.
-    counts: subjects per split; stacks, slices and label voxels per plane; subjects left out.
-    files, slices, native: path, size and hash of the CSV files and of the shards by plane.
-    pseudonyms: identifies the key of the names (`Pseudonyms.check`); empty if they are ids.
-    """
-
-    source: str
-    grid: Grid
-    percentiles: tuple[float, float]
-    planes: tuple[str, ...]
-    labelled: Mapping[str, tuple[str, ...]]
-    schema: Schema
-    warnings: Mapping[str, int]
-    counts: Mapping[str, Any]
-    files: tuple[Shard, ...]
-    slices: Mapping[str, tuple[Shard, ...]]
-    native: Mapping[str, tuple[Shard, ...]]
-    format_version: int = FORMAT_VERSION
-    pseudonyms: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "format_version": self.format_version,
-            "source": self.source,
-            "grid": self.grid.to_json(),
-            "percentiles": list(self.percentiles),
-            "planes": list(self.planes),
-            "labelled": {plane: list(names) for plane, names in self.labelled.items()},
-            "schema": self.schema.to_json(),
-            "warnings": dict(self.warnings),
-            "counts": dict(self.counts),
-            "files": [f.to_json() for f in self.files],
-            "slices": {plane: [s.to_json() for s in shards] for plane, shards in self.slices.items()},
-            "native": {plane: [s.to_json() for s in shards] for plane, shards in self.native.items()},
-        } | ({"pseudonyms": self.pseudonyms} if self.pseudonyms else {})
-
-    @classmethod
-    def from_json(cls, state: Mapping[str, Any]) -> Self:
-        def shards(key: str) -> dict[str, tuple[Shard, ...]]:
-            return {plane: tuple(Shard.from_json(s) for s in states) for plane, states in state[key].items()}
-
-        low, high = state["percentiles"]
-        return cls(
-            source=state["source"],
-            grid=Grid.from_json(state["grid"]),
-            percentiles=(float(low), float(high)),
-            planes=tuple(state["planes"]),
-            labelled={plane: tuple(names) for plane, names in state["labelled"].items()},
-            schema=Schema.from_json(state["schema"]),
-            warnings=dict(state["warnings"]),
-            counts=dict(state["counts"]),
-            files=tuple(Shard.from_json(f) for f in state["files"]),
-            slices=shards("slices"),
-            native=shards("native"),
-            format_version=state["format_version"],
-            pseudonyms=state.get("pseudonyms", ""),
-        )
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the manifest and so of every file: equal fingerprints mean equal datasets."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
-
-    def write(self, root: Path) -> None:
-        write_atomically(root / MANIFEST, (json.dumps(self.to_json(), indent=1) + "\n").encode())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,16 +50,20 @@ class Dataset:
         verify: also compare the hash of every file, which reads them all. Raises DatasetError.
         """
         root = Path(path)
-        manifest = _read_manifest(root)
+        manifest = read_manifest(root)
         try:
-            for shard in (*manifest.files, *_shards(manifest.slices), *_shards(manifest.native)):
+            for shard in (*manifest.files, *shards(manifest.slices), *shards(manifest.native)):
                 # The CSV files are small and assign pixels to subjects: always check hashes.
                 shard.check(root, thorough=verify or shard in manifest.files)
         except RecordError as error:
             raise DatasetError(str(error)) from error
-        subjects = pd.read_csv(root / "subjects.csv", dtype=str, keep_default_na=False)
-        table = read_csv(root / "table.csv", manifest.schema)
-        stacks = {p: _read_stacks(root / p / "stacks.csv") for p in manifest.planes}
+        subjects = _read_subjects(root / "subjects.csv")
+        table = _read_table(root / "table.csv", manifest.schema, len(subjects))
+        records = {plane: len(Records(root, shards)) for plane, shards in manifest.slices.items()}
+        native = {plane: len(Records(root, shards)) for plane, shards in manifest.native.items()}
+        stacks = {
+            p: _read_stacks(root / p / "stacks.csv", len(subjects), records[p], native[p]) for p in manifest.planes
+        }
         return cls(root, manifest, tuple(subjects["subject"]), subjects["split"].to_numpy(str), table, stacks)
 
     @property
@@ -221,33 +148,51 @@ def read_csv(path: Path, schema: Schema) -> pd.DataFrame:
     return table
 
 
-def _read_stacks(path: Path) -> pd.DataFrame:
-    stacks = pd.read_csv(path, keep_default_na=False, dtype={"structures": str})
-    if "phase_from" not in stacks:  # datasets of older versions lack it
-        stacks = stacks.assign(phase_from="")
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns the errors of pandas, and those of a check, into a DatasetError that names the file."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, OverflowError, OSError) as error:
+        problem = f"no column {error}" if isinstance(error, KeyError) else error
+        raise DatasetError(f"{path}: not as prepare writes it ({problem}); copy the dataset again") from error
+
+
+def _read_subjects(path: Path) -> pd.DataFrame:
+    with _reading(path):
+        subjects = pd.read_csv(path, dtype=str, keep_default_na=False)[["subject", "split"]]
+        if unknown := set(subjects["split"]) - set(SPLITS):
+            raise ValueError(f"splits {sorted(unknown)}")
+        if subjects["subject"].duplicated().any() or not subjects["subject"].all():
+            raise ValueError("a subject without a name, or listed twice")
+    return subjects
+
+
+def _read_table(path: Path, schema: Schema, subjects: int) -> pd.DataFrame:
+    with _reading(path):
+        table = read_csv(path, schema)
+        if list(table.columns) != list(schema.names):
+            raise ValueError("its columns are not those of the schema")
+        if list(table.index) != list(range(subjects)):
+            raise ValueError(f"its rows are not those of the {subjects} subjects")
+    return table
+
+
+def _read_stacks(path: Path, subjects: int, count: int, native: int) -> pd.DataFrame:
+    with _reading(path):
+        numbers: dict[Hashable, Any] = dict.fromkeys(("subject", "first", "slices"), np.int64)
+        stacks = pd.read_csv(path, keep_default_na=False, dtype=numbers | {"structures": str})
+        if "phase_from" not in stacks:  # datasets of older versions lack it
+            stacks = stacks.assign(phase_from="")
+        stacks = stacks[list(STACK_COLUMNS)]
+        subject, first, slices = (stacks[name].to_numpy() for name in numbers)
+        if ((subject < 0) | (subject >= subjects)).any():
+            raise ValueError(f"a stack of a subject beyond the {subjects} subjects")
+        if ((first < 0) | (slices < 1) | (first > count - slices)).any():
+            raise ValueError(f"a stack of slices beyond the {count} in the shards")
+        if len(stacks) != native:
+            raise ValueError(f"{len(stacks)} stacks, and {native} native labels in the shards")
     return stacks.assign(labelled=stacks["structures"] != "")
 
 
-def _shards(by_plane: Mapping[str, tuple[Shard, ...]]) -> tuple[Shard, ...]:
-    return tuple(s for shards in by_plane.values() for s in shards)
-
-
-def _read_manifest(root: Path) -> Manifest:
-    path = root / MANIFEST
-    try:
-        state = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise DatasetError(f"{path} not found: {root} is not a prepared dataset; run morphojax.prepare first") from None
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read ({error}); run prepare again") from error
-    version = state.get("format_version") if isinstance(state, dict) else None
-    if version != FORMAT_VERSION:
-        raise DatasetError(f"{path}: format version {version}, this code reads {FORMAT_VERSION}; run prepare again")
-    try:
-        manifest = Manifest.from_json(state)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DatasetError(f"{path}: not a valid manifest ({error!r}); run prepare again") from error
-    return manifest
-
-
-__all__ = ["MANIFEST", "SPLITS", "Dataset", "DatasetError", "Manifest"]
+__all__ = ["FORMAT_VERSION", "MANIFEST", "SPLITS", "Dataset", "DatasetError", "Manifest"]

@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from morphojax.data import json_text
+from morphojax.data.errors import NamedError
+
+_HOLDER = {"host": str, "process": int, "job?": str}
 _BEAT_SECONDS = 20.0
 STALE_SECONDS = 120.0  # a holder on another machine that was silent for so long is gone
 
 
-class LockError(ValueError):
+class LockError(NamedError):
     """Another process is at work. The message names it and the lock."""
 
 
@@ -84,8 +88,7 @@ def _holder(file: IO[str]) -> dict[str, Any]:
     """Who holds it; {} where nobody does, or where a kill came before the name."""
     file.seek(0)
     try:
-        holder = json.loads(file.read())
-        return holder if isinstance(holder, dict) else {}
+        return json_text.parse(file.read(), _HOLDER)
     except ValueError:
         return {}
 

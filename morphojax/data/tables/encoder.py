@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
+from morphojax.data import json_text
 from morphojax.data.tables.cells import numbers_of, texts_of
 from morphojax.data.tables.imputation import Imputer
-from morphojax.data.tables.schema import Column, Schema, TableError
+from morphojax.data.tables.schema import COLUMN_SHAPE, Column, Schema, TableError
 
 IMPUTATIONS = ("mean", "iterative")
 
@@ -24,6 +25,16 @@ class _Fitted:
     std: float = 1.0
     classes: tuple[str, ...] = ()
     mode: int = 0
+
+
+_NUMBERS = [float]
+# Of an encoder in JSON, as `TableEncoder.to_json` writes it.
+ENCODER_SHAPE = {
+    "schema": [COLUMN_SHAPE],
+    "fitted": [{"mean": float, "std": float, "classes": [str], "mode": int}],
+    "dropped": [str],
+    "imputer?": {"weights": [_NUMBERS], "offsets": _NUMBERS, "low": _NUMBERS, "high": _NUMBERS},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,9 +145,27 @@ class TableEncoder:
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
+        """The encoder that `to_json` wrote. Raises TableError for anything else."""
+        if found := json_text.problem(state, ENCODER_SHAPE, "table"):
+            raise TableError(found)
         fitted = tuple(_Fitted(**f | {"classes": tuple(f["classes"])}) for f in state["fitted"])
         imputer = Imputer.from_json(state["imputer"]) if "imputer" in state else None
-        return cls(Schema.from_json(state["schema"]), fitted, tuple(state["dropped"]), imputer)
+        encoder = cls(Schema.from_json(state["schema"]), fitted, tuple(state["dropped"]), imputer)
+        encoder._check()
+        return encoder
+
+    def _check(self) -> None:
+        """Raises TableError where statistics do not fit their columns."""
+        count = len(self.schema.columns)
+        if len(self.fitted) != count:
+            raise TableError(f"statistics of {len(self.fitted)} columns for {count} columns")
+        for column, fitted in self._pairs:
+            classes = len(fitted.classes)
+            fits = fitted.std > 0 if column.kind == "continuous" else 0 <= fitted.mode < classes
+            if not fits or (column.kind == "continuous") != (classes == 0):
+                raise TableError(f"column {column.name!r}: its statistics are not those of a {column.kind} column")
+        if self.imputer is not None and self.imputer.columns != {len(self._continuous)}:
+            raise TableError("the imputer is of other columns")
 
 
 def _fit(frame: pd.DataFrame, column: Column) -> _Fitted | str:

@@ -28,6 +28,11 @@ class Imputer:
     low: tuple[float, ...]
     high: tuple[float, ...]
 
+    @property
+    def columns(self) -> set[int]:
+        """The lengths of its lists: a single one, the number of columns, unless it is damaged."""
+        return {len(v) for v in (*self.weights, self.weights, self.offsets, self.low, self.high)}
+
     @classmethod
     def fit(cls, values: np.ndarray) -> Self:
         """Fits to float [N, C]: standardised, NaN where missing, no column all NaN."""

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from morphojax.anatomy import LONG_AXIS, PHASES, PLANE_STRUCTURES, STRUCTURES
+from morphojax.data import json_text
+from morphojax.data.errors import NamedError
 
 KINDS = ("continuous", "binary", "categorical")
 GROUPS = (
@@ -32,7 +34,14 @@ MEASURES = (
 )
 
 
-class TableError(ValueError):
+# Of a column in JSON, as `Schema.to_json` writes it.
+COLUMN_SHAPE = dict.fromkeys(DICTIONARY_FIELDS[:3], str) | {
+    **{f"{field}?": str for field in ("unit", "description", "measures")},
+    **{f"{field}?": [str] for field in ("categories", "leak")},
+}
+
+
+class TableError(NamedError):
     """A table or dictionary cannot be used. The message names the column, never the subject."""
 
 
@@ -150,10 +159,15 @@ class Schema:
 
     @classmethod
     def from_json(cls, state: Sequence[Mapping[str, Any]]) -> Self:
+        """The schema that `to_json` wrote. Raises TableError for anything else."""
+        if found := json_text.problem(state, [COLUMN_SHAPE], "schema"):
+            raise TableError(found)
         return cls(tuple(column_of(dict(c)) for c in state))
 
 
 def column_of(fields: dict[str, Any]) -> Column:
     """A column from its fields by name; lists may be absent. Raises TableError as `Column` does."""
+    if unknown := set(fields) - set(DICTIONARY_FIELDS):
+        raise TableError(f"column {fields['name']!r}: {', '.join(sorted(unknown))!r} describes no column")
     lists: dict[str, Any] = {k: tuple(fields.get(k, ())) for k in ("categories", "leak")}
     return Column(**fields | lists)

@@ -73,8 +73,13 @@ def read_export(
         h for field, headers in columns if field.column.kind != "continuous" and field.from_dictionary for h in headers
     ]
     frame = _read_columns(path, key, [h for _, headers in columns for h in headers], verbatim)
-    frame.index = pd.Index(participants(frame.pop(key), key), name=None, dtype=object)
-    values = {field.column.name: combine([frame[h] for h in headers], field) for field, headers in columns}
+    try:
+        frame.index = pd.Index(participants(frame.pop(key), key), name=None, dtype=object)
+        values = {field.column.name: combine([frame[h] for h in headers], field) for field, headers in columns}
+    except OverflowError as error:
+        raise TableError("holds a number that is too large for a float; correct it and export it again") from error
+    except (pa.ArrowException, UnicodeError) as error:  # Parquet's texts are not checked when they are read
+        raise TableError(f"holds texts that are not UTF-8 ({type(error).__name__}); export it again") from error
     return pd.DataFrame(values, index=frame.index), Schema(tuple(field.column for field, _ in columns))
 
 

@@ -105,3 +105,55 @@ def test_compressed_pixels_are_read_where_a_decoder_is_installed(tmp_path: Path)
         packed.append(stream.getvalue())
     result, _ = one(sax(tmp_path / "packed", packed))
     np.testing.assert_array_equal(result.volume.raw, one(UkbDicom(plain.parent))[0].volume.raw)
+
+
+@pytest.mark.parametrize("group", [b"\x28\0", b"\x20\0", b"\x18\0", b"\x08\0"])
+def test_a_damaged_type_of_any_element_is_refused_by_name(tmp_path: Path, group: bytes) -> None:
+    """pydicom interprets an element when it is first used, and raises errors of its own."""
+    files = [ukb_zips.encode(f) for f in ukb_zips.short_axis(cine(), AFFINE)]
+    for start in range(132, files[0].index(b"\xe0\x7f\x10\0")):
+        if files[0][start : start + 2] == group and files[0][start + 4 : start + 6].isalpha():
+            damaged = files[0][: start + 4] + b"XX" + files[0][start + 6 :]
+            try:
+                one(sax(tmp_path, [damaged, *files[1:]]))
+            except CohortError as error:
+                assert NAME in str(error) and str(error).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("mark", "at", "value"),
+    [
+        (b"PK\1\2", 28, b"\0\0"),  # a file without a name
+        (b"PK\1\2", 6, b"\xff"),  # a future version of zip
+        (b"PK\1\2", 8, b"\0\x08"),  # a name that is not UTF-8
+        (b"PK\1\2", 10, b"\x63\0"),  # an unknown compression
+        (b"PK\1\2", 42, b"\xff\xff\xff\x7f"),  # a file that begins beyond the end
+        (b"PK\5\6", 12, b"\xff\xff\xff\x7f"),  # a directory of impossible size
+        (b"PK\5\6", 16, b"\xff\xff\xff\x7f"),  # and place
+    ],
+)
+def test_a_damaged_directory_of_a_zip_is_refused_by_name(tmp_path: Path, mark: bytes, at: int, value: bytes) -> None:
+    files = [ukb_zips.encode(f) for f in ukb_zips.short_axis(cine(), AFFINE)]
+    path = ukb_zips.write(tmp_path / NAME, files)
+    data = bytearray(path.read_bytes())
+    start = data.index(mark) + at
+    data[start : start + len(value)] = value
+    if value == b"\0\x08":
+        data[data.index(mark) + 46] = 0xFF
+    path.write_bytes(data)
+    with pytest.raises(CohortError, match=NAME):
+        one(UkbDicom(tmp_path))
+
+
+@pytest.mark.filterwarnings("error:overflow")
+def test_an_orientation_or_spacing_beyond_numbers_is_refused_in_silence(tmp_path: Path) -> None:
+    with pytest.raises(CohortError, match=NAME):
+        one(sax(tmp_path, ukb_zips.short_axis(cine(), AFFINE, PixelSpacing=["1e200", "1e200"])))
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_warning_quotes_a_value_of_a_header(tmp_path: Path) -> None:
+    files = [ukb_zips.encode(f) for f in ukb_zips.short_axis(cine(), AFFINE)]
+    damaged = [data.replace(b"1.2.826.0.1.3680043", b"Somebodys.name.here") for data in files]  # of UIDs
+    result, _ = one(sax(tmp_path, damaged))
+    assert result.volume.raw.shape == cine().shape

@@ -53,3 +53,17 @@ def test_an_impossible_place_of_the_voxels_is_refused(path, offset):
 
 def test_negative_lengths_are_refused(path):
     _refused(_changed(path, 40, 48, struct.pack("<4h", 3, 4, -4, 4)), "impossible|not a readable NIfTI")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("axes", [0, -1, 8, 2**15 - 1])
+def test_an_impossible_number_of_axes_is_refused(path, axes):
+    _refused(_changed(path, 40, 42, struct.pack("<h", axes)), "not a readable NIfTI file .*axes")
+
+
+def test_an_error_of_nibabel_becomes_one_line(path):
+    content = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(content[:-2]))
+    with pytest.raises(CohortError, match=r"the voxels cannot be read .*; copy the file again") as caught:
+        load(path, 3)
+    assert str(caught.value).isprintable()

@@ -1,10 +1,13 @@
 """A prepared dataset reads back; damage to it is noticed and named."""
 
+import json
+import re
 import shutil
 
 import pytest
 
 from morphojax.data.store.dataset import Dataset, DatasetError
+from morphojax.data.store.records import describe
 from tests.data import cohorts
 from tests.data.preparing import prepare_acdc
 
@@ -60,3 +63,66 @@ def test_a_plane_without_images_has_no_stacks(tmp_path):
     dataset = Dataset.open(tmp_path / "out")
     assert dataset.stacks("la_4ch").empty and dataset.manifest.labelled["la_4ch"] == ()
     assert dataset.annotated("la_4ch").shape == (0, 5) and dataset.annotated("sax").shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.pop("slices"),
+        lambda m: m.update(percentiles=["1", "99"]),
+        lambda m: m.update(planes="sax"),
+        lambda m: m.update(planes=["sax", "sax"]),
+        lambda m: m.update(planes=["sax", "../x"]),
+        lambda m: m.update(planes=[]),
+        lambda m: m.update(native={}),
+        lambda m: m.update(warnings=[]),
+        lambda m: m.update(files=m["files"][1:]),
+        lambda m: m["files"][0].update(path=["subjects.csv"]),
+        lambda m: m["files"][0].update(path="a" * 300),
+        lambda m: m["slices"]["sax"][0].update(path="/etc/passwd"),
+        lambda m: m["slices"]["sax"][0].update(path="../out/x"),
+        lambda m: m["slices"]["sax"][0].update(records=-1),
+        lambda m: m["schema"][0].update(name={}),
+        lambda m: m["schema"][0].update(measures=["lv_cavity:ED:ml"]),
+        lambda m: m["schema"][0].update(unit=7),
+        lambda m: m["schema"][0].update(meaning="x"),
+        lambda m: m.update(schema=m["schema"][1:]),
+        lambda m: m["grid"].update(size=0),
+        lambda m: m["grid"].update(size="128"),
+    ],
+)
+def test_a_manifest_of_another_structure_is_named(prepared, change):
+    path = prepared / "dataset.json"
+    state = json.loads(path.read_text())
+    change(state)
+    path.write_text(json.dumps(state))
+    with pytest.raises(DatasetError, match=re.escape(str(prepared))):
+        Dataset.open(prepared)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("subjects.csv", "subject\na\n"),
+        ("subjects.csv", "subject,split\na,train\na,train\nb,val\nc,test\n"),
+        ("subjects.csv", "subject,split\na,train\nb,other\nc,val\nd,test\n"),
+        ("subjects.csv", "\xff\xfe"),
+        ("table.csv", ""),
+        ("table.csv", "x,y\n0,1\n"),
+        ("sax/stacks.csv", "subject,phase\n0,ED\n"),
+        ("sax/stacks.csv", "subject,phase,phase_from,first,slices,structures\n9,ED,file,0,4,\n"),
+        ("sax/stacks.csv", "subject,phase,phase_from,first,slices,structures\n0,ED,file,30,4,\n"),
+        ("sax/stacks.csv", "subject,phase,phase_from,first,slices,structures\n0,ED,file,x,4,\n"),
+        ("sax/stacks.csv", "subject,phase,phase_from,first,slices,structures\n0,ED,file,0,4,,,,\n0,ED\n"),
+    ],
+)
+def test_a_table_of_another_structure_is_named_even_with_its_digest(prepared, name, content):
+    (prepared / name).write_text(content, encoding="latin-1")
+    path = prepared / "dataset.json"
+    state = json.loads(path.read_text())
+    for file in state["files"]:
+        if file["path"] == name:
+            file.update(describe(prepared, name).to_json())
+    path.write_text(json.dumps(state))
+    with pytest.raises(DatasetError, match=rf"{name}: not as prepare writes it"):
+        Dataset.open(prepared)

@@ -119,3 +119,11 @@ def test_a_holder_beats(path, monkeypatch):
                 break
             time.sleep(0.05)
         assert path.stat().st_mtime > 0
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "7", '{"host": 1, "process": {}}', "\x00", '{"process": "x", "host": "h"}']
+)
+def test_a_damaged_lock_is_free(path, text):
+    path.write_text(text)
+    assert not held(path)

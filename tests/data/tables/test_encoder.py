@@ -173,3 +173,29 @@ def test_dates_and_floats_as_classes():
     np.testing.assert_array_equal(encoder("categorical", [0.5, 1.5]).encode(rows(x=[1.5, 0.5]))[0][:, 0], [1, 0])
     with pytest.raises(TableError, match="infinite"):
         encoder("categorical", [1.0, 2.0, np.inf])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s.pop("fitted"),
+        lambda s: s.update(fitted=s["fitted"][1:]),
+        lambda s: s.update(dropped="age"),
+        lambda s: s["fitted"][0].update(std=0.0),
+        lambda s: s["fitted"][0].update(mean="1"),
+        lambda s: s["fitted"][0].update(classes=["a"]),
+        lambda s: s["fitted"][1].update(mode=2),
+        lambda s: s["fitted"][1].update(classes=[1, 2]),
+        lambda s: s["schema"][0].update(kind=["continuous"]),
+        lambda s: s["schema"][0].update(extra="x"),
+        lambda s: s.update(schema={}),
+        lambda s: s.update(imputer={"weights": [[0.0, 0.0]], "offsets": [0.0], "low": [0.0], "high": [0.0]}),
+    ],
+)
+def test_json_of_another_structure_is_a_table_error(change):
+    frame = rows(age=[40.0, 60.0, np.nan], sex=["male", "female", None])
+    state = json.loads(json.dumps(TableEncoder.fit(frame, SCHEMA.select("age,sex")).to_json()))
+    assert TableEncoder.from_json(state)
+    change(state)
+    with pytest.raises(TableError):
+        TableEncoder.from_json(state)

@@ -249,3 +249,22 @@ def test_presets_contain_their_fields(tmp_path: Path) -> None:
     path = export(tmp_path / "t.csv", values=VALUES | {(46, 2, 0): ["30"] * 4, (47, 2, 0): ["31"] * 4})
     frame, schema = read_export(path, UkbTableSpec(str(tmp_path / "fields.txt")))
     assert {"hand_grip_strength_left_46", "hand_grip_strength_right_47"} <= set(schema.names) and len(frame) == 4
+
+
+def test_texts_that_are_not_utf8_in_parquet_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    frame = pd.read_csv(export(tmp_path / "t.csv"), dtype={"eid": str})
+    frame.to_parquet(path, compression=None)
+    path.write_bytes(path.read_bytes().replace(b"1000028", b"\xff000028"))
+    with pytest.raises(TableError, match=r"not UTF-8|cannot be read|no participant id"):
+        read_export(path)
+
+
+@pytest.mark.parametrize("column", ["24103-2.0", "924-2.0"])
+def test_a_number_beyond_floats_is_refused(tmp_path: Path, column: str) -> None:
+    path = export(tmp_path / "t.csv")
+    frame = pd.read_csv(path, dtype=str)
+    frame.loc[0, column] = "9" * 400
+    frame.to_csv(path, index=False)
+    with pytest.raises(TableError, match=r"too large|not codes|not numbers"):
+        read_export(path)

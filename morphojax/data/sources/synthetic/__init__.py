@@ -3,11 +3,11 @@
 `generate` writes it in the UK Biobank NIfTI layout, which `Synthetic` reads.
 """
 
-import json
 from collections.abc import Sequence
 
+from morphojax.data import json_text
 from morphojax.data.sources.base import CohortError
-from morphojax.data.sources.synthetic.cohort import MARK, generate
+from morphojax.data.sources.synthetic.cohort import MARK, MARK_SHAPE, generate
 from morphojax.data.sources.ukb_nifti import UkbNifti
 
 
@@ -23,8 +23,8 @@ class Synthetic(UkbNifti):
         if not mark.is_file():
             raise CohortError(f"{self.root}: holds no synthetic cohort ({MARK} is absent); {make}")
         try:
-            expected = json.loads(mark.read_text())["subjects"]
-        except (ValueError, KeyError, TypeError) as error:
+            expected = json_text.parse(mark.read_bytes(), MARK_SHAPE)["subjects"]
+        except (ValueError, OSError) as error:
             raise CohortError(f"{mark}: cannot be read ({error}); delete the folder and {make}") from error
         subjects = super().subjects() if expected else []
         if len(subjects) < max(expected, 1):

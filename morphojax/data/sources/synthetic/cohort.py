@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from morphojax.anatomy import CONVENTIONS
+from morphojax.data import json_text
 from morphojax.data.sources.base import CohortError
 from morphojax.data.sources.synthetic import columns as table
 from morphojax.data.sources.synthetic import heart as hearts
@@ -26,6 +27,7 @@ from morphojax.data.tables.schema import DICTIONARY_FIELDS
 
 VERSION = 3  # increase it whenever the files of a seed change
 MARK = "cohort.json"
+MARK_SHAPE = {"version": int, "seed": int, "subjects": int}
 _PREFIX = {"sax": "sa", "la_2ch": "la_2ch", "la_4ch": "la_4ch"}
 _LABELS = {
     "sax": ("label_sa", "ukb_sax"),
@@ -90,9 +92,9 @@ def _claim(root: Path, seed: int) -> None:
     mark = root / MARK
     if mark.is_file():
         try:
-            state = json.loads(mark.read_text())
+            state = json_text.parse(mark.read_bytes(), MARK_SHAPE)
             old_version, old_seed = state["version"], state["seed"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, OSError) as error:
             raise CohortError(f"{mark}: cannot be read ({error}); delete {root} to make the cohort again") from error
         if (old_version, old_seed) != (VERSION, seed):
             raise CohortError(

@@ -200,3 +200,11 @@ def test_command(tmp_path, monkeypatch, capsys):
     }
     monkeypatch.setattr("sys.argv", ["synthetic", f"--output={tmp_path / 'c'}", "--subjects=1", "--seed=9"])
     assert main() == 1 and "another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "7", "{}", '{"version": 1, "seed": 0, "subjects": [1]}', "\x00"])
+def test_a_damaged_mark_is_named(tmp_path, text):
+    (tmp_path / cohort.MARK).write_text(text)
+    for use in (lambda: Synthetic(tmp_path).subjects(), lambda: generate(tmp_path, subjects=1, seed=0)):
+        with pytest.raises(CohortError, match=cohort.MARK):
+            use()

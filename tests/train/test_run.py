@@ -14,7 +14,9 @@ from morphojax.train.logger import Logger, logged
 def test_a_run_directory_refuses_another_config_and_data(tmp_path: Path) -> None:
     config = {"seed": 0, "workdir": "a", "data": {"fraction": 0.1, "workers": 0}}
     files = {"preprocessing.json": {"dataset_fingerprint": "x"}}
-    run.create(tmp_path, config, files)
+    run.create(tmp_path, config | {"seed": 9}, files)
+    run.create(tmp_path, config, files)  # without a checkpoint there is nothing to resume
+    assert run.read_json(tmp_path, "config.json")["seed"] == 0
     (tmp_path / "checkpoints").mkdir()
     run.create(tmp_path, config | {"workdir": "b", "data": {"fraction": 0.1, "workers": 2}}, files)
     with pytest.raises(run.RunError, match=r"another config \(data.fraction, seed\)"):

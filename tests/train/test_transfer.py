@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from morphojax.train.transfer import TransferError, flatten, merge, transfer_modules
+from morphojax.train.transfer import TransferError, flatten, merge, of_plane, transfer_modules
 
 
 def encoder(channels: int, width: int, extra: bool = False) -> dict:
@@ -33,8 +33,26 @@ def test_transfer_takes_the_encoder_and_says_what_became_of_the_rest() -> None:
     assert len(report.loaded) == 3 and report.absent == ("params/encoder/stage2/kernel",)
     assert report.unused == ("params/head/kernel",) and not report.adapted and not report.differing
     text = report.text("runs/x")
-    assert "runs/x" in text and "params/encoder/stage2/kernel" in text and "head" in text
+    assert "transfer from runs/x\n  loaded     3 arrays of: encoder\n" in text
+    assert "new        1 arrays that the checkpoint lacks\n    params/encoder/stage2/kernel\n" in text
+    assert "not used   1 arrays of: head\n" in text
     assert flatten(merged).keys() == flatten(target).keys()
+
+
+def test_the_encoder_of_one_plane_is_taken_from_several() -> None:
+    shared = {"params": {"encoder": {"stem": {"w": 1.0}}, "head": {}}}
+    assert of_plane(shared, ("sax", "la_2ch"), "--plane") == shared
+    own = {
+        "params": {"encoder": {"encoders_sax": {"w": 1.0}, "encoders_la_2ch": {"w": 2.0}}, "head": {"w": 3.0}},
+        "batch_stats": {},
+    }
+    assert of_plane(own, ("la_2ch",), "--plane") == {
+        "params": {"encoder": {"w": 2.0}, "head": {"w": 3.0}},
+        "batch_stats": {},
+    }
+    for planes in (("la_4ch",), ("sax", "la_2ch"), ()):
+        with pytest.raises(TransferError, match=r"an encoder for each of la_2ch, sax.*set --plane to one of them"):
+            of_plane(own, planes, "--plane")
 
 
 @pytest.mark.parametrize(("source_channels", "target_channels"), [(3, 1), (1, 3), (8, 1), (1, 50), (50, 1)])

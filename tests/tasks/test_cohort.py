@@ -16,6 +16,11 @@ def test_a_fraction_is_of_the_subjects_that_are_named() -> None:
     named = [dataset.subjects[i] for i in train]
     chosen = cohort.select_subjects(dataset, split_names=("train",), subjects=named, fraction=0.5, seed=0)
     assert len(chosen) == 3 and set(chosen) < set(train)
+    others = [
+        cohort.select_subjects(dataset, split_names=("train",), subjects=named, fraction=0.5, seed=seed).tolist()
+        for seed in range(1, 6)
+    ]
+    assert any(other != chosen.tolist() for other in others), "every seed draws its own subjects"
 
 
 @pytest.mark.parametrize("form", ["{a}\n{b}\n", "\ufeff{a}\r\n{b}", "subject\n{a},\n{b},\n", '"{a}"\n"{b}"\n\n'])

@@ -177,7 +177,13 @@ def _fit(frame: pd.DataFrame, column: Column) -> _Fitted | str:
             return "all missing"
         # The mean of equal floats can differ from them by rounding, so the SD of a constant may
         # exceed 0.
-        if numbers.min() == numbers.max() or not 0 < (std := float(numbers.std())) < math.inf:
+        with np.errstate(over="ignore"):
+            std = float(numbers.std())
+        if not math.isfinite(std):
+            raise TableError(
+                f"column {column.name!r}: values up to {np.abs(numbers).max():.3g} are too large to be scaled; correct them"
+            )
+        if numbers.min() == numbers.max() or std == 0:
             return "constant"
         return _Fitted(mean=float(numbers.mean()), std=std)
     texts = [t for t in texts_of(frame, column) if t is not None]

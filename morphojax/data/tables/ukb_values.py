@@ -57,7 +57,16 @@ def combine(readings: Sequence[pd.Series], field: Field) -> pd.Series:
     numbers = [_numbers(values) for values in readings]
     numbers = [n.mask(n.isin(codes)) for n in numbers] if codes else numbers
     numbers = [n.replace(LESS_THAN_ONE, 0.5) for n in numbers] if field.less_than_one else numbers
-    return numbers[0] if len(numbers) == 1 else pd.concat(numbers, axis=1).mean(axis=1)
+    if len(numbers) == 1:
+        return numbers[0]
+    with np.errstate(over="ignore"):  # refused below, by name
+        mean = pd.concat(numbers, axis=1).mean(axis=1)
+    if (wrong := np.isinf(mean.to_numpy())).any():
+        raise TableError(
+            f"{field.column.name!r}: the mean of the readings in row {int(np.argmax(wrong))} is too large for a number; "
+            "correct the readings"
+        )
+    return mean
 
 
 def _numbers(values: pd.Series) -> pd.Series:

@@ -120,6 +120,12 @@ def test_constant_and_empty_columns_are_dropped(caplog):
         TableEncoder.fit(rows(**columns), schema.select("constant,all_missing"))
 
 
+@pytest.mark.filterwarnings("error")
+def test_numbers_whose_spread_is_no_number_are_refused():
+    with pytest.raises(TableError, match=r"column 'x': values up to 1e\+300 are too large to be scaled; correct them"):
+        encoder("continuous", [1.0, 2.0, 1e300])
+
+
 def test_unseen_category_is_missing_and_counted(caplog):
     fitted = encoder("categorical", ["a", "b", "b"])
     with caplog.at_level("WARNING"):

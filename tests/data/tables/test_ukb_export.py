@@ -6,10 +6,11 @@ import pytest
 
 from morphojax.data.tables import ukb_export
 from morphojax.data.tables.encoder import TableEncoder
-from morphojax.data.tables.schema import GROUPS, TableError
+from morphojax.data.tables.schema import GROUPS, Column, TableError
 from morphojax.data.tables.ukb_export import read_export
-from morphojax.data.tables.ukb_fields import registry
+from morphojax.data.tables.ukb_fields import Field, registry
 from morphojax.data.tables.ukb_headers import UkbTableSpec
+from morphojax.data.tables.ukb_values import combine
 from tests.data.tables.ukb_exports import DIALECTS, EXPECTED, IDS, VALUES, export, verbose
 
 
@@ -268,3 +269,12 @@ def test_a_number_beyond_floats_is_refused(tmp_path: Path, column: str) -> None:
     frame.to_csv(path, index=False)
     with pytest.raises(TableError, match=r"too large|not codes|not numbers"):
         read_export(path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_readings_whose_mean_is_no_number_are_refused() -> None:
+    readings = [pd.Series([70.0, 1.5e308], name=f"31-2.{i}") for i in range(2)]
+    field = Field(31, "", Column("volume", "continuous", "cardiac_morphometric"), ())
+    with pytest.raises(TableError, match=r"'volume': the mean of the readings in row 1 is too large"):
+        combine(readings, field)
+    assert combine([r[:1] for r in readings], field).tolist() == [70.0]

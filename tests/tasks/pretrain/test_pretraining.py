@@ -362,6 +362,16 @@ def test_only_training_rows_set_the_scale_and_corrupt(data: Path) -> None:
     np.testing.assert_array_equal(constants["missing"], own.missing[train])
 
 
+def test_only_training_rows_give_the_label_its_classes(brightness: Path) -> None:
+    """One subject of the cohort has another class of `rare` than all the others."""
+    dataset, settings = Dataset.open(brightness), TABLE | {"label": "rare", "groups": "haemodynamic"}
+    one = np.flatnonzero(dataset.table["rare"] == "once")
+    rest = np.setdiff1d(np.flatnonzero(dataset.splits == "train"), one)
+    assert rows.read(dataset, np.append(rest, one), **settings).classes == ("often", "once")
+    with pytest.raises(ValueError, match="rare"):
+        rows.read(dataset, rest, **settings)
+
+
 def test_noise_is_of_the_same_size_and_says_nothing(data: Path) -> None:
     dataset = Dataset.open(data)
     train = np.flatnonzero(dataset.splits == "train")

@@ -194,3 +194,6 @@ def test_the_validation_dice_by_hand() -> None:
         10 / 20
     )
     assert found["dice"] == pytest.approx((6 / 14 + 0.5) / 2) and found["loss"] == 2.0
+    outputs[0]["plane"] = np.array([0, 2])  # the two slices of the first subject are of two planes
+    found = task.summarise(outputs, make_spec())
+    assert found["dice/lv_cavity"] == pytest.approx((8 / 8 + 4 / 6 + 0) / 3)

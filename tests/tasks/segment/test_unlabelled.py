@@ -15,7 +15,7 @@ from morphojax.data.store.dataset import Dataset
 from morphojax.inference.segmenter import load_run
 from morphojax.tasks import experiment
 from morphojax.tasks.segment import build as segment
-from morphojax.tasks.segment import unlabelled
+from morphojax.tasks.segment import conditioning, unlabelled
 from morphojax.tasks.segment.unlabelled import base, stream
 from morphojax.tasks.segment.unlabelled.batch import BatchSpec, UnlabelledBatch
 from tests.tasks import synthetic, tiny
@@ -331,6 +331,15 @@ def test_a_decoder_conditioned_on_predicted_columns(data: Path, tmp_path: Path) 
 def test_a_conditioned_run_predicts_from_the_run_directory_alone(data: Path, tmp_path: Path) -> None:
     assert experiment.run(config(data, tmp_path / "run", **{"model.condition": "lv_edv,rv_esv"}))
     assert load_run(tmp_path / "run").predict_grid(np.zeros((2, 32, 32), np.uint8)).shape == (2, 32, 32, 4)
+
+
+def test_predicted_columns_are_scaled_by_the_given_subjects(brightness: Path) -> None:
+    dataset, subjects = Dataset.open(brightness), np.array([2, 5, 9])
+    measures = conditioning.from_config(dataset, "haemodynamic", subjects)
+    assert measures.names == ("bright", "twin")
+    raw = dataset.table["bright"].to_numpy(float)
+    expected = (raw - raw[subjects].mean()) / raw[subjects].std()
+    np.testing.assert_allclose(measures.values[:, 0], expected, rtol=1e-5)
 
 
 def test_conditioning_on_no_number_is_refused(data: Path, tmp_path: Path) -> None:

@@ -174,6 +174,8 @@ def test_intervals_resample_subjects_and_not_their_phases():
         for phase in ("ED", "ES")
     ]
     scores = pd.DataFrame(rows)
+    planes = pd.concat([scores, scores.assign(plane="la_2ch")])
+    assert summary.summarise(planes)["plane"].unique().tolist() == ["sax", "la_2ch"]  # as they come
     row = summary.summarise(scores).set_index("phase").loc["pooled"]
     reference = scipy.stats.bootstrap(
         (scores.groupby("index")["dice"].mean().to_numpy(),), np.mean, n_resamples=5000, method="BCa", rng=1

@@ -155,6 +155,9 @@ def test_r2_of_perfect_and_constant_predictions():
     columns = list(COLUMNS)
     assert regression(values[:, columns], values, missing, COLUMNS)[1]["r2"] == 1
     assert regression(np.zeros((8, 3), np.float32), values, missing, COLUMNS)[1]["r2"] == 0
+    small = values / 8  # their squares are below 1
+    assert regression(small[:, columns] / 2, small, missing, COLUMNS)[1]["r2"] == pytest.approx(0.75, rel=1e-5)
+    assert regression(np.zeros((8, 3), np.float32), 0 * values, missing, COLUMNS)[1]["r2"] == 0
 
 
 def test_regression_ignores_missing_values():

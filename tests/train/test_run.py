@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from morphojax.train import lineage, run
 from morphojax.train.logger import Logger, logged
@@ -75,6 +77,20 @@ def test_the_log_takes_up_where_it_is_told(tmp_path: Path) -> None:
     log.close()
     Logger(tmp_path, start=2).close()
     assert [json.loads(x)["step"] for x in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_scalars_and_images_reach_tensorboard(tmp_path: Path) -> None:
+    for active, folder in ((True, tmp_path / "first"), (False, tmp_path / "other")):
+        folder.mkdir()
+        log = Logger(folder, start=0, active=active)
+        log.scalars(3, {"loss": 0.5})
+        log.images(3, {"slices": np.zeros((4, 4, 3), np.uint8)})
+        log.close()
+    assert not list((tmp_path / "other").iterdir())
+    events = EventAccumulator(str(tmp_path / "first"))
+    events.Reload()
+    assert events.Tags()["images"] == ["slices"]
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(3, 0.5)]
 
 
 def test_the_environment_of_a_source_tree_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,12 @@ def test_a_name_that_was_left_on_this_machine_is_stale(path):
         assert not held(path)
 
 
+def test_a_lock_that_is_taken_over_names_its_new_holder(path):
+    path.write_text(json.dumps({"host": socket.gethostname(), "process": 2**22 + 1, "job": "a long name" * 20}))
+    with locked(path):
+        assert json.loads(path.read_text())["process"] == os.getpid()
+
+
 def test_without_locks_of_the_file_system_a_living_process_holds_it(path, monkeypatch):
     def unsupported(file, operation):
         raise OSError(95, "Operation not supported")

@@ -135,6 +135,13 @@ def test_dynamics_are_measured_before_the_step_they_are_logged_at_and_at_the_end
     assert logged[0] == 3.0 and logged[7] == pytest.approx(weights(tmp_path))
 
 
+def test_variables_are_loaded_with_all_their_collections(tmp_path: Path) -> None:
+    fit(tmp_path, task(7, Batches(), ema_decay=constant_decay(0.9)))
+    for kind in ("model", "ema"):
+        loaded = checkpoint.load_variables(tmp_path, "last", kind)
+        assert set(loaded) == {"params", "batch_stats"} and int(loaded["batch_stats"]["count"]) == 7
+
+
 def test_resume_drops_the_lines_that_it_will_write_again(tmp_path: Path) -> None:
     fit(tmp_path, task(6, Batches()))
     with (tmp_path / "metrics.jsonl").open("a") as file:

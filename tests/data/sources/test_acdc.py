@@ -47,6 +47,9 @@ def test_a_cine_gives_the_mid_frame_and_absent_phases(root):
     np.testing.assert_array_equal(frames[1].image, cine[..., 4])  # frame 5, counting from 1: halfway from 1 to 9
     np.testing.assert_array_equal(frames[2].image, cine[..., 8])
     assert frames[1].label is None and frames[2].label is not None
+    (folder / "Info.cfg").write_text("ED: 1\nES: 2\n")
+    frames = Acdc(root).read("patient001", ("sax",)).views["sax"].frames
+    assert [f.phase for f in frames] == ["ED", "ES"]  # no frame lies between
     (folder / "Info.cfg").write_text("ED: 1\nES: 13\n")
     with pytest.raises(CohortError, match="ES is frame 13 of a cine of 12"):
         Acdc(root).read("patient001", ("sax",))

@@ -20,6 +20,7 @@ def root(tmp_path):
 def test_end_systole_may_have_fewer_slices(root):
     view = Sunnybrook(root).read("S-1", ("sax",)).views["sax"]
     assert [f.image.shape[2] for f in view.frames] == [5, 3]
+    assert [f.phase for f in view.frames] == ["ED", "ES"]
     assert view.labelled == ("lv_cavity",) and set(np.unique(view.frames[0].label)) == {0, 1}
 
 

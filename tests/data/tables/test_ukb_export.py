@@ -271,6 +271,15 @@ def test_a_number_beyond_floats_is_refused(tmp_path: Path, column: str) -> None:
         read_export(path)
 
 
+def test_truth_values_are_no_numbers() -> None:
+    field = Field(48, "", Column("waist", "continuous", "body_morphometric"), ())
+    for cells in ([True, 80], [True, False]):
+        with pytest.raises(TableError, match=r"are not numbers, the first in row 0"):
+            combine([pd.Series(cells, dtype=object, name="48-2.0")], field)
+        with pytest.raises(TableError, match=r"are not numbers"):
+            combine([pd.Series([True, False], name="48-2.0")], field)
+
+
 @pytest.mark.filterwarnings("error")
 def test_readings_whose_mean_is_no_number_are_refused() -> None:
     readings = [pd.Series([70.0, 1.5e308], name=f"31-2.{i}") for i in range(2)]

@@ -3,7 +3,7 @@
 import tomllib
 from pathlib import Path
 
-from tests.reliability.mutants import Mutant
+from tests.reliability.mutants import Mutant, make
 
 
 def all_of(root: Path) -> list[Mutant]:
@@ -17,4 +17,4 @@ def _mutant(root: Path, file: str, old: str, new: str) -> Mutant:
     if source.count(text) != 1:
         raise ValueError(f"tests/reliability/mistakes.toml: {file} does not hold {old!r} exactly once")
     start = source.index(text)
-    return Mutant(file, source[:start].count(b"\n") + 1, start, start + len(text), old, new)
+    return make(file, source, start, start + len(text), new)

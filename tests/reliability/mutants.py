@@ -3,7 +3,7 @@
 import ast
 import copy
 import dataclasses
-import random
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +22,10 @@ SWAPPED_FUNCTIONS |= {new: old for old, new in SWAPPED_FUNCTIONS.items() if new 
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
-    """One changed place of a file: bytes `start` to `stop` of its text become `new`."""
+    """One changed place of a file: bytes `start` to `stop` of its text become `new`.
+
+    identity: names the mutant by what it changes and the text before it, not by its line.
+    """
 
     file: str
     line: int
@@ -30,6 +33,7 @@ class Mutant:
     stop: int
     old: str
     new: str
+    identity: str
 
     @property
     def name(self) -> str:
@@ -37,6 +41,13 @@ class Mutant:
 
     def apply(self, source: bytes) -> bytes:
         return source[: self.start] + self.new.encode() + source[self.stop :]
+
+
+def make(file: str, source: bytes, start: int, stop: int, new: str) -> Mutant:
+    """The mutant of a file's text whose bytes start to stop become `new`."""
+    old, before = source[start:stop].decode(), source[:start][-200:].decode(errors="replace")
+    identity = hashlib.sha256(f"{file}|{before}|{old}|{new}".encode()).hexdigest()[:10]
+    return Mutant(file, source[:start].count(b"\n") + 1, start, stop, old, new, identity)
 
 
 def _short(text: str) -> str:
@@ -57,24 +68,27 @@ def of_file(root: Path, file: Path) -> list[Mutant]:
             start = starts[old.lineno - 1] + old.col_offset
             stop = starts[old.end_lineno - 1] + old.end_col_offset
             text = "pass" if isinstance(new, ast.Pass) else f"({ast.unparse(ast.fix_missing_locations(new))})"
-            found.append(
-                Mutant(str(file.relative_to(root)), old.lineno, start, stop, source[start:stop].decode(), text)
-            )
+            found.append(make(str(file.relative_to(root)), source, start, stop, text))
     return found
 
 
 def sample(root: Path, packages: list[str], number: int, seed: int, excluded: tuple[str, ...]) -> list[Mutant]:
-    """`number` mutants, equally many of each package, evenly drawn from all of the package's.
+    """`number` mutants, equally many of each package: those with the smallest hashes, so that an
+    edit of the code changes few of them.
 
     excluded: beginnings of paths, below root, whose modules are left as they are.
     """
     drawn = []
     for i, package in enumerate(packages):
-        files = sorted((root / package).rglob("*.py"))
-        mutants = [mutant for file in files for mutant in of_file(root, file) if not mutant.file.startswith(excluded)]
+        mutants = of_package(root, package, excluded)
         count = number // len(packages) + (i < number % len(packages))
-        drawn += random.Random(f"{seed}/{package}").sample(mutants, min(count, len(mutants)))
+        drawn += sorted(mutants, key=lambda m: hashlib.sha256(f"{seed}|{m.identity}".encode()).digest())[:count]
     return drawn
+
+
+def of_package(root: Path, package: str, excluded: tuple[str, ...]) -> list[Mutant]:
+    files = sorted((root / package).rglob("*.py"))
+    return [mutant for file in files for mutant in of_file(root, file) if not mutant.file.startswith(excluded)]
 
 
 def _places(node: ast.AST) -> Iterator[ast.AST]:

@@ -11,7 +11,6 @@ first. It is killed when a test fails or takes too long. A run that is started a
 
 import argparse
 import csv
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -28,6 +28,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("evaluation", "objectives", "data", "train")
 # The looks of figures and of the synthetic hearts are nobody's contract.
 EXCLUDED = ("morphojax/evaluation/figures.py", "morphojax/data/sources/synthetic/")
+# identity -> why no test can tell the mutant from the code
+EQUIVALENT: dict[str, str] = tomllib.loads(Path(__file__).with_name("equivalent.toml").read_text())
 COLUMNS = ("id", "mutant", "result", "test", "seconds")
 LIMIT_SECONDS = 600.0
 
@@ -114,17 +116,18 @@ def try_mutant(tree: Path, mutant: mutants.Mutant, tests: list[str]) -> dict[str
     return {"result": result, "test": test, "seconds": f"{time.monotonic() - began:.0f}"}
 
 
-def identity(mutant: mutants.Mutant) -> str:
-    """Names a mutant by what it changes, not by its line: it outlives edits elsewhere in a file."""
-    before = (ROOT / mutant.file).read_bytes()[: mutant.start][-200:].decode(errors="replace")
-    return hashlib.sha256(f"{mutant.file}|{before}|{mutant.old}|{mutant.new}".encode()).hexdigest()[:10]
-
-
 def drawn(number: int, seed: int) -> dict[str, mutants.Mutant]:
-    """The mutants to try, by id, in no order of packages."""
+    """The mutants to try, by identity, in no order of packages."""
     packages = [f"morphojax/{package}" for package in PACKAGES]
     chosen = mistakes.all_of(ROOT) + mutants.sample(ROOT, packages, number, seed, EXCLUDED)
-    return dict(sorted({identity(mutant): mutant for mutant in chosen}.items()))
+    return dict(sorted({m.identity: m for m in chosen}.items()))
+
+
+def survivors(rows: list[dict[str, str]]) -> dict[str, mutants.Mutant]:
+    """Those of an earlier output that survived and whose code is still there, by identity."""
+    known = {row["id"] for row in rows if row["result"] == "survived"} - EQUIVALENT.keys()
+    every = [m for package in PACKAGES for m in mutants.of_package(ROOT, f"morphojax/{package}", EXCLUDED)]
+    return {m.identity: m for m in every + mistakes.all_of(ROOT) if m.identity in known}
 
 
 def copy_tree(folder: Path) -> Path:
@@ -160,13 +163,15 @@ def prepare_process() -> None:
 
 
 def report(rows: list[dict[str, str]]) -> None:
-    """Prints the score of each package, and what survived."""
+    """Prints the score of each package, and what survived. Equivalent mutants do not count."""
+    counted = [row for row in rows if row["id"] not in EQUIVALENT]
+    print(f"{len(rows)} mutants, of which {len(rows) - len(counted)} are equivalent to the code")
     for package in (*PACKAGES, ""):
-        results = Counter(r["result"] for r in rows if r["mutant"].startswith(f"morphojax/{package}"))
+        results = Counter(r["result"] for r in counted if r["mutant"].startswith(f"morphojax/{package}"))
         if total := results.total():
             score = 100 * results["killed"] / total
             print(f"{package or 'all':12} {total:4} mutants, {results['killed']:4} killed, {score:.1f} %")
-    for row in rows:
+    for row in counted:
         if row["result"] == "survived":
             print(f"{row['id']} {row['mutant']}")
 
@@ -187,15 +192,14 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     args = parser().parse_args()
     rows = [row for path in args.output if path.exists() for row in csv.DictReader(path.open())]
-    if args.again:
-        rows = [row for row in rows if row["result"] == "killed"]
     if args.report:
         report(rows)
         return 0
-    known = {row["id"] for row in rows}
+    todo = survivors(rows) if args.again else drawn(args.number, args.seed)
+    rows = [row for row in rows if not args.again or row["result"] == "killed"]
     first, step = map(int, args.part.split("/"))
-    part = list(drawn(args.number, args.seed).items())[first::step]
-    todo = {key: mutant for key, mutant in part if key not in known}
+    known = {row["id"] for row in rows}
+    todo = {key: mutant for key, mutant in list(todo.items())[first::step] if key not in known}
     covering = Covering(args.covering, args.seconds)
     prepare_process()
     with tempfile.TemporaryDirectory() as folder:

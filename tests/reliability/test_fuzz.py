@@ -8,7 +8,7 @@ import pytest
 from tests.reliability import fuzz, targets, worker
 from tests.reliability.worker import Limits
 
-SLOW = ("segmentation_run", "run_json", "checkpoint", "predict")  # they load JAX or train for seconds
+SLOW = ("run_json", "checkpoint", "predict")  # they load JAX
 
 
 @pytest.mark.parametrize("name", [name for name in targets.MODULES if name not in SLOW])

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from morphojax.anatomy import MYOCARDIUM_DENSITY_G_PER_ML, PHASES, STRUCTURES
-from morphojax.data.tables.schema import MEASURES, Column, Schema, TableError
+from morphojax.data.tables.schema import LARGEST_NUMBER, MEASURES, Column, Schema, TableError
 
 OUTLIER_SD = 6
 
@@ -159,7 +159,7 @@ def _cells(frame: pd.DataFrame, column: Column) -> list[Any]:
 
 
 def numbers_of(frame: pd.DataFrame, column: Column) -> np.ndarray:
-    """[N] float64, NaN where missing. Raises TableError for text and infinity.
+    """[N] float64, NaN where missing. Raises TableError for text and beyond LARGEST_NUMBER.
 
     The message gives the position of the row, not its index, which may be a subject id.
     """
@@ -176,8 +176,10 @@ def numbers_of(frame: pd.DataFrame, column: Column) -> np.ndarray:
                 f"column {column.name!r}, row {row} (counting from 0): {str(cell)!r} is not a number. "
                 "Correct the table (decimals with a point), or describe the column as categorical."
             ) from None
-        if math.isinf(numbers[row]):
-            raise TableError(f"column {column.name!r}, row {row} (counting from 0): the value is infinite; correct it")
+        if abs(numbers[row]) > LARGEST_NUMBER:
+            raise TableError(
+                f"column {column.name!r}, row {row} (counting from 0): {numbers[row]:.3g} is infinite or too large; correct it"
+            )
     return numbers
 
 

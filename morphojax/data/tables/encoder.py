@@ -1,7 +1,6 @@
 """Table rows -> numbers for a model, with statistics of the training rows only."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -177,13 +176,7 @@ def _fit(frame: pd.DataFrame, column: Column) -> _Fitted | str:
             return "all missing"
         # The mean of equal floats can differ from them by rounding, so the SD of a constant may
         # exceed 0.
-        with np.errstate(over="ignore"):
-            std = float(numbers.std())
-        if not math.isfinite(std):
-            raise TableError(
-                f"column {column.name!r}: values up to {np.abs(numbers).max():.3g} are too large to be scaled; correct them"
-            )
-        if numbers.min() == numbers.max() or std == 0:
+        if numbers.min() == numbers.max() or not (std := float(numbers.std())):
             return "constant"
         return _Fitted(mean=float(numbers.mean()), std=std)
     texts = [t for t in texts_of(frame, column) if t is not None]

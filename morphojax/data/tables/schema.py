@@ -23,6 +23,8 @@ GROUPS = (
     "medical_history",
     "acquisition",
 )
+# No measurement is larger, and squares of such numbers still have a mean.
+LARGEST_NUMBER = 1e30
 DICTIONARY_FIELDS = ("name", "kind", "group", "unit", "categories", "leak", "description", "measures")
 # What a column can measure: the volume (ml) or mass (g) of a structure at a phase, its area (cm2)
 # in a long-axis plane, or an ejection fraction.

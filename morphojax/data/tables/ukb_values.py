@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from morphojax.data.tables.schema import TableError
+from morphojax.data.tables.schema import LARGEST_NUMBER, TableError
 from morphojax.data.tables.ukb_fields import Field
 
 LESS_THAN_ONE = -10.0  # the code of several counts; read as one half
@@ -57,21 +57,14 @@ def combine(readings: Sequence[pd.Series], field: Field) -> pd.Series:
     numbers = [_numbers(values) for values in readings]
     numbers = [n.mask(n.isin(codes)) for n in numbers] if codes else numbers
     numbers = [n.replace(LESS_THAN_ONE, 0.5) for n in numbers] if field.less_than_one else numbers
-    if len(numbers) == 1:
-        return numbers[0]
-    with np.errstate(over="ignore"):  # refused below, by name
-        mean = pd.concat(numbers, axis=1).mean(axis=1)
-    if (wrong := np.isinf(mean.to_numpy())).any():
-        raise TableError(
-            f"{field.column.name!r}: the mean of the readings in row {int(np.argmax(wrong))} is too large for a number; "
-            "correct the readings"
-        )
-    return mean
+    return numbers[0] if len(numbers) == 1 else pd.concat(numbers, axis=1).mean(axis=1)
 
 
 def _numbers(values: pd.Series) -> pd.Series:
-    """Float64, NaN where missing. Raises TableError for text, truth values and infinity."""
-    if pd.api.types.is_float_dtype(values) and np.isfinite(values.max()) and np.isfinite(values.min()):
+    """Float64, NaN where missing. Raises TableError for text, truth values, and numbers beyond
+    LARGEST_NUMBER.
+    """
+    if pd.api.types.is_float_dtype(values) and max(values.max(), -values.min()) <= LARGEST_NUMBER:
         return values.astype(float)  # fast path: most columns hold finite numbers already
     numbers = pd.to_numeric(values, errors="coerce")
     wrong = values.notna() & numbers.isna()
@@ -80,9 +73,9 @@ def _numbers(values: pd.Series) -> pd.Series:
     elif values.dtype == bool:
         wrong |= True
     numbers = numbers.astype(float)
-    if (wrong := wrong.to_numpy(bool) | np.isinf(numbers.to_numpy())).any():
+    if (wrong := wrong.to_numpy(bool) | (np.abs(numbers.to_numpy()) > LARGEST_NUMBER)).any():
         raise TableError(
-            f"{values.name!r}: {wrong.sum()} entries are not numbers, the first in row {int(np.argmax(wrong))} (did a spreadsheet "
+            f"{values.name!r}: {wrong.sum()} entries are not numbers or too large, the first in row {int(np.argmax(wrong))} (did a spreadsheet "
             "turn it into a date?); export it again"
         )
     return numbers

@@ -118,7 +118,7 @@ BAD = {
     "an id that lost a digit": (dict(ids=[*IDS[:3], "100004"]), "ids have 6 and 7 digits"),
     "a date in a number": (
         dict(values={(24103, 2, 0): ["61.5", "", "01-Feb", "40"]}),
-        "'24103-2.0': 1 entries are not numbers, the first in row 2",
+        "'24103-2.0': 1 entries are not numbers or too large, the first in row 2",
     ),
 }
 
@@ -196,8 +196,8 @@ def test_a_corrupted_export_gives_a_table_or_a_table_error(tmp_path: Path) -> No
         ('eid,31-0.0,48-2.0\n1000017,1,"80\n', "line 2 opens a quotation"),
         ("eid,f.eid,31-0.0\n1000017,1000017,1\n", "'eid' and 'f.eid' are both participant ids"),
         ("eid,p48_i2,p48\n1000017,80,81\n", "'p48_i2' and 'p48' are the same field"),
-        ("eid,48-2.0\n1000017,True\n", "1 entries are not numbers"),
-        ("eid,48-2.0\n1000017,1e999\n", "1 entries are not numbers"),
+        ("eid,48-2.0\n1000017,True\n", "1 entries are not numbers or too large"),
+        ("eid,48-2.0\n1000017,1e999\n", "1 entries are not numbers or too large"),
         ("eid,p31\n1000017,Male\n", "1 entries are not codes, the first in row 0"),
         ("Participant ID,Beef intake | Instance 2\n1000017,3\n", r"several fields \(1369, 103020\)"),
         ("eid,48-2.0\n", "it has a header and no rows"),
@@ -281,9 +281,10 @@ def test_truth_values_are_no_numbers() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_readings_whose_mean_is_no_number_are_refused() -> None:
-    readings = [pd.Series([70.0, 1.5e308], name=f"31-2.{i}") for i in range(2)]
+@pytest.mark.parametrize("number", [1.5e308, -2e30, np.inf])
+def test_readings_too_large_for_a_measurement_are_refused(number) -> None:
+    readings = [pd.Series([70.0, number], name=f"31-2.{i}") for i in range(2)]
     field = Field(31, "", Column("volume", "continuous", "cardiac_morphometric"), ())
-    with pytest.raises(TableError, match=r"'volume': the mean of the readings in row 1 is too large"):
+    with pytest.raises(TableError, match=r"'31-2.0': 1 entries are not numbers or too large, the first in row 1"):
         combine(readings, field)
     assert combine([r[:1] for r in readings], field).tolist() == [70.0]

@@ -20,10 +20,10 @@ MODULES = {
     **dict.fromkeys(("acdc", "mnms", "mnms2", "sunnybrook", "ukb_nifti", "nifti_table", "synthetic"), "cohorts"),
     **dict.fromkeys(("table", "ukb_export", "parquet", "subject_lists", "split_file"), "tables"),
     **dict.fromkeys(("safetensors", "torch"), "weights"),
-    **dict.fromkeys(("dataset", "records", "run_json", "segmentation_run", "checkpoint"), "stored"),
+    **dict.fromkeys(("dataset", "records", "run_json", "checkpoint"), "stored"),
 }
 # Of the inputs asked for, for readers that take tens of milliseconds.
-FRACTIONS = {"segmentation_run": 0.02, "checkpoint": 0.1, "predict": 0.2}
+FRACTIONS = {"checkpoint": 0.1, "predict": 0.2}
 SPACING_MM = (0.02, 100.0)  # voxels of a heart, the limits that the readers state
 
 

@@ -155,21 +155,6 @@ def read_run(folder: Path, changed: Sequence[Path]) -> None:
         digests.unlink(missing_ok=True)
 
 
-def build_segmentation(folder: Path) -> Sequence[tuple[str, Mutate]]:
-    from tests.tasks import tiny
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        tiny.train("segment_sax", prepared(folder), folder / "run", batch_size=2)
-    (folder / "run/digests.json").unlink()
-    return [(f"run/{name}.json", json_text) for name in ("config", "preprocessing")]
-
-
-def read_segmentation(folder: Path, changed: Sequence[Path]) -> None:
-    from morphojax.inference.segmenter import load_run
-
-    load_run(folder / "run", "last")
-
-
 def build_checkpoint(folder: Path) -> Sequence[tuple[str, Mutate]]:
     from tests.train.test_loop import fit
     from tests.train.toy import Batches, task
@@ -221,6 +206,5 @@ TARGETS = (
     Target("dataset", build_dataset, read_dataset, (DatasetError, RecordError)),
     Target("records", build_records, read_records, (DatasetError, RecordError)),
     Target("run_json", build_run, read_run, _named()),
-    Target("segmentation_run", build_segmentation, read_segmentation, _named_checkpoint()),
     Target("checkpoint", build_checkpoint, read_checkpoint, _named_checkpoint()),
 )

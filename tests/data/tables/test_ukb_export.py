@@ -274,7 +274,7 @@ def test_a_number_beyond_floats_is_refused(tmp_path: Path, column: str) -> None:
 def test_truth_values_are_no_numbers() -> None:
     field = Field(48, "", Column("waist", "continuous", "body_morphometric"), ())
     for cells in ([True, 80], [True, False]):
-        with pytest.raises(TableError, match=r"are not numbers, the first in row 0"):
+        with pytest.raises(TableError, match=r"are not numbers or too large, the first in row 0"):
             combine([pd.Series(cells, dtype=object, name="48-2.0")], field)
         with pytest.raises(TableError, match=r"are not numbers"):
             combine([pd.Series([True, False], name="48-2.0")], field)

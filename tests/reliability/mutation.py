@@ -49,8 +49,8 @@ class Covering:
             self.lines.setdefault(file, {}).setdefault(line, set()).update(tests)
 
     def tests(self, mutant: mutants.Mutant) -> list[str]:
-        """The fastest tests of a mutant's line, within the limit; for a line that only an import
-        runs, the tests of the module.
+        """The fastest tests of a mutant's line, within the limit, and then all of its module: a test
+        that finds a function compiled runs none of its lines, and yet sees its result.
         """
         lines = self.lines.get(mutant.file, {})
         line = max((n for n in lines if n <= mutant.line), default=0)  # a statement may take several lines
@@ -60,16 +60,18 @@ class Covering:
             if total > self.limit and chosen:
                 break
             chosen.append(test)
-        return chosen or _of_module(mutant.file)
+        return chosen + _of_module(mutant.file, needed=not chosen)
 
 
-def _of_module(file: str) -> list[str]:
+def _of_module(file: str, needed: bool) -> list[str]:
+    """The tests of a module by its name; where there are none and they are needed, of its folder."""
     path = Path(file)
     folder = Path("tests", *path.parts[1:-1])
+    if (ROOT / folder / f"test_{path.stem}.py").exists():
+        return [str(folder / f"test_{path.stem}.py")]
     while not (ROOT / folder).is_dir():
         folder = folder.parent
-    own = Path("tests", *path.parts[1:-1], f"test_{path.stem}.py")
-    return [str(own)] if (ROOT / own).exists() else [str(folder)]
+    return [str(folder)] if needed else []
 
 
 def run_tests(tree: Path, tests: list[str]) -> tuple[str, str]:

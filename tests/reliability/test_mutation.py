@@ -82,6 +82,10 @@ def test_the_fastest_tests_of_a_line_are_chosen(tmp_path, module):
     read = mutation.Covering([tmp_path / "map.json"], limit=30)
     condition = next(m for m in of_file(tmp_path, module) if m.old == "x < low")
     assert read.tests(condition) == ["fast", "slow"]
+    loss = of_file(ROOT, ROOT / "morphojax/objectives/volume.py")[0]
+    assert read.tests(loss) == ["tests/objectives/test_volume.py"]
+    shapes = of_file(ROOT, ROOT / "morphojax/data/sources/views.py")[0]  # has no tests of its own name
+    assert read.tests(shapes) == ["tests/data/sources"]
 
 
 PROGRAM = """

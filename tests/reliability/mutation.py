@@ -49,8 +49,9 @@ class Covering:
             self.lines.setdefault(file, {}).setdefault(line, set()).update(tests)
 
     def tests(self, mutant: mutants.Mutant) -> list[str]:
-        """The fastest tests of a mutant's line, within the limit, and then all of its module: a test
-        that finds a function compiled runs none of its lines, and yet sees its result.
+        """The fastest tests of a mutant's line, within the limit, and then all of its module.
+
+        A test that finds a function compiled runs none of its lines, and yet sees its result.
         """
         lines = self.lines.get(mutant.file, {})
         line = max((n for n in lines if n <= mutant.line), default=0)  # a statement may take several lines
@@ -64,7 +65,7 @@ class Covering:
 
 
 def _of_module(file: str, needed: bool) -> list[str]:
-    """The tests of a module by its name; where there are none and they are needed, of its folder."""
+    """The tests of a module by its name; where there are none and they are needed, its folder's."""
     path = Path(file)
     folder = Path("tests", *path.parts[1:-1])
     if (ROOT / folder / f"test_{path.stem}.py").exists():

@@ -75,8 +75,8 @@ def _numbers(values: pd.Series) -> pd.Series:
     numbers = numbers.astype(float)
     if (wrong := wrong.to_numpy(bool) | (np.abs(numbers.to_numpy()) > LARGEST_NUMBER)).any():
         raise TableError(
-            f"{values.name!r}: {wrong.sum()} entries are not numbers or too large, the first in row {int(np.argmax(wrong))} (did a spreadsheet "
-            "turn it into a date?); export it again"
+            f"{values.name!r}: {wrong.sum()} entries are not numbers or too large, the first in row "
+            f"{int(np.argmax(wrong))} (did a spreadsheet turn it into a date?); export it again"
         )
     return numbers
 

@@ -1,11 +1,14 @@
 """What an inspection finds in a raw cohort and in its prepared dataset."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from morphojax.data.geometry import Grid
 from morphojax.data.inspection import survey
+from morphojax.data.sources.acdc import Acdc
 from morphojax.data.sources.base import CohortError
 from morphojax.data.sources.synthetic import Synthetic, generate
 from morphojax.data.store.dataset import Dataset
@@ -40,6 +43,15 @@ def test_volumes_of_adults_are_not_suspicious(root):
     for n in range(1, 7):
         replace_images(n, (20, 24, 4), np.diag([-4, -4, 20, 1.0]))(root)
     assert not [what for what in inspect(root)[1] if "voxel spacing" in what]
+
+
+class _Warning(Acdc):
+    def read(self, subject, planes):
+        return dataclasses.replace(super().read(subject, planes), warnings=("twice", "twice"))
+
+
+def test_warnings_of_the_reader_are_counted_by_subject(root):
+    assert survey.of_source(_Warning(root), "acdc", ("sax",), 1, False).warnings == {"twice": 6}
 
 
 def test_an_oblique_orientation_names_every_direction_once(root):

@@ -7,6 +7,7 @@ import pytest
 from morphojax.data.geometry import Grid, normalise, place, to_grid
 from morphojax.data.prepare import assemble
 from morphojax.data.prepare.checks import PrepareError
+from morphojax.data.prepare.partials import PartialResults
 from morphojax.data.prepare.spec import PARTIAL, PrepareSpec
 from morphojax.data.sources.acdc import Acdc
 from morphojax.data.store.dataset import Dataset, DatasetError, Manifest
@@ -26,6 +27,13 @@ def root(tmp_path):
 def prepared(root, tmp_path):
     prepare_acdc(root, tmp_path / "out")
     return tmp_path / "out"
+
+
+def test_a_partial_result_that_vanishes_is_named(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(PartialResults, "read", lambda self, subject: None)
+    with pytest.raises(PrepareError, match="was damaged or removed in the meantime; run again"):
+        prepare_acdc(root, tmp_path / "out")
+    assert not (tmp_path / "out/dataset.json").exists()
 
 
 def test_the_dataset_holds_the_cohort(root, prepared):

@@ -5,10 +5,13 @@ import json
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from morphojax.train import run
-from morphojax.train.logger import Logger
+from morphojax.train.logger import Logger, logged
+from morphojax.train.task import TrainingError
+from tests.disk import full_disk
 
 
 def test_a_run_directory_refuses_another_config_and_data(tmp_path: Path) -> None:
@@ -91,3 +94,34 @@ def test_the_environment_of_a_source_tree_that_is_not_installed(monkeypatch: pyt
 def test_the_environment_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert run.environment()["commit"] is None
+
+
+def test_a_full_disk_under_the_log_is_told_and_nothing_waits_for_it(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    for what in (lambda log, step: log.images(step, {"x": noise}), lambda log, step: log.scalars(step, {"x": 1.0})):
+        log = Logger(tmp_path, start=0)
+        with full_disk(4096), pytest.raises(TrainingError, match=r"the log cannot be written .*make room"):
+            for step in range(500):
+                what(log, step)
+        with full_disk(4096):
+            log.close()
+
+
+@pytest.mark.parametrize(
+    "damaged", ['{"step": 1, "lo\udc80ss": 1.0}', "7", "{}", '{"step": null}', '{"step": "a"}', ""]
+)
+def test_a_damaged_line_of_the_log_is_dropped_with_a_warning(damaged: str, tmp_path: Path, capsys) -> None:
+    log = Logger(tmp_path, start=0)
+    for step in (1, 2, 3):
+        log.scalars(step, {"train/loss": float(step)})
+    log.close()
+    path = tmp_path / "metrics.jsonl"
+    first, second, third = path.read_text().splitlines()
+    path.write_bytes("\n".join([first, damaged, third, second[:9]]).encode(errors="surrogateescape"))
+    Logger(tmp_path, start=3).close()
+    kept = [json.loads(line)["step"] for line in path.read_text().splitlines()]
+    if 'step": 1' in damaged:  # a byte inside a name: the line is still one
+        assert kept == [1, 1, 3]
+    else:
+        assert kept == [1, 3] and "metrics.jsonl: 1 lines are damaged" in capsys.readouterr().out
+    assert [step for step, _ in logged(tmp_path, 3)][-1] == 3

@@ -37,6 +37,13 @@ class DatasetError(ValueError):
     """A prepared dataset that cannot be used. The message names the file and what to do."""
 
 
+_OWN = "manifest_sha256"  # key of the manifest's digest of itself; datasets of older versions lack it
+
+
+def _digest(state: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
 @dataclasses.dataclass(frozen=True)
 class Manifest:
     """What a dataset holds.
@@ -103,10 +110,12 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """Hash of the manifest and so of every file: equal fingerprints mean equal datasets."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+        return _digest(self.to_json())[:16]
 
     def write(self, root: Path) -> None:
-        write_atomically(root / MANIFEST, (json.dumps(self.to_json(), indent=1) + "\n").encode())
+        """With a digest of itself: it holds the units and hashes of everything else."""
+        state = self.to_json()
+        write_atomically(root / MANIFEST, (json.dumps(state | {_OWN: _digest(state)}, indent=1) + "\n").encode())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,6 +252,9 @@ def _read_manifest(root: Path) -> Manifest:
     version = state.get("format_version") if isinstance(state, dict) else None
     if version != FORMAT_VERSION:
         raise DatasetError(f"{path}: format version {version}, this code reads {FORMAT_VERSION}; run prepare again")
+    expected = state.pop(_OWN, None)
+    if expected is not None and expected != _digest(state):
+        raise DatasetError(f"{path} does not hold what was written; copy the dataset again, or run prepare again")
     try:
         manifest = Manifest.from_json(state)
     except (KeyError, TypeError, ValueError) as error:

@@ -132,6 +132,7 @@ def create(run: Path, config: Mapping[str, Any], files: Mapping[str, Any]) -> No
         files = {"config.json": config, "environment.json": environment(), **files}
         texts = {name: json.dumps(content, indent=2) + "\n" for name, content in files.items()}
         if (run / "start.json").exists() and "start.json" not in texts:
+            read_json(run, "start.json")  # verified: a damaged one must not get a digest of its own
             texts["start.json"] = (run / "start.json").read_text()
         digests = {name: _sha256(text.encode()) for name, text in texts.items()}
         for name, text in {**texts, DIGESTS: json.dumps(digests, indent=2) + "\n"}.items():

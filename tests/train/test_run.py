@@ -125,3 +125,18 @@ def test_a_damaged_line_of_the_log_is_dropped_with_a_warning(damaged: str, tmp_p
     else:
         assert kept == [1, 3] and "metrics.jsonl: 1 lines are damaged" in capsys.readouterr().out
     assert [step for step, _ in logged(tmp_path, 3)][-1] == 3
+
+
+@pytest.mark.parametrize("damage", ['"xb"', "{", ""], ids=["flip", "cut", "empty"])
+@pytest.mark.parametrize("dynamics_every", [0, 2])
+def test_a_damaged_start_is_refused_whether_or_not_dynamics_read_it(tmp_path: Path, damage, dynamics_every) -> None:
+    """Resuming writes the description again: it must not vouch for what is damaged."""
+    config = {"seed": 0, "workdir": "a", "init_from": "", "dynamics_every": dynamics_every}
+    files = {"preprocessing.json": {}, "start.json": "xa"}
+    run.create(tmp_path, config, files)
+    (tmp_path / "checkpoints").mkdir()
+    run.create(tmp_path, config, files)
+    assert run.read_json(tmp_path, "start.json") == "xa"
+    (tmp_path / "start.json").write_text(damage)
+    with pytest.raises(run.RunError, match=r"start\.json|other weights than when"):
+        run.create(tmp_path, config, files)

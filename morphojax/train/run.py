@@ -85,7 +85,7 @@ def _digests(run: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     digests = json.loads(path.read_bytes())
-    if not isinstance(digests, dict):
+    if not isinstance(digests, dict) or "config.json" not in digests:  # as if swapped with another file
         raise RunError(f"{path}: not as a run writes it; restore it, or train again")
     return digests
 

@@ -140,3 +140,15 @@ def test_a_damaged_start_is_refused_whether_or_not_dynamics_read_it(tmp_path: Pa
     (tmp_path / "start.json").write_text(damage)
     with pytest.raises(run.RunError, match=r"start\.json|other weights than when"):
         run.create(tmp_path, config, files)
+
+
+def test_another_file_in_place_of_the_digests_is_refused(tmp_path: Path) -> None:
+    config = {"seed": 0, "workdir": "a", "init_from": "", "dynamics_every": 0}
+    files = {"preprocessing.json": {}, "start.json": {"weights": "ab"}}
+    run.create(tmp_path, config, files)
+    (tmp_path / "checkpoints").mkdir()
+    start, digests = (tmp_path / "start.json").read_bytes(), (tmp_path / run.DIGESTS).read_bytes()
+    (tmp_path / "start.json").write_bytes(digests)
+    (tmp_path / run.DIGESTS).write_bytes(start)
+    with pytest.raises(run.RunError, match=r"digests\.json: not as a run writes it"):
+        run.create(tmp_path, config, files)

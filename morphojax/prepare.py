@@ -251,10 +251,13 @@ def _run(flags: argparse.Namespace, argv: Sequence[str]) -> tuple[str, int]:
         return texts.describe_shard(flags.shard, shard), 0
     if flags.launcher:
         _launch(spec, flags, argv)
-    summary = assemble.prepare(spec, flags.workers, flags.strict, hidden=excluded)
-    tiles = survey.tiles(Dataset.open(flags.output))
-    figures.contact_sheet(flags.output / "contact_sheet.png", tiles, columns=survey.SHEET_COLUMNS)
+    summary = assemble.prepare(spec, flags.workers, flags.strict, hidden=excluded, finish=_draw_contact_sheet)
     return texts.describe_dataset(summary), 0
+
+
+def _draw_contact_sheet(folder: Path) -> None:
+    tiles = survey.tiles(Dataset.open(folder))
+    figures.contact_sheet(folder / "contact_sheet.png", tiles, columns=survey.SHEET_COLUMNS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

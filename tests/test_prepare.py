@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from morphojax import prepare
+from morphojax.data.prepare import assemble
 from morphojax.data.sources.synthetic import generate
 from morphojax.data.store.dataset import Dataset
 from morphojax.evaluation import figures
 from tests.data import cohorts
+from tests.data.preparing import file_hashes
 
 
 def _flags(root, output, *more):
@@ -168,3 +170,31 @@ def test_measured_columns_need_annotations_and_free_names(tmp_path, capsys):
     more = [f"--output={tmp_path / 'twice'}", f"--table={table}", f"--dictionary={tmp_path / 'd.csv'}"]
     assert prepare.main([*flags, *more]) == 1
     assert "has the columns measured_rv_edv_ml already" in capsys.readouterr().err and not (tmp_path / "twice").exists()
+
+
+def test_a_command_that_was_killed_late_is_completed(tmp_path, capsys, monkeypatch):
+    """To the same bytes, and nothing that it was writing stays."""
+    root = cohorts.acdc(tmp_path / "cohort", subjects=2)
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert prepare.main(_flags(root, whole)) == 0
+
+    def in_the_sheet(*_, **__):
+        (out / "contact_sheet.png.part").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    def in_the_removal(*_):
+        next((out / ".partial").glob("*.msgpack")).unlink()
+        raise KeyboardInterrupt
+
+    for place, name, killed in (
+        (figures, "contact_sheet", in_the_sheet),
+        (assemble, "_remove_partial_results", in_the_removal),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(place, name, killed)
+            prepare.main(_flags(root, out))
+        (out / "dataset.json.99-ab.partial").write_text("half")
+    assert prepare.main(_flags(root, out)) == 0
+    assert file_hashes(out) == file_hashes(whole) and not (out / ".partial").exists()
+    assert prepare.main(_flags(root, out)) == 1
+    assert "already holds a dataset" in capsys.readouterr().err

@@ -68,8 +68,16 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: str | Path) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    """Writes it completely or not at all. An OSError names the file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        figure.savefig(part, dpi=120, format=path.suffix[1:])
+        part.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk names none
+        raise
 
 
 def _legend(figure: Figure, structures: Sequence[str]) -> None:

@@ -3,6 +3,7 @@ that knows orbax.
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,14 @@ class CheckpointError(NamedError):
     """A checkpoint that is missing, damaged or of another model. The message names it and says what
     to do.
     """
+
+
+def _is_not_raised(record: logging.LogRecord) -> bool:
+    """False for tracebacks that orbax's threads log of errors which it then raises."""
+    return not (record.exc_info or "Traceback" in str(record.msg)) or "orbax" not in record.pathname
+
+
+logging.getLogger("absl").addFilter(_is_not_raised)
 
 
 class _Always:
@@ -156,21 +165,28 @@ def find(path: str | Path, which: str = "best") -> Path:
             f"{path}: no run and no checkpoint here; give a run directory or one of the folders in its checkpoints/"
         )
     # Read only: another process may be training in this directory, so nothing is cleaned up.
-    try:
-        with ocp.training.Checkpointer(str(directory)) as checkpointer:
-            found = list(checkpointer.checkpoints)
-    except Exception as error:  # see Checkpoints.restore
-        raise CheckpointError(
-            f"{directory}: a checkpoint's metadata are damaged ({_first_line(error)}); move that folder away"
-        ) from error
-    scored = [c for c in found if c.metrics] if which == "best" else []
-    ordered = sorted(scored, key=lambda c: (_score(c.metrics), c.step)) or found
-    for chosen in reversed(ordered):
-        folder = directory / str(chosen.step)
+    whole: list[tuple[float, int]] = []
+    for step in sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit()):
+        folder = directory / str(step)
         if (damage := digests.damage(folder)) is None:
-            return folder
-        devices.say(f"warning: {folder}: damaged ({damage}); the {which} of the other checkpoints is used")
+            whole.append((_saved_score(folder) if which == "best" else _LOWEST, step))
+        else:
+            devices.say(f"warning: {folder}: damaged ({damage}); the {which} of the other checkpoints is used")
+    if whole:
+        return directory / str(max(whole)[1])
     raise CheckpointError(f"{directory}: holds no whole checkpoint; has the run saved yet?")
+
+
+def _saved_score(folder: Path) -> float:
+    """The score that a checkpoint was saved with, from orbax's file: its own reader fails where
+    any checkpoint of the run is damaged.
+    """
+    try:
+        return _score(json.loads((folder / "metrics" / "metrics").read_text()))
+    except FileNotFoundError:
+        return _LOWEST
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}: damaged (its score cannot be read: {error}); remove this folder") from error
 
 
 def load_variables(path: str | Path, which: str = "best", weights: str = "model") -> dict[str, PyTree]:

@@ -1,24 +1,35 @@
 """The log of a run: TensorBoard events and metrics.jsonl."""
 
+import contextlib
 import json
 import math
+import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyrefly: ignore
 
 from morphojax.data import json_text
 from morphojax.data.store.records import write_atomically
+from morphojax.train import devices
 from morphojax.train.run import RunError
+from morphojax.train.task import TrainingError
+
+_AFTER_SAVE = "dynamics/"  # of the scalars that the loop logs after the checkpoint of their step
+_FLUSH_SECONDS = 10.0
 
 
 class Logger:
     """Scalars to TensorBoard and to `metrics.jsonl` (a JSON object a line, `step` first), images to
     TensorBoard.
 
-    A resumed run drops the lines after its checkpoint, which the killed run had already written.
-    Only the first process writes.
+    A resumed run drops the lines that it will write again. Only the first process writes. Raises
+    TrainingError where the disk cannot be written.
     """
 
     def __init__(self, run: str | Path, start: int, active: bool = True):
@@ -26,32 +37,75 @@ class Logger:
         if not active:
             return
         self._path = Path(run) / "metrics.jsonl"
-        if self._path.exists():
-            kept = [line for line in _lines(self._path) if _step(line) <= start]
-            write_atomically(self._path, "".join(line + "\n" for line in kept).encode())
-        self._file = self._path.open("a")
-        self._writer = SummaryWriter(str(run), purge_step=start + 1, flush_secs=10)
+        with self._told():
+            if self._path.exists():
+                self._drop_lines(start)
+            self._file = self._path.open("a")
+            self._events = _Events(Path(run), start + 1)
+
+    def _drop_lines(self, start: int) -> None:
+        lines = _lines(self._path)
+        if damaged := sum(_step(line) == math.inf for line in lines[:-1]):  # a kill can cut the last one short
+            devices.say(f"warning: {self._path}: {damaged} lines are damaged, and dropped")
+        kept = [line for line in lines if not _again(line, start)]
+        write_atomically(self._path, "".join(line + "\n" for line in kept).encode())
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         if not self._active:
             return
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **finite}) + "\n")
-        self._file.flush()
+        with self._told():
+            for name, value in values.items():
+                self._events.add(step, summary=summary.scalar(name, value))
+            self._file.write(json.dumps({"step": step, **finite}) + "\n")
+            self._file.flush()
 
     def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """uint8 [H,W,3] each."""
         if not self._active:
             return
-        for name, image in images.items():
-            self._writer.add_image(name, image, step, dataformats="HWC")
+        with self._told():
+            for name, image in images.items():
+                self._events.add(step, summary=summary.image(name, image, dataformats="HWC"))
 
     def close(self) -> None:
+        """The scalars are on the disk already; the last events are lost where it is full."""
         if self._active:
-            self._file.close()
-            self._writer.close()
+            for file in (self._file, self._events):
+                with contextlib.suppress(OSError):
+                    file.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(
+                f"{self._path.parent}: the log cannot be written ({error}); make room and start again to resume"
+            ) from error
+
+
+class _Events:
+    """TensorBoard's event file, written by this thread.
+
+    tensorboardX's SummaryWriter writes from another one: a full disk ends that thread, and the run
+    waits for it for ever.
+    """
+
+    def __init__(self, run: Path, purge_step: int):
+        """Events of the files before, from `purge_step` on, are hidden."""
+        self._writer = EventsWriter(str(run / "events"), f".{os.getpid()}")
+        self._flushed = time.monotonic()
+        self.add(purge_step, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, step: int, **content: Any) -> None:
+        self._writer.write_event(Event(step=step, wall_time=time.time(), **content))
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self._writer.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def logged(run: Path, until: int) -> Iterator[tuple[int, dict[str, float]]]:
@@ -77,6 +131,12 @@ def _lines(path: Path) -> list[str]:
         return path.read_text(errors="replace").splitlines()
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); restore it, or move it away") from error
+
+
+def _again(line: str, start: int) -> bool:
+    """Whether a run that resumes at step `start` writes a line again, or cannot read it."""
+    step = _step(line)
+    return step > start or (step == start and any(name.startswith(_AFTER_SAVE) for name in json_text.parse(line)))
 
 
 def _step(line: str) -> float:

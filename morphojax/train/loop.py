@@ -1,6 +1,7 @@
 """The only training loop.
 
-Its order is a contract: evaluate, save, next batch, draw, diagnose, step, log (one step late). The
+Its order is a contract: evaluate, save, next batch, draw, diagnose, step, log (one step late). At
+the last step it draws and diagnoses before it saves: a run with that checkpoint is complete. The
 device never waits for the host: metrics are fetched for many steps at once, after the next step has
 been dispatched.
 """
@@ -87,10 +88,10 @@ def fit(
                 if new and (finished or stopping or score is not None or (step and step % save_every == 0)):
                     pending.flush(step)
                     session.check_finite(step, state)
+                    if finished and batch is not None:  # before the save, which makes the run complete
+                        session.draw(step, state, batch)
+                        session.diagnose(step, state, batch)
                     checkpoints.save(step, state, task.train_batches.get_state(), score)
-                if finished and batch is not None:
-                    session.draw(step, state, batch)
-                    session.diagnose(step, state, batch)
                 if finished or stopping:
                     break
                 batch = next(task.train_batches)

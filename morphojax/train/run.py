@@ -92,9 +92,12 @@ def _digests(run: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        return json_text.parse(path.read_bytes(), {str: str})
+        digests = json_text.parse(path.read_bytes(), {str: str})
+        if "config.json" not in digests:  # as if swapped with another file
+            raise ValueError("holds no digest of config.json")
     except ValueError as error:
         raise RunError(f"{path}: not as a run writes it ({error}); restore it, or train again") from error
+    return digests
 
 
 def _sha256(data: bytes) -> str:
@@ -139,6 +142,7 @@ def create(run: Path, config: Mapping[str, Any], files: Mapping[str, Any]) -> No
         files = {"config.json": config, "environment.json": environment(), **files}
         texts = {name: json.dumps(content, indent=2) + "\n" for name, content in files.items()}
         if (run / "start.json").exists() and "start.json" not in texts:
+            read_json(run, "start.json")  # verified: a damaged one must not get a digest of its own
             texts["start.json"] = (run / "start.json").read_text()
         digests = {name: _sha256(text.encode()) for name, text in texts.items()}
         for name, text in {**texts, DIGESTS: json.dumps(digests, indent=2) + "\n"}.items():

@@ -3,6 +3,7 @@ import pytest
 
 from morphojax import anatomy
 from morphojax.evaluation import figures
+from tests.disk import full_disk
 
 
 def picture():
@@ -58,3 +59,12 @@ def test_every_figure_is_written_even_with_missing_values(tmp_path):
 def test_nothing_to_draw_is_an_error_that_names_the_file(tmp_path):
     with pytest.raises(ValueError, match="sheet"):
         figures.contact_sheet(tmp_path / "sheet.png", [])
+
+
+def test_a_full_disk_leaves_no_half_picture(tmp_path):
+    tiles = [(*picture(), "heart")]
+    with full_disk(1000), pytest.raises(OSError, match="contact_sheet"):
+        figures.contact_sheet(tmp_path / "contact_sheet.png", tiles)
+    assert not (tmp_path / "contact_sheet.png").exists()
+    figures.contact_sheet(tmp_path / "contact_sheet.png", tiles)
+    assert [p.name for p in tmp_path.iterdir()] == ["contact_sheet.png"]

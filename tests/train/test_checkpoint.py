@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from morphojax.train import checkpoint, digests
+from tests.disk import full_disk
 from tests.train.test_loop import fit, weights
 from tests.train.toy import Batches, task
 
@@ -122,7 +123,31 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: py
 
 def test_damaged_metadata_of_a_checkpoint_are_named(trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
+    (run / "checkpoints/8/digests.json").unlink()  # which would tell at once
     path = run / "checkpoints/8/_CHECKPOINT_METADATA"
     path.write_text('{"x": 1, ' + path.read_text().lstrip().removeprefix("{"))
     with pytest.raises(checkpoint.CheckpointError, match="run/checkpoints"):
         checkpoint.load_variables(run)
+
+
+def test_evaluation_takes_another_checkpoint_whatever_file_is_damaged(trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    assert checkpoint.find(run, "best").name == "8"
+    for path in files(run / "checkpoints/8"):
+        whole = path.read_bytes()
+        for damaged in (b"", b"\xff" + whole[1:], whole + b"more"):
+            path.write_bytes(damaged)
+            assert checkpoint.find(run, "best").name == "6"
+        path.write_bytes(whole)
+    assert checkpoint.find(run, "best").name == "8"
+
+
+def test_a_full_disk_prints_no_traceback(tmp_path: Path, capfd, caplog) -> None:
+    made = task(12, Batches())
+    state = jax.jit(made.init)(made.pretrained)
+    state = state.replace(params=state.params | {"large": jax.numpy.arange(10_000.0)})
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    with full_disk(2000), pytest.raises(checkpoint.CheckpointError, match="make room"):
+        checkpoints.save(9, state, {"next": 9}, None)
+    printed = capfd.readouterr()
+    assert "Traceback" not in printed.err + printed.out + caplog.text

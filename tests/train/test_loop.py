@@ -281,3 +281,43 @@ def test_ema_weights_that_a_run_does_not_keep_are_told(tmp_path: Path) -> None:
         checkpoint.load_variables(tmp_path, "last", "ema")
     with pytest.raises(ValueError, match="weights='mean' is unknown: choose model or ema"):
         checkpoint.load_variables(tmp_path, "last", "mean")
+
+
+class Killed(BaseException):
+    """Nothing in the loop may catch it."""
+
+
+def diagnosed():
+    """A task of four steps that logs dynamics too."""
+    spread = {"diagnose": lambda state, constants, batch: {"spread": batch["x"].std()}, "diagnose_every": 2}
+    return dataclasses.replace(task(4, Batches()), **spread)
+
+
+EVERY = {"log_every": 1, "save_every": 1, "eval_every": 2}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("undisturbed")
+    fit(run, diagnosed(), **EVERY)
+    return run
+
+
+@pytest.mark.parametrize(("after", "step"), [("save", 2), ("diagnose", 2), ("diagnose", 4), ("save", 4)])
+def test_a_killed_run_logs_every_line_once(
+    after: str, step: int, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = loop.Checkpoints if after == "save" else loop._Session
+    own = getattr(place, after)
+
+    def killed(self, at, *arguments):
+        own(self, at, *arguments)
+        if at == step:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(place, after, killed)
+        fit(tmp_path, diagnosed(), **EVERY)
+    assert fit(tmp_path, diagnosed(), **EVERY)
+    logs = [[{k: v for k, v in x.items() if "per_second" not in k} for x in lines(r)] for r in (undisturbed, tmp_path)]
+    assert logs[0] == logs[1] and weights(undisturbed) == weights(tmp_path)

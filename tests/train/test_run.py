@@ -11,6 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from morphojax.train import lineage, run
 from morphojax.train.logger import Logger, logged
+from morphojax.train.task import TrainingError
+from tests.disk import full_disk
 
 
 def test_a_run_directory_refuses_another_config_and_data(tmp_path: Path) -> None:
@@ -142,3 +144,61 @@ def test_a_log_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for use in (lambda: list(logged(tmp_path, 10)), lambda: Logger(tmp_path, start=0)):
         with pytest.raises(run.RunError, match=r"metrics.jsonl: cannot be read"):
             use()
+
+
+def test_a_full_disk_under_the_log_is_told_and_nothing_waits_for_it(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    for what in (lambda log, step: log.images(step, {"x": noise}), lambda log, step: log.scalars(step, {"x": 1.0})):
+        log = Logger(tmp_path, start=0)
+        with full_disk(4096), pytest.raises(TrainingError, match=r"the log cannot be written .*make room"):
+            for step in range(500):
+                what(log, step)
+        with full_disk(4096):
+            log.close()
+
+
+@pytest.mark.parametrize(
+    "damaged", ['{"step": 1, "lo\udc80ss": 1.0}', "7", "{}", '{"step": null}', '{"step": "a"}', ""]
+)
+def test_a_damaged_line_of_the_log_is_dropped_with_a_warning(damaged: str, tmp_path: Path, capsys) -> None:
+    log = Logger(tmp_path, start=0)
+    for step in (1, 2, 3):
+        log.scalars(step, {"train/loss": float(step)})
+    log.close()
+    path = tmp_path / "metrics.jsonl"
+    first, second, third = path.read_text().splitlines()
+    path.write_bytes("\n".join([first, damaged, third, second[:9]]).encode(errors="surrogateescape"))
+    Logger(tmp_path, start=3).close()
+    kept = [json.loads(line)["step"] for line in path.read_text().splitlines()]
+    if 'step": 1' in damaged:  # a byte inside a name: the line is still one
+        assert kept == [1, 1, 3]
+    else:
+        assert kept == [1, 3] and "metrics.jsonl: 1 lines are damaged" in capsys.readouterr().out
+    assert [step for step, _ in logged(tmp_path, 3)][-1] == 3
+
+
+@pytest.mark.parametrize("damage", ['"xb"', "{", ""], ids=["flip", "cut", "empty"])
+@pytest.mark.parametrize("dynamics_every", [0, 2])
+def test_a_damaged_start_is_refused_whether_or_not_dynamics_read_it(tmp_path: Path, damage, dynamics_every) -> None:
+    """Resuming writes the description again: it must not vouch for what is damaged."""
+    config = {"seed": 0, "workdir": "a", "init_from": "", "dynamics_every": dynamics_every}
+    files = {"preprocessing.json": {}, "start.json": "xa"}
+    run.create(tmp_path, config, files)
+    (tmp_path / "checkpoints").mkdir()
+    run.create(tmp_path, config, files)
+    assert run.read_json(tmp_path, "start.json") == "xa"
+    (tmp_path / "start.json").write_text(damage)
+    with pytest.raises(run.RunError, match=r"start\.json|other weights than when"):
+        run.create(tmp_path, config, files)
+
+
+def test_another_file_in_place_of_the_digests_is_refused(tmp_path: Path) -> None:
+    config = {"seed": 0, "workdir": "a", "init_from": "", "dynamics_every": 0}
+    files = {"preprocessing.json": {}, "start.json": {"weights": "ab"}}
+    run.create(tmp_path, config, files)
+    (tmp_path / "checkpoints").mkdir()
+    start, digests = (tmp_path / "start.json").read_bytes(), (tmp_path / run.DIGESTS).read_bytes()
+    (tmp_path / "start.json").write_bytes(digests)
+    (tmp_path / run.DIGESTS).write_bytes(start)
+    with pytest.raises(run.RunError, match=r"digests\.json: not as a run writes it"):
+        run.create(tmp_path, config, files)

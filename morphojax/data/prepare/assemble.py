@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from morphojax.data.prepare.contents import (
     ReportLine,
     annotated_structures,
     count_contents,
+    read_report,
     write_report,
     write_stacks,
     write_subjects,
 )
 from morphojax.data.prepare.partials import PartialResults, write_all
 from morphojax.data.prepare.spec import LEFT_OUT, PARTIAL, PrepareSpec, unwritable
-from morphojax.data.store.dataset import Manifest
+from morphojax.data.store.dataset import MANIFEST, Dataset, Manifest
 from morphojax.data.store.lock import LockError, locked
 from morphojax.data.store.records import Shard, ShardWriter, describe
 from morphojax.data.tables import cells
@@ -55,11 +56,13 @@ def prepare(
     strict: bool = False,
     progress: bool = True,
     hidden: Collection[str] = (),
+    finish: Callable[[Path], None] = lambda folder: None,
 ) -> Summary:
     """Prepares a cohort into `spec.output`: empty, absent, or left by a killed run of `spec`.
 
     workers: processes (default: one per CPU).
     hidden: ids that the report must not name (`withdrawals.Without` keeps them out of the rest).
+    finish: may add files to the folder of the dataset, which is unfinished until then.
 
     With pseudonyms, subjects are ordered by them: the order of the ids would identify people.
     A subject that cannot be read is reported and left out; with `strict` it raises. Raises
@@ -73,23 +76,52 @@ def prepare(
     ids = _order_subjects(spec, splits, report, table)
     spec.claim()
     with _alone(output):
-        failures = write_all(partials, ids, workers, strict, progress)
-        report += [(i, "failed", failures[i]) for i in ids if i in failures]
-        kept = tuple(i for i in ids if i not in failures)
-        if not kept:
-            write_report(output, _with_names(partials, report))
-            raise PrepareError(f"none of the {len(ids)} subjects could be prepared; see {output / 'report.csv'}")
-        images = _write_images(partials, kept, output)
-        report += [(i, "warning", w) for i, found in zip(kept, images.warnings, strict=True) for w in found]
-        report += _unmatched_rows(kept, splits, table)
-        schema, table_warnings = _write_table(spec, kept, table, images.measured)
-        write_subjects(output, [partials.name(i) for i in kept], [splits[i] for i in kept])
-        report = _with_names(partials, report)
-        write_report(output, report)
-        manifest = _manifest(spec, images, [splits[i] for i in kept], report, schema, table_warnings)
-        manifest.write(output)
-    shutil.rmtree(output / PARTIAL, ignore_errors=True)
-    return Summary(output, manifest, pd.DataFrame(report, columns=list(REPORT_COLUMNS)))
+        for part in (p for p in output.glob("*.partial") if p.is_file()):
+            part.unlink()  # which a killed run was writing
+        if (output / MANIFEST).exists():  # killed after it was written
+            manifest, report_table = Dataset.open(output).manifest, read_report(output)
+        else:
+            failures = write_all(partials, ids, workers, strict, progress)
+            report += [(i, "failed", failures[i]) for i in ids if i in failures]
+            kept = tuple(i for i in ids if i not in failures)
+            manifest, lines = _assemble(spec, kept, splits, report, table)
+            report_table = pd.DataFrame(lines, columns=list(REPORT_COLUMNS))
+        finish(output)
+    _remove_partial_results(spec)
+    return Summary(output, manifest, report_table)
+
+
+def _assemble(
+    spec: PrepareSpec,
+    kept: tuple[str, ...],
+    splits: Mapping[str, str],
+    report: list[ReportLine],
+    table: tuple[pd.DataFrame, Schema] | None,
+) -> tuple[Manifest, list[ReportLine]]:
+    """Writes the dataset of the subjects kept. Returns its manifest and its report."""
+    output, partials = spec.output, spec.partials
+    failed = [subject for subject, status, _ in report if status == "failed"]
+    if not kept:
+        write_report(output, _with_names(partials, report))
+        raise PrepareError(f"none of the {len(failed)} subjects could be prepared; see {output / 'report.csv'}")
+    images = _write_images(partials, kept, output)
+    report += [(i, "warning", w) for i, found in zip(kept, images.warnings, strict=True) for w in found]
+    report += _unmatched_rows(kept, splits, table)
+    schema, table_warnings = _write_table(spec, kept, table, images.measured)
+    write_subjects(output, [partials.name(i) for i in kept], [splits[i] for i in kept])
+    lines = _with_names(partials, report)
+    write_report(output, lines)
+    manifest = _manifest(spec, images, [splits[i] for i in kept], lines, schema, table_warnings)
+    manifest.write(output)
+    return manifest, lines
+
+
+def _remove_partial_results(spec: PrepareSpec) -> None:
+    """The settings last: while they are there, the next run goes on."""
+    for path in spec.partials.folder.glob("*"):
+        if path != spec.settings_file:
+            path.unlink(missing_ok=True)
+    shutil.rmtree(spec.partials.folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

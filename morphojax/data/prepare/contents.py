@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from morphojax import anatomy
-from morphojax.data.store.dataset import STACK_COLUMNS
+from morphojax.data.store.dataset import STACK_COLUMNS, DatasetError
 from morphojax.data.store.records import write_atomically
 from morphojax.data.store.splits import SPLITS
 
@@ -29,6 +29,14 @@ def write_subjects(output: Path, names: Sequence[str], splits: Sequence[str]) ->
 def write_report(output: Path, lines: Sequence[ReportLine]) -> None:
     frame = pd.DataFrame(list(lines), columns=list(REPORT_COLUMNS))
     write_atomically(output / "report.csv", frame.to_csv(index=False).encode())
+
+
+def read_report(root: Path) -> pd.DataFrame:
+    """The report of a dataset. Raises DatasetError where it is absent."""
+    path = root / "report.csv"
+    if not path.is_file():
+        raise DatasetError(f"{path} not found: it is needed to count warnings and failures again; copy it back")
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
 def count_contents(splits: Sequence[str], stacks: Mapping[str, Stacks], statuses: Iterable[str]) -> dict[str, Any]:

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from morphojax.data.prepare.contents import annotated_structures, count_contents, write_stacks, write_subjects
+from morphojax.data.prepare.contents import (
+    annotated_structures,
+    count_contents,
+    read_report,
+    write_stacks,
+    write_subjects,
+)
 from morphojax.data.prepare.partials import measure_cut
 from morphojax.data.prepare.pseudonyms import Pseudonyms
 from morphojax.data.store.dataset import MANIFEST, Dataset, DatasetError
@@ -55,7 +61,7 @@ def exclude(
             if leftover.exists():
                 shutil.rmtree(leftover)
         _refuse_other_files(dataset)
-        report = _read_report(root)
+        report = read_report(root)
         known = {*dataset.subjects, *report["subject"]}
         kept = [index for index, name in enumerate(dataset.subjects) if name not in excluded]
         if not kept:
@@ -105,13 +111,6 @@ def _refuse_other_files(dataset: Dataset) -> None:
             f"{dataset.root} holds {len(other)} files that are no part of the dataset, e.g. {other[0]}; "
             "check whether they concern an excluded subject, and move them away"
         )
-
-
-def _read_report(root: Path) -> pd.DataFrame:
-    path = root / "report.csv"
-    if not path.is_file():
-        raise DatasetError(f"{path} not found: it is needed to count warnings and failures again; copy it back")
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
 def _rewrite(dataset: Dataset, kept: Sequence[int], report: pd.DataFrame, output: Path) -> None:

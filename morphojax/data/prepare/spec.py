@@ -117,16 +117,16 @@ class PrepareSpec:
 
         Raises PrepareError where the folder holds anything else.
         """
-        if (self.output / MANIFEST).exists():
-            raise PrepareError(f"{self.output} already holds a dataset; name another output folder or remove it")
-        path = self._settings_file
-        if path.is_file():
+        path = self.settings_file
+        if path.is_file():  # with a dataset beside it, where a kill came before the partial results were removed
             if path.read_text() != self.settings:
                 raise PrepareError(
                     f"{self.output} holds an unfinished run with other settings ({path}); "
                     "remove it or use the same settings again"
                 )
             return True
+        if (self.output / MANIFEST).exists():
+            raise PrepareError(f"{self.output} already holds a dataset; name another output folder or remove it")
         if self.output.is_dir() and any(p.name != PARTIAL for p in self.output.iterdir()):
             raise PrepareError(f"{self.output} is not empty; name another output folder")
         return False
@@ -137,7 +137,7 @@ class PrepareSpec:
         Any number of processes may do so at once. Raises PrepareError for a folder that holds
         something else or cannot be written.
         """
-        path = self._settings_file
+        path = self.settings_file
         try:
             if not self.is_begun():
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,7 @@ class PrepareSpec:
             raise unwritable(error, self.output) from error
 
     @property
-    def _settings_file(self) -> Path:
+    def settings_file(self) -> Path:
         return self.output / PARTIAL / "settings.json"
 
 

@@ -16,6 +16,7 @@ from morphojax.data.tables.schema import COLUMN_SHAPE, Schema
 
 FORMAT_VERSION = 2
 MANIFEST = "dataset.json"
+OWN = "manifest_sha256"  # key of the manifest's digest of itself; datasets of older versions lack it
 _SHARD = {"path": str, "records": int, "bytes": int, "sha256": str}
 _SHAPE = {
     "source": str,
@@ -117,10 +118,16 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """Hash of the manifest and so of every file: equal fingerprints mean equal datasets."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+        return _digest(self.to_json())[:16]
 
     def write(self, root: Path) -> None:
-        write_atomically(root / MANIFEST, (json.dumps(self.to_json(), indent=1) + "\n").encode())
+        """With a digest of itself: it holds the units and hashes of everything else."""
+        state = self.to_json()
+        write_atomically(root / MANIFEST, (json.dumps(state | {OWN: _digest(state)}, indent=1) + "\n").encode())
+
+
+def _digest(state: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def shards(by_plane: Mapping[str, tuple[Shard, ...]]) -> tuple[Shard, ...]:
@@ -138,6 +145,9 @@ def read_manifest(root: Path) -> Manifest:
     version = state.get("format_version") if isinstance(state, dict) else None
     if version != FORMAT_VERSION:
         raise DatasetError(f"{path}: format version {version}, this code reads {FORMAT_VERSION}; run prepare again")
+    expected = state.pop(OWN, None)
+    if expected is not None and expected != _digest(state):
+        raise DatasetError(f"{path} does not hold what was written; copy the dataset again, or run prepare again")
     try:
         if found := json_text.problem(state, _SHAPE):
             raise ValueError(found)

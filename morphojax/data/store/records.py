@@ -1,11 +1,13 @@
 """ArrayRecord shards of msgpack records: written atomically, checked by size and hash."""
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import operator
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, SupportsIndex
 
@@ -77,7 +79,9 @@ def decode(data: bytes) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Writes a file completely or not at all; with `durable`, also when the power fails."""
+    """Writes a file completely or not at all; with `durable`, also when the power fails. An OSError
+    names the file.
+    """
     partial = _beside(path)
     try:
         with partial.open("wb") as file:
@@ -86,8 +90,10 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a full disk names none
         raise
 
 
@@ -136,7 +142,7 @@ class ShardWriter:
     """Writes encoded records to `<root>/<stem>-00000.array_record`, -00001, ... in order.
 
     Each record is compressed on its own, so reading one decompresses nothing else. A shard gets
-    its name when it is complete.
+    its name when it is complete. Raises OSError where the disk cannot be written.
     """
 
     def __init__(self, root: Path, stem: str, per_shard: int = SHARD_RECORDS):
@@ -148,8 +154,10 @@ class ShardWriter:
     def write(self, data: bytes) -> None:
         if self._writer is None:
             self._partial.parent.mkdir(parents=True, exist_ok=True)
-            self._writer, self._records = ArrayRecordWriter(str(self._partial), _OPTIONS), 0
-        self._writer.write(data)
+            with self._told():
+                self._writer, self._records = ArrayRecordWriter(str(self._partial), _OPTIONS), 0
+        with self._told():
+            self._writer.write(data)
         self._records += 1
         if self._records == self._per_shard:
             self._finish()
@@ -157,6 +165,15 @@ class ShardWriter:
     def close(self) -> tuple[Shard, ...]:
         self._finish()
         return tuple(self._shards)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """ArrayRecord's own errors are RuntimeErrors without a number."""
+        try:
+            yield
+        except RuntimeError as error:
+            reason = str(error).split(";")[0]
+            raise OSError(errno.EIO, reason, str(self._partial)) from error
 
     @property
     def _relative(self) -> str:
@@ -169,7 +186,8 @@ class ShardWriter:
     def _finish(self) -> None:
         if self._writer is None:
             return
-        self._writer.close()
+        with self._told():
+            self._writer.close()
         self._writer = None
         self._partial.replace(self._root / self._relative)
         self._shards.append(describe(self._root, self._relative, self._records))

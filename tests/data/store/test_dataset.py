@@ -1,11 +1,13 @@
 """A prepared dataset reads back; damage to it is noticed and named."""
 
+import itertools
 import json
 import re
 import shutil
 
 import pytest
 
+from morphojax.data.store import manifest
 from morphojax.data.store.dataset import Dataset, DatasetError
 from morphojax.data.store.records import describe
 from tests.data import cohorts
@@ -52,6 +54,26 @@ def test_a_bad_manifest_is_named(prepared, text):
         Dataset.open(prepared)
 
 
+def test_a_flip_of_any_byte_of_the_manifest_is_found_or_changes_nothing(prepared):
+    """A changed unit, measure or hash would otherwise be believed."""
+    path = prepared / "dataset.json"
+    expected, data = Dataset.open(prepared).fingerprint, path.read_bytes()
+    for position, bit in zip(range(0, len(data), 11), itertools.cycle((1, 2, 16, 128))):
+        path.write_bytes(data[:position] + bytes([data[position] ^ bit]) + data[position + 1 :])
+        try:
+            assert manifest.read_manifest(prepared).fingerprint == expected
+        except DatasetError as error:
+            assert "dataset.json" in str(error)
+
+
+def test_a_manifest_without_its_digest_is_read(prepared):
+    path = prepared / "dataset.json"
+    expected, state = Dataset.open(prepared).fingerprint, json.loads(path.read_text())
+    del state[manifest.OWN]  # as older versions wrote it
+    path.write_text(json.dumps(state))
+    assert Dataset.open(prepared).fingerprint == expected
+
+
 def test_an_absent_plane_is_named(prepared):
     with pytest.raises(DatasetError, match="no plane 'la_2ch', only sax"):
         Dataset.open(prepared).slices("la_2ch")
@@ -60,9 +82,9 @@ def test_an_absent_plane_is_named(prepared):
 def test_a_plane_without_images_has_no_stacks(tmp_path):
     root = cohorts.acdc(tmp_path / "cohort", subjects=1)
     prepare_acdc(root, tmp_path / "out", planes=("sax", "la_4ch"))
-    dataset = Dataset.open(tmp_path / "out")
-    assert dataset.stacks("la_4ch").empty and dataset.manifest.labelled["la_4ch"] == ()
-    assert dataset.annotated("la_4ch").shape == (0, 5) and dataset.annotated("sax").shape == (2, 5)
+    opened = Dataset.open(tmp_path / "out")
+    assert opened.stacks("la_4ch").empty and opened.manifest.labelled["la_4ch"] == ()
+    assert opened.annotated("la_4ch").shape == (0, 5) and opened.annotated("sax").shape == (2, 5)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +116,7 @@ def test_a_plane_without_images_has_no_stacks(tmp_path):
 def test_a_manifest_of_another_structure_is_named(prepared, change):
     path = prepared / "dataset.json"
     state = json.loads(path.read_text())
+    del state["manifest_sha256"]  # which would tell at once
     change(state)
     path.write_text(json.dumps(state))
     with pytest.raises(DatasetError, match=re.escape(str(prepared))):
@@ -123,6 +146,7 @@ def test_a_table_of_another_structure_is_named_even_with_its_digest(prepared, na
     for file in state["files"]:
         if file["path"] == name:
             file.update(describe(prepared, name).to_json())
+    del state["manifest_sha256"]
     path.write_text(json.dumps(state))
     with pytest.raises(DatasetError, match=rf"{name}: not as prepare writes it"):
         Dataset.open(prepared)

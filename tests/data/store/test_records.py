@@ -1,11 +1,13 @@
 import multiprocessing
 import pickle
+import re
 import threading
 
 import numpy as np
 import pytest
 
 from morphojax.data.store.records import RecordError, Records, ShardWriter, encode, write_atomically, write_once
+from tests.disk import full_disk
 
 
 def _write(root, count=25, per_shard=10):
@@ -107,3 +109,18 @@ def test_of_many_writers_at_once_one_writes(tmp_path, monkeypatch, links):
     assert len({*read}) == 1 or not links  # without links, a reader may come too early
     with pytest.raises(OSError):
         write_once(tmp_path / "absent/f", b"")
+
+
+def test_a_full_disk_names_the_file_and_keeps_the_one_before(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, b"before")
+    with full_disk(1000), pytest.raises(OSError, match=re.escape(str(path))):
+        write_atomically(path, bytes(5000))
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("room", [0, 4000, 90_000])
+def test_a_full_disk_under_a_shard_names_it(tmp_path, room):
+    with full_disk(room), pytest.raises(OSError, match=r"slices-0000\d.array_record.partial") as caught:
+        _write(tmp_path, per_shard=100, count=100)
+    assert caught.value.strerror

@@ -11,6 +11,7 @@ import numpy as np
 
 from morphojax.data.store.dataset import MANIFEST, Dataset, DatasetError
 from morphojax.data.store.lock import LockError, locked
+from morphojax.data.store.manifest import OWN
 from morphojax.data.store.records import RecordError, checksum
 from morphojax.data.tables.schema import TableError
 from tests.data import cohorts
@@ -20,9 +21,12 @@ from tests.reliability.targets import Target, replace, require
 
 
 def prepared(folder: Path) -> Path:
-    """A small dataset; its folder."""
+    """A small dataset; its folder. Without the manifest's digest, which would hide its checks."""
     cohorts.acdc(folder / "cohort", subjects=2, shape=(8, 8, 3))
     prepare_acdc(folder / "cohort", folder / "dataset")
+    state = json.loads((folder / "dataset" / MANIFEST).read_text())
+    del state[OWN]
+    replace(folder / "dataset" / MANIFEST, json.dumps(state).encode())
     return folder / "dataset"
 
 

@@ -1,5 +1,6 @@
 """The log of a run: TensorBoard events and metrics.jsonl."""
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -47,9 +48,11 @@ class Logger:
             self._writer.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
+        """A full disk is no error here: every line is on it, or was an error before."""
         if self._active:
             self._file.close()
-            self._writer.close()
+            with contextlib.suppress(OSError):
+                self._writer.close()
 
 
 def logged(run: Path, until: int) -> Iterator[tuple[int, dict[str, float]]]:

@@ -7,13 +7,16 @@
 Any key of the config can be set on the command line, such as
 --config.table.groups=-cardiac_morphometric.
 The run is written to config.workdir. The same command resumes a run that was stopped.
+Exit codes: see `morphojax/train/processes.py`.
 """
 
 import sys
+import traceback
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from morphojax.train import processes
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=True)
 DISTRIBUTED = flags.DEFINE_bool(
@@ -32,9 +35,22 @@ def main(argv: list[str]) -> int:
         raise app.UsageError(f"unknown argument {argv[1]!r}; keys of the config are set as --config.KEY=VALUE")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # orbax logs every file at INFO
-    if DISTRIBUTED.value:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+    if not DISTRIBUTED.value:
+        return _run()
+    processes.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+    code = processes.FAILED
+    try:
+        code = _run()
+    except Exception:
+        traceback.print_exc()
+    finally:
+        if code not in (processes.COMPLETE, processes.STOPPED):
+            processes.leave(code)
+    return code
+
+
+def _run() -> int:
+    """Returns the exit code."""
     # Imported after the processes have joined: JAX refuses to join them once a device has been
     # used.
     from morphojax.tasks import describe, experiment
@@ -42,12 +58,17 @@ def main(argv: list[str]) -> int:
     try:
         if DESCRIBE.value:
             print(describe.describe(CONFIG.value))
-            return 0
-        return 0 if experiment.run(CONFIG.value) else 1
-    except experiment.EXPECTED as error:
+            return processes.COMPLETE
+        return processes.COMPLETE if experiment.run(CONFIG.value) else processes.STOPPED
+    except Exception as error:
         logging.debug("details", exc_info=True)
+        if processes.is_loss_of_another(error):
+            print(f"error: another process of the run is gone, its log says why ({error})", file=sys.stderr)
+            return processes.FAILED
+        if not isinstance(error, experiment.EXPECTED):
+            raise
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return processes.REFUSED
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ that knows orbax.
 
 import json
 import logging
+import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,8 @@ class Checkpoints:
                 was not evaluated.
         """
         try:
+            if jax.process_count() > 1 and jax.process_index() == 0:
+                _check_room(self.directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             self._checkpointer.save_checkpointables(
                 step,
                 {"state": state},
@@ -134,6 +138,16 @@ class Checkpoints:
 
     def close(self) -> None:
         self._checkpointer.close()
+
+
+def _check_room(directory: Path, size: int) -> None:
+    """Raises OSError where a file of `size` bytes does not fit: a full disk, or a quota.
+
+    Among several processes, orbax meets an error of process 0 at a barrier and waits there for 20
+    minutes. Process 0 writes the state, because it is the same in all of them.
+    """
+    with tempfile.TemporaryFile(dir=directory) as file:
+        os.posix_fallocate(file.fileno(), 0, max(size, 1))
 
 
 def _set_damaged_aside(directory: Path) -> None:

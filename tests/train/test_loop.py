@@ -197,6 +197,16 @@ def replaced(made, **change):
     return dataclasses.replace(made, stages=((0, changed),))
 
 
+def test_a_full_disk_is_told_by_the_checkpoint_not_by_the_log(tmp_path: Path, monkeypatch) -> None:
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("morphojax.train.logger._Events.close", full)
+    monkeypatch.setattr(checkpoint.digests, "write", full)
+    with pytest.raises(checkpoint.CheckpointError, match="could not be written"):
+        fit(tmp_path, task(20, Batches()), save_every=1)
+
+
 def test_exploded_weights_leave_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"became inf at step 1, .*No checkpoint was saved before"):
         fit(tmp_path, task(20, Batches(), learning_rate=1e38), save_every=1)

@@ -118,3 +118,10 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: py
     with pytest.raises(checkpoint.CheckpointError, match=r"No space left.*make room"):
         checkpoints.save(9, state, {"next": 9}, None)
     assert checkpoint.find(tmp_path, "last").name == "3"
+
+
+def test_room_is_checked_without_a_trace(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"No space left|too large"):
+        checkpoint._check_room(tmp_path, 2**60)
+    checkpoint._check_room(tmp_path, 2**20)
+    assert not list(tmp_path.iterdir())

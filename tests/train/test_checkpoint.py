@@ -151,3 +151,10 @@ def test_a_full_disk_prints_no_traceback(tmp_path: Path, capfd, caplog) -> None:
         checkpoints.save(9, state, {"next": 9}, None)
     printed = capfd.readouterr()
     assert "Traceback" not in printed.err + printed.out + caplog.text
+
+
+def test_room_is_checked_without_a_trace(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"No space left|too large"):
+        checkpoint._check_room(tmp_path, 2**60)
+    checkpoint._check_room(tmp_path, 2**20)
+    assert not list(tmp_path.iterdir())

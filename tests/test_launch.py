@@ -130,14 +130,15 @@ def together(command: list[str], environments: list[dict[str, str]]) -> None:
 
 @pytest.mark.slow
 def test_slurm_trains_stops_and_resumes(cluster, here, dataset: Path, tmp_path: Path) -> None:
-    command = ["launch/slurm.sh", *arguments("pretrain_sax", dataset, tmp_path / "run", SETTINGS)]
+    settings = SETTINGS | {"steps": 3}  # the signal of step 1 stops the run at step 2
+    command = ["launch/slurm.sh", *arguments("pretrain_sax", dataset, tmp_path / "run", settings)]
     stopped = run(command, **cluster, **here, FAULT="terminate", FAULT_STEP="1")
     assert stopped.returncode == processes.STOPPED, stopped.stdout[-3000:]
     assert (tmp_path / "scontrol").read_text() == "requeue 7\n"
     requeued = run(command, **cluster, **here)
-    assert requeued.returncode == 0 and "resumed at step 1 of 2" in requeued.stdout, requeued.stdout[-3000:]
+    assert requeued.returncode == 0 and "resumed at step 2 of 3" in requeued.stdout, requeued.stdout[-3000:]
     assert "on 2 cpu device(s)" in requeued.stdout
-    assert checkpoint.find(tmp_path / "run", "last").name == "2"
+    assert checkpoint.find(tmp_path / "run", "last").name == "3"
 
 
 @pytest.mark.slow

@@ -94,8 +94,9 @@ class Checkpoints:
                 was not evaluated.
         """
         try:
-            if jax.process_count() > 1 and jax.process_index() == 0:
-                _check_room(self.directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+            if jax.process_count() > 1:
+                size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+                _check_room(self.directory, size if jax.process_index() == 0 else 2**16)
             self._checkpointer.save_checkpointables(
                 step,
                 {"state": state},
@@ -143,8 +144,8 @@ class Checkpoints:
 def _check_room(directory: Path, size: int) -> None:
     """Raises OSError where a file of `size` bytes does not fit: a full disk, or a quota.
 
-    Among several processes, orbax meets an error of process 0 at a barrier and waits there for 20
-    minutes. Process 0 writes the state, because it is the same in all of them.
+    Among several processes, orbax meets an error of one of them at a barrier and waits there for 20
+    minutes. Process 0 writes the state, because it is the same in all; the others write little.
     """
     with tempfile.TemporaryFile(dir=directory) as file:
         os.posix_fallocate(file.fileno(), 0, max(size, 1))

@@ -76,6 +76,7 @@ def _save(figure: Figure, path: str | Path) -> None:
         figure.savefig(part, dpi=120, format=path.suffix[1:])
         part.replace(path)
     except OSError as error:
+        part.unlink(missing_ok=True)
         error.filename = str(path)  # a full disk names none
         raise
 

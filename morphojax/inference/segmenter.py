@@ -16,11 +16,10 @@ from morphojax.tasks.segment.build import build_model
 from morphojax.train import checkpoint
 from morphojax.train.run import RunError, read_json
 
-_GRID = {"spacing_mm": float, "size": int}
 # What a prediction needs of preprocessing.json.
 _IMAGES = {
     "planes": [str],
-    "grid": _GRID,
+    "grid": {"spacing_mm": float, "size": int},
     "percentiles": [float],
     "structures": [str],
     "channels": str,
@@ -139,10 +138,7 @@ def load_run(
         CheckpointError: no usable checkpoint, or no EMA weights in it.
     """
     directory = Path(directory)
-    images, config = (
-        read_json(directory, "preprocessing.json", _IMAGES),
-        read_json(directory, "config.json", {}),
-    )
+    images, config = read_json(directory, "preprocessing.json", _IMAGES), read_json(directory, "config.json", {})
     path = directory / "preprocessing.json"
     if not images["structures"] or images["channels"] != "frame":
         raise RunError(f"{directory} is no segmentation run: give the directory of a run of a segment config")
@@ -151,7 +147,7 @@ def load_run(
         structures = tuple(images["structures"])
         planes, grid = tuple(images["planes"]), geometry.Grid.from_json(images["grid"])
         fingerprint, measures = images["dataset_fingerprint"], len(images["measures"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise RunError(f"{path}: not as a run writes it ({error!r}); restore the file, or train again") from error
     try:
         model = build_model(config, len(structures) + 1, measures)

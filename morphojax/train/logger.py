@@ -37,7 +37,7 @@ class Logger:
         if not active:
             return
         self._path = Path(run) / "metrics.jsonl"
-        with self._told():
+        with self._naming_errors():
             if self._path.exists():
                 self._drop_lines(start)
             self._file = self._path.open("a")
@@ -54,7 +54,7 @@ class Logger:
         if not self._active:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        with self._told():
+        with self._naming_errors():
             for name, value in values.items():
                 self._events.add(step, summary=summary.scalar(name, value))
             self._file.write(json.dumps({"step": step, **finite}) + "\n")
@@ -64,7 +64,7 @@ class Logger:
         """uint8 [H,W,3] each."""
         if not self._active:
             return
-        with self._told():
+        with self._naming_errors():
             for name, image in images.items():
                 self._events.add(step, summary=summary.image(name, image, dataformats="HWC"))
 
@@ -76,7 +76,7 @@ class Logger:
                     file.close()
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _naming_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

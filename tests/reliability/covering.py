@@ -25,17 +25,17 @@ class _Contexts:
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item):
-        self.measured.switch_context(f"{item.nodeid}|setup")
-        began = time.monotonic()
-        yield
-        self.seconds[item.nodeid] -= began - time.monotonic()
+        yield from self._timed(item, "setup")
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_call(self, item: pytest.Item):
-        self.measured.switch_context(f"{item.nodeid}|call")
+        yield from self._timed(item, "call")
+
+    def _timed(self, item: pytest.Item, stage: str):
+        self.measured.switch_context(f"{item.nodeid}|{stage}")
         began = time.monotonic()
         yield
-        self.seconds[item.nodeid] -= began - time.monotonic()
+        self.seconds[item.nodeid] += time.monotonic() - began
 
 
 def main(output: str, *tests: str) -> int:
@@ -57,14 +57,15 @@ def main(output: str, *tests: str) -> int:
     data = measured.get_data()
     for file in data.measured_files():
         lines[str(Path(file).relative_to(ROOT))] = {
-            line: sorted({test for context in contexts for test in _tests(context, of_file)})
+            line: sorted({test for context in contexts for test in tests_of(context, of_file)})
             for line, contexts in data.contexts_by_lineno(file).items()
         }
     Path(output).write_text(json.dumps({"seconds": plugin.seconds, "lines": lines}))
     return int(code)
 
 
-def _tests(context: str, of_file: dict[str, list[str]]) -> list[str]:
+def tests_of(context: str, of_file: dict[str, list[str]]) -> list[str]:
+    """The tests that may see what ran in a context of `_Contexts`."""
     test, _, stage = context.rpartition("|")
     return of_file[test.split("::")[0]] if stage == "setup" else [test] if test else []
 

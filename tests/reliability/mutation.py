@@ -82,8 +82,9 @@ def run_tests(tree: Path, tests: list[str]) -> tuple[str, str]:
     if not child:
         os.setsid()
         os.chdir(tree)
+        opened = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for stream in (1, 2):
-            os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC if stream == 1 else os.O_WRONLY), stream)
+            os.dup2(opened, stream)
         sys.path[:] = [str(tree)] + [p for p in sys.path if p not in ("", str(ROOT))]
         for name in [n for n in sys.modules if n.split(".")[0] in ("tests", "morphojax")]:
             del sys.modules[name]
@@ -136,10 +137,12 @@ def survivors(rows: list[dict[str, str]]) -> dict[str, mutants.Mutant]:
 def copy_tree(folder: Path) -> Path:
     """A copy of the repository without data, runs and environments."""
     tree = folder / "morphojax"
-    shutil.copytree(
-        ROOT, tree, ignore=shutil.ignore_patterns(".*", "runs", "*.egg-info", "__pycache__"), symlinks=True,
-        copy_function=lambda a, b: shutil.copy(a, b) if Path(a).relative_to(ROOT).parts[0] != "data" else None,
-    )  # fmt: skip
+
+    def ignore(directory: str, names: list[str]) -> set[str]:
+        top = Path(directory) == ROOT
+        return {n for n in names if n == "__pycache__" or (top and (n.startswith(".") or n in ("data", "runs")))}
+
+    shutil.copytree(ROOT, tree, ignore=ignore, symlinks=True)
     return tree
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability import mistakes, mutation
+from tests.reliability import covering, mistakes, mutation
 from tests.reliability.mutants import of_file, sample
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +86,13 @@ def test_the_fastest_tests_of_a_line_are_chosen(tmp_path, module):
     assert read.tests(loss) == ["tests/objectives/test_volume.py"]
     shapes = of_file(ROOT, ROOT / "morphojax/data/sources/views.py")[0]  # has no tests of its own name
     assert read.tests(shapes) == ["tests/data/sources"]
+
+
+def test_what_a_fixture_runs_belongs_to_all_tests_of_its_file():
+    of_file = {"a.py": ["a.py::x", "a.py::y"]}
+    assert covering.tests_of("a.py::x|call", of_file) == ["a.py::x"]
+    assert covering.tests_of("a.py::x|setup", of_file) == ["a.py::x", "a.py::y"]
+    assert covering.tests_of("", of_file) == []  # an import
 
 
 PROGRAM = """

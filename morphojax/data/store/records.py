@@ -154,9 +154,9 @@ class ShardWriter:
     def write(self, data: bytes) -> None:
         if self._writer is None:
             self._partial.parent.mkdir(parents=True, exist_ok=True)
-            with self._told():
+            with self._naming_errors():
                 self._writer, self._records = ArrayRecordWriter(str(self._partial), _OPTIONS), 0
-        with self._told():
+        with self._naming_errors():
             self._writer.write(data)
         self._records += 1
         if self._records == self._per_shard:
@@ -167,7 +167,7 @@ class ShardWriter:
         return tuple(self._shards)
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _naming_errors(self) -> Iterator[None]:
         """ArrayRecord's own errors are RuntimeErrors without a number."""
         try:
             yield
@@ -186,7 +186,7 @@ class ShardWriter:
     def _finish(self) -> None:
         if self._writer is None:
             return
-        with self._told():
+        with self._naming_errors():
             self._writer.close()
         self._writer = None
         self._partial.replace(self._root / self._relative)

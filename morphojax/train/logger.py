@@ -94,7 +94,7 @@ class _Events:
 
     def __init__(self, run: Path, purge_step: int):
         """Events of the files before, from `purge_step` on, are hidden."""
-        self._writer = EventsWriter(str(run / "events"), f".{os.getpid()}")
+        self._writer = EventsWriter(str(run / "events"), f".{os.getpid()}.{purge_step}")
         self._flushed = time.monotonic()
         self.add(purge_step, session_log=SessionLog(status=SessionLog.START))
 

@@ -89,10 +89,13 @@ def test_scalars_and_images_reach_tensorboard(tmp_path: Path) -> None:
         log.images(3, {"slices": np.zeros((4, 4, 3), np.uint8)})
         log.close()
     assert not list((tmp_path / "other").iterdir())
+    log = Logger(tmp_path / "first", start=3)  # resumed in the same process and second
+    log.scalars(4, {"loss": 0.25})
+    log.close()
     events = EventAccumulator(str(tmp_path / "first"))
     events.Reload()
     assert events.Tags()["images"] == ["slices"]
-    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(3, 0.5)]
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(3, 0.5), (4, 0.25)]
 
 
 def test_the_environment_of_a_source_tree_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

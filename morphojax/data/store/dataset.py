@@ -152,7 +152,8 @@ def read_csv(path: Path, schema: Schema) -> pd.DataFrame:
 def _reading(path: Path) -> Iterator[None]:
     """Turns the errors of pandas, and those of a check, into a DatasetError that names the file."""
     try:
-        yield
+        with np.errstate(invalid="ignore"):  # pandas casts numbers beyond 64 bits; the check refuses them
+            yield
     except (ValueError, KeyError, TypeError, OverflowError, OSError) as error:
         problem = f"no column {error}" if isinstance(error, KeyError) else error
         raise DatasetError(f"{path}: not as prepare writes it ({problem}); copy the dataset again") from error

@@ -136,9 +136,11 @@ def test_a_manifest_of_another_structure_is_named(prepared, change):
         ("sax/stacks.csv", "subject,phase,phase_from,first,slices,structures\n9,ED,file,0,4,\n"),
         ("sax/stacks.csv", "subject,phase,phase_from,first,slices,structures\n0,ED,file,30,4,\n"),
         ("sax/stacks.csv", "subject,phase,phase_from,first,slices,structures\n0,ED,file,x,4,\n"),
+        ("sax/stacks.csv", "subject,phase,phase_from,first,slices,structures\n0,ED,file,0,4,\n1e400\n"),
         ("sax/stacks.csv", "subject,phase,phase_from,first,slices,structures\n0,ED,file,0,4,,,,\n0,ED\n"),
     ],
 )
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_a_table_of_another_structure_is_named_even_with_its_digest(prepared, name, content):
     (prepared / name).write_text(content, encoding="latin-1")
     path = prepared / "dataset.json"

@@ -79,6 +79,8 @@ def read_table(path: Path, key: str, schema: Schema | Path) -> tuple[pd.DataFram
         frame = read_frame(path)
         if key not in frame.columns:
             raise CohortError(f"{path}: no key column {key!r} among {', '.join(map(str, frame.columns))}")
+        if key in schema.names:
+            raise CohortError(f"{path}: the dictionary describes the key column {key!r}; remove it there")
         check(frame, schema)
         for column in schema.columns:
             if column.kind == "continuous":

@@ -130,7 +130,8 @@ def _measured(frame: pd.DataFrame, column: Column) -> np.ndarray:
     "missing".
     """
     numbers = numbers_of(frame, column)
-    impossible = numbers >= 100 if column.measures.endswith("%") else numbers <= 0
+    # As float32, in which they are used: the smallest numbers of a table are 0 there.
+    impossible = numbers >= 100 if column.measures.endswith("%") else numbers.astype(np.float32) <= 0
     if impossible.any():
         row = int(impossible.argmax())
         raise TableError(

@@ -192,6 +192,12 @@ def test_bad_tables_are_refused(tmp_path, text, message):
     assert "table.csv" in str(caught.value)
 
 
+def test_a_dictionary_that_describes_the_key_column_is_refused(tmp_path):
+    dictionary = "name,kind,group\nsubject,categorical,demographic\nage,continuous,demographic\n"
+    with pytest.raises(CohortError, match=r"the dictionary describes the key column 'subject'; remove it there"):
+        _table(tmp_path, "subject,age\n1,5\n", dictionary)
+
+
 def test_a_table_needs_a_dictionary(tmp_path):
     (tmp_path / "table.csv").write_text("subject,age\n1,5\n")
     with pytest.raises(CohortError, match="dictionary"):

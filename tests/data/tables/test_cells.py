@@ -83,7 +83,13 @@ def test_volumes_of_several_columns():
 
 @pytest.mark.parametrize(
     ("measures", "cell"),
-    [("lv_cavity:ED:ml", 0.0), ("lv_cavity:ES:ml", -1.0), ("lv_myocardium:ED:g", -9.0), ("lv_cavity:EF:%", 100.0)],
+    [
+        ("lv_cavity:ED:ml", 0.0),
+        ("lv_cavity:ED:ml", 1e-60),
+        ("lv_cavity:ES:ml", -1.0),
+        ("lv_myocardium:ED:g", -9.0),
+        ("lv_cavity:EF:%", 100.0),
+    ],
 )
 def test_impossible_measures_are_refused(measures, cell):
     frame, schema = measured(x=(measures, 50.0, np.nan, cell))

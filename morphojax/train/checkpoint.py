@@ -231,8 +231,8 @@ def load_variables(path: str | Path, which: str = "best", weights: str = "model"
         state = ocp.load_checkpointables(str(folder), {"state": abstract})["state"]
     except Exception as error:  # see Checkpoints.restore
         raise CheckpointError(f"{folder}: damaged ({_first_line(error)}); use another checkpoint") from error
-    if state is None or not {"collections", "ema"} <= set(state):
-        raise CheckpointError(f"{folder}: written by an older version of morphojax; train the run again")
+    if state is None or not {"params", "collections", "ema"} <= set(state):
+        raise CheckpointError(f"{folder}: damaged, or written by an older version of morphojax; train the run again")
     if weights == "ema" and not state["ema"]:
         raise CheckpointError(
             f"{folder}: holds no EMA weights; train with config.ema.decay above 0, or use weights=model"

@@ -277,6 +277,20 @@ def test_a_checkpoint_without_the_fields_of_today_is_of_an_older_version(tmp_pat
         fit(tmp_path, task(8, Batches()))
 
 
+@pytest.mark.parametrize("missing", ["params", "collections", "ema"])
+def test_a_checkpoint_that_lacks_a_field_is_named(tmp_path: Path, monkeypatch, missing: str) -> None:
+    fit(tmp_path, task(4, Batches()))
+    load = checkpoint.ocp.load_checkpointables
+
+    def lacking(*arguments):
+        state = load(*arguments)["state"]
+        return {"state": {name: value for name, value in state.items() if name != missing}}
+
+    monkeypatch.setattr(checkpoint.ocp, "load_checkpointables", lacking)
+    with pytest.raises(checkpoint.CheckpointError, match="damaged, or written by an older version of morphojax"):
+        weights(tmp_path)
+
+
 def test_ema_weights_are_validated_beside_the_model(tmp_path: Path) -> None:
     fit(tmp_path, task(8, Batches(), ema_decay=constant_decay(0.9)))
     last = next(line for line in lines(tmp_path) if line["step"] == 8 and "val_ema/error" in line)

@@ -91,6 +91,15 @@ def test_scaled_integers_are_read_in_their_units_and_labels_are_not_scaled(tmp_p
     np.testing.assert_array_equal(out.get_unscaled(), label)
 
 
+def test_integers_too_large_for_32_bit_floats_are_left_out(tmp_path):
+    path = tmp_path / "in" / "heart.nii.gz"
+    path.parent.mkdir()
+    nib.save(nib.Nifti1Image(toy_image(toy_label()).astype(np.int32) + 2**30, AFFINE), path)
+    (problem,) = predict_folder(tmp_path)
+    assert problem.startswith(f"{path}: grey values from 1.07374182e+09") and problem.isprintable()
+    assert not (tmp_path / "out" / "heart.nii.gz").exists()
+
+
 def test_label_numbers_on_disk(tmp_path):
     label = toy_label()
     write(tmp_path / "in" / "heart.nii.gz", toy_image(label))

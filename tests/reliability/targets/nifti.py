@@ -162,7 +162,11 @@ def read_image(folder: Path, changed: Sequence[Path]) -> None:
         for t in range(min(volume.frames, 5)):
             image = volume.values(t)
             check_frame(image, None, volume.affine, 1 << 24)
-            require(geometry.normalise(image, 0.5, 99.5).dtype == np.uint8, "not normalised")
+            try:
+                grey = geometry.normalise(image, 0.5, 99.5)
+            except ValueError as error:  # too close together for float32; prepare names the subject
+                raise CohortError(f"{path}: {error}") from error
+            require(grey.dtype == np.uint8, "not normalised")
 
 
 def read_label(folder: Path, changed: Sequence[Path]) -> None:

@@ -12,6 +12,8 @@ from typing import Any, Self
 
 import numpy as np
 
+# What to say of a stack that `normalise` and `to_grid` make 0.
+BLACK = "a black image: nearly all of its voxels are equal, or those inside the crop are black"
 _LEFT, _POSTERIOR, _INFERIOR = np.array([-1.0, 0, 0]), np.array([0, -1.0, 0]), np.array([0, 0, -1.0])  # in RAS+
 
 

@@ -2,7 +2,7 @@
 
     python -m morphojax.exclude --dataset=DIR --list=FILE --key=COHORT/morphojax.key
 
-The list holds one id per line, or is a CSV whose first column is the id. A dataset that was
+The list holds one id per line, or is a CSV with a column eid, subject or id. A dataset that was
 prepared with a key needs that key. The dataset is written anew and replaces the old one, with a
 new fingerprint: train again what was trained on the old one. It prints counts, never an id.
 """

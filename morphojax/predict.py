@@ -52,12 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         plane = choose_plane(run, args.plane)
         paths, notes = find_inputs(source, plane, args.pattern)
         print("\n".join(notes), end="\n" if notes else "")
-        problems, of_headers = predict_files(run, plane, paths, source, output, args.labels, args.overwrite)
+        problems, of_files = predict_files(run, plane, paths, source, output, args.labels, args.overwrite)
     except (RunError, CheckpointError, PredictError, ValueError, OSError) as error:
         print(f"predict: {error}", file=sys.stderr)
         return 2
     print(f"{len(paths) - len(problems)} of {len(paths)} files segmented, written to {output}")
-    print("\n".join(f"note: {note}" for note in of_headers), end="\n" if of_headers else "")
+    print("\n".join(f"note: {note}" for note in of_files), end="\n" if of_files else "")
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
     return 1 if problems else 0

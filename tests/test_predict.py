@@ -11,9 +11,11 @@ import pandas as pd
 import pytest
 
 from morphojax import anatomy, predict
+from morphojax.data import geometry
 from morphojax.data.sources.nifti_geometry import QFORM_NOTE
 from morphojax.inference import files, segmenter
 from morphojax.train.run import RunError
+from tests.data import cohorts
 from tests.toy_run import toy_image, toy_label, toy_run
 
 AFFINE = np.array([[-2.0, 0, 0, 30], [0, -2.0, 0, 20], [0, 0, 8.0, -10], [0, 0, 0, 1]])
@@ -89,6 +91,36 @@ def test_scaled_integers_are_read_in_their_units_and_labels_are_not_scaled(tmp_p
     out = nib.load(tmp_path / "out" / "heart.nii.gz").dataobj
     assert (out.slope, out.inter) == (1, 0)
     np.testing.assert_array_equal(out.get_unscaled(), label)
+
+
+def test_integers_too_large_for_32_bit_floats_are_left_out(tmp_path):
+    path = tmp_path / "in" / "heart.nii.gz"
+    path.parent.mkdir()
+    nib.save(nib.Nifti1Image(toy_image(toy_label()).astype(np.int32) + 2**30, AFFINE), path)
+    (problem,) = predict_folder(tmp_path)
+    assert problem.startswith(f"{path}: grey values from 1.07374182e+09") and problem.isprintable()
+    assert not (tmp_path / "out" / "heart.nii.gz").exists()
+
+
+@pytest.mark.parametrize("kind", cohorts.BLACK)
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_black_image_is_mentioned(tmp_path, kind, frames):
+    write(tmp_path / "in" / "heart.nii.gz", toy_image(toy_label()))
+    assert _notes(tmp_path) == []
+    black = cohorts.BLACK[kind]((40, 36, 5))
+    image = black if frames == 1 else np.stack([toy_image(toy_label()), black, black], -1)
+    path = write(tmp_path / "in" / "black.nii.gz", image)
+    count = "1 of 1" if frames == 1 else "2 of 3"
+    assert _notes(tmp_path) == [f"{path}: {geometry.BLACK} ({count} frames); do not use its labels"]
+
+
+def _notes(tmp_path):
+    """The notes about the files of a folder, with a run that does not show their first columns."""
+    run = dataclasses.replace(toy_run(size=16), percentiles=(1.0, 99.0))
+    paths, _ = files.find_inputs(tmp_path / "in", "sax")
+    problems, notes = files.predict_files(run, "sax", paths, tmp_path / "in", tmp_path / "out", overwrite=True)
+    assert not problems
+    return notes
 
 
 def test_label_numbers_on_disk(tmp_path):

@@ -12,6 +12,8 @@ from typing import Any, Self
 
 import numpy as np
 
+# What to say of a stack that `normalise` and `to_grid` make 0.
+BLACK = "a black image: nearly all of its voxels are equal, or those inside the crop are black"
 _LEFT, _POSTERIOR, _INFERIOR = np.array([-1.0, 0, 0]), np.array([0, -1.0, 0]), np.array([0, 0, -1.0])  # in RAS+
 
 
@@ -161,13 +163,19 @@ def normalise(image: np.ndarray, low: float, high: float) -> np.ndarray:
     """Any real array -> uint8; the `low` and `high` percentiles of the stack become 0 and 255.
 
     Apply it to the native stack, before `to_grid`, so that the result does not depend on the crop.
-    A constant stack becomes 0.
+    A constant stack becomes 0. Raises ValueError where float32, in which images are read, has fewer
+    than 256 steps between the percentiles: the grey values would be coarse.
     """
     if not 0 <= low < high <= 100:
         raise ValueError(f"percentiles must satisfy 0 <= low < high <= 100, not {low} and {high}")
     bottom, top = _percentiles(image, low, high)
     if top <= bottom:
         return np.zeros(image.shape, np.uint8)
+    if top - bottom < 256 * np.spacing(np.float32(max(abs(bottom), abs(top)))):
+        raise ValueError(
+            f"grey values from {bottom:.9g} to {top:.9g} lie too close together for 32-bit numbers; subtract "
+            f"{bottom:.3g} from every voxel and save the image again"
+        )
     order = "F" if image.flags.f_contiguous else "C"
     values = image.ravel(order)
     out = np.empty(values.size, np.uint8)

@@ -142,18 +142,23 @@ def segment(run: Run, plane: str, path: Path, name: str) -> tuple[Segmented, Any
         geometry.check_slices(plane, volume.raw.shape)
     except ValueError as error:
         raise PredictError(f"{path}: {error}") from error
-    frames = []
+    frames, black = [], 0
     for t in range(volume.frames):
         try:
-            label = run.labels(run.predict(volume.values(t), volume.affine), plane)
+            slices, placement = run.place(volume.values(t), volume.affine)
+            label = run.labels(run.to_native(run.predict_grid(slices), placement), plane)
         except RunError:  # an error of the run, not of the file
             raise
         except ValueError as error:
             raise PredictError(f"{path}: {error}") from error
         frames.append(label)
+        black += not slices.any()
+    notes = volume.notes
+    if black:
+        notes = (*notes, f"{geometry.BLACK} ({black} of {volume.frames} frames); do not use its labels")
     x, y, z = (float(s) for s in np.sqrt((volume.affine[:3, :3] ** 2).sum(axis=0)))
     rate = heart_rate(image.header, volume.frames)
-    return Segmented(name, tuple(frames), (x, y, z), rate, volume.notes), image
+    return Segmented(name, tuple(frames), (x, y, z), rate, notes), image
 
 
 def heart_rate(header: Any, frames: int) -> float:
@@ -203,7 +208,8 @@ def predict_files(
 ) -> tuple[list[str], list[str]]:
     """Segments files; writes labels and both tables.
 
-    Returns an error per file that is left out, and notes about headers of the others.
+    Returns an error per file that is left out, and notes about headers and black images of the
+    others.
 
     Args:
         paths: of `find_inputs`.

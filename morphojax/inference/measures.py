@@ -27,7 +27,7 @@ class Segmented:
     frames:     uint8 [X, Y, Z] of canonical ids each.
     spacing:    of a voxel, in mm.
     heart_rate: in beats per minute, of a cine that covers one cycle; NaN where unknown.
-    notes:      what the reader assumed about the header.
+    notes:      what the reader assumed about the header, and whether images are black.
     """
 
     name: str

@@ -23,6 +23,27 @@ def label(shape=(20, 24, 4), values=(1, 2, 3), radius=6) -> np.ndarray:
     return np.broadcast_to(disc.reshape(*disc.shape, *[1] * (len(shape) - 2)), shape).copy()
 
 
+def _constant(value: int):
+    return lambda shape: np.full(shape, value, np.int16)
+
+
+def _few_voxels(shape) -> np.ndarray:
+    array = np.zeros(shape, np.int16)
+    array[shape[0] // 2, shape[1] // 2, 0] = 900  # below one per cent, and so above the percentile
+    return array
+
+
+def _at_the_edge(shape) -> np.ndarray:
+    """Visible voxels in the first two columns alone."""
+    array = np.zeros(shape, np.int16)
+    array[:2] = 900
+    return array
+
+
+# Images that the grid shows as black: shape -> array.
+BLACK = {"zeros": _constant(0), "one value": _constant(700), "a few voxels": _few_voxels, "the edge": _at_the_edge}
+
+
 def save(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.Nifti1Image(array, affine).to_filename(path)

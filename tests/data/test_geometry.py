@@ -208,6 +208,38 @@ def test_normalising_in_parts_equals_normalising_the_whole_stack(last, order):
     np.testing.assert_array_equal(normalise(stack, 0.5, 99.5), np.clip(scaled, 0, 255).astype(np.uint8))
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("spread", [1e-3, 1, 200, 1e4])
+@pytest.mark.parametrize("outlier", [False, True])
+def test_an_offset_gives_the_same_grey_values_or_is_refused(sign, spread, outlier):
+    """Images are read as float32, which has few steps far from 0."""
+    stack = np.random.default_rng(0).random((20, 20, 4)) * spread
+    expected, refused = normalise(stack, 0.5, 99.5), 0
+    for exponent in range(41):
+        shifted = (stack + sign * 2.0**exponent).astype(np.float32)
+        shifted[0, 0, 0] = 0 if outlier else shifted[0, 0, 0]  # the range is not that of the percentiles
+        if len(np.unique(shifted)) <= 2:
+            continue  # constant
+        try:
+            out = normalise(shifted, 0.5, 99.5)
+        except ValueError as error:
+            assert "too close together for 32-bit numbers; subtract" in str(error)
+            refused += 1
+        else:
+            same = slice(int(outlier), None)
+            assert np.abs(out[same].astype(int) - expected[same]).max() <= 2 and not refused
+    assert refused > 5
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int16])
+def test_integers_of_16_bits_are_never_too_close_together(kind):
+    limits = np.iinfo(kind)
+    for first in (limits.min, -1, 0, limits.max - 1):
+        stack = np.full((4, 4, 2), max(first, limits.min), kind).astype(np.float32)
+        stack[:2] += 1
+        assert set(np.unique(normalise(stack, 0.5, 99.5))) == {0, 255}
+
+
 @pytest.mark.parametrize("order", [0, 1])
 @pytest.mark.parametrize("signs", [(-1, -1), (1, 1)])
 def test_voxels_outside_the_crop_change_nothing(order, signs):

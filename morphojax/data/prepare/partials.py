@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from morphojax import anatomy
-from morphojax.data.geometry import Grid, Placement, normalise, place, to_grid, to_native
+from morphojax.data.geometry import BLACK, Grid, Placement, normalise, place, to_grid, to_native
 from morphojax.data.prepare.checks import PrepareError, check_frame, describe_error
 from morphojax.data.prepare.measured import Measured
 from morphojax.data.prepare.pseudonyms import Pseudonyms
@@ -118,7 +118,8 @@ class PartialResults:
             contents = self.source.read(subject, self.planes)
             if not contents.views:
                 raise CohortError(f"no images of {', '.join(self.planes)}")
-            views = {plane: self._view(view) for plane, view in contents.views.items()}
+            black: list[str] = []
+            views = {plane: self._view(view, black) for plane, view in contents.views.items()}
             values = dict(self.measured.of(contents.views)) if self.measured else {}
             # Labels are used to warn about the crop, never to place it.
             cut = [p for p, v in views.items() if any(s["cut"] > CUT_WARNING * s["voxels"] for s in v["stacks"])]
@@ -128,20 +129,25 @@ class PartialResults:
         warnings = [
             *contents.warnings,
             *(f"{p}: the crop cuts off more than {CUT_WARNING:.0%} of a label" for p in cut),
+            *(f"{p}: {BLACK}" for p in dict.fromkeys(black)),
         ]
         return {"subject": self.name(subject), "warnings": warnings, "views": views, "measured": values}
 
-    def _view(self, view: View) -> dict[str, Any]:
+    def _view(self, view: View, black: list[str]) -> dict[str, Any]:
+        """The stacks of a view; adds its plane to `black` where one of them is black."""
         slices, native, stacks = [], [], []
         for frame in itertools.chain(view.frames, view.cine):
-            stack, frame_slices, frame_native = self._stack(view, frame)
+            stack, frame_slices, frame_native, visible = self._stack(view, frame)
+            black += [] if visible else [view.plane]
             stacks.append(stack)
             slices += frame_slices
             native.append(frame_native)
         return {"stacks": stacks, "slices": slices, "native": native}
 
-    def _stack(self, view: View, frame: Frame) -> tuple[dict[str, Any], list[bytes], bytes]:
-        """A frame's row of stacks.csv, the records of its slices, and its native record."""
+    def _stack(self, view: View, frame: Frame) -> tuple[dict[str, Any], list[bytes], bytes, bool]:
+        """A frame's row of stacks.csv, the records of its slices, its native record, and whether
+        its image is not black.
+        """
         check_frame(view.plane, frame)
         placement = place(frame.image, frame.affine, self.grid)
         image = to_grid(normalise(frame.image, *self.percentiles), placement, order=1)
@@ -159,7 +165,7 @@ class PartialResults:
             "cut": cut,
         }
         slices = [encode({"image": i, "label": la}) for i, la in zip(image, label, strict=True)]
-        return stack, slices, encode(encode_native(frame.label, placement))
+        return stack, slices, encode(encode_native(frame.label, placement)), bool(image.any())
 
 
 def measure_cut(label: np.ndarray, placement: Placement, size: int) -> tuple[int, int]:

@@ -71,11 +71,16 @@ class Image:
         """[X, Y], X along a row of the image, in the units of the scanner.
 
         Integers where the header does not rescale, else float32. Raises CohortError for a file
-        without pixels, in colour, with several frames, or in a compression that no installed
-        decoder reads.
+        without pixels, in colour, with several frames, in a compression that no installed decoder
+        reads, or whose larger numbers are not the brighter ones.
         """
         if self.get("PixelData") is None:
             raise CohortError(f"{self.name}: contains no pixels; download it again")
+        if (meaning := self.text("PhotometricInterpretation").strip()) != "MONOCHROME2":
+            raise CohortError(
+                f"{self.name}: PhotometricInterpretation is {meaning!r}, and only MONOCHROME2 is read, in which larger "
+                "numbers are brighter; convert the images or leave the subject out"
+            )
         try:
             pixels = self.header.pixel_array
         except (RuntimeError, NotImplementedError, ImportError) as error:

@@ -18,6 +18,7 @@ _LONG_AXIS_ORDER = ("3", "4", "2")  # the views in a series that contains all th
 _TOLERANCE_MM = 0.2  # positions and spacings that differ by less count as equal
 _TOLERANCE_COSINE = 1e-3
 _TOLERANCE_DIRECTIONS = 1e-2  # as of a NIfTI affine
+_TOLERANCE_INTERVAL = 0.25  # of the time between frames, as a fraction of the median; below a half
 Slices = list[dicom.Image]  # the frames of one slice
 Labels = tuple[nifti.Volume, anatomy.Convention]  # [X, Y, Z, T], and the meaning of the numbers
 
@@ -156,10 +157,12 @@ def _position(image: dicom.Image) -> tuple[np.ndarray, np.ndarray]:
 def _in_time_order(path: Path, plane: str, images: Slices, frames: int, warnings: list[str]) -> tuple[Slices, float]:
     """The `frames` images of a slice by trigger time, and the ms between them (0 where unknown).
 
-    A repeated image is dropped. A missing frame is replaced by the one before it.
+    A repeated image is dropped. A missing frame is replaced by the one before it. Without usable
+    trigger times the numbers of the frames order them.
     """
     times = [image.number("TriggerTime") for image in images]
-    if any(t is None for t in times) or (len(set(times)) == 1 and _differ(images)):
+    by_number = any(t is None for t in times) or (len(set(times)) == 1 and _differ(images))
+    if by_number:
         times, interval = _numbers(path, plane, images), 0.0
         _warn(warnings, f"{plane}: no trigger times, frames ordered by number")
     else:
@@ -179,6 +182,8 @@ def _in_time_order(path: Path, plane: str, images: Slices, frames: int, warnings
         raise CohortError(
             f"{path}: {plane} has {len(kept)} frames of one slice, but its header says {frames}; leave the subject out"
         )
+    if not by_number and len(kept) > 1:
+        _check_times(path, plane, kept, frames, warnings)
     if len(kept) == frames:
         return [image for _, image in kept], interval
     return _fill_missing_frames(path, plane, kept, frames, warnings), interval
@@ -192,8 +197,8 @@ def _differ(images: Slices) -> bool:
 def _numbers(path: Path, plane: str, images: Slices) -> list[float]:
     """The numbers of the frames of a slice.
 
-    Raises CohortError where one has none, two have the same, or the times of acquisition, where all
-    have one, are in another order.
+    Raises CohortError where one has none, two have the same, or the times of trigger or
+    acquisition, of the frames that have one, are in another order.
     """
     numbers = [image.number("InstanceNumber") for image in images]
     known = [n for n in numbers if n is not None]
@@ -202,13 +207,37 @@ def _numbers(path: Path, plane: str, images: Slices) -> list[float]:
             f"{path}: {plane} has frames without trigger times or numbers, so no order; leave the subject out"
         )
     ordered = sorted(zip(known, images, strict=True), key=lambda pair: pair[0])
-    acquired = [image.number("AcquisitionTime") for _, image in ordered]
-    if None not in acquired and acquired != sorted(a for a in acquired if a is not None):
-        raise CohortError(
-            f"{path}: {plane} has no trigger times, and its frames were acquired in another order than that of their "
-            "numbers; leave the subject out"
-        )
+    for keyword in ("TriggerTime", "AcquisitionTime"):
+        times = [time for _, image in ordered if (time := image.number(keyword)) is not None]
+        if times != sorted(times):
+            raise CohortError(
+                f"{path}: {plane} lacks trigger times, and its frames were acquired in another order than that of "
+                "their numbers; leave the subject out"
+            )
     return known
+
+
+def _check_times(
+    path: Path, plane: str, kept: list[tuple[float, dicom.Image]], frames: int, warnings: list[str]
+) -> None:
+    """Warns of trigger times of a slice that are unevenly spaced, although no frame is missing, or
+    that contradict the numbers of the frames.
+
+    Raises CohortError for both at once: a wrong time, such as 0 for none, has moved its frame.
+    """
+    intervals = np.diff([time for time, _ in kept])
+    even = (np.abs(intervals - np.median(intervals)) <= _TOLERANCE_INTERVAL * np.median(intervals)).all()
+    numbers = [n for _, image in kept if (n := image.number("InstanceNumber")) is not None]
+    if numbers == sorted(numbers):
+        if not even and len(kept) == frames:
+            _warn(warnings, f"{plane}: trigger times are not evenly spaced")
+    elif even:
+        _warn(warnings, f"{plane}: trigger times order the frames otherwise than their numbers; the times count")
+    else:
+        raise CohortError(
+            f"{path}: {plane} has trigger times that are not evenly spaced and order the frames of a slice otherwise "
+            "than their numbers; leave the subject out"
+        )
 
 
 def _fill_missing_frames(

@@ -22,13 +22,7 @@ def read_lines(path: Path) -> tuple[tuple[str, ...], list[Line]]:
     Raises TableError, which does not name the file, where it cannot be read or is empty, for a
     repeated column, and for a line whose length differs from the header's.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter=delimiter(path), strict=True)
-            lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TableError(f"cannot be read as a table ({error}); save it as CSV, UTF-8") from error
-    lines = [(line, cells) for line, cells in lines if any(cells) and not _HINT.fullmatch(",".join(cells))]
+    lines = read_cells(path)
     header = _without_end(lines[0][1], 0) if lines else []
     if not header:
         raise TableError("is empty; the first line must name the columns")
@@ -42,6 +36,24 @@ def read_lines(path: Path) -> tuple[tuple[str, ...], list[Line]]:
                 "quote a text that contains the delimiter, and write numbers with a decimal point"
             )
     return tuple(header), lines
+
+
+def read_cells(path: Path) -> list[Line]:
+    """The lines that are not empty, of a file with or without a header, as `read_lines` reads them.
+
+    Raises TableError, which does not name the file and quotes no cell, where it cannot be read.
+    """
+    start, lines = 1, []  # start: the line on which a row begins
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, delimiter=delimiter(path), strict=True)
+            for row in reader:
+                lines.append((reader.line_num, [cell.strip() for cell in row]))
+                start = reader.line_num + 1
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        where = f"line {start}: " if isinstance(error, csv.Error) else ""
+        raise TableError(f"cannot be read as a table ({where}{error}); save it as CSV, UTF-8") from error
+    return [(line, cells) for line, cells in lines if any(cells) and not _HINT.fullmatch(",".join(cells))]
 
 
 def _without_end(cells: list[str], least: int) -> list[str]:

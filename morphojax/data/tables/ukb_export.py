@@ -21,6 +21,14 @@ from morphojax.data.tables.ukb_fields import described
 from morphojax.data.tables.ukb_headers import IDS, UkbTableSpec, choose_headers, id_column, match_headers
 from morphojax.data.tables.ukb_values import combine, participants
 
+# In a column of texts an empty cell alone is missing, as in every other table: "None" and "NA" are
+# classes. A missing number or code may also be one of R's and others' words.
+_EMPTY = ("",)
+_MISSING = (
+    *(*_EMPTY, "NA", "N/A", "n/a", "#NA", "#N/A", "#N/A N/A", "<NA>", "NULL", "null", "None"),
+    *("NaN", "nan", "-NaN", "-nan", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
+)
+
 
 def is_export(path: Path) -> bool:
     """Whether the table has a column of participant ids (`IDS`) and no column `subject`.
@@ -69,10 +77,8 @@ def read_export(
         )
     columns = [(fields[i], headers) for i, headers in chosen.items()]
     columns += [(field, [field.column.name]) for field in by_header]
-    verbatim = [
-        h for field, headers in columns if field.column.kind != "continuous" and field.from_dictionary for h in headers
-    ]
-    frame = _read_columns(path, key, [h for _, headers in columns for h in headers], verbatim)
+    texts = [h for field, headers in columns if field.holds_texts for h in headers]
+    frame = _read_columns(path, key, [h for _, headers in columns for h in headers], texts)
     try:
         frame.index = pd.Index(participants(frame.pop(key), key), name=None, dtype=object)
         values = {field.column.name: combine([frame[h] for h in headers], field) for field, headers in columns}
@@ -119,8 +125,8 @@ def _read_header(path: Path) -> list[str]:
     return header
 
 
-def _read_columns(path: Path, key: str, headers: Sequence[str], verbatim: Sequence[str]) -> pd.DataFrame:
-    """The columns `key` and `headers`; those of `verbatim` as the texts in the file."""
+def _read_columns(path: Path, key: str, headers: Sequence[str], texts: Sequence[str]) -> pd.DataFrame:
+    """The columns `key` and `headers`; those of `texts` as the texts in the file."""
     columns = [key, *headers]
     try:
         if _is_parquet(path):
@@ -129,7 +135,8 @@ def _read_columns(path: Path, key: str, headers: Sequence[str], verbatim: Sequen
                 raise ValueError("its columns are not those of its header")
             return frame
         separator = _separator(path)
-        types: dict[Hashable, Any] = dict.fromkeys([key, *verbatim], str)
+        types: dict[Hashable, Any] = dict.fromkeys([key, *texts], str)
+        missing = dict.fromkeys(columns, _MISSING) | dict.fromkeys(texts, _EMPTY)
         with ThreadPoolExecutor(1) as pool, warnings.catch_warnings():
             # pandas reads in chunks, to save memory, so a column may be numbers in one chunk and
             # texts in another. `ukb_values` accepts both.
@@ -137,7 +144,14 @@ def _read_columns(path: Path, key: str, headers: Sequence[str], verbatim: Sequen
             line_check = pool.submit(_check_lines, path, separator)
             try:
                 return pd.read_csv(
-                    path, sep=separator, usecols=columns, index_col=False, dtype=types, encoding="utf-8-sig"
+                    path,
+                    sep=separator,
+                    usecols=columns,
+                    index_col=False,
+                    dtype=types,
+                    keep_default_na=False,
+                    na_values=missing,
+                    encoding="utf-8-sig",
                 )[columns]
             finally:
                 line_check.result()  # its error says more than the parser's

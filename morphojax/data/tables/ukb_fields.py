@@ -42,6 +42,12 @@ class Field:
     from_dictionary: bool = False
 
     @property
+    def holds_texts(self) -> bool:
+        """Whether the cells are texts of the user's dictionary, not numbers or codes."""
+        codes = (re.fullmatch(r"-?[0-9]+", text) for text in self.column.classes)
+        return self.column.kind != "continuous" and (self.from_dictionary or not all(codes))
+
+    @property
     def missing_numbers(self) -> list[float]:
         """`missing` of a continuous field as numbers. Raises TableError for other text."""
         if self.column.kind != "continuous":

@@ -13,6 +13,7 @@ import pytest
 from morphojax import anatomy
 from morphojax.data.geometry import Grid, to_grid
 from morphojax.data.prepare.checks import PrepareError
+from morphojax.data.prepare.pseudonyms import Pseudonyms
 from morphojax.data.sources.acdc import Acdc
 from morphojax.data.sources.base import Frame, Subject, View
 from morphojax.data.store.dataset import Dataset, DatasetError
@@ -51,6 +52,21 @@ def test_a_killed_run_continues_and_gives_the_same_bytes(tmp_path, after):
     prepare_acdc(root, output)
     prepare_acdc(root, tmp_path / "uninterrupted")
     assert file_hashes(output) == file_hashes(tmp_path / "uninterrupted")
+
+
+@pytest.mark.parametrize("kind", cohorts.BLACK)
+@pytest.mark.parametrize("frame", ["01", "09"])
+def test_a_black_image_is_reported_by_the_name_of_its_subject(tmp_path, kind, frame):
+    root, pseudonym = cohorts.acdc(tmp_path / "cohort", subjects=3), Pseudonyms(b"k" * 32)
+    settings = {"grid": Grid(1.5, 16), "pseudonym": pseudonym}
+    before = prepare_acdc(root, tmp_path / "before", **settings)
+    assert not before.manifest.warnings and before.report.empty
+    path = root / f"training/patient002/patient002_frame{frame}.nii.gz"
+    cohorts.save(path, cohorts.BLACK[kind]((20, 24, 4)))
+    after = prepare_acdc(root, tmp_path / "after", **settings)
+    message = "sax: a black image: nearly all of its voxels are equal, or those inside the crop are black"
+    assert after.manifest.warnings == {message: 1}
+    assert after.report.to_numpy().tolist() == [[pseudonym("patient002"), "warning", message]]
 
 
 def test_labels_are_resampled_to_the_nearest_voxel(tmp_path):

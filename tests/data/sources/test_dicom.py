@@ -21,6 +21,20 @@ def test_rescaled_pixels_are_in_the_units_of_the_scanner(tmp_path: Path) -> None
     np.testing.assert_array_equal(result.volume.raw, 2.0 * cine() - 10)
 
 
+@pytest.mark.parametrize("meaning", ["MONOCHROME1", "PALETTE COLOR", "RGB", "YBR_FULL", "", None])
+@pytest.mark.parametrize("where", ["one image", "every image"])
+def test_numbers_that_are_no_brightness_are_refused(tmp_path: Path, meaning: str | None, where: str) -> None:
+    """Inverted grey values (MONOCHROME1) and indices of a palette look like an image."""
+    files = ukb_zips.short_axis(cine(), AFFINE)
+    for file in files[:1] if where == "one image" else files:
+        if meaning is None:
+            del file.PhotometricInterpretation
+        else:
+            file.PhotometricInterpretation = meaning
+    with pytest.raises(CohortError, match=rf"{NAME}:.*PhotometricInterpretation is '{meaning or ''}', and only MONO"):
+        one(sax(tmp_path, files))
+
+
 def test_undecodable_pixels_name_the_extra_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = ukb_zips.short_axis(cine(), AFFINE)
     files[4].PixelData = encapsulate([b"\xff\x4f\xff\x51, a code stream"])

@@ -1,3 +1,4 @@
+import re
 import zipfile
 from pathlib import Path
 
@@ -110,6 +111,70 @@ def test_frame_numbers_against_the_time_of_acquisition_are_refused(tmp_path: Pat
     for file in files:
         file.TriggerTime, file.AcquisitionTime = "0", f"1015{30 - file.InstanceNumber:02d}.5"
     with pytest.raises(CohortError, match="acquired in another order than that of their numbers"):
+        one(sax(tmp_path, files))
+
+
+def timed(milliseconds):
+    """The files of a short axis; milliseconds(z, t): the trigger time of a frame, None for none."""
+    files = ukb_zips.short_axis(cine(), AFFINE)
+    for file in files:
+        time = milliseconds(int(file.SeriesDescription[-1]) - 1, file.InstanceNumber - 1)
+        if time is None:
+            del file.TriggerTime
+        else:
+            file.TriggerTime = f"{time:g}"
+    return files
+
+
+@pytest.mark.parametrize("frame", range(SHAPE[3]))
+@pytest.mark.parametrize("time", [None, -16.5, -7, 0, 31, 53.5, 90, 123.5, 500])
+def test_one_wrong_trigger_time_never_changes_the_order_in_silence(
+    tmp_path: Path, frame: int, time: float | None
+) -> None:
+    """Of a frame of a slice: the order is right, the subject is refused, or there is a warning."""
+    files = timed(lambda z, t: time if (z, t) == (1, frame) else 3.5 + 20 * t)
+    try:
+        result, warnings = one(sax(tmp_path, files))
+    except CohortError as error:
+        assert re.search("order the frames of a slice otherwise|two different frames at", str(error))
+        return
+    if (time, frame) in ((-16.5, 5), (123.5, 0)):  # a cine that begins one frame earlier or later
+        assert warnings == ["sax: trigger times order the frames otherwise than their numbers; the times count"]
+    else:
+        np.testing.assert_array_equal(result.volume.raw, cine())
+        even = time is not None and abs(time - 3.5 - 20 * frame) <= 5
+        expected = (
+            "no trigger times, frames ordered by number" if time is None else "trigger times are not evenly spaced"
+        )
+        assert warnings == ([] if even else [f"sax: {expected}"])
+
+
+def test_even_trigger_times_count_against_the_numbers_with_a_warning(tmp_path: Path) -> None:
+    result, warnings = one(sax(tmp_path, timed(lambda z, t: 100 - 20 * t)))
+    np.testing.assert_array_equal(result.volume.raw, cine()[..., ::-1])
+    assert warnings == ["sax: trigger times order the frames otherwise than their numbers; the times count"]
+
+
+def test_uneven_trigger_times_in_order_are_a_warning(tmp_path: Path) -> None:
+    result, warnings = one(sax(tmp_path, timed(lambda z, t: (0, 20, 25, 80, 81, 100)[t])))
+    np.testing.assert_array_equal(result.volume.raw, cine())
+    assert warnings == ["sax: trigger times are not evenly spaced"]
+
+
+@pytest.mark.parametrize("lacking", range(SHAPE[3]))
+def test_trigger_times_of_some_frames_against_their_numbers_are_refused(tmp_path: Path, lacking: int) -> None:
+    files = timed(lambda z, t: None if t == lacking else 200 - 20 * t)
+    with pytest.raises(CohortError, match="lacks trigger times, and its frames were acquired in another order"):
+        one(sax(tmp_path, files))
+
+
+def test_a_wrong_trigger_time_in_place_of_a_missing_frame_is_refused(tmp_path: Path) -> None:
+    files = timed(lambda z, t: 3.5 + 20 * (3 if t == 4 else t))
+    files = [f for f in files if f.InstanceNumber != 4]  # frame 3 is missing; give frame 1 the place of frame 4
+    for file in files:
+        if file.InstanceNumber == 2:
+            file.TriggerTime = "83.5"
+    with pytest.raises(CohortError, match="order the frames of a slice otherwise"):
         one(sax(tmp_path, files))
 
 

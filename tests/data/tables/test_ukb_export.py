@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from morphojax.data.sources.table_files import read_table
 from morphojax.data.tables import ukb_export
+from morphojax.data.tables.cells import texts_of
 from morphojax.data.tables.encoder import TableEncoder
 from morphojax.data.tables.schema import GROUPS, Column, TableError
 from morphojax.data.tables.ukb_export import read_export
@@ -88,6 +90,55 @@ def test_a_dictionary_changes_fields_and_adds_headers(tmp_path: Path) -> None:
     about.write_text("name,kind,group\nnobody,continuous,lifestyle\n")
     with pytest.raises(TableError, match="the dictionary describes 'nobody'"):
         read_export(path, dictionary=about)
+
+
+NO_VALUE = ["None", "NA", "nan", "NaN", "N/A", "n/a", "null", "NULL", "#N/A", "<NA>", "-nan"]  # to pandas
+
+
+def in_every_table(
+    root: Path, ids: list[str], about: str, header: str, cells: list[str]
+) -> dict[str, list[str | None]]:
+    """The classes of a column that a dictionary describes, by the kind of its table."""
+    root.mkdir()
+    (root / "dictionary.csv").write_text(f"name,kind,group,field,categories\n{about}\n")
+    (root / "plain.csv").write_text("name,kind,group\ndrug,categorical,lifestyle\n")
+    frame = pd.DataFrame({"subject": ids, "drug": cells})
+    frame.to_csv(root / "table.csv", index=False)
+    plain, schema = read_table(root / "table.csv", "subject", root / "plain.csv")
+    classes = {"a table": texts_of(plain, schema.columns[0])}
+    frame.columns = ["eid", header]
+    frame.to_csv(root / "e.csv", index=False)
+    frame.to_csv(root / "e.tsv", index=False, sep="\t")
+    frame.to_parquet(root / "e.parquet")
+    for path in (root / "e.csv", root / "e.tsv", root / "e.parquet"):
+        read, schema = read_export(path, dictionary=root / "dictionary.csv")
+        classes[path.name] = texts_of(read, next(c for c in schema.columns if c.name == "drug"))
+    return classes
+
+
+def test_every_text_but_an_empty_one_is_a_class_in_every_table(tmp_path: Path) -> None:
+    cells = ["x", *NO_VALUE, "y", "", " "]
+    ids = [str(1000017 + i) for i in range(len(cells))]
+    expected = ["x", *NO_VALUE, "y", None, None]
+    described = {
+        "header": ("drug,categorical,lifestyle,,", "drug"),
+        "id": ("drug,categorical,lifestyle,20003,", "20003-2.0"),
+        "registry": (f"drug,categorical,lifestyle,20116,{';'.join(['x', *NO_VALUE, 'y'])}", "20116-2.0"),
+    }
+    for name, (about, header) in described.items():
+        found = in_every_table(tmp_path / name, ids, about, header, cells)
+        assert found == dict.fromkeys(found, expected), name
+
+
+@pytest.mark.parametrize("word", NO_VALUE)
+def test_a_missing_number_or_code_is_written_in_many_ways(tmp_path: Path, word: str) -> None:
+    """R writes NA, pandas nothing; a dictionary's `missing` lists the words for texts."""
+    path = tmp_path / "t.csv"
+    path.write_text(f"eid,31-0.0,48-2.0,drug\n1000017,{word},80,x\n1000028,1,{word},{word}\n")
+    about = tmp_path / "d.csv"
+    about.write_text(f"name,kind,group,missing\ndrug,categorical,lifestyle,{word}\n")
+    frame, _ = read_export(path, dictionary=about)
+    assert frame.isna().to_numpy().tolist() == [[True, False, False], [False, True, True]]
 
 
 def test_the_registry_is_consistent() -> None:

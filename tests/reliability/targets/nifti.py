@@ -162,7 +162,11 @@ def read_image(folder: Path, changed: Sequence[Path]) -> None:
         for t in range(min(volume.frames, 5)):
             image = volume.values(t)
             check_frame(image, None, volume.affine, 1 << 24)
-            require(geometry.normalise(image, 0.5, 99.5).dtype == np.uint8, "not normalised")
+            try:
+                grey = geometry.normalise(image, 0.5, 99.5)
+            except ValueError as error:  # too close together for float32; prepare names the subject
+                raise CohortError(f"{path}: {error}") from error
+            require(grey.dtype == np.uint8, "not normalised")
 
 
 def read_label(folder: Path, changed: Sequence[Path]) -> None:
@@ -182,10 +186,15 @@ class _Run:
 
     structures = ("lv_cavity",)
 
-    def predict(self, image: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    def place(self, image: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, geometry.Placement]:
         placement = geometry.place(image, affine, geometry.Grid(1.5, 16))
-        grid = geometry.to_grid(geometry.normalise(image, 0.5, 99.5), placement, 1)
-        return geometry.to_native(np.stack([255.0 - grid, grid], -1).astype(np.float32), placement, 1)
+        return geometry.to_grid(geometry.normalise(image, 0.5, 99.5), placement, 1), placement
+
+    def predict_grid(self, slices: np.ndarray) -> np.ndarray:
+        return np.stack([255.0 - slices, slices], -1).astype(np.float32)
+
+    def to_native(self, probabilities: np.ndarray, placement: geometry.Placement) -> np.ndarray:
+        return geometry.to_native(probabilities, placement, 1)
 
     def labels(self, probabilities: np.ndarray, plane: str) -> np.ndarray:
         return probabilities.argmax(-1).astype(np.uint8)

@@ -5,10 +5,11 @@ RUN := $(VENV)/bin/python
 # Where ORACLES is set, the tests run with the libraries that they compare against: make test ORACLES=1
 TEST_INSTALLED := $(VENV)/$(if $(ORACLES),.installed-oracles,.installed-test)
 
-.PHONY: help quickstart test test-slow lint constraints clean
+.PHONY: help quickstart study test test-slow lint constraints clean
 
 help:
 	@echo "make quickstart           environment, install, and pretraining on the embedded synthetic cohort"
+	@echo "make study                environment, install, and a small study on the synthetic cohort with its report"
 	@echo "make test                 environment, install, lint, types and the test suite"
 	@echo "make test ORACLES=1       the same, and installs PyTorch, MONAI and medpy for the tests that compare with them"
 	@echo "make test-slow            the heaviest tests, which make test leaves out; takes ORACLES=1 too"
@@ -34,6 +35,9 @@ $(VENV)/.installed-oracles: $(VENV)/.installed-test
 
 quickstart: $(VENV)/.installed
 	$(RUN) -m morphojax.main --config=configs/pretrain_sax.py
+
+study: $(VENV)/.installed
+	$(RUN) -m analysis.study --config=configs/study_synthetic.py --workers=2
 
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .

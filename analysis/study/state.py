@@ -1,0 +1,140 @@
+"""What is done of a job, read from its run directory.
+
+A run directory of a study holds `study.json`: the cell, the identity of the job, its commands, the
+seconds that they took, how the last attempt failed, and, once the job is done, digests of its
+results.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from analysis.study.errors import StudyError
+from analysis.study.jobs import Job
+from morphojax.data import json_text
+from morphojax.data.store.lock import LockError, locked
+from morphojax.data.store.records import write_atomically
+from morphojax.train.digests import NAME as CHECKPOINT_DIGESTS
+
+FILE = "study.json"
+DONE, RUNNING, STOPPED, FAILED, MISSING, UNUSABLE = "done", "running", "stopped", "failed", "missing", "unusable"
+_RECORD = {
+    "name": str,
+    "cell": object,
+    "labels": object,
+    "identity": str,
+    "commands": [[str]],
+    "seconds": {str: float},
+    "failure": object,
+    "results": {str: str},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """word: one of the constants above. why: of a job that failed or is unusable, one line.
+
+    seconds: stage -> seconds so far.
+    """
+
+    word: str
+    why: str = ""
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def read(job: Job, held: bool = False) -> State:
+    """What is done of a job. UNUSABLE: its directory holds something else than the job's results:
+    another study's run, or one whose config has changed, or half of one. held: by the caller.
+    """
+    try:
+        record = read_record(job)
+    except (OSError, ValueError) as error:
+        return State(UNUSABLE, f"{job.run / FILE}: {error}; {_REMOVE}")
+    if record is None:
+        if job.run.is_dir() and any(job.run.iterdir()):
+            return State(UNUSABLE, f"{job.run}: holds files, but no {FILE}; {_REMOVE}")
+        return State(MISSING)
+    if record["identity"] != job.identity:
+        return State(UNUSABLE, f"{job.run}: was made for another config than the study now gives it; {_REMOVE}")
+    seconds = record["seconds"]
+    if record["results"]:
+        if changed := [name for name, digest in record["results"].items() if _digest(job.run / name) != digest]:
+            return State(UNUSABLE, f"{job.run / changed[0]}: is gone or has changed since the job was done; {_REMOVE}")
+        return State(DONE, seconds=seconds)
+    if any(_is_locked(path) for path in (job.run / "lock", *(() if held else (lock_path(job),)))):
+        return State(RUNNING, seconds=seconds)
+    if record["failure"]:
+        return State(FAILED, str(record["failure"]), seconds)
+    return State(STOPPED, seconds=seconds)
+
+
+_REMOVE = "remove the directory to run the job again"
+
+
+def read_record(job: Job) -> dict[str, Any] | None:
+    """The job's record; None before it began. Raises ValueError where it is damaged."""
+    path = job.run / FILE
+    return json_text.parse(path.read_bytes(), _RECORD) if path.exists() else None
+
+
+def write(job: Job, seconds: dict[str, float], failure: str = "", done: bool = False) -> None:
+    """Writes the job's record; with `done` also the digests of its results."""
+    job.run.mkdir(parents=True, exist_ok=True)
+    record = {
+        "name": job.name,
+        "cell": None if job.cell is None else dict(job.cell.values),
+        "labels": None if job.cell is None else job.cell.labels,
+        "identity": job.identity,
+        "commands": job.commands(),
+        "seconds": {stage: round(float(value), 3) for stage, value in seconds.items()},
+        "failure": failure or None,
+        "results": {name: _digest(job.run / name) for name in results(job)} if done else {},
+    }
+    write_atomically(job.run / FILE, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def results(job: Job) -> list[str]:
+    """Files of the run directory that are the job's result. A pretraining's weights are named by
+    the digests of its checkpoints.
+    """
+    if job.evaluate is None:
+        digests = sorted(job.run.glob(f"checkpoints/*/{CHECKPOINT_DIGESTS}"))
+        return ["config.json", *(str(path.relative_to(job.run)) for path in digests)]
+    split = job.evaluate["split"]
+    return ["config.json", *(f"evaluation/{name}_{split}.csv" for name in ("scores", "summary"))]
+
+
+def lock_path(job: Job) -> Path:
+    """Beside the run directories, because a worker holds it before there is a directory."""
+    folder = job.run.parent.parent / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / job.run.name
+
+
+def _is_locked(path: Path) -> bool:
+    """A run's own lock outlives a worker that was killed: the training goes on."""
+    if not path.exists():
+        return False
+    try:
+        with locked(path):
+            return False
+    except LockError:
+        return True
+
+
+def check_results(job: Job) -> None:
+    """Raises StudyError where a job that ended well has not written its results."""
+    wanted = results(job)
+    if missing := [name for name in wanted if not (job.run / name).is_file()]:
+        raise StudyError(f"{job.run}: the job ended without an error, but wrote no {missing[0]}")
+    if len(wanted) == 1:
+        raise StudyError(f"{job.run}: the pretraining ended without an error, but left no checkpoint")
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""

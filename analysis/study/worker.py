@@ -1,0 +1,152 @@
+"""One worker of a study: takes jobs that nobody else runs, until none is left."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from analysis.study import state
+from analysis.study.errors import StudyError
+from analysis.study.jobs import Job
+from morphojax.data.store.lock import LockError, locked
+from morphojax.train.processes import STOPPED
+
+POLL_SECONDS = 5.0  # between looks at a pretraining that another worker runs
+STAGES = ("train", "evaluate")
+# Ask glibc for huge pages: without them, mapping the large arrays of a step takes an eighth of its
+# time on a CPU.
+_ENVIRONMENT = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592"
+}
+
+
+class Interrupted(Exception):
+    """A signal asked the worker to end; its job is saved and goes on with the next run."""
+
+
+def work(jobs: Sequence[Job], say: Callable[[Job, state.State], None]) -> None:
+    """Runs the jobs that are not done, and returns when none is left that this worker could run.
+
+    say: is called with every job that ended, was found done, or cannot be run. A job that fails
+    does not stop the others; what needs it is left out. Raises Interrupted.
+    """
+    seen: dict[str, str] = {}  # name of a job -> the last word of its state
+    with _signals() as running:
+        while True:
+            ran = waits = False
+            for job in jobs:
+                if job.name in seen:
+                    continue
+                found = _next(job, seen)
+                waits |= found.word == state.RUNNING and _is_needed(job, jobs)
+                if found.word == state.RUNNING:
+                    continue
+                if found.word in (state.MISSING, state.STOPPED):
+                    with contextlib.suppress(LockError), locked(state.lock_path(job)):
+                        ran = True
+                        found = _run(job, running)
+                    if found.word in (state.MISSING, state.STOPPED, state.RUNNING):
+                        continue  # another worker took it at this moment
+                seen[job.name] = found.word
+                say(job, found)
+            if not ran and not waits:
+                return
+            if not ran:
+                time.sleep(POLL_SECONDS)
+
+
+def _next(job: Job, seen: dict[str, str]) -> state.State:
+    """The state of a job for this worker: one that failed before is tried again, and one whose
+    pretraining is not done waits for it (RUNNING) or is left out (FAILED).
+    """
+    found = state.read(job)
+    if found.word == state.FAILED:
+        found = state.State(state.STOPPED, seconds=found.seconds)
+    if job.needs is None or found.word not in (state.MISSING, state.STOPPED):
+        return found
+    if (needed := seen.get(job.needs.name)) in (state.FAILED, state.UNUSABLE):
+        return state.State(state.FAILED, f"the {job.needs.name}, which it needs, is {needed}")
+    return found if needed == state.DONE else state.State(state.RUNNING)
+
+
+def _is_needed(job: Job, jobs: Sequence[Job]) -> bool:
+    return job.cell is None and any(other.needs is not None and other.needs.name == job.name for other in jobs)
+
+
+def _run(job: Job, running: "_Running") -> state.State:
+    """Trains and scores, from where an earlier attempt ended."""
+    found = state.read(job, held=True)
+    if found.word not in (state.MISSING, state.STOPPED, state.FAILED):
+        return found  # another worker had it since
+    seconds = dict.fromkeys(STAGES[: len(job.commands())], 0.0) | found.seconds
+    state.write(job, seconds)
+    failure = ""
+    for stage, command in zip(STAGES, job.commands(), strict=False):
+        clock = time.monotonic()
+        code, last_line = running.call(command, _log(job))
+        seconds[stage] += time.monotonic() - clock
+        if running.stopped or code == STOPPED:
+            state.write(job, seconds)
+            raise Interrupted
+        if code:
+            failure = f"{stage}: {last_line or 'no message'} (exit code {code}; log: {_log(job)})"
+            break
+    if not failure:
+        try:
+            state.check_results(job)
+        except StudyError as error:
+            failure = str(error)
+    state.write(job, seconds, failure, done=not failure)
+    return state.State(state.FAILED if failure else state.DONE, failure, seconds)
+
+
+def _log(job: Job) -> Path:
+    folder = job.run.parent.parent / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{job.run.name}.log"
+
+
+class _Running:
+    """The command that runs now. stopped: a signal came."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen | None = None
+        self.stopped = False
+
+    def call(self, command: Sequence[str], log: Path) -> tuple[int, str]:
+        """Exit code and last line of a module's run, whose output is appended to the log."""
+        with log.open("ab") as file:
+            start = file.tell()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=_ENVIRONMENT | os.environ,
+            )
+            if self.stopped:
+                self.process.terminate()
+            code = self.process.wait()
+        lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
+        return code, next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    def stop(self, signum: int, frame: object) -> None:
+        self.stopped = True
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signum)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[_Running]:
+    """SIGTERM and SIGINT reach the command that runs, which saves; then the worker ends."""
+    running = _Running()
+    before = {s: signal.signal(s, running.stop) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield running
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

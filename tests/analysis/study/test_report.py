@@ -1,0 +1,251 @@
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.study import __main__ as command
+from analysis.study import cost, report, scores, sections, tables
+from analysis.study.errors import StudyError
+from tests.analysis.study import made
+
+
+def finished(folder, without=(), value=made.dice, **changes):
+    study, planned = made.study(folder, **changes)
+    for job in planned:
+        if job.name not in without:
+            made.finish(job, value)
+    return study, planned
+
+
+def found(study, planned):
+    return report.find(study, planned, made.states(planned))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished study and its findings."""
+    study, planned = finished(tmp_path_factory.mktemp("study"))
+    return study, planned, found(study, planned)
+
+
+def contrast(findings, a="pretrained", b="scratch", labels=tables.ALL, metric="dice"):
+    table = findings.parts[0][1][metric]
+    return table[(table["a"] == a) & (table["b"] == b) & (table["labels"] == labels)].iloc[0]
+
+
+def by_hand(arm, set_, seed, subject):
+    """Mean of a run and subject: phases first, then structures."""
+    values = {"arm": arm, "labelled": set_, "seed": str(seed)}
+    return np.mean([[made.dice(values, subject, s, phase) for phase in ("ED", "ES")] for s in made.STRUCTURES])
+
+
+def test_the_long_table_has_a_row_per_value_and_no_pseudonym(whole):
+    long = whole[2].scores
+    assert len(long) == 18 * 6 * 3 * 2 * len(scores.METRICS)
+    assert long["subject"].isin(range(6)).all() and "pseudonym" not in long.to_csv()
+    row = long.query("arm == 'scratch' and labelled == '2a' and seed == '1' and subject == 3 and phase == 'ES'")
+    row = row[(row["structure"] == "rv_cavity")].set_index("metric")["value"]
+    expected = made.dice({"arm": "scratch", "labelled": "2a", "seed": "1"}, 3, "rv_cavity", "ES")
+    assert row["dice"] == pytest.approx(expected) and row["volume_error_ml"] == 3.0
+
+
+def test_contrasts_are_paired_means_by_hand(whole):
+    sets = {tables.ALL: ("1a", "1b", "2a"), 1: ("1a", "1b"), 2: ("2a",)}
+    for labels, names in sets.items():
+        expected = [
+            by_hand("pretrained", *k) - by_hand("scratch", *k)
+            for k in ((s, r, n) for s in names for r in (0, 1) for n in range(6))
+        ]
+        row = contrast(whole[2], labels=labels)
+        assert row["mean"] == pytest.approx(np.mean(expected))
+        assert (row["n_runs"], row["n_sets"], row["seeds"], row["n_subjects"]) == (2 * len(names), len(names), 2, 6)
+        assert row["low"] < row["mean"] < row["high"] and row["unpaired"] == 0
+    none = contrast(whole[2], a="shuffled")
+    assert none["low"] < 0 < none["high"] and not none["planned"] and np.isnan(none["p_holm"])
+
+
+def test_holm_is_over_the_planned_contrasts_of_all_sets(whole):
+    table = whole[2].parts[0][1]["dice"]
+    family = table[table["planned"] & (table["labels"] == tables.ALL)]
+    assert family["p_value"].tolist() == [0.03125, 0.03125]  # six subjects, all of one sign: 2 / 2**6
+    assert family["p_holm"].tolist() == [0.0625, 0.0625]
+    assert table.loc[~table.index.isin(family.index), "p_holm"].isna().all()
+
+
+def test_means_have_the_baseline_first_and_then_rise(whole):
+    means = tables.means(whole[0], whole[2].parts[0][0])
+    assert means["arm"].unique().tolist() == ["scratch", "shuffled", "pretrained"]
+    row = means[(means["arm"] == "scratch") & (means["labels"] == 2)].iloc[0]
+    assert row["dice"] == pytest.approx(np.mean([by_hand("scratch", "2a", s, n) for s in (0, 1) for n in range(6)]))
+    assert (row["runs"], row["sets"], row["seeds"], row["subjects"]) == (2, 1, 2, 6)
+
+
+def test_a_missing_cell_is_reported_and_not_imputed(tmp_path):
+    study, planned = finished(tmp_path, without=("pretrained_1a_0",))
+    row = contrast(found(study, planned))
+    assert row["n_runs"] == 5 and row["unpaired"] == 1
+    written = report.write(study, planned, made.states(planned))
+    markdown = next(path for path in written if path.suffix == ".md").read_text()
+    assert "17 of 18 cells are done" in markdown and "- pretrained_1a_0: missing." in markdown
+
+
+def test_one_seed_gets_no_interval_over_seeds(tmp_path):
+    study, planned = finished(tmp_path, cells=({"seed": ("0",)},))
+    row = contrast(found(study, planned))
+    assert row["seeds"] == 1
+    markdown = next(p for p in report.write(study, planned, made.states(planned)) if p.suffix == ".md").read_text()
+    assert "pretrained - scratch: one seed alone; the interval covers no variation of seeds." in markdown
+    assert "Kendall" not in markdown
+
+
+def test_no_difference_is_said_with_what_could_have_been_found(tmp_path):
+    same = made.config("folder").to_dict()["contrasts"] + (("shuffled", "scratch"),)
+    study, planned = finished(tmp_path, contrasts=same)
+    findings = found(study, planned)
+    row = contrast(findings, a="shuffled")
+    lines = list(sections.sentences(findings.parts[0][1]["dice"]))
+    line = next(line for line in lines if line.startswith("shuffled - scratch"))
+    assert (
+        "no difference was found" in line and f"a difference of {row['detectable']:.3f} would have been found" in line
+    )
+    assert any(line.startswith("pretrained - scratch: higher") for line in lines)
+
+
+def test_constant_scores_give_a_report(tmp_path):
+    study, planned = finished(tmp_path, value=lambda *_: 0.5)
+    report.write(study, planned, made.states(planned))
+    assert pd.read_csv(tmp_path / "report" / "contrasts.csv")["mean"].eq(0).all()
+
+
+def test_structures_without_a_score_are_left_out(tmp_path):
+    def value(values, subject, structure, phase):
+        return np.nan if structure == "rv_cavity" and subject == 0 else made.dice(values, subject, structure, phase)
+
+    study, planned = finished(tmp_path, value=value)
+    matrix = scores.matrix(found(study, planned).scores.query("arm == 'scratch'"), "dice")
+    values = {"arm": "scratch", "labelled": "1a", "seed": "0"}
+    expected = np.mean([made.dice(values, 0, s, phase) for s in made.STRUCTURES[:2] for phase in ("ED", "ES")])
+    assert matrix.loc[("1a", "0"), 0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("bad", [1.2, -0.1])
+def test_impossible_scores_are_refused(tmp_path, bad):
+    study, planned = finished(tmp_path, value=lambda *_: bad)
+    with pytest.raises(StudyError, match=r"scores_test.csv: holds a Dice outside 0 to 1"):
+        found(study, planned)
+
+
+def test_arms_scored_on_different_datasets_are_not_compared(tmp_path):
+    study, planned = finished(tmp_path)
+    made.finish(next(job for job in planned if job.name == "scratch_1a_0"), dataset="d2")
+    with pytest.raises(StudyError, match=r"were scored on different datasets \(.*d2"):
+        found(study, planned)
+
+
+def test_other_axes_are_reported_apart(tmp_path):
+    encoders = {name: {"segment": {"model": {"width": width}}} for name, width in (("small", 8), ("large", 16))}
+    axes = made.config("folder").to_dict()["axes"] | {"encoder": encoders}
+    study, planned = finished(tmp_path, axes=axes)
+    parts = [part for part, _ in found(study, planned).parts]
+    assert [part.name for part in parts] == ["large", "small"]
+    assert all((part.scores["encoder"] == part.name).all() for part in parts)
+
+
+def test_no_done_cell_is_an_error(tmp_path):
+    study, planned = made.study(tmp_path)
+    with pytest.raises(StudyError, match="no cell is done; run the study first"):
+        found(study, planned)
+
+
+class Page(HTMLParser):
+    VOID = ("meta", "br", "link")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.links = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.links += [v for k, v in attrs if k in ("src", "href", "xlink:href") and not v.startswith("#")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_one_whole_file(tmp_path):
+    study, planned = finished(tmp_path, question="Is a < b & c?")
+    first = report.write(study, planned, made.states(planned))
+    contents = [path.read_bytes() for path in first]
+    assert [
+        p.read_bytes() for p in report.write(study, planned, made.states(planned))
+    ] == contents  # no date, no random id
+    page = Page()
+    html = first[0].read_text()
+    page.feed(html)
+    assert page.open == [] and page.links == []
+    assert "<title>Is a &lt; b &amp; c?</title>" in html and html.count("<svg") == 4
+    assert "src=" not in html and "@import" not in html
+    for figure in sorted((first[0].parent / "figures").iterdir()):
+        ElementTree.fromstring(figure.read_text())
+    table = pd.read_csv(first[3])
+    assert set(table["metric"]) == {"dice", "volume_error_ml"}
+
+
+def test_commands_of_the_report_are_the_runs(whole):
+    study, planned, _ = whole
+    markdown = sections.commands(study, planned).blocks[0].text
+    lines = re.findall(r"^python -m (\S+) (.*)$", markdown, flags=re.MULTILINE)
+    assert len(lines) == 2 + 3 * 2  # pretrainings of two arms; training and scoring of three
+    job = next(job for job in planned if job.name == "scratch_1a_0")
+    assert ("morphojax.evaluate", f"--run={job.run} --checkpoint=last --split=test --weights=ema") in lines
+
+
+def test_the_cost_of_what_is_left_comes_from_what_is_done(tmp_path):
+    _, planned = made.study(tmp_path)
+    for job in planned[:2]:  # a pretraining and a cell of its
+        made.finish(job, seconds=40.0)
+    states = made.states(planned)
+    known = cost.from_states(planned, states)
+    left = sum(job.cell is not None for job in planned) - 1
+    assert known == {planned[0].cost: 40.0, planned[1].cost: 45.0}
+    assert {job.cost for job in planned} == set(known)  # control, labelled set and seed change no cost
+    assert cost.left(planned, states, known) == left * 45.0 + 3 * 40.0
+    assert cost.left(planned, states, {}) is None
+
+
+def test_pilots_measure_every_kind_once(tmp_path, monkeypatch):
+    _, planned = made.study(tmp_path)
+    tried = []
+    monkeypatch.setattr(cost, "pilot", lambda job: tried.append(job.name) or 10.0)
+    known = cost.pilots(tmp_path, planned, {}, lambda _: None)
+    assert len(tried) == 2 and set(known.values()) == {10.0}
+    assert cost.pilots(tmp_path, planned, {}, lambda _: None) == known and len(tried) == 2
+
+
+def test_the_command_plans_reports_and_names_errors(tmp_path, capsys):
+    config = tmp_path / "study_made.py"
+    config.write_text("from tests.analysis.study import made\ndef get_config():\n    return made.config('')\n")
+    flags = [f"--config={config}", f"--config.folder={tmp_path / 'runs'}"]
+    for argv, message in (
+        ([f"--config={config}s"], "there is no Python file"),
+        ([*flags, "--config.basline=scratch", "--plan"], "--config.basline=scratch: the config has no key basline"),
+        ([*flags, "--oly=arm=scratch"], "unknown argument '--oly=arm=scratch'"),
+        ([*flags, "--only=arm=scrach"], "arm has no 'scrach'"),
+        ([*flags, "--workers=0"], "--workers=0"),
+        ([*flags, "--worker=3/2"], "--worker=3/2"),
+        ([*flags, "--slurm=time=5"], "--slurm: needs --launcher=submitit"),
+        ([*flags, "--report"], "no cell is done"),
+    ):
+        assert command.main(argv) == 2
+        assert message in capsys.readouterr().err
+    for job in made.study(tmp_path / "runs")[1]:
+        made.finish(job)
+    assert command.main([*flags, "--plan"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"pretraining +4  4 done", printed) and "left: 0 s" in printed
+    assert command.main([*flags, "--report"]) == 0
+    assert "written: " in capsys.readouterr().out

@@ -1,0 +1,206 @@
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from analysis.study import state, worker
+from morphojax.data.store.lock import locked
+from tests.analysis.study import made
+
+
+@dataclasses.dataclass(frozen=True)
+class Fake:
+    """A job whose commands are fakes. kind: of the training."""
+
+    job: object
+    kind: str = "train"
+    needs: "Fake | None" = None
+
+    def __getattr__(self, name):
+        return getattr(self.job, name)
+
+    def train(self):
+        return ["tests.analysis.study.fake", str(self.run), self.kind]
+
+    def score(self):
+        return None if self.cell is None else ["tests.analysis.study.fake", str(self.run), "score"]
+
+    def commands(self):
+        return [command for command in (self.train(), self.score()) if command]
+
+
+def fakes(folder, kinds=None, **changes):
+    """Jobs of a study with one labelled set. kinds: name of a job -> kind of its training."""
+    changes = {"cells": ({"labelled": ("1a",), "seed": ("0",)},)} | changes
+    made_fakes = {}
+    for job in made.study(folder, **changes)[1]:
+        needs = made_fakes[job.needs.name] if job.needs else None
+        made_fakes[job.name] = Fake(job, (kinds or {}).get(job.name, "train"), needs)
+    return list(made_fakes.values())
+
+
+def run(jobs):
+    said = []
+    worker.work(jobs, lambda job, found: said.append((job.name, found)))
+    return said
+
+
+def calls(job):
+    path = job.run / "calls"
+    return path.read_text().split("\n")[:-1] if path.exists() else []
+
+
+def words(jobs):
+    return {job.name: state.read(job).word for job in jobs}
+
+
+def test_all_jobs_run_once_and_a_finished_study_runs_nothing(tmp_path):
+    jobs = fakes(tmp_path)
+    said = run(jobs)
+    assert [name for name, _ in said] == [job.name for job in jobs] and len(jobs) == 5
+    assert set(words(jobs).values()) == {state.DONE}
+    before = {job.name: calls(job) for job in jobs}
+    assert [found.word for _, found in run(jobs)] == [state.DONE] * len(jobs)
+    assert {job.name: calls(job) for job in jobs} == before
+    record = state.read_record(jobs[1])
+    assert record["cell"] == dict(jobs[1].cell.values) and record["labels"] == 1
+    assert record["commands"] == jobs[1].commands() and record["seconds"].keys() == {"train", "evaluate"}
+
+
+def test_a_failure_stops_what_needs_it_and_nothing_else_and_is_tried_again(tmp_path):
+    failing = "pretraining of pretrained_1a_0"
+    jobs = fakes(tmp_path, {failing: "fail"})
+    said = dict(run(jobs))
+    assert said[failing].word == state.FAILED
+    assert "train: error: config.steps=0: give a number (exit code 2; log:" in said[failing].why
+    assert said["pretrained_1a_0"].word == state.FAILED and failing in said["pretrained_1a_0"].why
+    assert said["scratch_1a_0"].word == said["shuffled_1a_0"].word == state.DONE
+    assert words(jobs)[failing] == state.FAILED
+    mended = fakes(tmp_path)
+    run(mended)
+    assert set(words(mended).values()) == {state.DONE}
+
+
+def test_a_job_that_another_worker_has_is_left_to_it(tmp_path):
+    jobs = fakes(tmp_path)
+    taken = next(job for job in jobs if job.name == "scratch_1a_0")
+    with locked(state.lock_path(taken)):
+        assert state.read(taken).word == state.MISSING
+        run(jobs)
+        assert not calls(taken)
+    assert words(jobs)["scratch_1a_0"] == state.MISSING
+    run(jobs)
+    assert set(words(jobs).values()) == {state.DONE}
+
+
+def test_a_training_that_outlived_its_worker_is_left_alone(tmp_path):
+    jobs = fakes(tmp_path)
+    job = next(job for job in jobs if job.name == "scratch_1a_0")
+    state.write(job, {"train": 1.0, "evaluate": 0.0})
+    with locked(job.run / "lock"):
+        assert state.read(job).word == state.RUNNING
+        run(jobs)
+        assert not calls(job)
+    assert state.read(job).word == state.STOPPED
+
+
+def test_a_worker_waits_for_a_pretraining_that_another_one_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "POLL_SECONDS", 0.05)
+    jobs = fakes(tmp_path)
+    needed = next(job for job in jobs if job.name == "pretraining of pretrained_1a_0")
+    state.write(needed, {"train": 0.0})
+    held, release = threading.Event(), threading.Event()
+
+    def other():
+        with locked(state.lock_path(needed)):
+            held.set()
+            release.wait()
+            (needed.run / "checkpoints" / "1").mkdir(parents=True)
+            for name in ("config.json", "checkpoints/1/digests.json"):
+                (needed.run / name).write_text("{}")
+            state.write(needed, {"train": 1.0}, done=True)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    held.wait()
+    threading.Timer(0.5, release.set).start()
+    run(jobs)
+    thread.join()
+    assert not calls(needed)
+    assert set(words(jobs).values()) == {state.DONE}
+
+
+def test_a_signal_reaches_the_run_and_the_worker_goes_on_later(tmp_path):
+    jobs = fakes(
+        tmp_path, {"scratch_1a_0": "hang"}, cells=({"arm": ("scratch",), "labelled": ("1a",), "seed": ("0",)},)
+    )
+
+    def stop_once_it_hangs():
+        while not (jobs[0].run / "hangs").exists():
+            time.sleep(0.01)
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop_once_it_hangs).start()
+    with pytest.raises(worker.Interrupted):
+        run(jobs)
+    found = state.read(jobs[0])
+    assert found.word == state.STOPPED and found.seconds["train"] > 0
+    again = fakes(tmp_path, cells=({"arm": ("scratch",), "labelled": ("1a",), "seed": ("0",)},))
+    run(again)
+    assert state.read(again[0]).word == state.DONE
+    assert state.read(again[0]).seconds["train"] > found.seconds["train"]
+
+
+def test_a_killed_worker_leaves_a_job_that_the_next_one_finishes(tmp_path):
+    job = fakes(tmp_path, cells=({"arm": ("scratch",), "labelled": ("1a",), "seed": ("0",)},))[0]
+    program = (
+        "import sys; from tests.analysis.study.test_worker import fakes, run\n"
+        f"run(fakes({str(tmp_path)!r}, {{'scratch_1a_0': 'hang'}}, cells=({{'arm': ('scratch',), 'labelled': ('1a',), 'seed': ('0',)}},)))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
+    while not (job.run / "hangs").exists():
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert state.read(job).word == state.STOPPED
+    run([job])
+    assert state.read(job).word == state.DONE
+
+
+def test_unusable_directories_are_named_and_left_alone(tmp_path):
+    jobs = fakes(tmp_path)
+    run(jobs)
+    scratch, shuffled = (next(job for job in jobs if job.name == f"{arm}_1a_0") for arm in ("scratch", "shuffled"))
+    (scratch.run / "evaluation" / "scores_test.csv").unlink()  # half deleted
+    found = state.read(scratch)
+    assert found.word == state.UNUSABLE and "scores_test.csv: is gone or has changed" in found.why
+    (scratch.run / "study.json").unlink()
+    assert "holds files, but no study.json" in state.read(scratch).why
+    (shuffled.run / "study.json").write_text("{")
+    assert state.read(shuffled).word == state.UNUSABLE
+    said = dict(run(jobs))
+    assert said["scratch_1a_0"].word == said["shuffled_1a_0"].word == state.UNUSABLE
+    assert (shuffled.run / "study.json").read_text() == "{"
+
+
+def test_a_study_that_changed_does_not_take_over_old_cells(tmp_path):
+    run(fakes(tmp_path))
+    other = fakes(tmp_path, base={"segment": {"steps": 8}})
+    by_name = {job.name: state.read(job) for job in other}
+    cells = [found for job, found in zip(other, by_name.values(), strict=True) if job.cell]
+    assert all(found.word == state.UNUSABLE and "made for another config" in found.why for found in cells)
+    pretrainings = [found for job, found in zip(other, by_name.values(), strict=True) if not job.cell]
+    assert all(found.word == state.DONE for found in pretrainings)  # they did not change
+
+
+def test_a_pretraining_without_its_checkpoint_is_not_done(tmp_path):
+    jobs = fakes(tmp_path)
+    run(jobs)
+    (jobs[0].run / "checkpoints" / "1" / "digests.json").unlink()
+    assert jobs[0].cell is None and state.read(jobs[0]).word == state.UNUSABLE

@@ -23,6 +23,7 @@ from analysis.study import configs, cost, jobs, report, spec, state, worker
 from analysis.study.errors import StudyError
 from analysis.study.text import duration, plan_table
 from morphojax import jobs as cluster
+from morphojax.data.errors import printable
 from morphojax.train.processes import COMPLETE, FAILED, REFUSED, STOPPED
 
 
@@ -68,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (StudyError, cluster.LaunchError) as error:
         print(f"study: {error}", file=sys.stderr)
         return REFUSED
+    except OSError as error:
+        print(f"study: {printable(str(error))}", file=sys.stderr)
+        return FAILED
 
 
 def _study(config: str, rest: Sequence[str]) -> spec.Study:
@@ -163,10 +167,15 @@ def _local_workers(workers: int, same: list[str]) -> None:
 
 def _report(study: spec.Study, planned: Sequence[jobs.Job]) -> int:
     states = {job.name: state.read(job) for job in planned}
-    written = report.write(study, planned, states)
-    print("\n".join(f"written: {path}" for path in written))
-    bad = [s for s in states.values() if s.word in (state.FAILED, state.UNUSABLE)]
-    return FAILED if bad else COMPLETE
+    bad = {name: found for name, found in states.items() if found.word in (state.FAILED, state.UNUSABLE)}
+    if any(states[job.name].word == state.DONE for job in planned if job.cell is not None) or not bad:
+        print("\n".join(f"written: {path}" for path in report.write(study, planned, states)))
+    if bad:
+        name, found = next(iter(bad.items()))
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        print(f"study: {name} {found.word}{more}: {printable(found.why)}", file=sys.stderr)
+        return FAILED
+    return COMPLETE
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import jinja2
 
+from morphojax.data.store.records import write_atomically
+
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
@@ -47,7 +49,7 @@ def to_markdown(title: str, sections: Sequence[Section], figures: Path) -> str:
                 number += 1
                 figures.mkdir(parents=True, exist_ok=True)
                 path = figures / f"figure_{number}.svg"
-                path.write_text(block.svg)
+                write_atomically(path, block.svg.encode())
                 lines += [f"![{block.text}]({figures.name}/{path.name})", ""]
             else:
                 lines += [*_markdown(block), ""]

@@ -80,7 +80,9 @@ def read_record(job: Job) -> dict[str, Any] | None:
 
 
 def write(job: Job, seconds: dict[str, float], failure: str = "", done: bool = False) -> None:
-    """Writes the job's record; with `done` also the digests of its results."""
+    """Writes the job's record; with `done` also the digests of its results. An OSError names the
+    file.
+    """
     job.run.mkdir(parents=True, exist_ok=True)
     record = {
         "name": job.name,
@@ -99,11 +101,11 @@ def results(job: Job) -> list[str]:
     """Files of the run directory that are the job's result. A pretraining's weights are named by
     the digests of its checkpoints.
     """
+    own = ["config.json", "environment.json", "preprocessing.json"]
     if job.evaluate is None:
         digests = sorted(job.run.glob(f"checkpoints/*/{CHECKPOINT_DIGESTS}"))
-        return ["config.json", *(str(path.relative_to(job.run)) for path in digests)]
-    split = job.evaluate["split"]
-    return ["config.json", *(f"evaluation/{name}_{split}.csv" for name in ("scores", "summary"))]
+        return own + [str(path.relative_to(job.run)) for path in digests]
+    return [*own, *(f"evaluation/{name}_{job.evaluate['split']}.csv" for name in ("scores", "summary"))]
 
 
 def lock_path(job: Job) -> Path:
@@ -129,7 +131,7 @@ def check_results(job: Job) -> None:
     wanted = results(job)
     if missing := [name for name in wanted if not (job.run / name).is_file()]:
         raise StudyError(f"{job.run}: the job ended without an error, but wrote no {missing[0]}")
-    if len(wanted) == 1:
+    if job.evaluate is None and CHECKPOINT_DIGESTS not in wanted[-1]:
         raise StudyError(f"{job.run}: the pretraining ended without an error, but left no checkpoint")
 
 

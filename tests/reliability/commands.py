@@ -13,6 +13,7 @@ from tests.reliability import compare, starting
 CONFIGS = starting.ROOT / "configs"
 STEPS, EVERY = 4, 2
 MAIN, PREPARE, EVALUATE, PREDICT = (f"morphojax.{name}" for name in ("main", "prepare", "evaluate", "predict"))
+STUDY = "analysis.study"
 SMALL = {
     "batch_size": 4, "steps": STEPS, "log_every": 1, "eval_every": EVERY, "save_every": 1, "images_every": 100,
     "dynamics_every": 0, "epochs": 0.0, "model.width": 4, "model.decoder_widths": "(4, 4, 4, 4)",
@@ -105,12 +106,19 @@ def evaluate(place: Place, *flags: str) -> list[str]:
     return [EVALUATE, *(flag for flag in defaults if flag.partition("=")[0] not in given), *flags]
 
 
+def study(place: Place, *flags: str) -> list[str]:
+    """A pretraining, a cell that starts from it, and the report."""
+    data = [f"--config.base.{stage}.data.dataset={place.reference('prepare')}" for stage in ("pretrain", "segment")]
+    config = Path(__file__).with_name("study_tiny.py")
+    return [STUDY, f"--config={config}", f"--config.folder={place.out}", *data, *flags]
+
+
 @dataclass(frozen=True)
 class Reference:
     """A command and what it leaves undisturbed.
 
-    kind: dataset, run or scores. every: of a run, with the checkpoints of all steps. begins: after
-        so many seconds it writes. bytes: on disk, in pages.
+    kind: dataset, run, scores or study. every: of a run, with the checkpoints of all steps.
+        begins: after so many seconds it writes. bytes: on disk, in pages.
     """
 
     name: str
@@ -123,7 +131,7 @@ class Reference:
     bytes: int
 
 
-NAMES = ("prepare", *TRAININGS, "evaluate")
+NAMES = ("prepare", *TRAININGS, "evaluate", "study")
 
 
 def make_reference(place: Place, name: str) -> Reference:
@@ -132,8 +140,8 @@ def make_reference(place: Place, name: str) -> Reference:
     The first time fills the compilation cache. Raises RuntimeError where it fails or is not
     repeatable.
     """
-    argv = {"prepare": prepare, "evaluate": evaluate}.get(name, lambda p: train(p, name))(place)
-    kind = {"prepare": "dataset", "evaluate": "scores"}.get(name, "run")
+    argv = {"prepare": prepare, "evaluate": evaluate, "study": study}.get(name, lambda p: train(p, name))(place)
+    kind = {"prepare": "dataset", "evaluate": "scores", "study": "study"}.get(name, "run")
     first = undisturbed(place, argv + (["--config.keep_checkpoints=1000"] if kind == "run" else []))
     if kind == "run":
         shutil.copytree(place.out, place.reference(f"{name}_every"))

@@ -10,6 +10,7 @@ from typing import Any
 Left = dict[str, Any]
 CHECKPOINTS = "checkpoints/"
 LOG = "metrics.jsonl"
+STUDY, REPORT = "study.json", "report/"
 TIMING = ("train/examples_per_second",)
 # Of a moment, not of a result: TensorBoard's events hold times, and their names too.
 IGNORED = ("events.out.tfevents.",)
@@ -22,8 +23,10 @@ def left(folder: Path) -> Left:
     A file is its digest. Of `metrics.jsonl` every row counts, without timing fields; of a
     checkpoint every array of the state (parameters, optimizer, running statistics, EMA weights,
     step), the position of the input iterator and the score. A checkpoint that the run itself
-    refuses as damaged is left out.
+    refuses as damaged is left out. Of a study: its runs, and its report.
     """
+    if runs := sorted(path.parent for path in folder.glob(f"*/*/{STUDY}")):
+        return _study(folder, runs)
     found: Left = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
@@ -31,8 +34,8 @@ def left(folder: Path) -> Left:
             continue
         if name == LOG:
             found |= _rows(path)
-        elif name in ("environment.json", "digests.json"):
-            found[name] = _without_commit(path)
+        elif name in (STUDY, "environment.json", "digests.json"):
+            found[name] = _without_moments(path)
         else:
             found[name] = (
                 _digest(gzip.decompress(data) if name.endswith(".gz") else data) if (data := path.read_bytes()) else ""
@@ -71,6 +74,8 @@ def half(found: Mapping[str, Any], expected: Mapping[str, Any], kind: str) -> li
     if kind == "dataset":
         wrong = differences(found, expected) if "dataset.json" in found else []
         return [line for line in wrong if line != "contact_sheet.png: absent"]  # drawn after the dataset is whole
+    if kind == "study":
+        return _half_study(found, expected)
     checked = {n: v for n, v in found.items() if kind == "scores" or n.startswith(CHECKPOINTS)}
     steps = {name.split()[0] for name in checked}
     wanted = {n: v for n, v in expected.items() if n in checked or (kind == "run" and n.split()[0] in steps)}
@@ -94,11 +99,33 @@ def _rows(path: Path) -> Left:
     return rows
 
 
-def _without_commit(path: Path) -> Any:
-    """The commit may change while a long comparison runs."""
+def _study(folder: Path, runs: list[Path]) -> Left:
+    found: Left = {}
+    for run in runs:
+        found |= {f"{run.relative_to(folder).as_posix()}/{name}": value for name, value in left(run).items()}
+    if (folder / REPORT).is_dir():
+        found |= {f"{REPORT}{name}": value for name, value in left(folder / REPORT).items()}
+    return found
+
+
+def _half_study(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """Runs whose record says that they are done, and files of the report, must be as expected."""
+    done = tuple(
+        name.removesuffix(STUDY)
+        for name, value in found.items()
+        if name.endswith(f"/{STUDY}") and isinstance(value, dict) and value.get("results")
+    )
+    checked = {name: value for name, value in found.items() if name.startswith((*done, REPORT))}
+    return differences(checked, {n: v for n, v in expected.items() if n in checked or n.startswith(done)})
+
+
+def _without_moments(path: Path) -> Any:
+    """The commit may change while a long comparison runs; seconds and their digests do."""
     try:
         content = json.loads(path.read_bytes())
-        return {k: v for k, v in content.items() if k not in ("commit", "environment.json")}
+        if isinstance(results := content.get("results"), dict):
+            content["results"] = sorted(results)
+        return {k: v for k, v in content.items() if k not in ("commit", "environment.json", "seconds")}
     except (ValueError, AttributeError):
         return _digest(path.read_bytes())
 

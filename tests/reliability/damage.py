@@ -110,6 +110,7 @@ def readers(place: Place) -> list[Reader]:
         ),
         Reader("run, predict", place.reference("segment"), predict, "scores"),
         Reader("pretraining, fine-tune", place.reference("pretrain"), tuned, "run"),
+        Reader("study, report", place.reference("study"), commands.study(place, "--report"), "study", True),
     ]
     for name in commands.TRAININGS:
         made.append(

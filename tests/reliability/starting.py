@@ -27,7 +27,8 @@ ENVIRONMENT = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
-NAMED = re.compile(r"(error|prepare|evaluate|predict): \S.*")
+NAMED = re.compile(r"(error|prepare|evaluate|predict|study): \S.*")
+GROUPS = ("analysis.study",)  # modules that start others: a kill ends all of them, as the end of a machine does
 LONGEST = 300.0  # seconds, after which a command hangs
 
 
@@ -55,6 +56,7 @@ def preload() -> None:
     """Imports what the commands import, but not the commands, which run as `__main__`."""
     import ml_collections.config_flags  # noqa: F401
 
+    import analysis.study.report  # noqa: F401
     import morphojax.data.inspection.survey
     import morphojax.data.prepare.assemble
     import morphojax.inference.files
@@ -81,10 +83,13 @@ def wait(process: "_Process", log: Path, kill_after: float | None = None) -> End
 
 
 class _Process:
-    """A child process: call it for its exit status, None while it runs."""
+    """A child process: call it for its exit status, None while it runs.
 
-    def __init__(self, pid: int):
-        self._pid = pid
+    group: whether it leads a process group, which a kill ends.
+    """
+
+    def __init__(self, pid: int, group: bool = False):
+        self._pid, self._group = pid, group
 
     def __call__(self) -> int | None:
         pid, status = os.waitpid(self._pid, os.WNOHANG)
@@ -92,15 +97,21 @@ class _Process:
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGKILL)
+            (os.killpg if self._group else os.kill)(self._pid, signal.SIGKILL)
 
 
 def _fresh(argv: Sequence[str], log: Path) -> _Process:
+    group = argv[0] in GROUPS
     with log.open("wb") as file:
         started = subprocess.Popen(
-            [sys.executable, "-m", *argv], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+            [sys.executable, "-m", *argv],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=group,
         )
-    return _Process(started.pid)
+    return _Process(started.pid, group)
 
 
 def _fork(argv: Sequence[str], log: Path) -> _Process:
@@ -109,18 +120,23 @@ def _fork(argv: Sequence[str], log: Path) -> _Process:
         os.chdir(ROOT)
         runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
 
-    return fork(body, log)
+    return fork(body, log, argv[0] in GROUPS)
 
 
-def fork(body: Callable[[], None], log: Path) -> _Process:
+def fork(body: Callable[[], None], log: Path, group: bool = False) -> _Process:
     """A copy of this process that calls `body` and ends; what it prints goes to `log`."""
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid:
-        return _Process(pid)
+        if group:
+            with contextlib.suppress(PermissionError, ProcessLookupError):  # the child was first
+                os.setpgid(pid, pid)
+        return _Process(pid, group)
     code = 1
     try:
+        if group:
+            os.setpgid(0, 0)
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(file, 1)
         os.dup2(file, 2)

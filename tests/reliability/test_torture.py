@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.analysis.study import made
 from tests.reliability import compare, damage, starting
 from tests.reliability.commands import Place
 from tests.reliability.ledger import EQUAL, LOST, Ledger
@@ -132,3 +133,29 @@ def test_a_small_torture_loses_nothing(tmp_path: Path) -> None:
         env=os.environ,
     )
     assert ended.returncode == 0, ended.stdout[-5000:] + ended.stderr[-5000:]
+
+
+def test_of_a_study_only_what_its_records_call_done_must_be_whole(tmp_path: Path) -> None:
+    cells = ({"arm": ("scratch",), "labelled": ("1a",)},)
+    _, planned = made.study(tmp_path / "whole", cells=cells)
+    for job in planned:
+        made.finish(job)
+    expected = compare.left(tmp_path / "whole")
+    _, planned = made.study(tmp_path / "other", cells=cells)
+    made.finish(planned[0], seconds=9.0)
+    planned[1].run.mkdir()
+    (planned[1].run / "study.json").write_text((planned[0].run / "study.json").read_text())
+    record = json.loads((planned[1].run / "study.json").read_text())
+    (planned[1].run / "study.json").write_text(json.dumps(record | {"results": {}}))
+    assert compare.half(compare.left(tmp_path / "other"), _renamed(expected), "study") == []
+    scores = planned[0].run / "evaluation" / "scores_test.csv"
+    scores.write_text(scores.read_text().replace("0.7", "0.6"))
+    name = "cells/scratch_1a_0/evaluation/scores_test.csv"
+    assert compare.half(compare.left(tmp_path / "other"), _renamed(expected), "study") == [f"{name}: differs"]
+    scores.unlink()
+    assert compare.half(compare.left(tmp_path / "other"), _renamed(expected), "study") == [f"{name}: absent"]
+
+
+def _renamed(left: compare.Left) -> compare.Left:
+    """As if made in the folder `other`: commands name the folder of the study."""
+    return json.loads(json.dumps(left).replace("/whole/", "/other/"))

@@ -4,10 +4,10 @@
     python -m tests.reliability.torture --kills=3 --full=2 --corruptions=5 --seed=1
     python -m tests.reliability.torture --only=segment --only="run, predict"
 
-Tries a tiny cohort's `prepare`, pretraining, segmentation with EMA weights, self-training and
-`evaluate`. Every case must end bit-equal to the undisturbed run, or in a named one-line error;
-anything else is lost: the case's folder is kept in --folder/lost, and the exit code is 1.
-docs/reliability.md says what is compared.
+Tries a tiny cohort's `prepare`, pretraining, segmentation with EMA weights, self-training,
+`evaluate` and a study. Every case must end bit-equal to the undisturbed run, or in a named
+one-line error; anything else is lost: the case's folder is kept in --folder/lost, and the exit code
+is 1. docs/reliability.md says what is compared.
 
 Disk-full events need Linux with user namespaces (`unshare -Urm`), for a small tmpfs without root.
 """
@@ -133,6 +133,8 @@ def corrupt(
     if ended.code:
         return (ERROR if ended.named_error else LOST), f"{what}: {ended.named_error or ended.text[-600:]}"
     found = {n: v for n, v in place.left().items() if not n.startswith("damaged/")}
+    if reader.kind == "study":  # a report reads no checkpoint and no log
+        found, *whole = ({n: v for n, v in left.items() if n.startswith(compare.REPORT)} for left in (found, *whole))
     wrong = compare.differences(found, whole[0])
     aside = re.findall(r"warning: \S*/checkpoints/(\d+): damaged", ended.text)
     if not wrong:

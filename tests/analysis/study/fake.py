@@ -29,7 +29,8 @@ def main(run: Path, kind: str, folder: Path | None = None) -> int:
         (run / "evaluation" / "scores_test.csv").write_text(f"{header}\nx,0,sax,ED,lv_cavity,0.5\n")
         (run / "evaluation" / "summary_test.csv").touch()
     else:
-        (run / "config.json").write_text(json.dumps({}))
+        for name in ("config.json", "environment.json", "preprocessing.json"):
+            (run / name).write_text(json.dumps({}))
         (run / "checkpoints" / "1").mkdir(parents=True, exist_ok=True)
         (run / "checkpoints" / "1" / "digests.json").write_text("{}")
     return 0

@@ -121,7 +121,7 @@ def test_a_worker_waits_for_a_pretraining_that_another_one_runs(tmp_path, monkey
             held.set()
             release.wait()
             (needed.run / "checkpoints" / "1").mkdir(parents=True)
-            for name in ("config.json", "checkpoints/1/digests.json"):
+            for name in ("config.json", "environment.json", "preprocessing.json", "checkpoints/1/digests.json"):
                 (needed.run / name).write_text("{}")
             state.write(needed, {"train": 1.0}, done=True)
 

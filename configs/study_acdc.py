@@ -4,8 +4,9 @@
     python -m analysis.study --config=configs/study_acdc.py --workers=2
 
 Sets of one, two and eight labelled patients (Chaitanya et al. 2020); unlabelled are the other
-patients of the protocol's pretraining list, and 19 patients are the test. A second seed where two
-are labelled. At test time every arm sees images alone. Cost and scores: docs/results.md. On a GPU:
+patients of the protocol's pretraining list, and 19 patients are the test. A second seed where one
+or two are labelled. At test time every arm sees images alone. Cost and scores: docs/results.md. On
+a GPU:
 
     python -m analysis.study --config=configs/study_acdc.py:gpu
 """
@@ -69,7 +70,7 @@ def get_config(device: str = "cpu") -> ml_collections.ConfigDict:
         "self_training", "calibrated", "calibrated_shuffled",
     )  # fmt: skip
     # The main arms; the others by --config.cells or in a study of one's own.
-    config.cells = ({"arm": main, "seed": ("0",)}, {"arm": main, "labelled": SETS[2], "seed": ("1",)})
+    config.cells = ({"arm": main, "seed": ("0",)}, {"arm": main, "labelled": SETS[1] + SETS[2], "seed": ("1",)})
     config.baseline = "supervised"
     config.contrasts = (
         ("info_nce_supervised", "supervised"),

@@ -25,7 +25,7 @@ def from_states(jobs: Iterable[Job], states: Mapping[str, State]) -> dict[str, f
     """Cost key -> median seconds of the jobs that are done."""
     seconds: dict[str, list[float]] = {}
     for job in jobs:
-        if states[job.name].word == DONE:
+        if states[job.name].word == DONE and states[job.name].seconds:
             seconds.setdefault(job.cost, []).append(sum(states[job.name].seconds.values()))
     return {cost: statistics.median(values) for cost, values in seconds.items()}
 

@@ -139,27 +139,43 @@ def _sets_table(study: Study, part: tables.Part, arms: Sequence[str]) -> Block:
 
 
 def _contrast_table(table: pd.DataFrame, metric: str) -> Block:
+    """A row per contrast; p (Holm) only of planned ones, unpaired only where there are some."""
     digits = METRICS[metric][1]
-    head = ["contrast", "labelled", "pairs of runs", "subjects", METRICS[metric][0] + " [95 %]", "t interval", "p", "p (Holm)",
-            "P(a > b)", "d_z", "detectable", "unpaired"]  # fmt: skip
+    forms = {
+        "p_value": ".2g",
+        "p_holm": ".2g",
+        "improvement": ".2f",
+        "effect_size": "+.2f",
+        "detectable": f".{digits}f",
+    }
+    names = {
+        "p_value": "p",
+        "p_holm": "p (Holm)",
+        "improvement": "P(a > b)",
+        "effect_size": "d_z",
+        "detectable": "detectable",
+    }
+    shown = [name for name in forms if name != "p_holm" or table["planned"].any()]
+    head = [
+        "contrast a - b",
+        "labelled",
+        "pairs (sets x seeds)",
+        "subjects",
+        f"{METRICS[metric][0]} [95 %]",
+        "t interval",
+    ]
+    head += [*(names[name] for name in shown), *(["unpaired"] if table["unpaired"].any() else [])]
     rows = []
     for row in table.to_dict("records"):
         cells = [f"{row['a']} - {row['b']}", _labels(row["labels"])]
-        if pd.isna(row.get("mean")):
-            rows.append([*cells, "0", *[""] * 8, str(row["unpaired"])])
-            continue
-        difference = f"{row['mean']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]"
-        t_interval = "" if pd.isna(row["t_low"]) else f"[{row['t_low']:+.{digits}f}, {row['t_high']:+.{digits}f}]"
-        forms = {
-            "p_value": ".2g",
-            "p_holm": ".2g",
-            "improvement": ".2f",
-            "effect_size": "+.2f",
-            "detectable": f".{digits}f",
-        }
-        numbers = ["" if pd.isna(row[name]) else f"{row[name]:{form}}" for name, form in forms.items()]
-        runs = f"{row['n_runs']:.0f} ({row['n_sets']:.0f} sets, {row['seeds']:.0f} seeds)"
-        rows.append([*cells, runs, f"{row['n_subjects']:.0f}", difference, t_interval, *numbers, str(row["unpaired"])])
+        if pd.isna(row["mean"]):
+            cells += ["0", *[""] * (3 + len(shown))]
+        else:
+            cells += [f"{row['n_runs']:.0f} ({row['n_sets']:.0f} x {row['seeds']:.0f})", f"{row['n_subjects']:.0f}"]
+            cells += [f"{row['mean']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]"]
+            cells += ["" if pd.isna(row["t_low"]) else f"[{row['t_low']:+.{digits}f}, {row['t_high']:+.{digits}f}]"]
+            cells += ["" if pd.isna(row[name]) else f"{row[name]:{forms[name]}}" for name in shown]
+        rows.append([*cells, *([str(row["unpaired"])] if table["unpaired"].any() else [])])
     return Block("table", head=head, rows=rows)
 
 

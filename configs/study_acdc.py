@@ -1,6 +1,6 @@
 """ACDC with few labelled patients: pretraining, learning from unlabelled patients, and controls.
 
-    launch/acdc_few_labels.sh prepare ACDC_FOLDER      # once: the dataset and its lists of patients
+    launch/prepare_acdc.sh ACDC_FOLDER      # once: the dataset and its lists of patients
     python -m analysis.study --config=configs/study_acdc.py --workers=2
 
 Sets of one, two and eight labelled patients (Chaitanya et al. 2020); unlabelled are the other
@@ -17,6 +17,12 @@ DATA = "data/acdc"
 PRETRAIN = {"simclr": {"groups": "none"}, "info_nce": {}, "info_nce_shuffled": {"control": "shuffled"}}
 UNLABELLED = ("volume", "self_training", "calibrated")
 CONTROLS = ("shuffled", "mean", "noise_10")  # of the volumes of unlabelled patients
+MILD = {  # what few patients need leaves a network of many underfitted; the augmentation of segment_acdc_many
+    "augment": {
+        "rotation_degrees": 30.0, "scale": (0.8, 1.25), "translation_fraction": 0.08, "gamma": (0.7, 1.5), "brightness": 0.1,
+        "contrast": 0.3, "noise_sd": 0.03, "bias_field": 0.3,
+    }
+}  # fmt: skip
 SETS = {1: ("1a", "1c", "1d"), 2: ("2a", "2b", "2d"), 8: ("8a", "8b", "8c")}
 
 
@@ -51,7 +57,8 @@ def get_config(device: str = "cpu") -> ml_collections.ConfigDict:
             name: {"labels": labels, "segment": {"data": {"subjects": (f"{DATA}.lists/{name}.txt",)}}}
             for labels, names in SETS.items()
             for name in names
-        },
+        }
+        | {"all": {"labels": 59, "segment": {"data": {"subjects": (f"{DATA}.lists/all.txt",)}, "steps": 6000} | MILD}},
         "seed": {str(s): {"pretrain": {"seed": s}, "segment": {"seed": s}} for s in (0, 1)},
     }
     config.base = {
@@ -70,7 +77,12 @@ def get_config(device: str = "cpu") -> ml_collections.ConfigDict:
         "self_training", "calibrated", "calibrated_shuffled",
     )  # fmt: skip
     # The main arms; the others by --config.cells or in a study of one's own.
-    config.cells = ({"arm": main, "seed": ("0",)}, {"arm": main, "labelled": SETS[1] + SETS[2], "seed": ("1",)})
+    few = SETS[1] + SETS[2]
+    config.cells = (
+        {"arm": main, "labelled": few + SETS[8], "seed": ("0",)},
+        {"arm": main, "labelled": few, "seed": ("1",)},
+        {"arm": ("supervised",), "labelled": ("all",), "seed": ("0",)},
+    )
     config.baseline = "supervised"
     config.contrasts = (
         ("info_nce_supervised", "supervised"),

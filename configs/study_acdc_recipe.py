@@ -1,7 +1,7 @@
 """What matters in the recipe of configs/segment_acdc.py: changes of one part at a time, supervised,
 with two labelled ACDC patients.
 
-    launch/acdc_few_labels.sh prepare ACDC_FOLDER      # once
+    launch/prepare_acdc.sh ACDC_FOLDER      # once
     python -m analysis.study --config=configs/study_acdc_recipe.py --workers=2
 
 About 9 min for a run on one core of a two-core machine; full_size takes over an hour. Scores:

@@ -48,12 +48,12 @@ def read(job: Job, held: bool = False) -> State:
     """What is done of a job. UNUSABLE: its directory holds something else than the job's results:
     another study's run, or one whose config has changed, or half of one. held: by the caller.
     """
-    try:
+    try:  # a kill may leave the record's partial file alone
         record = read_record(job)
     except (OSError, ValueError) as error:
         return State(UNUSABLE, f"{job.run / FILE}: {error}; {_REMOVE}")
     if record is None:
-        if job.run.is_dir() and any(job.run.iterdir()):
+        if job.run.is_dir() and any(not path.name.startswith(FILE) for path in job.run.iterdir()):
             return State(UNUSABLE, f"{job.run}: holds files, but no {FILE}; {_REMOVE}")
         return State(MISSING)
     if record["identity"] != job.identity:

@@ -189,6 +189,13 @@ def test_unusable_directories_are_named_and_left_alone(tmp_path):
     assert (shuffled.run / "study.json").read_text() == "{"
 
 
+def test_a_kill_while_the_record_is_written_leaves_a_missing_job(tmp_path):
+    job = fakes(tmp_path)[0]
+    job.run.mkdir(parents=True)
+    (job.run / f"{state.FILE}.123.partial").touch()
+    assert state.read(job).word == state.MISSING
+
+
 def test_a_study_that_changed_does_not_take_over_old_cells(tmp_path):
     run(fakes(tmp_path))
     other = fakes(tmp_path, base={"segment": {"steps": 8}})

@@ -12,7 +12,6 @@ at any time, on any machines that share the study's folder. Keys of the config a
 """
 
 import argparse
-import ast
 import os
 import signal
 import subprocess
@@ -76,15 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _study(config: str, rest: Sequence[str]) -> spec.Study:
     loaded = configs.load(config)
-    for text in rest:
-        key, equals, value = text.removeprefix("--config.").partition("=")
-        if not text.startswith("--config.") or not equals:
-            raise StudyError(f"unknown argument {text!r}; keys of the config are set as --config.KEY=VALUE")
-        try:
-            parsed = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            parsed = value
-        configs.override(loaded, {key: parsed}, text)
+    for flag in rest:
+        configs.override(loaded, configs.parse(flag), flag)
     return spec.from_config(loaded)
 
 

@@ -1,5 +1,6 @@
 """Configs by file name, and overrides of their keys."""
 
+import ast
 import hashlib
 import importlib.util
 import json
@@ -44,6 +45,17 @@ def override(config: ml_collections.ConfigDict, values: Mapping[str, Any], owner
             raise StudyError(f"{owner}: the config has no key {key}") from None
         except (TypeError, ValueError) as error:
             raise StudyError(f"{owner}: {key}={value!r}: {error}") from error
+
+
+def parse(flag: str) -> dict[str, Any]:
+    """Key and value of a flag `--config.KEY=VALUE`. Raises StudyError."""
+    key, equals, text = flag.removeprefix("--config.").partition("=")
+    if not flag.startswith("--config.") or not equals:
+        raise StudyError(f"unknown argument {flag!r}; keys of the config are set as --config.KEY=VALUE")
+    try:
+        return {key: ast.literal_eval(text)}
+    except (ValueError, SyntaxError):
+        return {key: text}
 
 
 def _get(config: Any, key: str) -> Any:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from analysis.study import state
 from analysis.study.errors import StudyError
@@ -28,14 +29,15 @@ class Interrupted(Exception):
     """A signal asked the worker to end; its job is saved and goes on with the next run."""
 
 
-def work(jobs: Sequence[Job], say: Callable[[Job, state.State], None]) -> None:
+def work(jobs: Sequence[Job], say: Callable[[Job, state.State], None], inline: "Caller | None" = None) -> None:
     """Runs the jobs that are not done, and returns when none is left that this worker could run.
 
-    say: is called with every job that ended, was found done, or cannot be run. A job that fails
-    does not stop the others; what needs it is left out. Raises Interrupted.
+    say: is called with every job that ended, was found done, or cannot be run. inline: runs the
+    commands, instead of a process for each. A job that fails does not stop the others; what needs
+    it is left out. Raises Interrupted.
     """
     seen: dict[str, str] = {}  # name of a job -> the last word of its state
-    with _signals() as running:
+    with contextlib.nullcontext(inline) if inline is not None else _signals() as running:
         while True:
             ran = waits = False
             for job in jobs:
@@ -77,7 +79,7 @@ def _is_needed(job: Job, jobs: Sequence[Job]) -> bool:
     return job.cell is None and any(other.needs is not None and other.needs.name == job.name for other in jobs)
 
 
-def _run(job: Job, running: "_Running") -> state.State:
+def _run(job: Job, running: "Caller") -> state.State:
     """Trains and scores, from where an earlier attempt ended."""
     found = state.read(job, held=True)
     if found.word not in (state.MISSING, state.STOPPED, state.FAILED):
@@ -110,7 +112,15 @@ def _log(job: Job) -> Path:
     return folder / f"{job.run.name}.log"
 
 
-class _Running:
+class Caller(Protocol):
+    """Runs the commands of jobs. stopped: a signal came."""
+
+    stopped: bool
+
+    def call(self, command: Sequence[str], log: Path) -> tuple[int, str]: ...
+
+
+class Running:
     """The command that runs now. stopped: a signal came."""
 
     def __init__(self) -> None:
@@ -141,9 +151,9 @@ class _Running:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[_Running]:
+def _signals() -> Iterator[Running]:
     """SIGTERM and SIGINT reach the command that runs, which saves; then the worker ends."""
-    running = _Running()
+    running = Running()
     before = {s: signal.signal(s, running.stop) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield running

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import os
 import signal
@@ -5,12 +6,16 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from analysis.study import state, worker
 from morphojax.data.store.lock import locked
-from tests.analysis.study import made
+from tests.analysis.study import fake, made
+
+
+ONE = {"cells": ({"arm": ("scratch",), "labelled": ("1a",), "seed": ("0",)},)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +49,25 @@ def fakes(folder, kinds=None, **changes):
     return list(made_fakes.values())
 
 
-def run(jobs):
+class Direct:
+    """Calls the fakes in this process: most tests are not about processes."""
+
+    stopped = False
+
+    def call(self, command, log):
+        with log.open("a") as file, contextlib.redirect_stderr(file):
+            code = fake.main(Path(command[1]), command[2])
+        return code, log.read_text().strip().rpartition("\n")[2]
+
+
+def run(jobs, inline=None):
     said = []
-    worker.work(jobs, lambda job, found: said.append((job.name, found)))
+    worker.work(jobs, lambda job, found: said.append((job.name, found)), inline or Direct())
     return said
+
+
+def run_processes(jobs):
+    return worker.work(jobs, lambda job, found: None)
 
 
 def calls(job):
@@ -84,6 +104,16 @@ def test_a_failure_stops_what_needs_it_and_nothing_else_and_is_tried_again(tmp_p
     mended = fakes(tmp_path)
     run(mended)
     assert set(words(mended).values()) == {state.DONE}
+
+
+def test_a_process_that_fails_is_named_by_its_last_line(tmp_path):
+    job = fakes(tmp_path, {"scratch_1a_0": "fail"}, **ONE)[0]
+    run_processes([job])
+    found = state.read(job)
+    assert found.word == state.FAILED
+    assert (
+        found.why == f"train: error: config.steps=0: give a number (exit code 2; log: {tmp_path}/logs/scratch_1a_0.log)"
+    )
 
 
 def test_a_job_that_another_worker_has_is_left_to_it(tmp_path):
@@ -136,9 +166,7 @@ def test_a_worker_waits_for_a_pretraining_that_another_one_runs(tmp_path, monkey
 
 
 def test_a_signal_reaches_the_run_and_the_worker_goes_on_later(tmp_path):
-    jobs = fakes(
-        tmp_path, {"scratch_1a_0": "hang"}, cells=({"arm": ("scratch",), "labelled": ("1a",), "seed": ("0",)},)
-    )
+    jobs = fakes(tmp_path, {"scratch_1a_0": "hang"}, **ONE)
 
     def stop_once_it_hangs():
         while not (jobs[0].run / "hangs").exists():
@@ -148,20 +176,20 @@ def test_a_signal_reaches_the_run_and_the_worker_goes_on_later(tmp_path):
 
     threading.Thread(target=stop_once_it_hangs).start()
     with pytest.raises(worker.Interrupted):
-        run(jobs)
+        run_processes(jobs)
     found = state.read(jobs[0])
     assert found.word == state.STOPPED and found.seconds["train"] > 0
-    again = fakes(tmp_path, cells=({"arm": ("scratch",), "labelled": ("1a",), "seed": ("0",)},))
+    again = fakes(tmp_path, **ONE)
     run(again)
     assert state.read(again[0]).word == state.DONE
     assert state.read(again[0]).seconds["train"] > found.seconds["train"]
 
 
 def test_a_killed_worker_leaves_a_job_that_the_next_one_finishes(tmp_path):
-    job = fakes(tmp_path, cells=({"arm": ("scratch",), "labelled": ("1a",), "seed": ("0",)},))[0]
+    job = fakes(tmp_path, **ONE)[0]
     program = (
-        "import sys; from tests.analysis.study.test_worker import fakes, run\n"
-        f"run(fakes({str(tmp_path)!r}, {{'scratch_1a_0': 'hang'}}, cells=({{'arm': ('scratch',), 'labelled': ('1a',), 'seed': ('0',)}},)))"
+        "import sys; from tests.analysis.study.test_worker import ONE, fakes, run_processes\n"
+        f"run_processes(fakes({str(tmp_path)!r}, {{'scratch_1a_0': 'hang'}}, **ONE))"
     )
     process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
     while not (job.run / "hangs").exists():

@@ -14,7 +14,6 @@ from analysis.study import state, worker
 from morphojax.data.store.lock import locked
 from tests.analysis.study import fake, made
 
-
 ONE = {"cells": ({"arm": ("scratch",), "labelled": ("1a",), "seed": ("0",)},)}
 
 

@@ -3,8 +3,8 @@
     python -m morphojax.evaluate --run=runs/segment_sax --split=test
 
 Writes to --output (default: <run>/evaluation):
-    scores_<split>.csv      per subject, plane, phase and structure: Dice, HD95, ASSD, and the sizes
-                            of reference and prediction
+    scores_<split>.csv      per subject, plane, phase and structure: Dice, surface Dice, HD95, ASSD,
+                            and the sizes of reference and prediction
     measures_<split>.csv    per subject and plane: clinical measures of reference and prediction;
                             the biplane volume of the left atrium where both long-axis planes are
                             scored
@@ -33,7 +33,7 @@ from morphojax import anatomy
 from morphojax.data.store.dataset import DatasetError
 from morphojax.data.store.records import RecordError, write_atomically
 from morphojax.data.store.splits import SPLITS
-from morphojax.evaluation import agreement, figures, summary
+from morphojax.evaluation import agreement, figures, overlap, summary
 from morphojax.inference.flags import add_checkpoint, add_largest_component
 from morphojax.inference.scoring import Result, ScoringError, by_plane, check, score
 from morphojax.inference.segmenter import Run, load_run
@@ -57,7 +57,7 @@ def write(output: Path, split: str, result: Result, about: dict[str, Any]) -> st
         {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in r.items()}
         for r in summarised.to_dict("records")
     ]
-    document = about | {"split": split, "conventions": summary.CONVENTIONS, "rows": rows}
+    document = about | {"split": split, "conventions": summary.conventions(result.tolerance_mm), "rows": rows}
     write_atomically(output / f"summary_{split}.json", (json.dumps(document, indent=1) + "\n").encode())
     _draw(output, split, result)
     return summary.table_text(summarised, agreed)
@@ -100,6 +100,13 @@ def parser() -> argparse.ArgumentParser:
     add_checkpoint(made)
     add_largest_component(made)
     made.add_argument("--heart_rate", metavar="COLUMN", help="table column in beats per minute, for cardiac output")
+    made.add_argument(
+        "--tolerance_mm",
+        type=float,
+        default=overlap.TOLERANCE_MM,
+        metavar="MM",
+        help="distance between surfaces that the surface Dice accepts (default: %(default)g)",
+    )
     return made
 
 
@@ -128,7 +135,7 @@ def _evaluate(args: argparse.Namespace) -> None:
             print(f"note: {plane} is not scored: no labelled stack in --split={args.split}")
         if skipped := [s for s in run.structures_of(plane) if s not in dataset.manifest.labelled[plane]]:
             print(f"note: not scored in {plane}, because not annotated in this dataset: {', '.join(skipped)}")
-    result = score(runs, dataset, args.split, args.heart_rate)
+    result = score(runs, dataset, args.split, args.heart_rate, tolerance_mm=args.tolerance_mm)
     output = Path(args.output) if args.output else Path(args.run[0]) / "evaluation"
     about = {
         "run": " ".join(args.run),

@@ -106,11 +106,25 @@ def test_scores_are_those_of_the_native_masks(result):
     for (subject, phase, structure), row in scores.iterrows():
         masks = [x(subject, phase) == anatomy.LABEL_ID[structure] for x in (drawn, heart)]
         expected = overlap.score(*masks, SPACING)
-        got = (row["dice"], row["hd95_mm"], row["hd95_directed_mm"], row["assd_mm"])
-        np.testing.assert_allclose(got, (expected.dice, expected.hd95, expected.hd95_directed, expected.assd))
+        got = (row["dice"], row["surface_dice"], row["hd95_mm"], row["hd95_directed_mm"], row["assd_mm"])
+        distances = (expected.hd95, expected.hd95_directed, expected.assd)
+        np.testing.assert_allclose(got, (expected.dice, expected.surface_dice, *distances))
         assert (row["missed"], row["spurious"]) == (expected.missed, expected.spurious)
         assert row["reference_ml"] == pytest.approx(masks[0].sum() * 32 / 1000)
         assert row["predicted_ml"] == pytest.approx(masks[1].sum() * 32 / 1000)
+
+
+def test_the_tolerance_of_the_surface_dice_is_handed_on(dataset, result):
+    assert result.tolerance_mm == overlap.TOLERANCE_MM == 2.0
+    exact = scoring.score({"sax": toy_run()}, dataset, "test", progress=False, tolerance_mm=0.0)
+    assert exact.tolerance_mm == 0.0
+    chosen = "subject == 'secret_a' and phase == 'ED' and structure == 'lv_myocardium'"
+    strict, lenient = (r.scores.query(chosen)["surface_dice"].iloc[0] for r in (exact, result))
+    masks = [x("secret_a", "ED") == MYO for x in (drawn, heart)]
+    assert strict == pytest.approx(overlap.surface_dice(*masks, SPACING, 0.0)) and strict < lenient
+    for tolerance in (-1.0, math.inf):
+        with pytest.raises(ValueError, match="tolerance"):
+            scoring.score({"sax": toy_run()}, dataset, "test", progress=False, tolerance_mm=tolerance)
 
 
 def test_scores_are_in_native_millimetres(tmp_path):
@@ -307,6 +321,21 @@ def test_command_writes_its_files_and_ids_only_by_subject(command, tmp_path, cap
     ):
         assert "secret" not in text
     assert "secret_a" in (output / "scores_test.csv").read_text()
+    assert document["conventions"]["surface_dice_tolerance_mm"] == 2.0
+    assert all(0 <= row["surface_dice_low"] <= row["surface_dice"] <= 1 for row in document["rows"])
+
+
+def test_the_tolerance_is_a_flag(command, tmp_path, capsys):
+    dice = {}
+    for tolerance in ("0", "5.5"):
+        assert command(f"--tolerance_mm={tolerance}", f"--output={tmp_path / tolerance}") == 0
+        document = json.loads((tmp_path / tolerance / "summary_test.json").read_text())
+        assert document["conventions"]["surface_dice_tolerance_mm"] == float(tolerance)
+        dice[tolerance] = [row["surface_dice"] for row in document["rows"]]
+    assert sum(dice["0"]) < sum(dice["5.5"])
+    assert command("--tolerance_mm=-1", f"--output={tmp_path / 'none'}") == 2
+    assert "the tolerance of the surface Dice must be a finite number" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(("flags", "largest"), [((), True), (("--no-largest_component",), False)])

@@ -5,6 +5,8 @@
 Writes to --output (default: <run>/evaluation):
     scores_<split>.csv      per subject, plane, phase and structure: Dice, surface Dice, HD95, ASSD,
                             and the sizes of reference and prediction
+    positions_<split>.csv   per subject, phase and structure of a short axis: Dice in the basal,
+                            middle and apical third of the slices with the left ventricle
     measures_<split>.csv    per subject and plane: clinical measures of reference and prediction;
                             the biplane volume of the left atrium where both long-axis planes are
                             scored
@@ -17,7 +19,7 @@ Writes to --output (default: <run>/evaluation):
     worst_<split>.png       figures, in which a subject appears as its index
 
 A structure is scored where the run predicts it and it is annotated in that stack.
-Conventions: evaluation/overlap.py.
+Conventions: evaluation/overlap.py, evaluation/positions.py.
 """
 
 import argparse
@@ -49,7 +51,8 @@ def write(output: Path, split: str, result: Result, about: dict[str, Any]) -> st
     """
     output.mkdir(parents=True, exist_ok=True)
     summarised, agreed = summary.summarise(result.scores), summary.agree(result.measures)
-    tables = {"scores": result.scores, "measures": result.measures, "agreement": agreed, "summary": summarised}
+    per_subject = {"scores": result.scores, "positions": result.positions, "measures": result.measures}
+    tables = per_subject | {"agreement": agreed, "summary": summarised}
     for name, table in tables.items():
         write_atomically(output / f"{name}_{split}.csv", table.to_csv(index=False, float_format="%.6g").encode())
     # JSON has no NaN: a missing number is null.

@@ -1,11 +1,11 @@
 """Scores of segmentation runs against the labels of a prepared dataset, on the native grids.
 
 A structure is scored where the run predicts it and it is annotated in that stack.
-Conventions: evaluation/overlap.py.
+Conventions: evaluation/overlap.py, evaluation/positions.py.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from morphojax import anatomy
 from morphojax.data.errors import NamedError
 from morphojax.data.store.dataset import Dataset
 from morphojax.data.store.splits import SPLITS
-from morphojax.evaluation import clinical, overlap
+from morphojax.evaluation import clinical, overlap, positions
 from morphojax.inference.segmenter import Run
 
 WORST = 6  # stacks of the lowest Dice that are drawn
@@ -45,12 +45,13 @@ class Heart:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """scores, measures: per subject, with ids. worst: without ids.
+    """scores, positions, measures: per subject, with ids. worst: without ids.
 
     tolerance_mm: of the surface Dice.
     """
 
     scores: pd.DataFrame
+    positions: pd.DataFrame
     measures: pd.DataFrame
     worst: list[Tile]
     tolerance_mm: float
@@ -158,8 +159,17 @@ def score(
         for i, views in hearts.items()
         for plane, name, a, b in _measures(views, _rate(dataset, i, heart_rate))
     ]
+    by_position = pd.DataFrame(
+        [
+            {"subject": dataset.subjects[i], "index": i} | row
+            for i, views in hearts.items()
+            if positions.PLANE in views
+            for row in _positions(views[positions.PLANE])
+        ],
+        columns=pd.Index(("subject", "index", *positions.COLUMNS)),
+    )
     tiles = [tile for _, tile in worst]
-    return Result(pd.DataFrame(rows), pd.DataFrame(measures), tiles, tolerance_mm)
+    return Result(pd.DataFrame(rows), by_position, pd.DataFrame(measures), tiles, tolerance_mm)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,6 +224,16 @@ def _row(
         f"reference_{unit}": reference,
         f"predicted_{unit}": clinical.size(plane, predicted, structure, spacing)[0],
     }
+
+
+def _positions(heart: Heart) -> Iterator[dict[str, Any]]:
+    """Rows of `positions.COLUMNS` of a short-axis view. Its phases together show which end is the
+    base.
+    """
+    base_first = positions.base_is_first(reference for (reference, _), _ in heart.phases.values())
+    for phase, ((reference, _), (predicted, _)) in heart.phases.items():
+        for row in positions.score(reference, predicted, heart.structures, base_first):
+            yield {"plane": positions.PLANE, "phase": phase} | row
 
 
 def _worst_slice(

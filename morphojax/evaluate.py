@@ -3,8 +3,10 @@
     python -m morphojax.evaluate --run=runs/segment_sax --split=test
 
 Writes to --output (default: <run>/evaluation):
-    scores_<split>.csv      per subject, plane, phase and structure: Dice, HD95, ASSD, and the sizes
-                            of reference and prediction
+    scores_<split>.csv      per subject, plane, phase and structure: Dice, surface Dice, HD95, ASSD,
+                            and the sizes of reference and prediction
+    positions_<split>.csv   per subject, phase and structure of a short axis: Dice in the basal,
+                            middle and apical third of the slices with the left ventricle
     measures_<split>.csv    per subject and plane: clinical measures of reference and prediction;
                             the biplane volume of the left atrium where both long-axis planes are
                             scored
@@ -17,7 +19,7 @@ Writes to --output (default: <run>/evaluation):
     worst_<split>.png       figures, in which a subject appears as its index
 
 A structure is scored where the run predicts it and it is annotated in that stack.
-Conventions: evaluation/overlap.py.
+Conventions: evaluation/overlap.py, evaluation/positions.py.
 """
 
 import argparse
@@ -33,7 +35,7 @@ from morphojax import anatomy
 from morphojax.data.store.dataset import DatasetError
 from morphojax.data.store.records import RecordError, write_atomically
 from morphojax.data.store.splits import SPLITS
-from morphojax.evaluation import agreement, figures, summary
+from morphojax.evaluation import agreement, figures, overlap, summary
 from morphojax.inference.flags import add_checkpoint, add_largest_component
 from morphojax.inference.scoring import Result, ScoringError, by_plane, check, score
 from morphojax.inference.segmenter import Run, load_run
@@ -49,7 +51,8 @@ def write(output: Path, split: str, result: Result, about: dict[str, Any]) -> st
     """
     output.mkdir(parents=True, exist_ok=True)
     summarised, agreed = summary.summarise(result.scores), summary.agree(result.measures)
-    tables = {"scores": result.scores, "measures": result.measures, "agreement": agreed, "summary": summarised}
+    per_subject = {"scores": result.scores, "positions": result.positions, "measures": result.measures}
+    tables = per_subject | {"agreement": agreed, "summary": summarised}
     for name, table in tables.items():
         write_atomically(output / f"{name}_{split}.csv", table.to_csv(index=False, float_format="%.6g").encode())
     # JSON has no NaN: a missing number is null.
@@ -57,7 +60,7 @@ def write(output: Path, split: str, result: Result, about: dict[str, Any]) -> st
         {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in r.items()}
         for r in summarised.to_dict("records")
     ]
-    document = about | {"split": split, "conventions": summary.CONVENTIONS, "rows": rows}
+    document = about | {"split": split, "conventions": summary.conventions(result.tolerance_mm), "rows": rows}
     write_atomically(output / f"summary_{split}.json", (json.dumps(document, indent=1) + "\n").encode())
     _draw(output, split, result)
     return summary.table_text(summarised, agreed)
@@ -100,6 +103,13 @@ def parser() -> argparse.ArgumentParser:
     add_checkpoint(made)
     add_largest_component(made)
     made.add_argument("--heart_rate", metavar="COLUMN", help="table column in beats per minute, for cardiac output")
+    made.add_argument(
+        "--tolerance_mm",
+        type=float,
+        default=overlap.TOLERANCE_MM,
+        metavar="MM",
+        help="distance between surfaces that the surface Dice accepts (default: %(default)g)",
+    )
     return made
 
 
@@ -128,7 +138,7 @@ def _evaluate(args: argparse.Namespace) -> None:
             print(f"note: {plane} is not scored: no labelled stack in --split={args.split}")
         if skipped := [s for s in run.structures_of(plane) if s not in dataset.manifest.labelled[plane]]:
             print(f"note: not scored in {plane}, because not annotated in this dataset: {', '.join(skipped)}")
-    result = score(runs, dataset, args.split, args.heart_rate)
+    result = score(runs, dataset, args.split, args.heart_rate, tolerance_mm=args.tolerance_mm)
     output = Path(args.output) if args.output else Path(args.run[0]) / "evaluation"
     about = {
         "run": " ".join(args.run),

@@ -17,7 +17,7 @@ from morphojax.data.geometry import Grid
 from morphojax.data.sources.base import Frame, Subject, View
 from morphojax.data.store.dataset import Dataset
 from morphojax.data.tables.schema import Column, Schema
-from morphojax.evaluation import overlap, statistics, summary
+from morphojax.evaluation import overlap, positions, statistics, summary
 from morphojax.inference import scoring
 from morphojax.train.run import RunError
 from tests.data.preparing import prepare
@@ -106,11 +106,76 @@ def test_scores_are_those_of_the_native_masks(result):
     for (subject, phase, structure), row in scores.iterrows():
         masks = [x(subject, phase) == anatomy.LABEL_ID[structure] for x in (drawn, heart)]
         expected = overlap.score(*masks, SPACING)
-        got = (row["dice"], row["hd95_mm"], row["hd95_directed_mm"], row["assd_mm"])
-        np.testing.assert_allclose(got, (expected.dice, expected.hd95, expected.hd95_directed, expected.assd))
+        got = (row["dice"], row["surface_dice"], row["hd95_mm"], row["hd95_directed_mm"], row["assd_mm"])
+        distances = (expected.hd95, expected.hd95_directed, expected.assd)
+        np.testing.assert_allclose(got, (expected.dice, expected.surface_dice, *distances))
         assert (row["missed"], row["spurious"]) == (expected.missed, expected.spurious)
         assert row["reference_ml"] == pytest.approx(masks[0].sum() * 32 / 1000)
         assert row["predicted_ml"] == pytest.approx(masks[1].sum() * 32 / 1000)
+
+
+def test_the_tolerance_of_the_surface_dice_is_handed_on(dataset, result):
+    assert result.tolerance_mm == overlap.TOLERANCE_MM == 2.0
+    exact = scoring.score({"sax": toy_run()}, dataset, "test", progress=False, tolerance_mm=0.0)
+    assert exact.tolerance_mm == 0.0
+    chosen = "subject == 'secret_a' and phase == 'ED' and structure == 'lv_myocardium'"
+    strict, lenient = (r.scores.query(chosen)["surface_dice"].iloc[0] for r in (exact, result))
+    masks = [x("secret_a", "ED") == MYO for x in (drawn, heart)]
+    assert strict == pytest.approx(overlap.surface_dice(*masks, SPACING, 0.0)) and strict < lenient
+    for tolerance in (-1.0, math.inf):
+        with pytest.raises(ValueError, match="tolerance"):
+            scoring.score({"sax": toy_run()}, dataset, "test", progress=False, tolerance_mm=tolerance)
+
+
+class Tapering(Toy):
+    """Six slices from apex to base, the first and last of them without a label: the apex is first.
+    In the image, and so in the prediction, the apex is wide. The annotation lacks the RV in the
+    first three slices.
+    """
+
+    DRAWN, SHOWN = (3, 4, 6, 8, 9, 9), (3, 14, 6, 8, 9, 9)
+
+    def read(self, subject, planes):
+        frames = []
+        for phase, smaller in (("ED", 0), ("ES", 2)):
+            label, shown = (
+                np.concatenate([toy_label((40, 36, 1), radius - smaller) for radius in radii], axis=2)
+                for radii in (self.DRAWN, self.SHOWN)
+            )
+            label[..., [0, -1]] = shown[..., [0, -1]] = 0
+            label[..., :3][label[..., :3] == RV] = 0
+            frames.append(Frame(phase, toy_image(shown), label, AFFINE))
+        return Subject(subject, {"sax": View("sax", tuple(frames), self.labelled)})
+
+
+def test_positions_go_from_the_base_as_the_reference_shows_it(tmp_path):
+    pd.DataFrame({"subject": IDS, "split": SPLIT}).to_csv(tmp_path / "split.csv", index=False)
+    settings = {"grid": Grid(2.0, 48), "percentiles": (0.0, 100.0), "split_file": tmp_path / "split.csv", "workers": 1}
+    prepare(Tapering(), tmp_path / "d", name="toy", progress=False, **settings)
+    table = scoring.score({"sax": toy_run()}, Dataset.open(tmp_path / "d"), "test", progress=False).positions
+    assert table.columns.tolist() == ["subject", "index", *positions.COLUMNS]
+    assert set(table["subject"]) == set(IDS[:3]) and set(table["plane"]) == {"sax"}
+    rows = table[table["subject"] == "secret_b"].set_index(["phase", "structure", "position"])
+    assert rows.index.tolist() == [
+        (phase, structure, position)
+        for phase in ("ED", "ES")
+        for structure in anatomy.PLANE_STRUCTURES["sax"]
+        for position in ("base", "middle", "apex")
+    ]
+    assert rows["n_slices"].unstack("position")[["base", "middle", "apex"]].drop_duplicates().values.tolist() == [
+        [1, 2, 1]
+    ]
+    rv = rows.xs("rv_cavity", level="structure")["dice"].unstack("position")
+    assert (rv["base"] == 1).all() and (rv["apex"] == 0).all() and rv["middle"].between(0.6, 0.7).all()
+    left = rows.drop("rv_cavity", level="structure")["dice"].unstack("position")
+    assert (left[["base", "middle"]] == 1).all(axis=None) and (left["apex"] < 0.5).all()
+
+
+def test_a_heart_without_a_taper_has_a_middle_alone(result):
+    assert set(result.positions["position"]) == {"middle"}
+    row = result.positions.query("subject == 'secret_a' and phase == 'ED' and structure == 'lv_myocardium'").iloc[0]
+    expected = overlap.dice(*(x("secret_a", "ED")[..., 2] == MYO for x in (drawn, heart)))
+    assert (row["dice"], row["n_slices"]) == (pytest.approx(expected), 1)
 
 
 def test_scores_are_in_native_millimetres(tmp_path):
@@ -190,6 +255,7 @@ def test_other_frames_of_the_cine_are_not_scored_again(result, tmp_path):
     assert dataset.stacks("sax")["labelled"].sum() == 2 * 2 * len(IDS)
     with_cine = scoring.score({"sax": toy_run()}, dataset, "test", heart_rate="pulse", progress=False)
     pd.testing.assert_frame_equal(with_cine.scores, result.scores)
+    pd.testing.assert_frame_equal(with_cine.positions, result.positions)
     pd.testing.assert_frame_equal(with_cine.measures, result.measures)
 
 
@@ -252,8 +318,11 @@ def test_a_stack_is_scored_by_its_own_annotation_and_an_unlabelled_plane_is_repo
     assert set(result.scores["structure"]) == set(
         TwoPlanes.ATRIA
     )  # the ventricle is predicted, not annotated, and not scored
+    assert result.positions.empty and result.positions.columns.tolist() == ["subject", "index", *positions.COLUMNS]
     assert set(result.scores["dice"]) == {1.0} and "biplane" not in set(result.measures["plane"])
     assert "biplane" in set(scoring.score(runs, dataset, "train", progress=False).measures["plane"])
+    four = scoring.score({"la_4ch": runs["la_4ch"]}, dataset, "train", progress=False)
+    assert "lv_cavity" in set(four.scores["structure"]) and four.positions.empty  # one slice has no positions
     ventricle = {"la_4ch": toy_run("la_4ch", ("lv_cavity",))}
     with pytest.raises(scoring.ScoringError, match="no labelled la_4ch stack in --split=test"):
         scoring.score(ventricle, dataset, "test", progress=False)
@@ -293,7 +362,7 @@ def command(dataset, monkeypatch, tmp_path):
 def test_command_writes_its_files_and_ids_only_by_subject(command, tmp_path, capsys):
     assert command("--split=test") == 0
     output = tmp_path / "run" / "evaluation"
-    tables = {f"{name}_test.csv" for name in ("scores", "measures", "agreement", "summary")}
+    tables = {f"{name}_test.csv" for name in ("scores", "positions", "measures", "agreement", "summary")}
     drawings = {f"{name}_test.png" for name in ("dice", "agreement", "worst")}
     assert {p.name for p in output.iterdir()} == tables | drawings | {"summary_test.json"}
     document = json.loads((output / "summary_test.json").read_text())
@@ -307,6 +376,23 @@ def test_command_writes_its_files_and_ids_only_by_subject(command, tmp_path, cap
     ):
         assert "secret" not in text
     assert "secret_a" in (output / "scores_test.csv").read_text()
+    assert document["conventions"]["surface_dice_tolerance_mm"] == 2.0
+    assert all(0 <= row["surface_dice_low"] <= row["surface_dice"] <= 1 for row in document["rows"])
+    written = pd.read_csv(output / "positions_test.csv")
+    assert written.columns.tolist() == ["subject", "index", *positions.COLUMNS] and len(written) > 0
+
+
+def test_the_tolerance_is_a_flag(command, tmp_path, capsys):
+    dice = {}
+    for tolerance in ("0", "5.5"):
+        assert command(f"--tolerance_mm={tolerance}", f"--output={tmp_path / tolerance}") == 0
+        document = json.loads((tmp_path / tolerance / "summary_test.json").read_text())
+        assert document["conventions"]["surface_dice_tolerance_mm"] == float(tolerance)
+        dice[tolerance] = [row["surface_dice"] for row in document["rows"]]
+    assert sum(dice["0"]) < sum(dice["5.5"])
+    assert command("--tolerance_mm=-1", f"--output={tmp_path / 'none'}") == 2
+    assert "the tolerance of the surface Dice must be a finite number" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(("flags", "largest"), [((), True), (("--no-largest_component",), False)])

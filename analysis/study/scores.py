@@ -16,10 +16,12 @@ from morphojax import anatomy
 # structure's volume at one phase; a long-axis plane has none.
 METRICS = {
     "dice": ("Dice", 3),
+    "surface_dice": ("surface Dice", 3),
     "hd95_mm": ("HD95, mm", 1),
     "assd_mm": ("ASSD, mm", 2),
     "volume_error_ml": ("volume error, ml", 1),
 }
+LATER = "surface_dice"  # files of earlier versions lack it; reported where every done cell has it
 KEYS = ["subject", "plane", "structure", "phase"]
 
 
@@ -39,7 +41,9 @@ def read(study: Study, jobs: Iterable[Job], states: Mapping[str, State]) -> pd.D
     if not frames:
         raise StudyError(f"{study.folder}: no cell is done; run the study first")
     columns = ["task", *study.axes, "labels", "dataset", *KEYS, "metric", "value"]
-    return pd.concat(frames, ignore_index=True).assign(task="segmentation")[columns]
+    long = pd.concat(frames, ignore_index=True).assign(task="segmentation")[columns]
+    everywhere = all((frame["metric"] == LATER).any() for frame in frames)
+    return long if everywhere else long[long["metric"] != LATER].reset_index(drop=True)
 
 
 def matrix(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -58,9 +62,11 @@ def _long(path: Path) -> pd.DataFrame:
     wide["volume_error_ml"] = (sizes["predicted_ml"] - sizes["reference_ml"]).abs()
     if unknown := set(wide["structure"]) - set(anatomy.STRUCTURES):
         raise StudyError(f"{path}: unknown structure {sorted(map(str, unknown))[0]!r}; score the run again")
-    if not wide["dice"].dropna().between(0, 1).all() or (wide[list(METRICS)] < 0).any(axis=None):
+    metrics = [metric for metric in METRICS if metric in wide or metric != LATER]
+    fractions = wide[[metric for metric in metrics if metric.endswith("dice")]]
+    if (fractions > 1).any(axis=None) or (wide[metrics] < 0).any(axis=None):
         raise StudyError(f"{path}: holds a Dice outside 0 to 1 or a negative distance; score the run again")
-    return wide.melt(id_vars=KEYS, value_vars=list(METRICS), var_name="metric")
+    return wide.melt(id_vars=KEYS, value_vars=metrics, var_name="metric")
 
 
 def _dataset(run: Path) -> str:

@@ -2,11 +2,15 @@
 
 Libraries differ in two conventions. Here:
 
-- Empty masks. Both empty: not counted (NaN). One empty: Dice 0, and all distances are the diagonal
-  of the image in mm.
+- Empty masks. Both empty: not counted (NaN). One empty: Dice and surface Dice 0, and all distances
+  are the diagonal of the image in mm.
 - 95th percentile of the Hausdorff distance. `hd95`: percentile of the pooled distances of both
   directions (as medpy). `hd95_directed`: the larger of the two directions' percentiles (as MONAI).
   They can differ by millimetres.
+
+`surface_dice` is the fraction of both surfaces that lies within a tolerance of the other surface
+(normalised surface Dice; Nikolov et al. 2021, doi 10.2196/26151). Here every surface voxel counts
+once, as in MONAI without subvoxels. The authors weight the surface by its area in mm2 instead.
 
 `assd` is the mean of the pooled distances of both directions (Heimann et al., IEEE TMI 2009; medpy
 and MONAI too), not the mean of the two directions' means.
@@ -23,12 +27,19 @@ from scipy import ndimage
 
 Spacing = Sequence[float] | np.ndarray
 
+# Tolerance of the surface Dice: above one pixel of cine MRI (at most 1.9 mm in ACDC), so that a
+# contour that is off by one pixel counts as right, and below the distance between slices (5 mm or
+# more). Nikolov et al. take the variability of observers; use it where you have measured it.
+TOLERANCE_MM = 2.0
+_ROUNDING_MM = 1e-4  # of distances: headers hold spacings as 32-bit numbers
+
 
 @dataclasses.dataclass(frozen=True)
 class Score:
     """One structure of one stack. Distances in mm; NaN where both masks are empty."""
 
     dice: float
+    surface_dice: float  # at the tolerance
     hd95: float
     hd95_directed: float
     assd: float
@@ -88,20 +99,35 @@ def surface_distances(reference: np.ndarray, predicted: np.ndarray, spacing: Spa
     return to_reference[borders[1]], to_predicted[borders[0]]
 
 
-def score(reference: np.ndarray, predicted: np.ndarray, spacing: Spacing) -> Score:
+def _within(distances: np.ndarray, tolerance_mm: float) -> float:
+    """The fraction of the distances, in mm, that are not above the tolerance."""
+    return float(np.count_nonzero(distances <= tolerance_mm + _ROUNDING_MM) / distances.size)
+
+
+def check_tolerance(tolerance_mm: float) -> None:
+    """Raises ValueError where the tolerance of the surface Dice is not a finite number from 0."""
+    if not 0 <= tolerance_mm < float("inf"):
+        raise ValueError(f"the tolerance of the surface Dice must be a finite number of mm from 0, got {tolerance_mm}")
+
+
+def score(reference: np.ndarray, predicted: np.ndarray, spacing: Spacing, tolerance_mm: float = TOLERANCE_MM) -> Score:
     """All scores of one structure.
 
-    Boolean masks [X, Y, Z] (Z = 1: 2-D) or [X, Y]; spacing in mm per axis.
+    Boolean masks [X, Y, Z] (Z = 1: 2-D) or [X, Y]; spacing in mm per axis. `tolerance_mm` is that
+    of the surface Dice. Raises ValueError where these do not fit.
     """
+    check_tolerance(tolerance_mm)
     reference, predicted, mm = _flat(reference, predicted, spacing)
     in_reference, in_predicted = bool(reference.any()), bool(predicted.any())
     if not (in_reference and in_predicted):
         distance = diagonal_mm(reference.shape, mm) if in_reference or in_predicted else float("nan")
-        return Score(dice(reference, predicted), distance, distance, distance, in_reference, in_predicted)
+        none = dice(reference, predicted)  # 0; NaN where both are empty
+        return Score(none, none, distance, distance, distance, in_reference, in_predicted)
     to_reference, to_predicted = surface_distances(reference, predicted, mm)
     pooled = np.concatenate([to_reference, to_predicted])
     return Score(
         dice=dice(reference, predicted),
+        surface_dice=_within(pooled, tolerance_mm),
         hd95=float(np.percentile(pooled, 95)),
         hd95_directed=float(max(np.percentile(to_reference, 95), np.percentile(to_predicted, 95))),
         assd=float(pooled.mean()),
@@ -123,6 +149,13 @@ def hd95_directed(reference: np.ndarray, predicted: np.ndarray, spacing: Spacing
 def assd(reference: np.ndarray, predicted: np.ndarray, spacing: Spacing) -> float:
     """Mean of the pooled surface distances, mm."""
     return score(reference, predicted, spacing).assd
+
+
+def surface_dice(
+    reference: np.ndarray, predicted: np.ndarray, spacing: Spacing, tolerance_mm: float = TOLERANCE_MM
+) -> float:
+    """Fraction of both surfaces within the tolerance of the other one (Nikolov et al. 2021)."""
+    return score(reference, predicted, spacing, tolerance_mm).surface_dice
 
 
 def counts(scores: Sequence[Score]) -> Counts:

@@ -13,15 +13,21 @@ from morphojax import anatomy
 from morphojax.evaluation import agreement, clinical, statistics
 
 POOLED, MEAN = "pooled", "mean"
-METRICS = ("dice", "hd95_mm", "hd95_directed_mm", "assd_mm")
+METRICS = ("dice", "surface_dice", "hd95_mm", "hd95_directed_mm", "assd_mm")
 CONVENTIONS = {
     "both_empty": "not counted",
-    "one_empty": "Dice 0, distances the image diagonal in mm; counted in the mean",
+    "one_empty": "Dice and surface Dice 0, distances the image diagonal in mm; counted in the mean",
     "hd95_mm": "95th percentile of the distances of both directions pooled (medpy)",
     "hd95_directed_mm": "larger of the two directions' 95th percentiles (MONAI)",
+    "surface_dice": "fraction of both surfaces' voxels within surface_dice_tolerance_mm of the other surface",
     "interval": "95 % BCa bootstrap over subjects; pooled: each subject's phases averaged first",
     "mean": "structures of a subject averaged first",
 }
+
+
+def conventions(tolerance_mm: float) -> dict[str, str | float]:
+    """What the numbers of a summary mean, with the tolerance of the surface Dice in mm."""
+    return CONVENTIONS | {"surface_dice_tolerance_mm": tolerance_mm}
 
 
 def summarise(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

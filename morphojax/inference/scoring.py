@@ -1,11 +1,11 @@
 """Scores of segmentation runs against the labels of a prepared dataset, on the native grids.
 
 A structure is scored where the run predicts it and it is annotated in that stack.
-Conventions: evaluation/overlap.py.
+Conventions: evaluation/overlap.py, evaluation/positions.py.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from morphojax import anatomy
 from morphojax.data.errors import NamedError
 from morphojax.data.store.dataset import Dataset
 from morphojax.data.store.splits import SPLITS
-from morphojax.evaluation import clinical, overlap
+from morphojax.evaluation import clinical, overlap, positions
 from morphojax.inference.segmenter import Run
 
 WORST = 6  # stacks of the lowest Dice that are drawn
@@ -45,11 +45,16 @@ class Heart:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """scores, measures: per subject, with ids. worst: without ids."""
+    """scores, positions, measures: per subject, with ids. worst: without ids.
+
+    tolerance_mm: of the surface Dice.
+    """
 
     scores: pd.DataFrame
+    positions: pd.DataFrame
     measures: pd.DataFrame
     worst: list[Tile]
+    tolerance_mm: float
 
 
 def by_plane(runs: Sequence[Run]) -> dict[str, Run]:
@@ -115,17 +120,25 @@ def _stacks(dataset: Dataset, plane: str, split: str, structures: Sequence[str])
 
 
 def score(
-    runs: Mapping[str, Run], dataset: Dataset, split: str, heart_rate: str | None = None, progress: bool = True
+    runs: Mapping[str, Run],
+    dataset: Dataset,
+    split: str,
+    heart_rate: str | None = None,
+    progress: bool = True,
+    tolerance_mm: float = overlap.TOLERANCE_MM,
 ) -> Result:
     """Predicts and scores every labelled stack of a split at ED, mid and ES, in every plane.
 
     Args:
         runs: the run of each plane (`by_plane`).
         heart_rate: the table column in beats per minute, for cardiac output.
+        tolerance_mm: of the surface Dice.
 
     Raises:
         ScoringError: as `check`, and where there is no such column.
+        ValueError: for a negative or infinite tolerance.
     """
+    overlap.check_tolerance(tolerance_mm)
     structures = check(runs, dataset, split)
     if heart_rate is not None and heart_rate not in dataset.table.columns:
         raise ScoringError(f"--heart_rate={heart_rate}: no such column in the table of {dataset.root}")
@@ -135,7 +148,7 @@ def score(
     stacks = [(plane, stack) for plane in structures for stack in _stacks(dataset, plane, split, structures[plane])]
     for plane, stack in tqdm(stacks, desc=f"score {split}", unit="stack", disable=not progress):
         annotated = tuple(s for s in structures[plane] if s in stack.structures.split())
-        scored = _score_stack(runs[plane], dataset, plane, stack, annotated)
+        scored = _score_stack(runs[plane], dataset, plane, stack, annotated, tolerance_mm)
         heart = hearts.setdefault(stack.subject, {}).setdefault(plane, Heart(annotated, {}))
         heart.phases[stack.phase] = (scored.reference, scored.predicted)
         rows += scored.rows
@@ -146,7 +159,17 @@ def score(
         for i, views in hearts.items()
         for plane, name, a, b in _measures(views, _rate(dataset, i, heart_rate))
     ]
-    return Result(pd.DataFrame(rows), pd.DataFrame(measures), [tile for _, tile in worst])
+    by_position = pd.DataFrame(
+        [
+            {"subject": dataset.subjects[i], "index": i} | row
+            for i, views in hearts.items()
+            if positions.PLANE in views
+            for row in _positions(views[positions.PLANE])
+        ],
+        columns=pd.Index(("subject", "index", *positions.COLUMNS)),
+    )
+    tiles = [tile for _, tile in worst]
+    return Result(pd.DataFrame(rows), by_position, pd.DataFrame(measures), tiles, tolerance_mm)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +182,10 @@ class _Scored:
     worst: tuple[float, Tile] | None
 
 
-def _score_stack(run: Run, dataset: Dataset, plane: str, stack: Any, structures: tuple[str, ...]) -> _Scored:
-    """stack: a row of `dataset.stacks(plane)`."""
+def _score_stack(
+    run: Run, dataset: Dataset, plane: str, stack: Any, structures: tuple[str, ...], tolerance_mm: float
+) -> _Scored:
+    """stack: a row of `dataset.stacks(plane)`. tolerance_mm: of the surface Dice."""
     label, placement = dataset.native(plane, stack.Index)
     if label is None:
         raise ScoringError(f"{dataset.root}: stack {stack.Index} of {plane} is marked labelled but has no label")
@@ -170,7 +195,8 @@ def _score_stack(run: Run, dataset: Dataset, plane: str, stack: Any, structures:
     predicted, spacing = run.labels(run.to_native(on_grid, placement), plane), placement.native_spacing
     about = {"subject": dataset.subjects[stack.subject], "index": stack.subject, "plane": plane, "phase": stack.phase}
     scores = {
-        s: overlap.score(label == anatomy.LABEL_ID[s], predicted == anatomy.LABEL_ID[s], spacing) for s in structures
+        s: overlap.score(label == anatomy.LABEL_ID[s], predicted == anatomy.LABEL_ID[s], spacing, tolerance_mm)
+        for s in structures
     }
     rows = [about | _row(plane, s, score, label, predicted, spacing) for s, score in scores.items()]
     dice = {s: score.dice for s, score in scores.items() if np.isfinite(score.dice)}
@@ -189,6 +215,7 @@ def _row(
     return {
         "structure": structure,
         "dice": score.dice,
+        "surface_dice": score.surface_dice,
         "hd95_mm": score.hd95,
         "hd95_directed_mm": score.hd95_directed,
         "assd_mm": score.assd,
@@ -197,6 +224,16 @@ def _row(
         f"reference_{unit}": reference,
         f"predicted_{unit}": clinical.size(plane, predicted, structure, spacing)[0],
     }
+
+
+def _positions(heart: Heart) -> Iterator[dict[str, Any]]:
+    """Rows of `positions.COLUMNS` of a short-axis view. Its phases together show which end is the
+    base.
+    """
+    base_first = positions.base_is_first(reference for (reference, _), _ in heart.phases.values())
+    for phase, ((reference, _), (predicted, _)) in heart.phases.items():
+        for row in positions.score(reference, predicted, heart.structures, base_first):
+            yield {"plane": positions.PLANE, "phase": phase} | row
 
 
 def _worst_slice(

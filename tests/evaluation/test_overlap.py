@@ -66,13 +66,13 @@ def test_pooled_and_directed_hd95_differ_where_one_mask_has_an_island():
 
 def test_identical_masks_are_at_distance_zero():
     a, _ = blobs(0)
-    assert overlap.score(a, a, (1, 1, 10)) == overlap.Score(1.0, 0.0, 0.0, 0.0, False, False)
+    assert overlap.score(a, a, (1, 1, 10)) == overlap.Score(1.0, 1.0, 0.0, 0.0, 0.0, False, False)
 
 
 def test_both_empty_is_not_counted():
     empty = np.zeros((4, 4, 2), bool)
     score = overlap.score(empty, empty, (1, 1, 1))
-    assert all(math.isnan(x) for x in (score.dice, score.hd95, score.hd95_directed, score.assd))
+    assert all(math.isnan(x) for x in (score.dice, score.surface_dice, score.hd95, score.hd95_directed, score.assd))
     assert not score.missed and not score.spurious
 
 
@@ -82,7 +82,7 @@ def test_one_empty_costs_the_image_diagonal(swap):
     pair = (empty, full) if swap else (full, empty)
     score = overlap.score(*pair, (2.0, 1.0, 10.0))
     diagonal = math.sqrt(6**2 + 4**2 + 20**2)
-    assert (score.dice, score.missed, score.spurious) == (0.0, not swap, swap)
+    assert (score.dice, score.surface_dice, score.missed, score.spurious) == (0.0, 0.0, not swap, swap)
     assert score.hd95 == score.hd95_directed == score.assd == pytest.approx(diagonal)
 
 
@@ -102,6 +102,53 @@ def test_surface_distances_equal_brute_force(spacing):
     got = overlap.surface_distances(a, b, spacing)
     for mine, slow in zip(got, brute_force(a, b, spacing), strict=True):
         np.testing.assert_allclose(np.sort(mine), np.sort(slow), rtol=0, atol=1e-9)
+
+
+def box(start, shape, image=(14, 14, 8)):
+    mask = np.zeros(image[: len(shape)], bool)
+    mask[tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))] = True
+    return mask
+
+
+def test_surface_dice_of_shifted_squares():
+    """Of the outlines of two squares of n x n pixels, shifted by one pixel, half is common."""
+    for n in (2, 3, 7):
+        a, b = box((2, 2), (n, n)), box((3, 2), (n, n))
+        assert overlap.surface_dice(a, b, (1.5, 1.5), 1.4) == pytest.approx(0.5)
+        assert overlap.surface_dice(a, b, (1.5, 1.5), 1.5) == 1.0
+        assert overlap.surface_dice(a, b, (2.1, 2.1)) == pytest.approx(0.5)  # 2 mm is the default
+
+
+def test_surface_dice_of_shifted_cubes():
+    n = 5
+    surface, ring = n**3 - (n - 2) ** 3, 4 * n - 4
+    along_x = box((1, 2, 1), (n, n, n)), box((2, 2, 1), (n, n, n))
+    assert overlap.surface_dice(*along_x, (1.0, 1.0, 8.0), 0.0) == pytest.approx(ring * (n - 1) / surface)
+    # Shifted by a slice, the outer slice of each is 8 mm away. In the slice before it, where one
+    # cube has all pixels and the other its outline, the centre is 2 pixels from the outline.
+    along_z = box((2, 2, 1), (n, n, n)), box((2, 2, 2), (n, n, n))
+    for tolerance, missing in ((2.0, n * n), (1.9, n * n + 1), (0.0, n * n + (n - 2) ** 2), (8.0, 0)):
+        got = overlap.surface_dice(*along_z, (1.0, 1.0, 8.0), tolerance)
+        assert got == pytest.approx((surface - missing) / surface), tolerance
+
+
+def test_the_tolerance_includes_itself_in_spite_of_rounding():
+    a, b = box((2, 2), (3, 3)), box((5, 2), (3, 3))
+    for pixel in (0.1, 0.7, 1.1, float(np.float32(0.1))):  # 3 x 0.1 is above 0.3 in binary
+        assert overlap.surface_dice(a, b, (pixel, pixel), 3 * round(pixel, 3)) == 1.0
+        assert overlap.surface_dice(a, b, (pixel, pixel), 2.99 * pixel) < 1.0
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_surface_dice_equals_brute_force(spacing):
+    a, b = blobs(2, (12, 11, 5))
+    distances = np.concatenate(brute_force(a, b, spacing))
+    for tolerance in (0.0, 1.3, 2.0, 3.7, 9.0, 100.0):
+        expected = sum(d <= tolerance + 1e-4 for d in distances) / len(distances)
+        assert overlap.surface_dice(a, b, spacing, tolerance) == pytest.approx(expected, abs=1e-12)
+        assert overlap.surface_dice(b, a, spacing, tolerance) == pytest.approx(expected, abs=1e-12)
+    flat = overlap.surface_dice(a[..., 2], b[..., 2], spacing[:2])
+    assert overlap.surface_dice(a[..., 2:3], b[..., 2:3], spacing) == flat  # one slice: in 2-D
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -132,6 +179,21 @@ def test_monai_agrees(seed, spacing, planar):
     assert score.hd95_directed == pytest.approx(directed, rel=1e-6)  # MONAI returns float32
     assert score.assd == pytest.approx(symmetric, rel=1e-5)
     assert score.dice == pytest.approx(metrics.compute_dice(tb, ta).item(), rel=1e-6)
+    # With MONAI's subvoxels, surfaces lie between voxels and are weighted by area: not comparable.
+    for tolerance in (0.5, 2.0, 4.0):
+        theirs = metrics.compute_surface_dice(tb, ta, class_thresholds=[tolerance], use_subvoxels=False, **shared)
+        assert overlap.surface_dice(a, b, spacing, tolerance) == pytest.approx(theirs.item(), rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:the (ground truth|prediction):UserWarning")
+def test_monai_agrees_on_empty_masks():
+    metrics = pytest.importorskip("monai.metrics", reason="MONAI is an optional oracle")
+    torch = pytest.importorskip("torch", reason="MONAI needs torch")
+    full, empty = box((2, 2, 1), (3, 3, 3)), box((0, 0, 0), (0, 0, 0))
+    for a, b in ((full, empty), (empty, full), (empty, empty)):
+        ta, tb = (torch.from_numpy(m[None, None].astype(np.float32)) for m in (a, b))
+        theirs = metrics.compute_surface_dice(tb, ta, [2.0], include_background=True, spacing=(1.0, 1.0, 8.0)).item()
+        assert overlap.surface_dice(a, b, (1.0, 1.0, 8.0)) == pytest.approx(theirs, nan_ok=True)
 
 
 def test_counts():
@@ -147,5 +209,8 @@ def test_bad_input_is_refused():
     for spacing in ((1, 1), (1, 1, 0), (1, 1, -2), (1, 1, float("nan"))):
         with pytest.raises(ValueError, match="spacing"):
             overlap.score(a, a, spacing)
+    for tolerance in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="tolerance"):
+            overlap.score(a, a, (1, 1, 1), tolerance)
     with pytest.raises(ValueError, match="empty"):
         overlap.surface_distances(a, a & False, (1, 1, 1))

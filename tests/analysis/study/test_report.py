@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis.study import __main__ as command
-from analysis.study import cost, report, scores, sections, tables
+from analysis.study import cost, report, scores, sections, state, tables
 from analysis.study.errors import StudyError
 from tests.analysis.study import made
 
@@ -50,6 +50,29 @@ def test_the_long_table_has_a_row_per_value_and_no_pseudonym(whole):
     row = row[(row["structure"] == "rv_cavity")].set_index("metric")["value"]
     expected = made.dice({"arm": "scratch", "labelled": "2a", "seed": "1"}, 3, "rv_cavity", "ES")
     assert row["dice"] == pytest.approx(expected) and row["volume_error_ml"] == 3.0
+    assert row["surface_dice"] == pytest.approx(0.87)
+
+
+def test_a_run_scored_before_there_was_a_surface_dice_leaves_it_out(tmp_path):
+    study, planned = finished(tmp_path)
+    old = next(job for job in planned if job.name == "scratch_1a_0")
+    path = old.run / "evaluation" / "scores_test.csv"
+    pd.read_csv(path).drop(columns="surface_dice").to_csv(path, index=False)
+    state.write(old, {"train": 60.0, "evaluate": 5.0}, done=True)
+    findings = found(study, planned)
+    assert set(findings.scores["metric"]) == set(scores.METRICS) - {"surface_dice"}
+    assert tables.means(study, findings.parts[0][0])["surface_dice"].isna().all()
+    report.write(study, planned, made.states(planned))
+
+
+@pytest.mark.parametrize("bad", [1.01, -0.1])
+def test_an_impossible_surface_dice_is_refused(tmp_path, bad):
+    study, planned = finished(tmp_path)
+    path = planned[-1].run / "evaluation" / "scores_test.csv"
+    pd.read_csv(path).assign(surface_dice=bad).to_csv(path, index=False)
+    state.write(planned[-1], {"train": 60.0, "evaluate": 5.0}, done=True)
+    with pytest.raises(StudyError, match="holds a Dice outside 0 to 1"):
+        found(study, planned)
 
 
 def test_contrasts_are_paired_means_by_hand(whole):

@@ -35,13 +35,16 @@ def run(number: int, folder: Path) -> pd.Series:
     planned = jobs.plan(study)
     worker.work(planned, _check, Inline())
     jax.clear_caches()  # every run makes its own functions
-    found = report.find(study, planned, {job.name: state.read(job) for job in planned})
+    states = state.read_all(planned)
+    if left := [name for name, found in states.items() if found.status != state.DONE]:
+        raise StudyError(f"{study.folder}: {left[0]} is {states[left[0]].status}: another process runs this study")
+    found = report.find(study, planned, states)
     return found.parts[0][1][tables.PRIMARY].iloc[0]
 
 
 def _check(job: jobs.Job, found: state.State) -> None:
-    if found.word != state.DONE:
-        raise StudyError(f"{job.run}: {found.word}: {found.why}")
+    if found.status != state.DONE:
+        raise StudyError(f"{job.run}: {found.status}: {found.why}")
 
 
 def claims(contrasts: pd.DataFrame) -> pd.DataFrame:

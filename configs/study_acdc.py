@@ -3,10 +3,10 @@
     launch/prepare_acdc.sh ACDC_FOLDER      # once: the dataset and its lists of patients
     python -m analysis.study --config=configs/study_acdc.py --workers=2
 
-Sets of one, two and eight labelled patients (Chaitanya et al. 2020); unlabelled are the other
-patients of the protocol's pretraining list, and 19 patients are the test. A second seed where one
-or two are labelled. At test time every arm sees images alone. Cost and scores: docs/results.md. On
-a GPU:
+The labelled sets hold one, two, eight or all patients (Chaitanya et al. 2020). The other patients of
+the protocol's pretraining list are unlabelled; 19 patients are the test. Sets of one and two patients
+have two seeds. `all` (59 of the 80 patients at hand) has milder augmentation and more steps. At test
+time every arm sees images alone. Cost and scores: docs/results.md. On a GPU:
 
     python -m analysis.study --config=configs/study_acdc.py:gpu
 """
@@ -17,7 +17,8 @@ DATA = "data/acdc"
 PRETRAIN = {"simclr": {"groups": "none"}, "info_nce": {}, "info_nce_shuffled": {"control": "shuffled"}}
 UNLABELLED = ("volume", "self_training", "calibrated")
 CONTROLS = ("shuffled", "mean", "noise_10")  # of the volumes of unlabelled patients
-MILD = {  # what few patients need leaves a network of many underfitted; the augmentation of segment_acdc_many
+# Strong augmentation underfits when many patients are labelled: this is that of segment_acdc_many.
+MILD = {
     "augment": {
         "rotation_degrees": 30.0, "scale": (0.8, 1.25), "translation_fraction": 0.08, "gamma": (0.7, 1.5), "brightness": 0.1,
         "contrast": 0.3, "noise_sd": 0.03, "bias_field": 0.3,

@@ -3,13 +3,12 @@ the heart (ethnicity and diet are drawn at random), right rows against shuffled 
 
     python -m analysis.null_studies --studies=40 --output=runs/null_studies
 
-repeats it with other seeds and counts how often a gain is claimed. The word after the colon of the
-config is the number of the repeat.
+repeats it with other seeds and other hearts, and counts how often an effect is claimed. The word
+after the colon of the config is the number of the repeat.
 """
 
 import ml_collections
 
-COHORT = {"synthetic_subjects": 80, "synthetic_spacing_mm": 5.0, "synthetic_size": 32}
 MODEL = {"encoder": "unet_half", "width": 4}
 OFTEN = {"epochs": 0.0, "eval_every": 0, "save_every": 1000, "images_every": 1000, "dynamics_every": 0}
 
@@ -18,6 +17,12 @@ def get_config(number: str = "0") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.question = "Does a study claim an effect where there is none?"
     config.folder = f"runs/null_studies/{number}"
+    cohort = {
+        "synthetic_subjects": 80,
+        "synthetic_spacing_mm": 5.0,
+        "synthetic_size": 32,
+        "synthetic_seed": int(number),
+    }
     segment = {"config": "configs/segment_sax.py"}
     pretrained = {"config": "configs/pretrain_sax.py"}
     seeds = [1000 * int(number) + repeat for repeat in range(3)]
@@ -31,9 +36,9 @@ def get_config(number: str = "0") -> ml_collections.ConfigDict:
     }
     config.base = {
         "pretrain": OFTEN
-        | {"data": COHORT, "model": MODEL, "steps": 40, "batch_size": 16, "table": {"groups": "ethnicity,diet"}},
+        | {"data": cohort, "model": MODEL, "steps": 40, "batch_size": 16, "table": {"groups": "ethnicity,diet"}},
         "segment": OFTEN
-        | {"data": COHORT, "model": MODEL | {"decoder_widths": (4, 8, 16, 32)}, "steps": 80, "batch_size": 8},
+        | {"data": cohort, "model": MODEL | {"decoder_widths": (4, 8, 16, 32)}, "steps": 80, "batch_size": 8},
     }
     config.cells = ()
     config.baseline = "shuffled"

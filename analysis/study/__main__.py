@@ -7,8 +7,8 @@
 
 Without --plan or --report it runs what is not done, and then reports. It can be stopped and started
 at any time, on any machines that share the study's folder. Keys of the config are set as
---config.KEY=VALUE. Exit codes: 0 done, 1 cells failed or are unusable, 2 a wrong config or flag,
-75 stopped by a signal.
+--config.KEY=VALUE. Exit codes: 0 all is done, 1 not all jobs are, 2 a wrong config or flag, 75
+stopped by a signal.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _work(study, planned, options.worker)
         _launch(study, planned, options, rest)
         return _report(study, planned)
-    except worker.Interrupted:
+    except (worker.Interrupted, KeyboardInterrupt):
         print("study: stopped; finished steps are saved, and the same command goes on", file=sys.stderr)
         return STOPPED
     except (StudyError, cluster.LaunchError) as error:
@@ -81,11 +81,12 @@ def _study(config: str, rest: Sequence[str]) -> spec.Study:
 
 
 def _plan(study: spec.Study, planned: Sequence[jobs.Job], workers: int) -> int:
-    states = {job.name: state.read(job) for job in planned}
+    states = state.read_all(planned)
     print(plan_table(study, planned, states))
     _use_cpus(1, workers)  # a pilot must be as slow as a job
+    unfinished = [job for job in planned if states[job.name].status != state.DONE]
     known = cost.from_states(planned, states)
-    known = cost.pilots(study.folder, [j for j in planned if states[j.name].word != state.DONE], known, print)
+    known = cost.pilots(study.folder, unfinished, known, workers, print)
     seconds = cost.left(planned, states, known)
     print(f"left: {duration(seconds or 0)} of one worker, {duration((seconds or 0) / workers)} with {workers}")
     return COMPLETE
@@ -100,21 +101,21 @@ def _work(study: spec.Study, planned: Sequence[jobs.Job], part: str) -> int:
         raise StudyError(f"--worker={part}: workers are numbered from 1")
     _use_cpus(number, of)
     ended: dict[str, state.State] = {}
-    start = cost.from_states(planned, states := {job.name: state.read(job) for job in planned})
+    start = cost.from_states(planned, states := state.read_all(planned))
 
-    def say(job: jobs.Job, found: state.State) -> None:
-        was_done = states[job.name].word == state.DONE
+    def on_end(job: jobs.Job, found: state.State) -> None:
+        was_done = states[job.name].status == state.DONE
         states[job.name] = ended[job.name] = found
         if was_done:
             return
         left = cost.left(planned, states, start | cost.from_states(planned, states))
         time_left = "" if left is None else f"; left: {duration(left / of)}"
-        done = sum(s.word == state.DONE for s in states.values())
-        took = f" in {duration(sum(found.seconds.values()))}" if found.word == state.DONE else f": {found.why}"
-        print(f"[{done}/{len(planned)}] {job.name}: {found.word}{took}{time_left}", flush=True)
+        done = sum(s.status == state.DONE for s in states.values())
+        took = f" in {duration(sum(found.seconds.values()))}" if found.status == state.DONE else f": {found.why}"
+        print(f"[{done}/{len(planned)}] {job.name}: {found.status}{took}{time_left}", flush=True)
 
-    worker.work(planned, say)
-    bad = any(s.word in (state.FAILED, state.UNUSABLE) for s in ended.values())
+    worker.work(planned, on_end)
+    bad = any(s.status in (state.FAILED, state.UNUSABLE) for s in ended.values())
     return FAILED if bad else COMPLETE
 
 
@@ -158,16 +159,20 @@ def _local_workers(workers: int, same: list[str]) -> None:
 
 
 def _report(study: spec.Study, planned: Sequence[jobs.Job]) -> int:
-    states = {job.name: state.read(job) for job in planned}
-    bad = {name: found for name, found in states.items() if found.word in (state.FAILED, state.UNUSABLE)}
-    if any(states[job.name].word == state.DONE for job in planned if job.cell is not None) or not bad:
+    """Writes the report of what is done. FAILED where a job is not, and a line that says why."""
+    states = state.read_all(planned)
+    left = {name: found for name, found in states.items() if found.status != state.DONE}
+    if any(states[job.name].status == state.DONE for job in planned if job.cell is not None) or not left:
         print("\n".join(f"written: {path}" for path in report.write(study, planned, states)))
-    if bad:
-        name, found = next(iter(bad.items()))
-        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        print(f"study: {name} {found.word}{more}: {printable(found.why)}", file=sys.stderr)
-        return FAILED
-    return COMPLETE
+    if not left:
+        return COMPLETE
+    name, found = min(left.items(), key=lambda item: _ORDER.index(item[1].status))
+    why = f": {printable(found.why)}" if found.why else ""
+    print(f"study: {len(left)} of {len(planned)} jobs are not done; {name} is {found.status}{why}", file=sys.stderr)
+    return FAILED
+
+
+_ORDER = (state.UNUSABLE, state.FAILED, state.STOPPED, state.RUNNING, state.MISSING)  # the most urgent first
 
 
 if __name__ == "__main__":

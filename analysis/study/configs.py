@@ -27,7 +27,7 @@ def load(name: str) -> ml_collections.ConfigDict:
     spec.loader.exec_module(module)
     try:
         config = module.get_config(*([arm] if colon else []))
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # no arm, or an unknown one
         raise StudyError(f"config {name!r}: {error}") from error
     return config.lock()
 

@@ -16,7 +16,7 @@ from analysis.study.state import DONE, State
 from morphojax.data import json_text
 from morphojax.data.store.records import write_atomically
 
-FILE = "pilots.json"
+FILE = "pilots_{}.json"
 PILOT_STEPS, PILOT_LOGS = 24, 4
 _PILOT = {"steps": PILOT_STEPS, "epochs": 0.0, "log_every": PILOT_LOGS, "save_every": PILOT_STEPS, "eval_every": 0}
 
@@ -25,8 +25,8 @@ def from_states(jobs: Iterable[Job], states: Mapping[str, State]) -> dict[str, f
     """Cost key -> median seconds of the jobs that are done."""
     seconds: dict[str, list[float]] = {}
     for job in jobs:
-        if states[job.name].word == DONE and states[job.name].seconds:
-            seconds.setdefault(job.cost, []).append(sum(states[job.name].seconds.values()))
+        if states[job.name].status == DONE and states[job.name].seconds:
+            seconds.setdefault(job.cost_key, []).append(sum(states[job.name].seconds.values()))
     return {cost: statistics.median(values) for cost, values in seconds.items()}
 
 
@@ -36,25 +36,27 @@ def left(jobs: Iterable[Job], states: Mapping[str, State], known: Mapping[str, f
     """
     total = 0.0
     for job in jobs:
-        if states[job.name].word != DONE:
-            if job.cost not in known:
+        if states[job.name].status != DONE:
+            if job.cost_key not in known:
                 return None
-            total += max(0.0, known[job.cost] - sum(states[job.name].seconds.values()))
+            total += max(0.0, known[job.cost_key] - sum(states[job.name].seconds.values()))
     return total
 
 
 def pilots(
-    folder: Path, jobs: Sequence[Job], known: Mapping[str, float], say: Callable[[str], None]
+    folder: Path, jobs: Sequence[Job], known: Mapping[str, float], workers: int, say: Callable[[str], None]
 ) -> dict[str, float]:
-    """Cost key -> seconds, by a pilot for every key that is not known; measured once per study.
-
-    Raises StudyError where a pilot fails.
+    """Cost key -> seconds, by a pilot for every key that is not known; measured once per study and
+    number of workers, which share the CPUs. Raises StudyError where a pilot fails.
     """
-    path = folder / FILE
-    measured = json_text.parse(path.read_bytes(), {str: float}) if path.exists() else {}
+    path = folder / FILE.format(workers)
+    try:
+        measured = json_text.parse(path.read_bytes(), {str: float}) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{path}: {error}; remove it to measure again") from error
     first: dict[str, Job] = {}
     for job in jobs:
-        first.setdefault(job.cost, job)
+        first.setdefault(job.cost_key, job)
     for number, (cost, job) in enumerate(first.items(), 1):
         if cost in known or cost in measured:
             continue
@@ -69,6 +71,7 @@ def pilot(job: Job) -> float:
     """Seconds of the whole job: of PILOT_STEPS steps and, for a segmentation, a scoring, and for
     the other steps those of the pilot's last ones.
     """
+    steps = _steps(job)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         changes: dict[str, Any] = dict(_PILOT)
@@ -82,7 +85,7 @@ def pilot(job: Job) -> float:
     if len(rates) < 2:
         raise StudyError(f"pilot of {job.name}: logged no rates of its steps")
     step = job.resolved["batch_size"] / statistics.median(rates[1:])  # the first compiles
-    return seconds + step * max(0, _steps(job) - PILOT_STEPS)
+    return seconds + step * max(0, steps - PILOT_STEPS)
 
 
 def _steps(job: Job) -> int:

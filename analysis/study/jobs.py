@@ -1,7 +1,6 @@
 """The runs of a study: a segmentation per cell, and the pretrainings that cells share."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ _NO_COST = (*_NO_RESULT, "seed", "data.subjects", "data.fraction", "unlabelled.c
 class Job:
     """A run of the study.
 
-    name: unique in the study. run: its directory. identity: a digest of all that its result
-    depends on. cost: equal for runs that take as long. needs: the pretraining it starts from.
+    name: unique in the study. run: its directory. identity: a digest of all that its training
+    depends on. cost_key: equal for runs that take as long. needs: the pretraining it starts from.
     cell: None for a pretraining.
     """
 
@@ -32,7 +31,7 @@ class Job:
     overrides: Mapping[str, Any]
     resolved: Mapping[str, Any]
     identity: str
-    cost: str
+    cost_key: str
     needs: "Job | None" = None
     cell: Cell | None = None
     evaluate: Mapping[str, Any] | None = None
@@ -83,7 +82,7 @@ def _pretraining(study: Study, cell: Cell, loaded: dict[str, ml_collections.Conf
         overrides=overrides,
         resolved=resolved,
         identity=identity,
-        cost=configs.identity(resolved, _NO_COST),
+        cost_key=configs.identity(resolved, _NO_COST),
     )
 
 
@@ -101,8 +100,8 @@ def _segmentation(study: Study, cell: Cell, needs: Job | None, loaded: dict[str,
         config=config,
         overrides=overrides,
         resolved=resolved,
-        identity=configs.identity({"config": own, "start": start, "evaluate": json.dumps(study.evaluate)}),
-        cost=configs.identity(resolved, _NO_COST),
+        identity=configs.identity({"config": own, "start": start}),
+        cost_key=configs.identity(resolved, _NO_COST),
         needs=needs,
         cell=cell,
         evaluate=study.evaluate,

@@ -32,10 +32,12 @@ def find(study: Study, jobs: Sequence[Job], states: Mapping[str, State]) -> Find
 
 def write(study: Study, jobs: Sequence[Job], states: Mapping[str, State]) -> list[Path]:
     """Writes report.html, report.md with its figures, scores.csv (a row per value) and
-    contrasts.csv to `<folder>/report`; returns their paths. Raises StudyError as `find`.
+    contrasts.csv to `<folder>/report`; of a part of the study to `<folder>/report_of_some`.
+
+    Returns their paths. Raises StudyError as `find`.
     """
     findings = find(study, jobs, states)
-    content: list[Section] = [sections.material(study, jobs, states, findings.scores)]
+    content: list[Section] = [sections.setup(study, jobs, states, findings.scores)]
     for part, compared in findings.parts:
         content += sections.of_part(study, part, compared)
     content += [sections.missing(jobs, states), sections.commands(study, jobs)]
@@ -44,7 +46,7 @@ def write(study: Study, jobs: Sequence[Job], states: Mapping[str, State]) -> lis
         for part, by_metric in findings.parts
         for metric, table in by_metric.items()
     ]
-    folder = study.folder / "report"
+    folder = study.folder / ("report_of_some" if study.chosen else "report")
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "report.html": to_html(study.question, content),

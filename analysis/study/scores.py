@@ -34,7 +34,7 @@ def read(study: Study, jobs: Iterable[Job], states: Mapping[str, State]) -> pd.D
     """
     frames = []
     for job in jobs:
-        if job.cell is None or states[job.name].word != DONE:
+        if job.cell is None or states[job.name].status != DONE:
             continue
         path = job.run / "evaluation" / f"scores_{study.evaluate['split']}.csv"
         frames.append(_long(path).assign(**job.cell.values, labels=job.cell.labels, dataset=_dataset(job.run)))
@@ -49,7 +49,7 @@ def read(study: Study, jobs: Iterable[Job], states: Mapping[str, State]) -> pd.D
 def matrix(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Mean of each run (labelled set, seed) and subject: phases first, then structures.
 
-    NaN where a run lacks a subject, or a value of a structure that it has elsewhere.
+    Structures without a value are left out of a subject's mean. NaN where a run lacks a subject.
     """
     rows = scores[scores["metric"] == metric].dropna(subset="value")
     per_structure = rows.groupby([LABELLED, SEED, "subject", "plane", "structure"])["value"].mean()
@@ -61,11 +61,15 @@ def _long(path: Path) -> pd.DataFrame:
     sizes = wide.reindex(columns=["predicted_ml", "reference_ml"])
     wide["volume_error_ml"] = (sizes["predicted_ml"] - sizes["reference_ml"]).abs()
     if unknown := set(wide["structure"]) - set(anatomy.STRUCTURES):
-        raise StudyError(f"{path}: unknown structure {sorted(map(str, unknown))[0]!r}; score the run again")
+        raise StudyError(
+            f"{path}: unknown structure {sorted(map(str, unknown))[0]!r}; remove the run's directory to run the cell again"
+        )
     metrics = [metric for metric in METRICS if metric in wide or metric != LATER]
     fractions = wide[[metric for metric in metrics if metric.endswith("dice")]]
     if (fractions > 1).any(axis=None) or (wide[metrics] < 0).any(axis=None):
-        raise StudyError(f"{path}: holds a Dice outside 0 to 1 or a negative distance; score the run again")
+        raise StudyError(
+            f"{path}: holds a Dice outside 0 to 1 or a negative distance; remove the run's directory to run the cell again"
+        )
     return wide.melt(id_vars=KEYS, value_vars=metrics, var_name="metric")
 
 

@@ -16,9 +16,9 @@ from analysis.study.spec import ARM, LABELLED, Study
 from analysis.study.state import DONE, State
 
 
-def material(study: Study, jobs: Sequence[Job], states: Mapping[str, State], long: pd.DataFrame) -> Section:
+def setup(study: Study, jobs: Sequence[Job], states: Mapping[str, State], long: pd.DataFrame) -> Section:
     cells = [job for job in jobs if job.cell is not None]
-    done = [job for job in cells if states[job.name].word == DONE]
+    done = [job for job in cells if states[job.name].status == DONE]
     environments = [_read(job.run / "environment.json") for job in done]
     datasets = sorted({job.resolved["data"]["dataset"] for job in cells})
     lines = [
@@ -26,6 +26,7 @@ def material(study: Study, jobs: Sequence[Job], states: Mapping[str, State], lon
         f"{long['subject'].nunique()} {study.evaluate['split']} subjects; dataset {', '.join(datasets)}, "
         f"fingerprint {', '.join(sorted(long['dataset'].unique()))}.",
         f"Baseline: {study.baseline}. Planned contrasts: {'; '.join(f'{a} - {b}' for a, b in study.contrasts) or 'none'}.",
+        *([f"Only a part of the study: {'; '.join(study.chosen)}."] if study.chosen else []),
         f"Scored: {study.evaluate['checkpoint']} checkpoint, weights {study.evaluate['weights']}.",
         f"Commits of the runs: {', '.join(sorted({str(e.get('commit')) for e in environments}))}. "
         f"JAX {', '.join(sorted({e['packages']['jax'] or 'unknown' for e in environments}))}; "
@@ -78,29 +79,33 @@ def of_part(study: Study, part: tables.Part, compared: Mapping[str, pd.DataFrame
 _METHOD = (
     "A subject's phases are averaged first, then its structures. Differences are paired by labelled set, seed and subject. "
     "The interval is the 95 % percentile interval of a hierarchical bootstrap over labelled sets, seeds and test subjects; it "
-    "covers no variation of sets or seeds where there is one of them. The t interval and Wilcoxon's p-value are over subjects, "
-    "each averaged over its runs. p (Holm) is corrected for the planned contrasts, all sets pooled."
+    "covers no variation of sets or seeds where there is one of them. Sets that share subjects, and runs that share a "
+    "pretraining, count as independent, which makes it too narrow. The t interval and Wilcoxon's p-value are over subjects, "
+    "each averaged over its runs: they cover no variation of sets and seeds. p (Holm) is corrected for the planned contrasts "
+    "of this section. Detectable: the smallest difference that a t test over these subjects finds with 80 % power."
 )
+_POWER = 2.80 / (2 * 1.96)  # from an interval's width to the difference found with 80 % power: (z_0.975 + z_0.8) SE
 
 
 def sentences(table: pd.DataFrame) -> Iterator[str]:
     """A sentence per planned contrast, on the widest choice of labelled sets."""
-    for _, rows in table.groupby(["a", "b"], sort=False):
-        row = rows.iloc[0]
+    for row in table[~table.duplicated(["a", "b"])].to_dict("records"):
         pair = f"{row['a']} - {row['b']}"
-        if pd.isna(row.get("mean")):
+        if pd.isna(row["mean"]):
             yield f"{pair}: no pair of runs is done."
             continue
         size = f"{row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] Dice, {row['n_runs']:.0f} pairs of runs"
-        if row["low"] <= 0 <= row["high"]:
-            could = (
-                f"; a difference of {row['detectable']:.3f} would have been found in four of five such studies"
-                if row["detectable"] > 0
-                else ""
-            )
-            yield f"{pair}: no difference was found ({size}{could})."
+        if pd.isna(row["low"]):
+            yield f"{pair}: {row['mean']:+.3f} Dice, from too few values for an interval."
+        elif row["low"] <= 0 <= row["high"]:
+            could = _POWER * (row["high"] - row["low"])
+            more = f"; a difference of {could:.3f} would have been found in four of five such studies" if could else ""
+            yield f"{pair}: no difference was found ({size}{more})."
         else:
-            yield f"{pair}: {'higher' if row['mean'] > 0 else 'lower'} ({size})."
+            corrected = (
+                "" if row["p_holm"] < 0.05 else f"; not significant after Holm's correction, p = {row['p_holm']:.2g}"
+            )
+            yield f"{pair}: {'higher' if row['mean'] > 0 else 'lower'} ({size}{corrected})."
         if row["seeds"] < 2:
             yield f"{pair}: one seed alone; the interval covers no variation of seeds."
 
@@ -109,7 +114,7 @@ def _means_table(means: pd.DataFrame) -> Block:
     head = [
         "arm",
         "labelled",
-        "runs (sets x seeds)",
+        "runs",
         "Dice [95 % interval]",
         *(METRICS[m][0] for m in METRICS if m != tables.PRIMARY),
     ]
@@ -118,7 +123,13 @@ def _means_table(means: pd.DataFrame) -> Block:
         interval = f"{row['dice']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
         others = ["" if pd.isna(row[m]) else f"{row[m]:.{METRICS[m][1]}f}" for m in METRICS if m != tables.PRIMARY]
         rows.append(
-            [row["arm"], _labels(row["labels"]), f"{row['runs']} ({row['sets']} x {row['seeds']})", interval, *others]
+            [
+                row["arm"],
+                _labels(row["labels"]),
+                f"{row['runs']} (sets {row['sets']}, seeds {row['seeds']})",
+                interval,
+                *others,
+            ]
         )
     return Block("table", head=head, rows=rows)
 
@@ -159,7 +170,7 @@ def _contrast_table(table: pd.DataFrame, metric: str) -> Block:
     head = [
         "contrast a - b",
         "labelled",
-        "pairs (sets x seeds)",
+        "pairs of runs",
         "subjects",
         f"{METRICS[metric][0]} [95 %]",
         "t interval",
@@ -171,7 +182,10 @@ def _contrast_table(table: pd.DataFrame, metric: str) -> Block:
         if pd.isna(row["mean"]):
             cells += ["0", *[""] * (3 + len(shown))]
         else:
-            cells += [f"{row['n_runs']:.0f} ({row['n_sets']:.0f} x {row['seeds']:.0f})", f"{row['n_subjects']:.0f}"]
+            cells += [
+                f"{row['n_runs']:.0f} (sets {row['n_sets']:.0f}, seeds {row['seeds']:.0f})",
+                f"{row['n_subjects']:.0f}",
+            ]
             cells += [f"{row['mean']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]"]
             cells += ["" if pd.isna(row["t_low"]) else f"[{row['t_low']:+.{digits}f}, {row['t_high']:+.{digits}f}]"]
             cells += ["" if pd.isna(row[name]) else f"{row[name]:{forms[name]}}" for name in shown]
@@ -192,9 +206,9 @@ def _efficiency(study: Study, means: pd.DataFrame, title: str) -> Iterator[Secti
 
 def missing(jobs: Sequence[Job], states: Mapping[str, State]) -> Section:
     lines = [
-        f"{job.name}: {states[job.name].word}. {states[job.name].why}".strip()
+        f"{job.name}: {states[job.name].status}. {states[job.name].why}".strip()
         for job in jobs
-        if states[job.name].word != DONE
+        if states[job.name].status != DONE
     ]
     return Section("Missing and failed", [Block("list", lines=lines) if lines else Block("text", "None.")])
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class Study:
     baseline: str
     contrasts: tuple[tuple[str, str], ...]
     evaluate: Mapping[str, Any]
+    chosen: tuple[str, ...] = ()
 
     @property
     def strata(self) -> tuple[str, ...]:
@@ -66,15 +68,22 @@ def from_config(config: ml_collections.ConfigDict) -> Study:
     axes = values["axes"]
     if missing := [axis for axis in (ARM, LABELLED, SEED) if not axes.get(axis)]:
         raise StudyError(f"axes.{missing[0]}: every study has the axes arm, labelled and seed, with a value or more")
+    if wrong := [axis for axis, names in axes.items() if not isinstance(names, Mapping)]:
+        raise StudyError(f"axes.{wrong[0]}: give names and their overrides, as {{'0': {{'segment': {{'seed': 0}}}}}}")
     for axis, name in ((axis, name) for axis, names in axes.items() for name in names):
         _check_name(axis, name)
         _check_fragment(f"axes.{axis}.{name}", axes[axis][name], ("labels",) if axis == LABELLED else ())
+    for name, value in axes[LABELLED].items():
+        labels = value.get("labels")
+        if labels is not None and (not isinstance(labels, int) or labels < 1):
+            raise StudyError(f"axes.labelled.{name}.labels={labels!r}: give the number of labelled subjects, 1 or more")
     _check_fragment("base", values["base"], ())
     _check_arms(values)
     points = _points(axes, values["cells"])
     cells = tuple(_cell(axes, values["base"], point) for point in points)
-    if repeated := _repeated(cell.name for cell in cells):
-        raise StudyError(f"two cells have the name {repeated!r}: rename a value of an axis")
+    name, count = Counter(cell.name for cell in cells).most_common(1)[0]
+    if count > 1:
+        raise StudyError(f"two cells have the name {name!r}: rename a value of an axis")
     return Study(
         question=values["question"],
         folder=Path(values["folder"]),
@@ -99,7 +108,7 @@ def only(study: Study, choices: Sequence[str]) -> Study:
         cells = tuple(cell for cell in cells if cell.values[axis] in chosen)
     if not cells:
         raise StudyError(f"--only={' '.join(choices)}: the study has no such cell")
-    return dataclasses.replace(study, cells=cells)
+    return dataclasses.replace(study, cells=cells, chosen=tuple(choices))
 
 
 def _points(axes: Mapping[str, Mapping], parts: Sequence[Mapping[str, Sequence[str]]]) -> list[dict[str, str]]:
@@ -107,6 +116,8 @@ def _points(axes: Mapping[str, Mapping], parts: Sequence[Mapping[str, Sequence[s
     not name has all of its own. No part: the whole product.
     """
     points = []
+    if not isinstance(parts, Sequence) or not all(isinstance(part, Mapping) for part in parts):
+        raise StudyError(f"cells: give a tuple of parts, each as {{'arm': ('scratch',)}}; got {parts!r}")
     for part in parts or ({},):
         for axis, names in part.items():
             if axis not in axes:
@@ -168,15 +179,6 @@ def _check_arms(values: Mapping[str, Any]) -> None:
     named = [values["baseline"], *itertools.chain(*values["contrasts"])]
     if unknown := [arm for arm in named if arm not in arms]:
         raise StudyError(f"baseline or contrasts: {unknown[0]!r} is not an arm; choose among {', '.join(arms)}")
-
-
-def _repeated(names: Iterable[str]) -> str:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return ""
 
 
 def _differing(values: Mapping[str, Any], keys: set[str]) -> str:

@@ -8,13 +8,14 @@ results.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from analysis.study.errors import StudyError
 from analysis.study.jobs import Job
 from morphojax.data import json_text
-from morphojax.data.store.lock import LockError, locked
+from morphojax.data.store.lock import held
 from morphojax.data.store.records import write_atomically
 from morphojax.train.digests import NAME as CHECKPOINT_DIGESTS
 
@@ -25,6 +26,7 @@ _RECORD = {
     "cell": object,
     "labels": object,
     "identity": str,
+    "evaluate": object,
     "commands": [[str]],
     "seconds": {str: float},
     "failure": object,
@@ -34,19 +36,20 @@ _RECORD = {
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """word: one of the constants above. why: of a job that failed or is unusable, one line.
+    """status: one of the constants above. why: of a job that failed or is unusable, one line.
 
     seconds: stage -> seconds so far.
     """
 
-    word: str
+    status: str
     why: str = ""
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
-def read(job: Job, held: bool = False) -> State:
+def read(job: Job, mine: bool = False) -> State:
     """What is done of a job. UNUSABLE: its directory holds something else than the job's results:
-    another study's run, or one whose config has changed, or half of one. held: by the caller.
+    another study's run, or one whose config has changed, or half of one. mine: the caller has
+    locked it.
     """
     try:  # a kill may leave the record's partial file alone
         record = read_record(job)
@@ -57,17 +60,33 @@ def read(job: Job, held: bool = False) -> State:
             return State(UNUSABLE, f"{job.run}: holds files, but no {FILE}; {_REMOVE}")
         return State(MISSING)
     if record["identity"] != job.identity:
+        if not record["results"] and not (job.run / "checkpoints").exists():
+            return State(MISSING)  # nothing was trained
         return State(UNUSABLE, f"{job.run}: was made for another config than the study now gives it; {_REMOVE}")
     seconds = record["seconds"]
     if record["results"]:
         if changed := [name for name, digest in record["results"].items() if _digest(job.run / name) != digest]:
             return State(UNUSABLE, f"{job.run / changed[0]}: is gone or has changed since the job was done; {_REMOVE}")
-        return State(DONE, seconds=seconds)
-    if any(_is_locked(path) for path in (job.run / "lock", *(() if held else (lock_path(job),)))):
+        if record["evaluate"] == _plain(job.evaluate):
+            return State(DONE, seconds=seconds)
+        seconds = {name: value for name, value in seconds.items() if name != "evaluate"}  # scored in another way
+    if held(job.run / "lock") or (not mine and held(lock_path(job))):
         return State(RUNNING, seconds=seconds)
     if record["failure"]:
         return State(FAILED, str(record["failure"]), seconds)
     return State(STOPPED, seconds=seconds)
+
+
+def read_all(jobs: Sequence[Job]) -> dict[str, State]:
+    """The states of a study's jobs, by name. A pretraining that was removed is DONE if all cells
+    that need it are.
+    """
+    states = {job.name: read(job) for job in jobs}
+    needed = {job.needs.name for job in jobs if job.needs is not None and states[job.name].status != DONE}
+    for job in jobs:
+        if job.cell is None and states[job.name].status == MISSING and job.name not in needed:
+            states[job.name] = State(DONE)
+    return states
 
 
 _REMOVE = "remove the directory to run the job again"
@@ -89,6 +108,7 @@ def write(job: Job, seconds: dict[str, float], failure: str = "", done: bool = F
         "cell": None if job.cell is None else dict(job.cell.values),
         "labels": None if job.cell is None else job.cell.labels,
         "identity": job.identity,
+        "evaluate": _plain(job.evaluate),
         "commands": job.commands(),
         "seconds": {stage: round(float(value), 3) for stage, value in seconds.items()},
         "failure": failure or None,
@@ -115,17 +135,6 @@ def lock_path(job: Job) -> Path:
     return folder / job.run.name
 
 
-def _is_locked(path: Path) -> bool:
-    """A run's own lock outlives a worker that was killed: the training goes on."""
-    if not path.exists():
-        return False
-    try:
-        with locked(path):
-            return False
-    except LockError:
-        return True
-
-
 def check_results(job: Job) -> None:
     """Raises StudyError where a job that ended well has not written its results."""
     wanted = results(job)
@@ -133,6 +142,10 @@ def check_results(job: Job) -> None:
         raise StudyError(f"{job.run}: the job ended without an error, but wrote no {missing[0]}")
     if job.evaluate is None and CHECKPOINT_DIGESTS not in wanted[-1]:
         raise StudyError(f"{job.run}: the pretraining ended without an error, but left no checkpoint")
+
+
+def _plain(evaluate: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if evaluate is None else dict(evaluate)
 
 
 def _digest(path: Path) -> str:

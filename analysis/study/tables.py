@@ -40,15 +40,17 @@ def parts(study: Study, scores: pd.DataFrame) -> Iterator[Part]:
 
 
 def means(study: Study, part: Part) -> pd.DataFrame:
-    """A row per arm and number of labels (and ALL where there are several numbers): runs, sets,
-    seeds, subjects, and the mean of every metric, of the first with its interval.
+    """A row per arm and number of labels, and ALL where there are several numbers: runs, sets,
+    seeds, subjects, and the mean of every metric, of the first with its interval. ALL are the
+    labelled sets that every arm has.
 
     The baseline comes first, then the arms from the lowest mean to the highest.
     """
-    overall = part.scores[part.scores["metric"] == PRIMARY].groupby(ARM)["value"].mean()
-    arms = sorted(overall.index, key=lambda arm: (arm != study.baseline, overall[arm]))
+    shared = _of_shared_sets(part.scores)
+    overall = shared[shared["metric"] == PRIMARY].groupby(ARM)["value"].mean()
+    arms = sorted(part.scores[ARM].unique(), key=lambda arm: (arm != study.baseline, overall.get(arm, 0.0)))
     rows = []
-    by_arm = ((arm, *found) for arm in arms for found in _by_labels(part.scores[part.scores[ARM] == arm]))
+    by_arm = ((arm, *found) for arm in arms for found in _by_labels(part.scores[part.scores[ARM] == arm], shared))
     for name, labels, chosen in by_arm:
         row: dict = {"arm": name, "labels": labels}
         for metric in METRICS:
@@ -67,8 +69,8 @@ def compare(part: Part, pairs: Sequence[tuple[str, str]], metric: str, adjust: b
     """A row per pair of arms and number of labels: the paired difference, on what both arms have.
 
     unpaired: runs that one arm has and the other lacks; they are left out, never imputed. adjust:
-    Holm's correction, over the pairs on all labelled sets. Raises StudyError where two arms were
-    scored on different datasets.
+    Holm's correction, over the pairs, each on all of its labelled sets. Raises StudyError where two
+    arms were scored on different datasets.
     """
     rows = []
     for a, b in pairs:
@@ -76,8 +78,8 @@ def compare(part: Part, pairs: Sequence[tuple[str, str]], metric: str, adjust: b
             rows.append({"a": a, "b": b, "labels": labels} | _difference(chosen, a, b, metric))
     table = pd.DataFrame(rows, columns=pd.Index(_COMPARED))
     if adjust and len(table):
-        pooled = table["labels"] == (ALL if (table["labels"] == ALL).any() else table["labels"].iloc[0])
-        table.loc[pooled, "p_holm"] = contrasts.holm(table.loc[pooled, "p_value"].to_numpy(float))
+        widest = ~table.duplicated(["a", "b"])  # the first row of a pair
+        table.loc[widest, "p_holm"] = contrasts.holm(table.loc[widest, "p_value"].to_numpy(float))
     return table
 
 
@@ -124,11 +126,21 @@ def labels_saved(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["arm", "labels", "saved"])
 
 
-def _by_labels(scores: pd.DataFrame) -> Iterator[tuple[object, pd.DataFrame]]:
-    """Scores by number of labelled subjects, and all together where there are several numbers."""
+def _of_shared_sets(scores: pd.DataFrame) -> pd.DataFrame:
+    """The scores on the labelled sets that every arm has."""
+    arms = scores.groupby(LABELLED)[ARM].nunique()
+    return scores[scores[LABELLED].isin(arms.index[arms == scores[ARM].nunique()])]
+
+
+def _by_labels(scores: pd.DataFrame, shared: pd.DataFrame | None = None) -> Iterator[tuple[object, pd.DataFrame]]:
+    """All scores together where there are several numbers of labelled subjects, or unknown ones,
+    and then those of each number. shared: the scores that count as all.
+    """
     numbers = sorted(scores["labels"].dropna().unique())
-    if len(numbers) != 1 and len(scores):
-        yield ALL, scores
+    if len(numbers) != 1 or scores["labels"].isna().any():
+        pooled = scores if shared is None else scores[scores.index.isin(shared.index)]
+        if len(pooled):
+            yield ALL, pooled
     for number in numbers:
         yield number, scores[scores["labels"] == number]
 

@@ -26,9 +26,9 @@ def plan_table(study: Study, jobs: Sequence[Job], states: Mapping[str, State]) -
             groups.setdefault(job.cell.values[ARM], []).append(job)
     width = max(map(len, groups))
     for name, members in groups.items():
-        counts = Counter(states[job.name].word for job in members)
+        counts = Counter(states[job.name].status for job in members)
         lines.append(f"{name:{width}}  {len(members):3}  {', '.join(f'{n} {word}' for word, n in counts.items())}")
     for job in jobs:
-        if states[job.name].word in (FAILED, UNUSABLE):
+        if states[job.name].status in (FAILED, UNUSABLE):
             lines.append(f"{job.name}: {states[job.name].why}")
     return "\n".join(lines)

@@ -16,8 +16,8 @@ from analysis.study.jobs import Job
 from morphojax.data.store.lock import LockError, locked
 from morphojax.train.processes import STOPPED
 
-POLL_SECONDS = 5.0  # between looks at a pretraining that another worker runs
-STAGES = ("train", "evaluate")
+POLL_SECONDS = 2.0  # between looks at a pretraining that another worker runs
+COMMANDS = ("train", "evaluate")
 # Ask glibc for huge pages: without them, mapping the large arrays of a step takes an eighth of its
 # time on a CPU.
 _ENVIRONMENT = {
@@ -29,46 +29,50 @@ class Interrupted(Exception):
     """A signal asked the worker to end; its job is saved and goes on with the next run."""
 
 
-def work(jobs: Sequence[Job], say: Callable[[Job, state.State], None], inline: "Caller | None" = None) -> None:
+def work(jobs: Sequence[Job], on_end: Callable[[Job, state.State], None], inline: "Caller | None" = None) -> None:
     """Runs the jobs that are not done, and returns when none is left that this worker could run.
 
-    say: is called with every job that ended, was found done, or cannot be run. inline: runs the
+    on_end: is called with every job that ended, was done before, or cannot be run. inline: runs the
     commands, instead of a process for each. A job that fails does not stop the others; what needs
     it is left out. Raises Interrupted.
     """
-    seen: dict[str, str] = {}  # name of a job -> the last word of its state
+    started = time.time()
+    done = {name: found for name, found in state.read_all(jobs).items() if found.status == state.DONE}
+    seen: dict[str, str] = {}  # name of a job -> its last status
     with contextlib.nullcontext(inline) if inline is not None else _signals() as running:
         while True:
             ran = waits = False
             for job in jobs:
+                if running.stopped:
+                    raise Interrupted
                 if job.name in seen:
                     continue
-                found = _next(job, seen)
-                waits |= found.word == state.RUNNING and _is_needed(job, jobs)
-                if found.word == state.RUNNING:
-                    continue
-                if found.word in (state.MISSING, state.STOPPED):
+                found = done.get(job.name) or _next(job, seen, started)
+                waits |= found.status == state.RUNNING and _is_needed(job, jobs)
+                if found.status in (state.MISSING, state.STOPPED):
                     with contextlib.suppress(LockError), locked(state.lock_path(job)):
                         ran = True
                         found = _run(job, running)
-                    if found.word in (state.MISSING, state.STOPPED, state.RUNNING):
-                        continue  # another worker took it at this moment
-                seen[job.name] = found.word
-                say(job, found)
+                if found.status in (state.MISSING, state.STOPPED, state.RUNNING):
+                    continue  # another worker has it
+                seen[job.name] = found.status
+                on_end(job, found)
             if not ran and not waits:
                 return
             if not ran:
                 time.sleep(POLL_SECONDS)
 
 
-def _next(job: Job, seen: dict[str, str]) -> state.State:
-    """The state of a job for this worker: one that failed before is tried again, and one whose
-    pretraining is not done waits for it (RUNNING) or is left out (FAILED).
+def _next(job: Job, seen: dict[str, str], started: float) -> state.State:
+    """The state of a job for this worker, which began at the time `started`.
+
+    One that failed before that time is tried again. One whose pretraining is not done waits for it
+    (RUNNING) or is left out (FAILED).
     """
     found = state.read(job)
-    if found.word == state.FAILED:
+    if found.status == state.FAILED and (job.run / state.FILE).stat().st_mtime < started:
         found = state.State(state.STOPPED, seconds=found.seconds)
-    if job.needs is None or found.word not in (state.MISSING, state.STOPPED):
+    if job.needs is None or found.status not in (state.MISSING, state.STOPPED):
         return found
     if (needed := seen.get(job.needs.name)) in (state.FAILED, state.UNUSABLE):
         return state.State(state.FAILED, f"the {job.needs.name}, which it needs, is {needed}")
@@ -81,21 +85,21 @@ def _is_needed(job: Job, jobs: Sequence[Job]) -> bool:
 
 def _run(job: Job, running: "Caller") -> state.State:
     """Trains and scores, from where an earlier attempt ended."""
-    found = state.read(job, held=True)
-    if found.word not in (state.MISSING, state.STOPPED, state.FAILED):
+    found = state.read(job, mine=True)
+    if found.status not in (state.MISSING, state.STOPPED, state.FAILED):
         return found  # another worker had it since
-    seconds = dict.fromkeys(STAGES[: len(job.commands())], 0.0) | found.seconds
+    seconds = dict.fromkeys(COMMANDS[: len(job.commands())], 0.0) | found.seconds
     state.write(job, seconds)
     failure = ""
-    for stage, command in zip(STAGES, job.commands(), strict=False):
+    for name, command in zip(COMMANDS, job.commands(), strict=False):
         clock = time.monotonic()
         code, last_line = running.call(command, _log(job))
-        seconds[stage] += time.monotonic() - clock
+        seconds[name] += time.monotonic() - clock
         if running.stopped or code == STOPPED:
             state.write(job, seconds)
             raise Interrupted
         if code:
-            failure = f"{stage}: {last_line or 'no message'} (exit code {code}; log: {_log(job)})"
+            failure = f"{name}: {last_line or 'no message'} (exit code {code}; log: {_log(job)})"
             break
     if not failure:
         try:

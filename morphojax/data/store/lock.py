@@ -35,14 +35,27 @@ def locked(path: Path) -> Iterator[None]:
     beat = threading.Thread(target=_beat, args=(path, stop), daemon=True)
     try:
         _take(path, file, certain)
-        beat.start()
-        yield
-        stop.set()
-        beat.join()
-        path.unlink(missing_ok=True)
+        try:
+            beat.start()
+            yield
+        finally:
+            stop.set()
+            beat.join()
+            path.unlink(missing_ok=True)
     finally:
-        stop.set()
         file.close()  # which frees it
+
+
+def held(path: Path) -> bool:
+    """Whether a process holds the lock, by the name in it: to look never takes it."""
+    try:
+        with path.open() as file:
+            holder = _holder(file)
+        own = _own()
+        same = (holder.get("host"), holder.get("process")) == (own["host"], own["process"])
+        return bool(holder) and (same or not _stale(path, holder, own))
+    except FileNotFoundError:
+        return False
 
 
 def _open(path: Path) -> tuple[IO[str], bool]:

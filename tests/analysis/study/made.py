@@ -90,4 +90,4 @@ def finish(
 
 
 def states(planned: list[jobs.Job]) -> dict[str, state.State]:
-    return {job.name: state.read(job) for job in planned}
+    return state.read_all(planned)

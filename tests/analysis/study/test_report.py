@@ -1,4 +1,5 @@
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
@@ -98,6 +99,22 @@ def test_holm_is_over_the_planned_contrasts_of_all_sets(whole):
     assert table.loc[~table.index.isin(family.index), "p_holm"].isna().all()
 
 
+def test_a_pair_on_one_number_of_labels_is_in_the_family(tmp_path):
+    cells = ({"arm": ("scratch", "pretrained")}, {"arm": ("shuffled",), "labelled": ("2a",)})
+    study, planned = finished(tmp_path, cells=cells)
+    table = found(study, planned).parts[0][1]["dice"]
+    family = table[table["p_holm"].notna()].set_index(["a", "b"])
+    assert family["labels"].to_dict() == {("pretrained", "scratch"): tables.ALL, ("pretrained", "shuffled"): tables.ALL}
+
+
+def test_all_sets_are_those_that_every_arm_has(tmp_path):
+    cells = ({"arm": ("scratch", "pretrained")}, {"arm": ("shuffled",), "labelled": ("1a", "1b")})
+    study, planned = finished(tmp_path, cells=cells)
+    means = tables.means(study, found(study, planned).parts[0][0]).set_index(["arm", "labels"])
+    assert means.loc[("scratch", tables.ALL), "sets"] == 2 and means.loc[("scratch", 2), "sets"] == 1
+    assert means.loc[("scratch", tables.ALL), "dice"] == pytest.approx(means.loc[("scratch", 1), "dice"])
+
+
 def test_means_have_the_baseline_first_and_then_rise(whole):
     means = tables.means(whole[0], whole[2].parts[0][0])
     assert means["arm"].unique().tolist() == ["scratch", "shuffled", "pretrained"]
@@ -131,9 +148,9 @@ def test_no_difference_is_said_with_what_could_have_been_found(tmp_path):
     row = contrast(findings, a="shuffled")
     lines = list(sections.sentences(findings.parts[0][1]["dice"]))
     line = next(line for line in lines if line.startswith("shuffled - scratch"))
-    assert (
-        "no difference was found" in line and f"a difference of {row['detectable']:.3f} would have been found" in line
-    )
+    could = (1.96 + 0.84) * (row["high"] - row["low"]) / (2 * 1.96)  # 80 % power at the interval's standard error
+    assert "no difference was found" in line
+    assert f"a difference of {could:.3f} would have been found" in line
     assert any(line.startswith("pretrained - scratch: higher") for line in lines)
 
 
@@ -234,8 +251,8 @@ def test_the_cost_of_what_is_left_comes_from_what_is_done(tmp_path):
     states = made.states(planned)
     known = cost.from_states(planned, states)
     left = sum(job.cell is not None for job in planned) - 1
-    assert known == {planned[0].cost: 40.0, planned[1].cost: 45.0}
-    assert {job.cost for job in planned} == set(known)  # control, labelled set and seed change no cost
+    assert known == {planned[0].cost_key: 40.0, planned[1].cost_key: 45.0}
+    assert {job.cost_key for job in planned} == set(known)  # control, labelled set and seed change no cost
     assert cost.left(planned, states, known) == left * 45.0 + 3 * 40.0
     assert cost.left(planned, states, {}) is None
 
@@ -244,9 +261,14 @@ def test_pilots_measure_every_kind_once(tmp_path, monkeypatch):
     _, planned = made.study(tmp_path)
     tried = []
     monkeypatch.setattr(cost, "pilot", lambda job: tried.append(job.name) or 10.0)
-    known = cost.pilots(tmp_path, planned, {}, lambda _: None)
+    known = cost.pilots(tmp_path, planned, {}, 1, lambda _: None)
     assert len(tried) == 2 and set(known.values()) == {10.0}
-    assert cost.pilots(tmp_path, planned, {}, lambda _: None) == known and len(tried) == 2
+    assert cost.pilots(tmp_path, planned, {}, 1, lambda _: None) == known and len(tried) == 2
+    cost.pilots(tmp_path, planned, {}, 2, lambda _: None)
+    assert len(tried) == 4  # two workers share the CPUs: another cost
+    (tmp_path / "pilots_1.json").write_text("{")
+    with pytest.raises(StudyError, match=r"pilots_1.json: .*; remove it to measure again"):
+        cost.pilots(tmp_path, planned, {}, 1, lambda _: None)
 
 
 def test_the_command_plans_reports_and_names_errors(tmp_path, capsys):
@@ -261,14 +283,20 @@ def test_the_command_plans_reports_and_names_errors(tmp_path, capsys):
         ([*flags, "--workers=0"], "--workers=0"),
         ([*flags, "--worker=3/2"], "--worker=3/2"),
         ([*flags, "--slurm=time=5"], "--slurm: needs --launcher=submitit"),
-        ([*flags, "--report"], "no cell is done"),
     ):
         assert command.main(argv) == 2
         assert message in capsys.readouterr().err
+    assert command.main([*flags, "--report"]) == 1
+    assert "study: 22 of 22 jobs are not done; pretraining of pretrained_1a_0 is missing" in capsys.readouterr().err
     for job in made.study(tmp_path / "runs")[1]:
         made.finish(job)
     assert command.main([*flags, "--plan"]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"pretraining +4  4 done", printed) and "left: 0 s" in printed
+    assert command.main([*flags, "--report", "--only=arm=scratch"]) == 0
+    assert "report_of_some" in capsys.readouterr().out and not (tmp_path / "runs" / "report").exists()
     assert command.main([*flags, "--report"]) == 0
     assert "written: " in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "runs" / "cells" / "scratch_1a_0")
+    assert command.main([*flags, "--report"]) == 1
+    assert "study: 1 of 22 jobs are not done; scratch_1a_0 is missing" in capsys.readouterr().err

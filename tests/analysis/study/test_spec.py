@@ -74,7 +74,7 @@ def test_an_identity_changes_with_all_that_a_result_depends_on(tmp_path):
     first = identities()
     assert identities() == first
     assert identities(steps=8)[0] == first[0] and identities(steps=8)[1] != first[1]
-    assert identities(weights="model")[0] == first[0] and identities(weights="model")[1] != first[1]
+    assert identities(weights="model") == first  # another scoring needs no other training
     assert all(a != b for a, b in zip(identities(pretrain_steps=6), first, strict=True))
     listed = identities(subjects="yes")
     names.write_text("b\n")  # the same path, other subjects
@@ -98,6 +98,9 @@ def test_an_identity_changes_with_all_that_a_result_depends_on(tmp_path):
         ({"contrasts": (("scratch", "scratch"),)}, "give pairs of two arms"),
         ({"evaluate": {"split": "test"}}, "evaluate: give exactly"),
         ({"questions": "?"}, "questions"),
+        ({"cells": {"arm": ("scratch",)}}, "cells: give a tuple of parts"),
+        ({"axes": axes(seed=("0", "1"))}, "axes.seed: give names and their overrides"),
+        ({"axes": axes(labelled={"1a": {"labels": 0}})}, "axes.labelled.1a.labels=0"),
         ({"axes": axes(arm={"scratch": {}}), "contrasts": ()}, "nothing sets segment.config"),
     ],
 )
@@ -136,6 +139,7 @@ def test_a_wrong_override_is_named(base, message):
     [
         ("configs/segment_saxx.py", "there is no Python file"),
         ("configs/segment_sax.py:self_traning", "unknown: choose one of"),
+        ("configs/pretrain_sax.py:arm", "takes 0 positional arguments"),
         ("configs/pretrain_sax.py", "is a config of task 'pretrain', not 'segment'"),
     ],
 )

@@ -3,10 +3,10 @@
     launch/prepare_acdc.sh ACDC_FOLDER      # once: the dataset and its lists of patients
     python -m analysis.study --config=configs/study_acdc.py --workers=2
 
-The labelled sets hold one, two, eight or all patients (Chaitanya et al. 2020). The other patients of
-the protocol's pretraining list are unlabelled; 19 patients are the test. Sets of one and two patients
-have two seeds. `all` (59 of the 80 patients at hand) has milder augmentation and more steps. At test
-time every arm sees images alone. Cost and scores: docs/results.md. On a GPU:
+The labelled sets hold one, two, eight or all patients (Chaitanya et al. 2020). The other patients
+of the protocol's pretraining list are unlabelled; 19 patients are the test. Sets of one and two
+patients have two seeds. `all` (59 of the 80 patients at hand) has milder augmentation and more
+steps. At test time every arm sees images alone. Cost and scores: docs/results.md. On a GPU:
 
     python -m analysis.study --config=configs/study_acdc.py:gpu
 """

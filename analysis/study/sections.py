@@ -14,6 +14,7 @@ from analysis.study.jobs import Job
 from analysis.study.scores import METRICS
 from analysis.study.spec import ARM, LABELLED, Study
 from analysis.study.state import DONE, State
+from morphojax import anatomy
 
 
 def setup(study: Study, jobs: Sequence[Job], states: Mapping[str, State], long: pd.DataFrame) -> Section:
@@ -58,6 +59,12 @@ def of_part(study: Study, part: tables.Part, compared: Mapping[str, pd.DataFrame
                     Block("figure", f"Planned contrasts, {label}", svg=figures.forest(table, label)),
                 ]
             yield Section(f"Planned contrasts{title}", [*blocks, Block("text", _METHOD)])
+            by_structure = tables.by_structure(part, study.contrasts)
+            if len(by_structure):
+                note = Block("text", "Dice, all labelled sets; no interval is corrected for their number.")
+                yield Section(
+                    f"Planned contrasts by structure and phase{title}", [note, _structure_table(by_structure)]
+                )
         others = {metric: table[~table["planned"]] for metric, table in compared.items()}
         if len(others[tables.PRIMARY]):
             note = Block(
@@ -191,6 +198,20 @@ def _contrast_table(table: pd.DataFrame, metric: str) -> Block:
             cells += ["" if pd.isna(row[name]) else f"{row[name]:{forms[name]}}" for name in shown]
         rows.append([*cells, *([str(row["unpaired"])] if table["unpaired"].any() else [])])
     return Block("table", head=head, rows=rows)
+
+
+def _structure_table(table: pd.DataFrame) -> Block:
+    """A row per contrast, a column per structure and phase."""
+    columns = list(dict.fromkeys(zip(table["structure"], table["phase"], strict=True)))
+    rows = []
+    for (a, b), of_pair in table.groupby(["a", "b"], sort=False):
+        cells = of_pair.set_index(["structure", "phase"]).to_dict("index")
+        texts = (
+            f"{c['mean']:+.3f} [{c['low']:+.3f}, {c['high']:+.3f}]" if (c := cells.get(k)) else "" for k in columns
+        )
+        rows.append([f"{a} - {b}", *texts])
+    names = [f"{anatomy.LABEL_NAME[structure]} {phase}" for structure, phase in columns]
+    return Block("table", head=["contrast a - b", *names], rows=rows)
 
 
 def _efficiency(study: Study, means: pd.DataFrame, title: str) -> Iterator[Section]:

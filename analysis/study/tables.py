@@ -83,6 +83,18 @@ def compare(part: Part, pairs: Sequence[tuple[str, str]], metric: str, adjust: b
     return table
 
 
+def by_structure(part: Part, pairs: Sequence[tuple[str, str]], metric: str = PRIMARY) -> pd.DataFrame:
+    """A row per pair, structure and phase, on all labelled sets: the paired difference."""
+    rows = []
+    for a, b in pairs:
+        chosen = part.scores[part.scores[ARM].isin((a, b))]
+        for (structure, phase), scores in chosen.groupby(["structure", "phase"], sort=False):
+            difference = _difference(scores, a, b, metric)
+            if "mean" in difference:
+                rows.append({"a": a, "b": b, "structure": structure, "phase": phase} | difference)
+    return pd.DataFrame(rows, columns=pd.Index(["a", "b", "structure", "phase", "mean", "low", "high", "n_runs"]))
+
+
 def _difference(scores: pd.DataFrame, a: str, b: str, metric: str) -> dict:
     of_a, of_b = (matrix(scores[scores[ARM] == arm], metric) for arm in (a, b))
     runs, subjects = of_a.index.intersection(of_b.index), of_a.columns.intersection(of_b.columns)

@@ -115,6 +115,19 @@ def test_all_sets_are_those_that_every_arm_has(tmp_path):
     assert means.loc[("scratch", tables.ALL), "dice"] == pytest.approx(means.loc[("scratch", 1), "dice"])
 
 
+def test_contrasts_by_structure_and_phase_are_by_hand(whole):
+    part = whole[2].parts[0][0]
+    table = tables.by_structure(part, [("pretrained", "scratch")]).set_index(["structure", "phase"])
+    assert len(table) == 6
+
+    def value(arm, set_, seed, subject):
+        return made.dice({"arm": arm, "labelled": set_, "seed": str(seed)}, subject, "rv_cavity", "ES")
+
+    keys = [(s, r, n) for s in ("1a", "1b", "2a") for r in (0, 1) for n in range(6)]
+    expected = np.mean([value("pretrained", *k) - value("scratch", *k) for k in keys])
+    assert table.loc[("rv_cavity", "ES"), "mean"] == pytest.approx(expected)
+
+
 def test_means_have_the_baseline_first_and_then_rise(whole):
     means = tables.means(whole[0], whole[2].parts[0][0])
     assert means["arm"].unique().tolist() == ["scratch", "shuffled", "pretrained"]

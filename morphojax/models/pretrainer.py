@@ -170,10 +170,8 @@ class Pretrainer(nn.Module):
     def _encode_rows(self, rows: Mapping[str, Rows], train: bool) -> dict[str, TableFeatures]:
         if not rows or self.table_encoder is None:
             return {}
-        values, missing, masked = (jnp.stack(parts, axis=1) for parts in zip(*rows.values(), strict=True))
-        b, r, f = values.shape
-        out = self.table_encoder(
-            values.reshape(b * r, f), missing.reshape(b * r, f), train, masked=masked.reshape(b * r, f)
-        )
-        tokens, pooled = (x.reshape(b, r, *x.shape[1:]) for x in out)
+        stacked = [jnp.stack(parts, axis=1) for parts in zip(*rows.values(), strict=True)]
+        values, missing, masked = (x.reshape(-1, x.shape[-1]) for x in stacked)
+        out = self.table_encoder(values, missing, train, masked=masked)
+        tokens, pooled = (x.reshape(-1, len(rows), *x.shape[1:]) for x in out)
         return {name: TableFeatures(tokens[:, i], pooled[:, i]) for i, name in enumerate(rows)}

@@ -3,6 +3,10 @@
 masked [B,F], float or bool, gates the columns: at 1 neither a column's value nor whether it is
 missing has any influence; at 0 the column is used as it is. It enters as a factor, so a loss has a
 derivative with respect to it. A value that is missing, or masked with gate 1, may be NaN.
+
+encoded_inputs=True: the same parameters, for inputs that are encoded already: values [B,sum of
+cardinalities], finite, with a weight for every class (as of `one_hot`), and missing float [B,F]
+from 0 to 1. So an output has a derivative with respect to every class and missing flag.
 """
 
 from collections.abc import Sequence
@@ -70,12 +74,16 @@ class TabularMLP(nn.Module):
     missing_flags: bool = False
     mask_flags: bool = False
     dtype: Dtype = jnp.float32
+    encoded_inputs: bool = False
 
     @nn.compact
     def __call__(
         self, values: jax.Array, missing: jax.Array, train: bool, masked: jax.Array | None = None
     ) -> TableFeatures:
-        values, gate = _without_nan(values, missing, masked, self.cardinalities)
+        gate = masked
+        if not self.encoded_inputs:
+            values, gate = _without_nan(values, missing, masked, self.cardinalities)
+            values = one_hot(values, self.cardinalities)
         x = self._inputs(values, missing, gate)
         for i in range(1, self.layers + 1):
             x = nn.Dense(
@@ -85,8 +93,9 @@ class TabularMLP(nn.Module):
                 x = nn.relu(BatchNorm(dtype=self.dtype, name=f"norm{i}")(x, train))
         return TableFeatures(tokens=x[:, None], pooled=x)
 
-    def _inputs(self, values: jax.Array, missing: jax.Array, gate: jax.Array | None) -> jax.Array:
-        x, flags = one_hot(values, self.cardinalities), missing.astype(values.dtype)
+    def _inputs(self, x: jax.Array, missing: jax.Array, gate: jax.Array | None) -> jax.Array:
+        """x: of `one_hot`."""
+        flags = missing.astype(x.dtype)
         if gate is not None:
             x *= 1 - jnp.repeat(gate, np.array(self.cardinalities), axis=-1, total_repeat_length=x.shape[-1])
             flags *= 1 - gate
@@ -115,14 +124,19 @@ class TabularTransformer(nn.Module):
     heads: int = 4
     mlp_ratio: float = 4.0
     dtype: Dtype = jnp.float32
+    encoded_inputs: bool = False
 
     @nn.compact
     def __call__(
         self, values: jax.Array, missing: jax.Array, train: bool, masked: jax.Array | None = None
     ) -> TableFeatures:
         del train
-        values, gate = _without_nan(values, missing, masked, self.cardinalities)
-        embedded = jnp.where(missing[..., None], self._vectors("missing", 1), self._embed(values))
+        if self.encoded_inputs:
+            gate, absent = masked, missing[..., None]
+            embedded = (1 - absent) * self._embed_weighted(values) + absent * self._vectors("missing", 1)
+        else:
+            values, gate = _without_nan(values, missing, masked, self.cardinalities)
+            embedded = jnp.where(missing[..., None], self._vectors("missing", 1), self._embed(values))
         mask = self._vectors("mask", 1)  # created with and without a gate, so that both have the same parameters
         if gate is not None:
             embedded = (1 - gate[..., None]) * embedded + gate[..., None] * mask
@@ -143,6 +157,13 @@ class TabularTransformer(nn.Module):
         code = jnp.where(k > 1, values, 0).astype(jnp.int32)
         factor = jnp.where(k > 1, (code >= 0) & (code < k), values)
         return factor[..., None] * vectors[k.cumsum() - k + jnp.clip(code, 0, k - 1)]
+
+    def _embed_weighted(self, weights: jax.Array) -> jax.Array:
+        """`_embed` of one-hot values: [B,sum of cardinalities] -> [B,F,width]."""
+        ends = np.cumsum(self.cardinalities)
+        vectors = self._vectors("values", int(ends[-1]))
+        parts = [slice(end - k, end) for end, k in zip(ends, self.cardinalities, strict=True)]
+        return jnp.stack([weights[:, part] @ vectors[part] for part in parts], axis=1)
 
     def _vectors(self, name: str, count: int) -> jax.Array:
         """Parameter [count,width], uniform in +-1 / sqrt(width)."""

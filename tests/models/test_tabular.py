@@ -141,6 +141,19 @@ def test_masked_columns_have_no_influence(model, junk):
     np.testing.assert_array_equal((seen != expected[1].pooled).any(-1), [True, False, True])
 
 
+@ENCODERS
+@pytest.mark.parametrize("masks", [False, True])
+def test_encoded_inputs_are_the_same_function(model, masks):
+    """The inputs that an encoder computes itself give its output, to a unit in the last place."""
+    values, missing = rows()
+    masked = np.random.default_rng(1).uniform(size=missing.shape).astype(np.float32) if masks else None
+    variables = variables_of(model)
+    expected = model.apply(variables, values, missing, False, masked=masked)
+    inputs = one_hot(jnp.asarray(values), CARDINALITIES)
+    found = model.clone(encoded_inputs=True).apply(variables, inputs, missing.astype(np.float32), False, masked=masked)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
+
+
 def test_missing_values_have_no_influence_on_the_transformer():
     model = transformer()
     variables = variables_of(model)

@@ -91,6 +91,7 @@ def subject_stream(
     missing: np.ndarray,
     images: ImageSpec,
     spec: StreamSpec,
+    records: bool = False,
 ) -> Stream:
     """A stream whose example is a subject. A batch holds
 
@@ -108,6 +109,8 @@ def subject_stream(
         subjects: indices. The log counts those without the frames in any plane, which are left out.
         values, missing: [N,F] for the N subjects of the dataset
             (`TableEncoder.encode(dataset.table)`).
+        records: a batch also holds `record` int [B,K,C], the numbers of its images in
+            `dataset.slices(*images.planes)`, -1 where masked.
 
     Raises:
         StreamError: shapes that do not fit, or no subject with the frames.
@@ -133,6 +136,7 @@ def subject_stream(
         dropout=images.plane_dropout if spec.train else 0.0,
         draws=spec.train and not images.cycle,
         seed=spec.seed,
+        with_records=records,
     )
     return Stream(reader, n_usable, spec)
 
@@ -157,6 +161,7 @@ class _ReadSubjects:
         stack).
     slices:  images of each plane.
     draws:   whether frame and slices are drawn at random.
+    with_records: whether a batch holds the numbers of its images.
     """
 
     records: Any
@@ -170,6 +175,7 @@ class _ReadSubjects:
     dropout: float
     draws: bool
     seed: int
+    with_records: bool
 
     def __call__(self, step: int, rows: np.ndarray, numbers: np.ndarray) -> Batch:
         ends = np.cumsum(self.slices)
@@ -201,7 +207,7 @@ class _ReadSubjects:
             "values": self.values[subject],
             "missing": self.missing[subject],
             "subject": subject.astype(np.int32),
-        }
+        } | ({"record": record} if self.with_records else {})
 
     def _planes(self, step: int, row: int, present: np.ndarray) -> np.ndarray:
         """The planes of a subject that an example shows, after plane dropout."""

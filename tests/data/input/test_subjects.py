@@ -22,6 +22,17 @@ def test_pretraining_batch(dataset):
     }
 
 
+def test_the_numbers_of_the_images(dataset):
+    """Where asked for: the records whose pixels a batch shows, slices or frames of a cycle."""
+    slices = dataset.slices("sax")
+    for settings in ({"slices": 5}, {"channels": "cycle"}):
+        (batch,) = take(pretrain(dataset, records=True, **settings), 1)
+        assert batch["record"].shape == (4, *batch["image"].shape[1:2], batch["image"].shape[-1])
+        np.testing.assert_array_equal((batch["record"] >= 0).all(-1), batch["slice_mask"])
+        for i, k, c in np.argwhere(batch["record"] >= 0):
+            np.testing.assert_array_equal(slices[batch["record"][i, k, c]]["image"], batch["image"][i, k, :, :, c])
+
+
 def test_training_slices(dataset):
     """Of every example: distinct slices of one frame of that subject, all of a short stack, the
     rest masked.

@@ -92,7 +92,10 @@ def test_segment_from_the_pretrained_encoder_and_score_it(
     pseudonyms = [key(f"patient{n:03d}").encode() for n in range(1, 9)]
     assert "patient0" not in printed and not any(name.decode() in printed for name in pseudonyms)
     for path in (p for folder in (run, pretrained) for p in folder.rglob("*") if p.is_file()):
-        data, by_subject = path.read_bytes(), path.name in ("scores_test.csv", "measures_test.csv")
+        data, by_subject = (
+            path.read_bytes(),
+            path.name in ("scores_test.csv", "measures_test.csv", "positions_test.csv"),
+        )
         assert b"patient0" not in data, path.name
         assert any(name in data for name in pseudonyms) == by_subject, path.name
 

@@ -1,3 +1,4 @@
+import functools
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
@@ -10,6 +11,7 @@ import pytest
 from analysis.study import __main__ as command
 from analysis.study import cost, report, scores, sections, state, tables
 from analysis.study.errors import StudyError
+from morphojax.evaluation import contrasts
 from tests.analysis.study import made
 
 
@@ -23,6 +25,14 @@ def finished(folder, without=(), value=made.dice, **changes):
 
 def found(study, planned):
     return report.find(study, planned, made.states(planned))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples():
+    """The bootstrap has tests of its own (tests/evaluation/test_contrasts.py)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contrasts, "contrast", functools.partial(contrasts.contrast, resamples=300))
+        yield
 
 
 @pytest.fixture(scope="module")

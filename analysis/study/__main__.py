@@ -108,6 +108,9 @@ def _work(study: spec.Study, planned: Sequence[jobs.Job], part: str) -> int:
         states[job.name] = ended[job.name] = found
         if was_done:
             return
+        for other in planned:  # what other workers did since
+            if other is not job and states[other.name].status != state.DONE:
+                states[other.name] = state.read(other)
         left = cost.left(planned, states, start | cost.from_states(planned, states))
         time_left = "" if left is None else f"; left: {duration(left / of)}"
         done = sum(s.status == state.DONE for s in states.values())

@@ -196,8 +196,7 @@ def segmentation(name: str, miniature: bool) -> Iterator[Values]:
     yield {"config": name}
 
     start = time.perf_counter()
-    keys = (key for key in config.data if key in ("dataset", "plane") or key.startswith("synthetic_"))
-    cohort.open_dataset(**{key: config.data[key] for key in keys})
+    cohort.open_configured(config.data)
     yield {"cohort_s": time.perf_counter() - start}
     with tempfile.TemporaryDirectory() as folder:
         flags = [f"--config.{key}={value}" for key, value in (changes | {"workdir": folder}).items()]

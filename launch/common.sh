@@ -31,9 +31,3 @@ trained() {  # run directory, flags of main: trains once; another worker that ne
     touch "$1/done"
   ) 8>"$RUNS/locks/trained_$(basename "$1")" </dev/null
 }
-
-segmented() {  # run directory, flags of main: trains, then scores the test subjects by its WEIGHTS (model or ema)
-  [ -e "$1/evaluation/summary_test.json" ] && return
-  program main "${@:2}" --config.workdir="$1"
-  program evaluate --run="$1" --split=test --checkpoint=last --weights="${WEIGHTS:-model}"
-}

@@ -36,9 +36,9 @@ from morphojax.data.store.dataset import DatasetError
 from morphojax.data.store.records import RecordError, write_atomically
 from morphojax.data.store.splits import SPLITS
 from morphojax.evaluation import agreement, figures, overlap, summary
-from morphojax.inference.flags import add_checkpoint, add_largest_component
+from morphojax.inference.flags import add_checkpoint, add_largest_component, make_parser
 from morphojax.inference.scoring import Result, ScoringError, by_plane, check, score
-from morphojax.inference.segmenter import Run, load_run
+from morphojax.inference.segmenter import load_run
 from morphojax.tasks import cohort
 from morphojax.train.checkpoint import CheckpointError
 from morphojax.train.run import RunError
@@ -84,13 +84,7 @@ def _draw(output: Path, split: str, result: Result) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    description, epilog = (__doc__ or "").split("\n\n", 1)
-    made = argparse.ArgumentParser(
-        "morphojax.evaluate",
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = make_parser("morphojax.evaluate", __doc__)
     made.add_argument(
         "--run",
         required=True,
@@ -128,7 +122,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         load_run(folder, args.checkpoint, args.weights, largest_component=args.largest_component) for folder in args.run
     ]
     runs = by_plane(loaded)
-    dataset = cohort.open_dataset(**_data(loaded, args.dataset))
+    planes = ",".join(plane for run in loaded for plane in run.planes)
+    dataset = cohort.open_configured({**loaded[0].config["data"], "plane": planes}, args.dataset)
     scored = check(runs, dataset, args.split)
     trained = [run for run in loaded if run.dataset_fingerprint == dataset.fingerprint]
     if any(args.split in run.config["data"]["splits"] for run in trained):
@@ -150,14 +145,6 @@ def _evaluate(args: argparse.Namespace) -> None:
     }
     print(write(output, args.split, result, about))
     print(f"\nwritten to {output}")
-
-
-def _data(runs: Sequence[Run], dataset: str | None) -> dict[str, Any]:
-    """Arguments of `open_dataset`: the dataset given or of the first run, the planes of all."""
-    keys = ("dataset", "synthetic_subjects", "synthetic_seed", "synthetic_spacing_mm", "synthetic_size")
-    data = {key: runs[0].config["data"][key] for key in keys}
-    data |= {"plane": ",".join(plane for run in runs for plane in run.planes)}
-    return data if dataset is None else data | {"dataset": dataset}
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ CONFIG has the sizes of the run, and layer_norm_eps=1e-6 for ConvNext and ViT. I
 0..1. A run starts from the file with config.init_from=FILE.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from morphojax.inference import embed
-from morphojax.inference.flags import add_checkpoint
+from morphojax.inference.flags import add_checkpoint, make_parser
 from morphojax.models.published import PublishedError, to_hugging_face
 from morphojax.train import weights as weight_files
 from morphojax.train.transfer import flatten, of_plane
@@ -52,9 +51,7 @@ def export(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    description, epilog = (__doc__ or "").split("\n\n", 1)
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("morphojax.export", description=description, epilog=epilog, formatter_class=raw)
+    parser = make_parser("morphojax.export", __doc__)
     parser.add_argument("--run", required=True, help="directory of a run, or one of the folders in its checkpoints/")
     parser.add_argument("--output", required=True, help="file to write; ends in .safetensors")
     add_checkpoint(parser)

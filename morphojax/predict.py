@@ -15,23 +15,20 @@ smallest LV cavity; without an LV, with the smallest and the largest atrium.
 A file that cannot be used is reported and left out; the exit code is then 1.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from morphojax import anatomy
 from morphojax.inference.files import PredictError, choose_plane, find_inputs, predict_files
-from morphojax.inference.flags import add_checkpoint, add_largest_component
+from morphojax.inference.flags import add_checkpoint, add_largest_component, make_parser
 from morphojax.inference.segmenter import load_run
 from morphojax.train.checkpoint import CheckpointError
 from morphojax.train.run import RunError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    description, epilog = (__doc__ or "").split("\n\n", 1)
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("morphojax.predict", description=description, epilog=epilog, formatter_class=raw)
+    parser = make_parser("morphojax.predict", __doc__)
     parser.add_argument("--run", required=True, help="directory of a segmentation run")
     parser.add_argument("--input", required=True, help="a NIfTI file, or a folder of them")
     parser.add_argument("--output", required=True, help="folder for labels and measures")

@@ -39,7 +39,7 @@ from morphojax.data.store.records import write_atomically
 from morphojax.evaluation import figures
 from morphojax.evaluation.statistics import Interval
 from morphojax.inference.embed import ImageEncoder, embed_frames, export, load_encoder
-from morphojax.inference.flags import add_checkpoint
+from morphojax.inference.flags import add_checkpoint, make_parser
 from morphojax.inference.probing import ProbeError, Result, probe, score_network, scores
 from morphojax.tasks import cohort
 from morphojax.train.lineage import caveats
@@ -106,13 +106,7 @@ def text(by_probe: Mapping[str, Mapping[str, Interval]], unit: str) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    description, epilog = (__doc__ or "").split("\n\n", 1)
-    made = argparse.ArgumentParser(
-        "morphojax.probe",
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = make_parser("morphojax.probe", __doc__)
     made.add_argument("--run", required=True, help="directory of a run, or one of the folders in its checkpoints/")
     made.add_argument("--label", help="column of the table to predict")
     made.add_argument("--dataset", help="prepared dataset, or `synthetic` (default: the dataset of the run's config)")
@@ -171,10 +165,7 @@ def _load(run: str, which: str | None, weights: str) -> ImageEncoder:
 
 
 def _open(encoder: ImageEncoder, path: str | None) -> Dataset:
-    data: dict[str, Any] = dict(encoder.config["data"]) | ({} if path is None else {"dataset": path})
-    dataset = cohort.open_dataset(
-        **{k: v for k, v in data.items() if k in ("dataset", "plane") or k.startswith("synthetic_")}
-    )
+    dataset = cohort.open_configured(encoder.config["data"], path)
     check_same_images(preprocessing(dataset, encoder.planes, encoder.images["channels"], ()), encoder.run)
     return dataset
 

@@ -16,7 +16,7 @@ Writes to --output:
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from analysis.attribution import image, report
 from analysis.attribution.rows import Retrieval, by_feature, integrated_gradients, other_images
 from morphojax.data.store.dataset import Dataset
 from morphojax.data.store.splits import SPLITS
-from morphojax.inference.flags import add_checkpoint
+from morphojax.inference.flags import add_checkpoint, make_parser
 from morphojax.inference.similarity import Similarity, SimilarityError, image_embeddings, load_similarity, subjects_of
 from morphojax.tasks import cohort
 
@@ -96,7 +96,7 @@ def _subjects(similarity: Similarity, dataset: Dataset, split: str) -> tuple[np.
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = make_parser("analysis.attribution", __doc__)
     made.add_argument("--run", required=True, help="directory of a pretraining, or one of its checkpoint folders")
     made.add_argument("--output", type=Path, required=True, help="folder for the files")
     made.add_argument("--split", default="val", choices=SPLITS, help="subjects to measure on (default: val)")
@@ -111,12 +111,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0, help="of permutations and of the choice of occluded subjects")
     add_checkpoint(made, default="last", help_default="last")
     return made
-
-
-def data_settings(config: Mapping[str, Any], path: str | None) -> dict[str, Any]:
-    """The arguments of `cohort.open_dataset` of a run; path: of another place of its dataset."""
-    data = dict(config["data"]) | ({} if path is None else {"dataset": path})
-    return {k: v for k, v in data.items() if k in ("dataset", "plane") or k.startswith("synthetic_")}
 
 
 def _positive(text: str) -> int:
@@ -137,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace) -> int:
     similarity, dataset = load_similarity(
         options.run,
-        lambda config: cohort.open_dataset(**data_settings(config, options.dataset)),
+        lambda config: cohort.open_configured(config["data"], options.dataset),
         which=options.checkpoint,
         weights=options.weights,
         objective=options.objective,

@@ -23,18 +23,12 @@ from analysis.study.errors import StudyError
 from analysis.study.text import duration, plan_table
 from morphojax import jobs as cluster
 from morphojax.data.errors import printable
+from morphojax.inference.flags import make_parser
 from morphojax.train.processes import COMPLETE, FAILED, REFUSED, STOPPED
 
 
 def parser() -> argparse.ArgumentParser:
-    description, epilog = (__doc__ or "").split("\n\n", 1)
-    made = argparse.ArgumentParser(
-        "analysis.study",
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    made = make_parser("analysis.study", __doc__, allow_abbrev=False)
     made.add_argument("--config", required=True, help="the study: a file configs/study_*.py")
     what = made.add_mutually_exclusive_group()
     what.add_argument("--plan", action="store_true", help="print the cells, what is done, and the cost of the rest")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis.study.scores import matrix
 from analysis.study.spec import ARM
-from analysis.study.tables import PRIMARY, Part
+from analysis.study.tables import ALL, PRIMARY, Part, labels_text
 
 _MARKERS = "osD^vPX*<>hp"
 _STYLES = ("-", "--", ":", "-.")
@@ -41,8 +41,8 @@ def forest(table: pd.DataFrame, label: str) -> str:
     figure, axes = _new(0.3 * len(rows) + 1.1)
     for y, row in enumerate(rows.to_dict("records")):
         axes.plot([row["low"], row["high"]], [y, y], color="black", linewidth=1.2)
-        axes.plot([row["mean"]], [y], "s" if row["labels"] == "all" else "o", color="black", markersize=5)
-    names = [f"{row['a']} - {row['b']} ({_labels(row['labels'])})" for row in rows.to_dict("records")]
+        axes.plot([row["mean"]], [y], "s" if row["labels"] == ALL else "o", color="black", markersize=5)
+    names = [f"{row['a']} - {row['b']} ({labels_text(row['labels'])})" for row in rows.to_dict("records")]
     axes.axvline(0, color="0.5", linewidth=1, linestyle="--")
     axes.set(yticks=range(len(rows)), yticklabels=names, xlabel=f"difference in {label}, 95 % interval")
     axes.invert_yaxis()
@@ -52,7 +52,7 @@ def forest(table: pd.DataFrame, label: str) -> str:
 def label_efficiency(table: pd.DataFrame) -> str:
     """Mean Dice of every arm by its number of labelled subjects. table: of `tables.means`."""
     figure, axes = _new(3.6)
-    curves = table[table["labels"] != "all"].astype({"labels": float})
+    curves = table[table["labels"] != ALL].astype({"labels": float})
     for n, (arm, curve) in enumerate(curves.groupby("arm", sort=False)):
         curve = curve.sort_values("labels")
         style = _STYLES[n % len(_STYLES)] + _MARKERS[n % len(_MARKERS)]
@@ -67,10 +67,6 @@ def label_efficiency(table: pd.DataFrame) -> str:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return _svg(figure)
-
-
-def _labels(labels: object) -> str:
-    return "all sets" if labels == "all" else f"{labels:g} labelled"
 
 
 def _new(height: float):

@@ -10,10 +10,10 @@ import ml_collections
 from analysis.study import configs
 from analysis.study.errors import StudyError
 from analysis.study.spec import Cell, Study
+from morphojax.train.run import FREE_KEYS
 
-# Keys that change no result, or not the time that a run takes.
-_NO_RESULT = ("workdir", "init_from", "log_every", "images_every", "keep_checkpoints", "data.workers")
-_NO_COST = (*_NO_RESULT, "seed", "data.subjects", "data.fraction", "unlabelled.control", "table.control")
+_NO_RESULT = (*FREE_KEYS, "init_from")  # what a run starts from has an identity of its own
+_NO_COST = ("workdir", "init_from", "seed", "data.subjects", "data.fraction", "unlabelled.control", "table.control")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,12 @@ class Job:
     needs: "Job | None" = None
     cell: Cell | None = None
     evaluate: Mapping[str, Any] | None = None
+
+    def beside(self, kind: str) -> Path:
+        """The file of this job in a folder of the study: its log or its lock. Makes the folder."""
+        folder = self.run.parent.parent / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / self.run.name
 
     def train(self, run: Path | None = None, **changes: Any) -> list[str]:
         """Module and flags of the training. changes: further overrides, of undotted keys."""

@@ -132,7 +132,7 @@ def _means_table(means: pd.DataFrame) -> Block:
         rows.append(
             [
                 row["arm"],
-                _labels(row["labels"]),
+                tables.labels_text(row["labels"]),
                 f"{row['runs']} (sets {row['sets']}, seeds {row['seeds']})",
                 interval,
                 *others,
@@ -185,7 +185,7 @@ def _contrast_table(table: pd.DataFrame, metric: str) -> Block:
     head += [*(names[name] for name in shown), *(["unpaired"] if table["unpaired"].any() else [])]
     rows = []
     for row in table.to_dict("records"):
-        cells = [f"{row['a']} - {row['b']}", _labels(row["labels"])]
+        cells = [f"{row['a']} - {row['b']}", tables.labels_text(row["labels"])]
         if pd.isna(row["mean"]):
             cells += ["0", *[""] * (3 + len(shown))]
         else:
@@ -247,10 +247,6 @@ def commands(study: Study, jobs: Sequence[Job]) -> Section:
         for command in job.commands()
     )
     return Section("Commands, by the first labelled set and seed of every arm", [Block("code", text)])
-
-
-def _labels(labels: object) -> str:
-    return "all sets" if labels == tables.ALL else f"{labels:g}"
 
 
 def _read(path: Path) -> dict[str, Any]:

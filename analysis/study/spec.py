@@ -62,7 +62,9 @@ def from_config(config: ml_collections.ConfigDict) -> Study:
     """Raises StudyError, naming the key, for a study that is not complete and consistent."""
     values = config.to_dict()
     if values.keys() != _KEYS:
-        raise StudyError(f"a study has the keys {', '.join(sorted(_KEYS))}; see {_differing(values, _KEYS)}")
+        raise StudyError(
+            f"a study has the keys {', '.join(sorted(_KEYS))}; see {', '.join(sorted(values.keys() ^ _KEYS))}"
+        )
     if unknown := values["evaluate"].keys() ^ _EVALUATE:
         raise StudyError(f"evaluate: give exactly {', '.join(sorted(_EVALUATE))}; see {', '.join(sorted(unknown))}")
     axes = values["axes"]
@@ -179,7 +181,3 @@ def _check_arms(values: Mapping[str, Any]) -> None:
     named = [values["baseline"], *itertools.chain(*values["contrasts"])]
     if unknown := [arm for arm in named if arm not in arms]:
         raise StudyError(f"baseline or contrasts: {unknown[0]!r} is not an arm; choose among {', '.join(arms)}")
-
-
-def _differing(values: Mapping[str, Any], keys: set[str]) -> str:
-    return ", ".join(sorted(values.keys() ^ keys))

@@ -70,7 +70,7 @@ def read(job: Job, mine: bool = False) -> State:
         if record["evaluate"] == _plain(job.evaluate):
             return State(DONE, seconds=seconds)
         seconds = {name: value for name, value in seconds.items() if name != "evaluate"}  # scored in another way
-    if held(job.run / "lock") or (not mine and held(lock_path(job))):
+    if held(job.run / "lock") or (not mine and held(job.beside("locks"))):
         return State(RUNNING, seconds=seconds)
     if record["failure"]:
         return State(FAILED, str(record["failure"]), seconds)
@@ -126,13 +126,6 @@ def results(job: Job) -> list[str]:
         digests = sorted(job.run.glob(f"checkpoints/*/{CHECKPOINT_DIGESTS}"))
         return own + [str(path.relative_to(job.run)) for path in digests]
     return [*own, *(f"evaluation/{name}_{job.evaluate['split']}.csv" for name in ("scores", "summary"))]
-
-
-def lock_path(job: Job) -> Path:
-    """Beside the run directories, because a worker holds it before there is a directory."""
-    folder = job.run.parent.parent / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / job.run.name
 
 
 def check_results(job: Job) -> None:

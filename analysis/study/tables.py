@@ -138,6 +138,11 @@ def labels_saved(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["arm", "labels", "saved"])
 
 
+def labels_text(labels: object) -> str:
+    """The number of labelled subjects of a row, in words."""
+    return "all sets" if labels == ALL else f"{labels:g} labelled"
+
+
 def _of_shared_sets(scores: pd.DataFrame) -> pd.DataFrame:
     """The scores on the labelled sets that every arm has."""
     arms = scores.groupby(LABELLED)[ARM].nunique()

@@ -50,7 +50,7 @@ def work(jobs: Sequence[Job], on_end: Callable[[Job, state.State], None], inline
                 found = done.get(job.name) or _next(job, seen, started)
                 waits |= found.status == state.RUNNING and _is_needed(job, jobs)
                 if found.status in (state.MISSING, state.STOPPED):
-                    with contextlib.suppress(LockError), locked(state.lock_path(job)):
+                    with contextlib.suppress(LockError), locked(job.beside("locks")):
                         ran = True
                         found = _run(job, running)
                 if found.status in (state.MISSING, state.STOPPED, state.RUNNING):
@@ -90,16 +90,16 @@ def _run(job: Job, running: "Caller") -> state.State:
         return found  # another worker had it since
     seconds = dict.fromkeys(COMMANDS[: len(job.commands())], 0.0) | found.seconds
     state.write(job, seconds)
-    failure = ""
+    failure, log = "", job.beside("logs")
     for name, command in zip(COMMANDS, job.commands(), strict=False):
         clock = time.monotonic()
-        code, last_line = running.call(command, _log(job))
+        code, last_line = running.call(command, log)
         seconds[name] += time.monotonic() - clock
         if running.stopped or code == STOPPED:
             state.write(job, seconds)
             raise Interrupted
         if code:
-            failure = f"{name}: {last_line or 'no message'} (exit code {code}; log: {_log(job)})"
+            failure = f"{name}: {last_line or 'no message'} (exit code {code}; log: {log})"
             break
     if not failure:
         try:
@@ -108,12 +108,6 @@ def _run(job: Job, running: "Caller") -> state.State:
             failure = str(error)
     state.write(job, seconds, failure, done=not failure)
     return state.State(state.FAILED if failure else state.DONE, failure, seconds)
-
-
-def _log(job: Job) -> Path:
-    folder = job.run.parent.parent / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{job.run.name}.log"
 
 
 class Caller(Protocol):

@@ -1,10 +1,18 @@
-"""Command-line flags shared by the commands that read the checkpoint of a run."""
+"""Command lines: the parser of a command, and flags shared by those that read a checkpoint."""
 
 import argparse
+from typing import Any
 
 from morphojax.train.checkpoint import WEIGHTS
 
 CHECKPOINTS = ("best", "last")
+
+
+def make_parser(program: str, doc: str | None, **options: Any) -> argparse.ArgumentParser:
+    """A parser whose help is the module's docstring: its first line, the flags, the rest."""
+    description, epilog = (doc or "").split("\n\n", 1)
+    raw = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(program, description=description, epilog=epilog, formatter_class=raw, **options)
 
 
 def add_checkpoint(parser: argparse.ArgumentParser, default: str | None = "best", help_default: str = "best") -> None:

@@ -1,7 +1,8 @@
 """From `config.data` to a dataset and the subjects of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -45,6 +46,17 @@ def open_dataset(
             f"config.data.plane={plane!r}: {', '.join(lacking)} not in {path}, which holds {', '.join(opened.manifest.planes)}"
         )
     return opened
+
+
+def open_configured(data: Mapping[str, Any], dataset: str | None = None) -> Dataset:
+    """The dataset of a config's `data`; dataset: another place of it. Raises as `open_dataset`."""
+    settings: dict[str, Any] = {}
+    for key, value in data.items():
+        if key in ("dataset", "plane") or key.startswith("synthetic_"):
+            settings[key] = value
+    if dataset is not None:
+        settings["dataset"] = dataset
+    return open_dataset(**settings)
 
 
 def select_subjects(

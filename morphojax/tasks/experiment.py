@@ -47,10 +47,7 @@ def build(config: ml_collections.ConfigDict) -> tuple[Task, dict[str, Any]]:
     for key in ("log_every", "save_every", "images_every", "keep_checkpoints"):
         if config[key] < 1:
             raise ValueError(f"config.{key}={config[key]}: give a number, at least 1")
-    dataset = cohort.open_dataset(
-        **{k: v for k, v in config.data.items() if k in ("dataset", "plane") or k.startswith("synthetic_")}
-    )
-    return TASKS[config.task](config, dataset)
+    return TASKS[config.task](config, cohort.open_configured(config.data))
 
 
 def run(config: ml_collections.ConfigDict) -> bool:

@@ -19,7 +19,7 @@ from morphojax.data.store.dataset import Dataset
 from morphojax.data.store.lock import LockError, locked
 
 # Keys that may change when a run is resumed: they do not change what is computed.
-_FREE = ("workdir", "log_every", "images_every", "dynamics_every", "keep_checkpoints", "data.workers")
+FREE_KEYS = ("workdir", "log_every", "images_every", "dynamics_every", "keep_checkpoints", "data.workers")
 
 
 DIGESTS = "digests.json"  # SHA-256 of the files that `create` writes
@@ -118,7 +118,9 @@ def create(run: Path, config: Mapping[str, Any], files: Mapping[str, Any]) -> No
             # Not verified: a kill can come between these files and their digests. Resuming writes
             # both again.
             before, now = _flat(read_json(run, "config.json", verify=False)), _flat(json.loads(json.dumps(config)))
-            changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k not in _FREE)
+            changed = sorted(
+                k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k not in FREE_KEYS
+            )
             if changed:
                 raise RunError(
                     f"{run} holds a run with another config ({', '.join(changed[:6])}); "

@@ -79,9 +79,9 @@ def test_what_is_refused(run, tmp_path, capsys, monkeypatch):
     assert "its weights are not those of" in error(f"--run={both}", "--objective=match")
     assert "--objective=sigmoid: " in error(f"--run={run}", "--objective=sigmoid")
     assert "--patch=7 does not divide images of 32 pixels" in error(f"--run={run}", "--patch=7")
-    opened = command.cohort.open_dataset
+    opened = command.cohort.open_configured
     with monkeypatch.context() as patch:
-        made = opened(**command.data_settings(json.loads((run / "config.json").read_text()), None))
+        made = opened(json.loads((run / "config.json").read_text())["data"])
         without = dataclasses.replace(made, table=made.table.drop(columns="twin"))
         patch.setattr(command.cohort, "open_dataset", lambda **_: without)
         assert "its table lacks twin, which" in error(f"--run={run}")
@@ -106,7 +106,7 @@ def test_what_is_refused(run, tmp_path, capsys, monkeypatch):
 
 def test_the_subjects_of_a_split(run):
     similarity, dataset = similarities.load_similarity(
-        run, lambda config: command.cohort.open_dataset(**command.data_settings(config, None))
+        run, lambda config: command.cohort.open_configured(config["data"])
     )
     rows = np.zeros((4, similarity.inputs.shape[1]), np.float32)
     rows[3, -len(similarity.columns) :] = 1  # without a row

@@ -1,8 +1,14 @@
+import dataclasses
 import functools
+import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -292,6 +298,80 @@ def test_pilots_measure_every_kind_once(tmp_path, monkeypatch):
     (tmp_path / "pilots_1.json").write_text("{")
     with pytest.raises(StudyError, match=r"pilots_1.json: .*; remove it to measure again"):
         cost.pilots(tmp_path, planned, {}, 1, lambda _: None)
+
+
+def test_a_pilot_adds_the_steps_that_it_did_not_take(tmp_path, monkeypatch):
+    _, planned = made.study(tmp_path)
+    cell = next(job for job in planned if job.needs is not None)
+    commands = []
+
+    def timed(command):
+        commands.append(command)
+        run = Path(command[-1].partition("workdir=")[2])
+        if command[0] == "morphojax.main":
+            run.mkdir()
+            rates = [1.0, 24.0, 48.0, 30.0]  # the first compiles; the median of the others counts
+            (run / "metrics.jsonl").write_text(
+                "".join(json.dumps({"train/examples_per_second": r}) + "\n" for r in rates)
+            )
+        return 30.0
+
+    monkeypatch.setattr(cost, "_timed", timed)
+    long = dataclasses.replace(cell, resolved={**cell.resolved, "steps": 1024, "batch_size": 12})
+    assert cost.pilot(long) == 30.0 + 30.0 + (1024 - cost.PILOT_STEPS) * 12 / 30.0
+    train, score = commands
+    assert (
+        f"--config.steps={cost.PILOT_STEPS}" in train and "--config.init_from=" in train
+    )  # its pretraining may not be done
+    assert score[0] == "morphojax.evaluate"
+    commands.clear()
+    with pytest.raises(StudyError, match="give its length by `steps`, not by `epochs`"):
+        cost.pilot(dataclasses.replace(cell, resolved={**cell.resolved, "steps": 0}))
+    assert not commands  # before anything is trained
+
+
+def test_workers_are_started_here_or_as_jobs(tmp_path, monkeypatch, capsys):
+    config = tmp_path / "study_made.py"
+    config.write_text("from tests.analysis.study import made\ndef get_config():\n    return made.config('')\n")
+    flags = [f"--config={config}", f"--config.folder={tmp_path / 'runs'}"]
+    for job in made.study(tmp_path / "runs")[1]:
+        made.finish(job)
+    started = []
+
+    class Process:
+        def __init__(self, command):
+            started.append(command[3:])
+
+        def wait(self):
+            return 0
+
+    monkeypatch.setattr(command.subprocess, "Popen", Process)
+    assert command.main([*flags, "--workers=2", "--only=seed=1"]) == 0
+    same = [flags[0], "--only=seed=1", flags[1]]
+    assert started == [[*same, "--worker=1/2"], [*same, "--worker=2/2"]]
+    jobs = []
+    monkeypatch.setattr(command.cluster, "run", lambda *args: jobs.append(args))
+    assert command.main([*flags, "--workers=3", "--launcher=submitit", "--slurm=partition=gpu"]) == 0
+    module, argvs, folder, parameters = jobs[0]
+    assert (module, folder) == ("analysis.study.__main__", tmp_path / "runs" / "jobs")
+    assert argvs == [[*flags, "--worker=1/1"]] * 3 and parameters == {"slurm_partition": "gpu"}
+    affinity = os.sched_getaffinity(0)
+    assert command.main(argvs[0]) == 0  # what each job runs
+    assert os.sched_getaffinity(0) == affinity
+    capsys.readouterr()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [(), ("--launcher=submitit",)])
+def test_two_real_workers_finish(tmp_path, launcher):
+    for job in made.study(tmp_path / "runs")[1]:
+        made.finish(job)
+    config = tmp_path / "study_made.py"
+    config.write_text("from tests.analysis.study import made\ndef get_config():\n    return made.config('')\n")
+    flags = [f"--config={config}", f"--config.folder={tmp_path / 'runs'}", "--workers=2", *launcher]
+    done = subprocess.run([sys.executable, "-m", "analysis.study", *flags], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "report" / "report.html").is_file()
 
 
 def test_the_command_plans_reports_and_names_errors(tmp_path, capsys):

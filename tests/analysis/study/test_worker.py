@@ -122,7 +122,7 @@ def test_a_signal_ends_a_worker_that_only_waits(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "POLL_SECONDS", 0.05)
     needed, *others = fakes(tmp_path)
     state.write(needed, {"train": 0.0})
-    with locked(state.lock_path(needed)):
+    with locked(needed.beside("locks")):
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
         with pytest.raises(worker.Interrupted):
             run_processes([needed, *(job for job in others if job.needs is needed)])
@@ -179,15 +179,13 @@ def test_a_process_that_fails_is_named_by_its_last_line(tmp_path):
     run_processes([job])
     found = state.read(job)
     assert found.status == state.FAILED
-    assert (
-        found.why == f"train: error: config.steps=0: give a number (exit code 2; log: {tmp_path}/logs/scratch_1a_0.log)"
-    )
+    assert found.why == f"train: error: config.steps=0: give a number (exit code 2; log: {tmp_path}/logs/scratch_1a_0)"
 
 
 def test_a_job_that_another_worker_has_is_left_to_it(tmp_path):
     jobs = fakes(tmp_path)
     taken = next(job for job in jobs if job.name == "scratch_1a_0")
-    with locked(state.lock_path(taken)):
+    with locked(taken.beside("locks")):
         assert state.read(taken).status == state.MISSING
         run(jobs)
         assert not calls(taken)
@@ -215,7 +213,7 @@ def test_a_worker_waits_for_a_pretraining_that_another_one_runs(tmp_path, monkey
     held, release = threading.Event(), threading.Event()
 
     def other():
-        with locked(state.lock_path(needed)):
+        with locked(needed.beside("locks")):
             held.set()
             release.wait()
             (needed.run / "checkpoints" / "1").mkdir(parents=True)

@@ -21,6 +21,14 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_sync():
+    """Hundreds of files are written, and that they survive a power failure is not tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _same_draws_in_any_order(request):
     """Seeds the `RNG` of a module, and PyTorch, before every test: draws do not depend on other

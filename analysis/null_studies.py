@@ -18,10 +18,11 @@ import pandas as pd
 from scipy import stats
 from tqdm import tqdm
 
-from analysis.study import configs, jobs, report, spec, state, tables, worker
+from analysis.study import jobs, report, spec, state, tables, worker
 from analysis.study.errors import StudyError
 from analysis.study.inline import Inline
 from morphojax.data.store.records import write_atomically
+from morphojax.tasks import config_files
 
 CONFIG = "configs/study_null.py"
 NOMINAL = {"interval": 0.05, "gain": 0.025, "t interval": 0.05, "p < 0.05": 0.05}
@@ -29,8 +30,8 @@ NOMINAL = {"interval": 0.05, "gain": 0.025, "t interval": 0.05, "p < 0.05": 0.05
 
 def run(number: int, folder: Path) -> pd.Series:
     """The contrast of one study; it runs what is not done. Raises StudyError where a cell fails."""
-    config = configs.load(f"{CONFIG}:{number}")
-    configs.override(config, {"folder": str(folder / str(number))}, "--output")
+    config = config_files.load(f"{CONFIG}:{number}")
+    config_files.override(config, {"folder": str(folder / str(number))}, "--output")
     study = spec.from_config(config)
     planned = jobs.plan(study)
     worker.work(planned, _check, Inline())
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         jax.config.update("jax_compilation_cache_dir", str((options.output / "cache").resolve()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         rows = [run(number, options.output) for number in tqdm(range(options.studies), unit="study")]
-    except StudyError as error:
+    except (StudyError, config_files.ConfigError) as error:
         print(f"null_studies: {error}", file=sys.stderr)
         return 2
     contrasts = pd.DataFrame(rows).reset_index(drop=True)

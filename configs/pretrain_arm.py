@@ -67,9 +67,7 @@ LABELLED = ("supcon", "remove_fn")
 
 def get_config(arm: str = "") -> ml_collections.ConfigDict:
     if arm not in OBJECTIVES:
-        raise ValueError(
-            f"--config=configs/pretrain_arm.py:{arm}: give one of the arms after the colon: {', '.join(OBJECTIVES)}"
-        )
+        raise ValueError(f"give one of the arms after the colon: {', '.join(OBJECTIVES)}")
     config = pretrain_sax.get_config()
     config.workdir = f"runs/pretrain_{arm}"
     config.objectives = ml_collections.ConfigDict({name: {"weight": 1.0, **s} for name, s in OBJECTIVES[arm].items()})

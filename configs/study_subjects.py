@@ -64,7 +64,7 @@ def get_config(name: str = "full") -> ml_collections.ConfigDict:
     config.question = "Synthetic hearts: how many pretraining subjects does a gain need?"
     config.folder = f"runs/studies/subjects_{name}"
     segment = {"config": "configs/segment_sax.py"}
-    arms = {"scratch": {"segment": segment}}
+    arms: dict[str, dict[str, Any]] = {"scratch": {"segment": segment}}
     for part, fraction in size.parts.items():
         for arm, control in (("right", "none"), ("shuffled", "shuffled")):
             pretrain = {

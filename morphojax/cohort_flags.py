@@ -1,13 +1,11 @@
-"""The command-line flags for the table of a raw cohort, and the source that they configure."""
+"""The command-line flags for the table of a raw cohort."""
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from morphojax.data.sources import SOURCES, Source
-from morphojax.data.sources.base import CohortError
-from morphojax.data.sources.table_files import UkbTableSource
-from morphojax.data.tables.ukb_headers import FIRST_IMAGING_VISIT, UkbTableSpec
+# For --help: the names in data.sources.SOURCES, whose import would slow it.
+SOURCES = ("acdc", "mnms", "mnms2", "nifti_table", "sunnybrook", "synthetic", "ukb_dicom", "ukb_nifti")
+FIRST_IMAGING_VISIT = 2
 
 
 def add_table(parser: argparse.ArgumentParser) -> None:
@@ -23,14 +21,3 @@ def add_table(parser: argparse.ArgumentParser) -> None:
         "--table_visit", type=int, default=FIRST_IMAGING_VISIT,
         help="of a UK Biobank export: 2 (default) is the first imaging visit",
     )  # fmt: skip
-
-
-def source(name: str, root: Path, frames: str, flags: argparse.Namespace) -> Source:
-    """The source `name` over a folder, with the table of the flags. Raises CohortError."""
-    export = UkbTableSpec(flags.table_fields, flags.table_visit)
-    options: dict[str, Any] = {}
-    if issubclass(SOURCES[name], UkbTableSource):
-        options["export"] = export
-    elif export != UkbTableSpec():
-        raise CohortError(f"the source {name} reads no UK Biobank export; leave out --table_fields and --table_visit")
-    return SOURCES[name](root, table=flags.table, dictionary=flags.dictionary, frames=frames, **options)

@@ -12,19 +12,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from morphojax.data.inspection import survey
-from morphojax.data.prepare.exclusion import Excluded, exclude
-from morphojax.data.prepare.pseudonyms import Pseudonyms
-from morphojax.data.prepare.withdrawals import read_list
-from morphojax.data.sources import CohortError
-from morphojax.data.store.dataset import Dataset, DatasetError
-from morphojax.evaluation import figures
+from morphojax import flags
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m morphojax.exclude", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = flags.make_parser("exclude", __doc__)
     p.add_argument("--dataset", required=True, type=Path, metavar="DIR", help="a dataset that prepare made")
     p.add_argument(
         "--list", required=True, type=Path, metavar="FILE", help="ids of subjects who withdrew, one per line"
@@ -33,28 +25,8 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def describe(result: Excluded, root: Path) -> str:
-    return (
-        f"{root}: {result.removed} subjects removed, {result.remaining} remain, fingerprint {result.fingerprint}\n"
-        f"{result.unknown:>9} ids of the list are not in the dataset"
-    )
-
-
-def _draw_contact_sheet(folder: Path) -> None:
-    tiles = survey.tiles(Dataset.open(folder))
-    figures.contact_sheet(folder / "contact_sheet.png", tiles, columns=survey.SHEET_COLUMNS)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    flags = parser().parse_args(argv)
-    try:
-        pseudonym = Pseudonyms.read(flags.key) if flags.key else None
-        result = exclude(flags.dataset, read_list(flags.list), _draw_contact_sheet, pseudonym)
-    except (DatasetError, CohortError, ValueError, OSError) as error:
-        print(f"exclude: {error}", file=sys.stderr)
-        return 1
-    print(describe(result, flags.dataset))
-    return 0
+    return flags.run("exclude", parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -1,76 +1,95 @@
 """Trains the task of a config: pretraining, segmentation or a probe.
 
-    python -m morphojax.main --config=configs/pretrain_sax.py
-    python -m morphojax.main --config=configs/segment_sax.py --config.init_from=runs/pretrain_sax
-    python -m morphojax.main --config=configs/segment_sax.py --describe
+    morphojax train --config=pretrain_sax
+    morphojax train --config=segment_sax --config.init_from=runs/pretrain_sax
+    morphojax train --config=configs/segment_sax.py --describe
 
-Any key of the config can be set on the command line, such as
---config.table.groups=-cardiac_morphometric.
+--config is the name of a shipped config (`morphojax configs` lists them) or a file. Any of its keys
+can be set on the command line, such as --config.table.groups=-cardiac_morphometric.
 The run is written to config.workdir. The same command resumes a run that was stopped.
-Exit codes: see `morphojax/train/processes.py`.
+`python -m morphojax.main` is this command too. Exit codes: 0 complete, 1 failed, 2 refused, 75
+stopped by a signal after a checkpoint.
 """
 
+import argparse
 import sys
 import traceback
+from collections.abc import Sequence
 
-from absl import app, flags, logging
-from ml_collections import config_flags
-
-from morphojax.train import processes
-
-CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=True)
-DISTRIBUTED = flags.DEFINE_bool(
-    "distributed",
-    False,
-    "Join the processes of a cluster (SLURM, Open MPI and TPU pods are recognised); set by launch/.",
-)
-COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where no cluster is recognised.")
-PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes, where no cluster is recognised.")
-DESCRIBE = flags.DEFINE_bool("describe", False, "Print a table of the model and the cost of a step, and exit.")
-PROCESS = flags.DEFINE_integer("process", None, "This process's number, where no cluster is recognised.")
+from morphojax import flags
+from morphojax.exit_codes import COMPLETE, FAILED, REFUSED, STOPPED
 
 
-def main(argv: list[str]) -> int:
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}; keys of the config are set as --config.KEY=VALUE")
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # orbax logs every file at INFO
-    if not DISTRIBUTED.value:
-        return _run()
-    processes.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-    code = processes.FAILED
+def parser() -> argparse.ArgumentParser:
+    made = flags.make_parser("train", __doc__, allow_abbrev=False)
+    made.add_argument("--config", required=True, help="the experiment: a shipped config, or a file")
+    made.add_argument(
+        "--describe", action="store_true", help="print a table of the model and the cost of a step, and exit"
+    )
+    made.add_argument("--verbose", action="store_true", help="also print what the libraries log")
+    cluster = made.add_argument_group("several processes, set by launch/")
+    cluster.add_argument(
+        "--distributed", action="store_true", help="join the processes of a cluster (SLURM, Open MPI, TPU pods)"
+    )
+    cluster.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where no cluster is recognised")
+    cluster.add_argument("--processes", type=int, metavar="N", help="their number, where no cluster is recognised")
+    cluster.add_argument("--process", type=int, metavar="I", help="this one's number, where no cluster is recognised")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args, keys = parser().parse_known_args(argv)
+    _set_up_absl(args.verbose)
+    if not args.distributed:
+        return flags.guard(lambda: _train(args, keys))
+    from morphojax.train import processes
+
+    processes.join(args.coordinator, args.processes, args.process)
+    code = FAILED
     try:
-        code = _run()
+        code = flags.guard(lambda: _train(args, keys))
     except Exception:
         traceback.print_exc()
     finally:
-        if code not in (processes.COMPLETE, processes.STOPPED):
+        if code not in (COMPLETE, STOPPED):
             processes.leave(code)
     return code
 
 
-def _run() -> int:
-    """Returns the exit code."""
-    # Imported after the processes have joined: JAX refuses to join them once a device has been
-    # used.
+def _set_up_absl(verbose: bool) -> None:
+    """grain's worker processes need absl's flags parsed; orbax logs every file at INFO."""
+    from absl import flags as absl_flags
+    from absl import logging
+
+    absl_flags.FLAGS(["morphojax"])
+    logging.set_verbosity(logging.INFO if verbose else logging.WARNING)
+
+
+def _train(args: argparse.Namespace, keys: Sequence[str]) -> int:
+    """Returns the exit code. Raises ValueError for an error that a user can mend."""
+    from morphojax.tasks import config_files
+
+    config = config_files.load(args.config)
+    config_files.override_from_flags(config, keys)
+    # Imported after the processes have joined, and after the cheap checks: JAX refuses to join them
+    # once a device has been used.
     from morphojax.tasks import describe, experiment
+    from morphojax.train import processes
 
     try:
-        if DESCRIBE.value:
-            print(describe.describe(CONFIG.value))
-            return processes.COMPLETE
-        return processes.COMPLETE if experiment.run(CONFIG.value) else processes.STOPPED
+        if args.describe:
+            print(describe.describe(config))
+            return COMPLETE
+        return COMPLETE if experiment.run(config) else STOPPED
     except Exception as error:
-        logging.debug("details", exc_info=True)
         if processes.is_loss_of_another(error):
             print(f"error: another process of the run is gone, its log says why ({error})", file=sys.stderr)
-            return processes.FAILED
-        if not isinstance(error, experiment.EXPECTED):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return processes.REFUSED
+            return FAILED
+        if isinstance(error, experiment.EXPECTED):
+            print(f"error: {error}", file=sys.stderr)
+            return REFUSED
+        raise
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    app.run(main)
+    sys.exit(main())

@@ -12,13 +12,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from morphojax.data.prepare.pseudonyms import Pseudonyms
+from morphojax import flags
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m morphojax.pseudonyms", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = flags.make_parser("pseudonyms", __doc__)
     p.add_argument("--key", required=True, type=Path, metavar="FILE", help="the key that prepare made or was given")
     p.add_argument("--pairs", action="store_true", help="print subject,pseudonym")
     p.add_argument("ids", metavar="FILE", help="ids, one per line; - reads standard input")
@@ -26,18 +24,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    flags = parser().parse_args(argv)
-    try:
-        pseudonyms = Pseudonyms.read(flags.key)
-        text = sys.stdin.read() if flags.ids == "-" else Path(flags.ids).read_text(encoding="utf-8-sig")
-    except (ValueError, OSError) as error:
-        print(f"pseudonyms: {error}", file=sys.stderr)
-        return 1
-    if flags.pairs:
-        print("subject,pseudonym")
-    for subject in text.split():
-        print(f"{subject},{pseudonyms(subject)}" if flags.pairs else pseudonyms(subject))
-    return 0
+    return flags.run("pseudonyms", parser().parse_args(argv))
 
 
 if __name__ == "__main__":

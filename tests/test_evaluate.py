@@ -13,6 +13,7 @@ import pytest
 import scipy.stats
 
 from morphojax import anatomy, evaluate
+from morphojax.commands import evaluate as work
 from morphojax.data.geometry import Grid
 from morphojax.data.sources.base import Frame, Subject, View
 from morphojax.data.store.dataset import Dataset
@@ -331,7 +332,7 @@ def test_a_stack_is_scored_by_its_own_annotation_and_an_unlabelled_plane_is_repo
         config = {"data": dict.fromkeys(SYNTHETIC) | {"dataset": str(dataset.root), "splits": ("train",)}}
         return dataclasses.replace(runs[folder], config=config)
 
-    monkeypatch.setattr(evaluate, "load_run", load)
+    monkeypatch.setattr(work, "load_run", load)
     assert evaluate.main(["--run=la_2ch", "--run=la_4ch", f"--output={tmp_path / 'out'}"]) == 0
     assert "la_2ch is not scored: no labelled stack in --split=test" in capsys.readouterr().out
 
@@ -354,8 +355,8 @@ def test_a_dataset_that_does_not_fit_is_refused(dataset, tmp_path):
 def command(dataset, monkeypatch, tmp_path):
     data = dict.fromkeys(SYNTHETIC) | {"plane": "sax", "dataset": str(dataset.root), "splits": ("train",)}
     run = dataclasses.replace(toy_run(), config={"data": data}, dataset_fingerprint=dataset.fingerprint)
-    monkeypatch.setattr(evaluate, "load_run", lambda directory, which, weights, **_: run)
-    monkeypatch.setattr(evaluate.cohort, "open_dataset", lambda dataset, **_: Dataset.open(dataset))
+    monkeypatch.setattr(work, "load_run", lambda directory, which, weights, **_: run)
+    monkeypatch.setattr(work.cohort, "open_dataset", lambda dataset, **_: Dataset.open(dataset))
     return lambda *flags: evaluate.main([f"--run={tmp_path / 'run'}", *flags])
 
 
@@ -398,13 +399,13 @@ def test_the_tolerance_is_a_flag(command, tmp_path, capsys):
 @pytest.mark.parametrize(("flags", "largest"), [((), True), (("--no-largest_component",), False)])
 def test_islands_are_removed_unless_asked_otherwise(flags, largest, command, tmp_path, monkeypatch):
     asked = []
-    own = evaluate.load_run
+    own = work.load_run
 
     def load(*arguments, largest_component):
         asked.append(largest_component)
         return own(*arguments)
 
-    monkeypatch.setattr(evaluate, "load_run", load)
+    monkeypatch.setattr(work, "load_run", load)
     assert command(f"--output={tmp_path / 'out'}", *flags) == 0
     assert asked == [largest]
     assert json.loads((tmp_path / "out" / "summary_test.json").read_text())["largest_component"] is largest
@@ -425,7 +426,7 @@ def test_command_answers_errors_in_one_line(command, tmp_path, capsys, monkeypat
     def missing(directory, which, weights, **_):
         raise RunError(f"{directory}/config.json: not found")
 
-    monkeypatch.setattr(evaluate, "load_run", missing)
+    monkeypatch.setattr(work, "load_run", missing)
     assert command() == 2
     assert "config.json: not found" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -103,7 +103,7 @@ def test_a_refused_or_failed_exclusion_leaves_the_dataset_unchanged(tmp_path, co
     before = file_hashes(root)
 
     def expect_refusal(message):
-        assert exclude.main([f"--dataset={root}", f"--list={withdrawals}"]) == 1
+        assert exclude.main([f"--dataset={root}", f"--list={withdrawals}"]) == 2
         error = capsys.readouterr().err
         assert message in error and "Traceback" not in error and WITHDREW not in error
 
@@ -116,7 +116,7 @@ def test_a_refused_or_failed_exclusion_leaves_the_dataset_unchanged(tmp_path, co
     assert file_hashes(root) == before and not (tmp_path / "all.excluding").exists()
     withdrawals.write_text("".join(f"patient00{i}\n" for i in range(1, 5)))
     expect_refusal("every subject is on the list")
-    assert run(cohort, tmp_path / "none", f"--exclude={withdrawals}") == 1
+    assert run(cohort, tmp_path / "none", f"--exclude={withdrawals}") == 2
     assert "every subject is on the list" in capsys.readouterr().err
     shard = next(p for p in (root / "sax").iterdir() if p.name.startswith("slices"))
     data = bytearray(shard.read_bytes())

@@ -15,6 +15,8 @@ PACKAGE = ROOT / "morphojax"
 # A module imports from lower floors and from its own package only.
 FLOORS = {
     "anatomy": 0,
+    "exit_codes": 0,
+    "shipped": 0,
     "data": 1,
     "models": 1,
     "objectives": 1,
@@ -25,16 +27,22 @@ FLOORS = {
     "measuring": 2,
     "jobs": 2,
     "tasks": 3,
+    "flags": 3,
     "inference": 4,
-    "main": 5,
-    "prepare": 5,
-    "inspect": 5,
-    "evaluate": 5,
-    "predict": 5,
-    "probe": 5,
-    "export": 5,
-    "exclude": 5,
-    "pseudonyms": 5,
+    "commands": 5,
+    "main": 6,
+    "configs": 6,
+    "prepare": 6,
+    "inspect": 6,
+    "evaluate": 6,
+    "predict": 6,
+    "probe": 6,
+    "export": 6,
+    "exclude": 6,
+    "pseudonyms": 6,
+    "cli": 7,
+    "completion": 8,
+    "__main__": 8,
 }
 ABOVE_THE_PACKAGE = ("analysis", "benchmarks", "configs", "tests")
 # The only places that import a library.
@@ -48,7 +56,8 @@ FENCES = {
     "safetensors": ("train/weights.py",),
     "submitit": ("jobs.py",),
     "matplotlib": ("evaluation/figures.py",),
-    "ml_collections": ("tasks/", "main.py"),
+    "ml_collections": ("tasks/",),
+    "shtab": ("completion.py",),
 }
 MOST_LINES = {"": 80, "tasks/": 60}  # of a function, by folder of the package
 MOST_PARAMETERS = 10  # without self and cls

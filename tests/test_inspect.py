@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from morphojax import inspect
+from morphojax.commands import inspect as work
 from morphojax.data.geometry import Grid
 from morphojax.data.inspection import suspicions
 from morphojax.data.sources.synthetic import Synthetic, generate
@@ -32,7 +33,7 @@ def test_a_label_that_prepare_would_refuse(tmp_path):
     findings, suspicious = spoiled.inspect(tmp_path, "nifti_table")
     assert suspicious["cannot be read, so prepare leaves them out"] == (0,)
     assert "the label holds la_cavity, which this plane does not show" in findings.failures[0]
-    assert "0 of them" not in inspect.describe(findings, [])
+    assert "0 of them" not in work.describe(findings, [])
 
 
 def test_the_report_of_differing_phases_planes_and_annotations(tmp_path):
@@ -48,7 +49,7 @@ def test_the_report_of_differing_phases_planes_and_annotations(tmp_path):
     assert suspicious["no la_4ch, although other subjects have it"] == (0,)
     assert suspicious["la_4ch: no ES"] == (1, 2)
     assert len(suspicious["la_4ch: other structures annotated than in most subjects"]) == 1
-    text = inspect.describe(findings, suspicions.find(findings))
+    text = work.describe(findings, suspicions.find(findings))
     assert "la_2ch    no images" in text and "table     none" in text and "warning" not in text
 
 
@@ -60,7 +61,7 @@ def test_the_report_of_a_dataset(tmp_path, capsys):
     assert "syn00" not in text and "la_4ch    3 subjects: 3 ED, 3 mid, 3 ES" in text
     assert "phases known from: ED file 3; mid halfway 3; ES file 3" in text
     assert (tmp_path / "report/contact_sheet.png").read_bytes().startswith(b"\x89PNG")
-    assert inspect.main([str(tmp_path / "out"), "--planes=la_2ch"]) == 1
+    assert inspect.main([str(tmp_path / "out"), "--planes=la_2ch"]) == 2
     assert "no plane 'la_2ch'" in capsys.readouterr().err
 
 
@@ -100,16 +101,16 @@ def test_the_command_names_no_subject_unless_asked(root, tmp_path, capsys):
 )
 def test_errors_are_one_line_and_name_no_subject_unless_asked(root, capsys, spoil, more, message, with_ids):
     spoil(root)
-    assert inspect.main([str(root), "--workers=1", *more]) == 1
+    assert inspect.main([str(root), "--workers=1", *more]) == 2
     out, err = capsys.readouterr()
     assert message in err.splitlines()[-1] and "Traceback" not in err and "patient00" not in out + err
-    assert inspect.main([str(root), "--workers=1", "--ids", *more]) == 1
+    assert inspect.main([str(root), "--workers=1", "--ids", *more]) == 2
     assert with_ids in capsys.readouterr().err
 
 
 def test_an_absent_folder_and_a_broken_dataset(tmp_path, capsys):
-    assert inspect.main([str(tmp_path / "absent")]) == 1
+    assert inspect.main([str(tmp_path / "absent")]) == 2
     assert "absent: no such folder" in capsys.readouterr().err
     (tmp_path / "dataset.json").write_text("{}")
-    assert inspect.main([str(tmp_path)]) == 1
+    assert inspect.main([str(tmp_path)]) == 2
     assert "format version None" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from morphojax import anatomy, predict
+from morphojax.commands import predict as work
 from morphojax.data import geometry
 from morphojax.data.sources.nifti_geometry import QFORM_NOTE
 from morphojax.inference import files, segmenter
@@ -398,7 +399,7 @@ def test_heart_rate_needs_a_unit_and_a_sane_step():
 
 def test_exit_codes(tmp_path, monkeypatch, capsys):
     damage(tmp_path / "in")
-    monkeypatch.setattr(predict, "load_run", lambda directory, which, weights, **_: toy_run())
+    monkeypatch.setattr(work, "load_run", lambda directory, which, weights, **_: toy_run())
     base = ["--run=r", f"--input={tmp_path / 'in'}"]
     assert predict.main([*base, f"--output={tmp_path / 'out'}"]) == 1
     captured = capsys.readouterr()
@@ -410,7 +411,7 @@ def test_exit_codes(tmp_path, monkeypatch, capsys):
     def missing(directory, which, weights, **_):
         raise RunError(f"{directory}/config.json: not found")
 
-    monkeypatch.setattr(predict, "load_run", missing)
+    monkeypatch.setattr(work, "load_run", missing)
     assert predict.main([*base, f"--output={tmp_path / 'three'}"]) == 2
     assert "r/config.json" in capsys.readouterr().err and not (tmp_path / "three").exists()
 

@@ -10,6 +10,7 @@ import pytest
 import submitit
 
 from morphojax import jobs, prepare
+from morphojax.commands import prepare as work
 from morphojax.data.prepare.pseudonyms import Pseudonyms
 from morphojax.data.store.dataset import Dataset
 from morphojax.evaluation import figures
@@ -118,7 +119,7 @@ def test_a_killed_shard_is_redone_with_the_key_that_both_shards_share(root, tmp_
 def test_shards_with_other_flags_are_refused(root, tmp_path, capsys, flag):
     assert run(root, tmp_path / "out", "--shard=1/2") == 0
     for more in ([flag, "--shard=2/2"], [flag]):
-        assert run(root, tmp_path / "out", *more) == 1
+        assert run(root, tmp_path / "out", *more) == 2
         assert "unfinished run with other settings" in capsys.readouterr().err
     # A partial result copied from elsewhere carries its own settings.
     assert run(root, tmp_path / "other", flag, "--shard=2/2") == 0
@@ -128,7 +129,7 @@ def test_shards_with_other_flags_are_refused(root, tmp_path, capsys, flag):
     if flag == "--key=none":  # named by ids, so the run does not look for these files
         assert code == 0
     else:
-        assert code == 1 and "was made with other settings; remove it" in capsys.readouterr().err
+        assert code == 2 and "was made with other settings; remove it" in capsys.readouterr().err
 
 
 def test_shards_of_machines_without_a_shared_disk_are_copied_together(root, expected, tmp_path):
@@ -176,14 +177,14 @@ def test_bad_shards_are_refused(text, tmp_path, capsys):
     ],
 )
 def test_flags_that_exclude_one_another_are_refused(root, tmp_path, capsys, more, message):
-    assert run(root, tmp_path / "out", *more) == 1
+    assert run(root, tmp_path / "out", *more) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out.jobs").exists() and not (tmp_path / "out").exists()
 
 
 def test_a_shard_makes_no_synthetic_cohort(tmp_path, capsys):
     flags = ["--source=synthetic", f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--shard=1/2"]
-    assert prepare.main(flags) == 1
+    assert prepare.main(flags) == 2
     assert "holds no synthetic cohort" in capsys.readouterr().err and not (tmp_path / "in").exists()
 
 
@@ -191,7 +192,7 @@ def test_the_assembling_run_does_the_work_of_a_failed_job(root, expected, tmp_pa
     monkeypatch.setattr(submitit.AutoExecutor, "which", staticmethod(lambda: "local"))
     monkeypatch.setattr(submitit.Job, "_results_timeout_s", 0)
     monkeypatch.setattr(jobs, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(prepare, "COMMAND", "tests.test_prepare_shards")
+    monkeypatch.setattr(work, "COMMAND", "tests.test_prepare_shards")
     launch = ("--launcher=submitit", "--shards=2", "--slurm=time=5")
     assert run(root, tmp_path / "out", *launch) == 0
     printed = capsys.readouterr().out
@@ -205,7 +206,7 @@ def test_the_assembling_run_does_the_work_of_a_failed_job(root, expected, tmp_pa
 
 def test_strict_stops_at_a_failed_job(root, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(jobs, "run", lambda module, argvs, folder, parameters: {2: folder / "log"})
-    assert run(root, tmp_path / "out", "--launcher=submitit", "--shards=2", "--strict") == 1
+    assert run(root, tmp_path / "out", "--launcher=submitit", "--shards=2", "--strict") == 2
     printed = capsys.readouterr()
     assert "shard 2/2 failed" in printed.out and "1 of 2 shards failed: 2" in printed.err
     assert not (tmp_path / "out/dataset.json").exists()
@@ -213,5 +214,5 @@ def test_strict_stops_at_a_failed_job(root, tmp_path, capsys, monkeypatch):
 
 def test_a_missing_submitit_is_named(root, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    assert run(root, tmp_path / "out", "--launcher=submitit", "--shards=2") == 1
+    assert run(root, tmp_path / "out", "--launcher=submitit", "--shards=2") == 2
     assert "pip install 'morphojax[slurm]'" in capsys.readouterr().err

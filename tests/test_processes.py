@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from morphojax import main
+from morphojax import exit_codes, main
 from morphojax.tasks import experiment
 from morphojax.train import checkpoint, processes
 from tests.processes import arguments, devices, finish, logged, make_dataset, start, start_two
@@ -122,12 +122,12 @@ def test_a_lost_process_ends_the_other_within_a_minute(
         assert time.monotonic() < deadline
         time.sleep(0.1)
     output = ended(pair[1 - victim], 60)
-    assert pair[1 - victim].returncode not in (processes.COMPLETE, processes.REFUSED, processes.STOPPED)
+    assert pair[1 - victim].returncode not in (exit_codes.COMPLETE, exit_codes.REFUSED, exit_codes.STOPPED)
     assert any(words in output for words in GONE), output[-3000:]
     pair[victim].kill()
     said = pair[victim].communicate()[0]
     if fault == "disk_full":
-        assert pair[victim].returncode == processes.REFUSED
+        assert pair[victim].returncode == exit_codes.REFUSED
         assert f"{run}/checkpoints: could not be written" in said.splitlines()[-1]
     resumed = [finish(process) for process in start_two(command(dataset, run))]
     assert "resumed at step" in resumed[0] and "damaged" not in resumed[0]
@@ -138,7 +138,7 @@ def test_a_lost_process_ends_the_other_within_a_minute(
 def test_a_signal_to_one_process_stops_both_after_a_save(dataset: Path, of_two: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     for process in start_two(command(dataset, run), {1: {"FAULT": "terminate", "FAULT_STEP": str(FAULT_STEP)}}):
-        finish(process, processes.STOPPED)
+        finish(process, exit_codes.STOPPED)
     for process in start_two(command(dataset, run)):
         finish(process)
     assert_equal(run, of_two)
@@ -154,11 +154,11 @@ def test_a_slow_save_ends_nobody(dataset: Path, of_two: Path, tmp_path: Path) ->
 
 
 CASES = {
-    "complete": (lambda config: True, processes.COMPLETE),
-    "stopped by a signal": (lambda config: False, processes.STOPPED),
-    "refused": (mock.Mock(side_effect=ValueError("config.steps=-1")), processes.REFUSED),
-    "another is gone": (mock.Mock(side_effect=ValueError("Gloo AllReduce failed: Connection")), processes.FAILED),
-    "unexpected": (mock.Mock(side_effect=AssertionError), processes.FAILED),
+    "complete": (lambda config: True, exit_codes.COMPLETE),
+    "stopped by a signal": (lambda config: False, exit_codes.STOPPED),
+    "refused": (mock.Mock(side_effect=ValueError("config.steps=-1")), exit_codes.REFUSED),
+    "another is gone": (mock.Mock(side_effect=ValueError("Gloo AllReduce failed: Connection")), exit_codes.FAILED),
+    "unexpected": (mock.Mock(side_effect=AssertionError), exit_codes.FAILED),
 }
 
 
@@ -171,22 +171,16 @@ def test_exit_codes_and_who_waits_at_the_barrier(case: str, monkeypatch: pytest.
         (experiment, "run", run),
         (processes, "join", mock.Mock()),
         (processes, "leave", left),
-        (main, "CONFIG", mock.Mock()),
-        (main, "DESCRIBE", mock.Mock(value=False)),
-        (main, "DISTRIBUTED", mock.Mock(value=True)),
-        (main, "COORDINATOR", mock.Mock()),
-        (main, "PROCESSES", mock.Mock()),
-        (main, "PROCESS", mock.Mock()),
         (jax, "process_count", lambda: 2),
     ):
         monkeypatch.setattr(target, name, value)
-    monkeypatch.setitem(main.flags.FLAGS.__dict__["__flags"], "verbosity", mock.Mock(present=1))
-    if code in (processes.COMPLETE, processes.STOPPED):
-        assert main.main(["main"]) == code
+    command_line = ["--config=segment_sax", "--distributed"]
+    if code in (exit_codes.COMPLETE, exit_codes.STOPPED):
+        assert main.main(command_line) == code
         left.assert_not_called()
     else:
         with pytest.raises(SystemExit):
-            main.main(["main"])
+            main.main(command_line)
         left.assert_called_once_with(code)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from morphojax import evaluate, exclude, prepare, pseudonyms
+from morphojax import exclude, prepare, pseudonyms
+from morphojax.commands.evaluate import write
 from morphojax.data.prepare import pseudonyms as pseudonyms_module
 from morphojax.data.prepare.checks import PrepareError
 from morphojax.data.prepare.pseudonyms import KeyFileError, Pseudonyms
@@ -81,7 +82,7 @@ def test_nothing_that_a_run_writes_or_prints_contains_an_id(root, split_file, tm
     result = scoring.score(
         {"sax": toy}, dataset=_with_percentiles_of_the_toy_run(dataset), split="test", progress=False
     )
-    evaluate.write(tmp_path / "out/evaluation", "test", result, {"run": "toy"})
+    write(tmp_path / "out/evaluation", "test", result, {"run": "toy"})
     printed = capsys.readouterr()
     output = all_text(tmp_path / "out") + printed.out + printed.err + repr([t for *_, t in titles])
     assert "patient0" not in output and "patient7" not in output and "patient8" not in output
@@ -167,17 +168,17 @@ def test_a_split_file_may_name_pseudonyms(root, tmp_path):
 
 def test_errors_contain_no_id(root, tmp_path, capsys):
     (tmp_path / "s.csv").write_text("subject,split\npatient001,train\n")
-    assert run(root, tmp_path / "a", f"--splits={tmp_path / 's.csv'}") == 1
-    assert run(root, tmp_path / "a", "--strict") == 1
+    assert run(root, tmp_path / "a", f"--splits={tmp_path / 's.csv'}") == 2
+    assert run(root, tmp_path / "a", "--strict") == 2
     key = Pseudonyms.read(root / "morphojax.key")
     (tmp_path / "s.csv").write_text(f"subject,split\npatient001,train\n{key('patient001')},test\n")
-    assert run(root, tmp_path / "b", f"--splits={tmp_path / 's.csv'}") == 1
+    assert run(root, tmp_path / "b", f"--splits={tmp_path / 's.csv'}") == 2
     (root / "morphometrics.csv").write_text("patient,group\npatient001,NOR\npatient001,NOR\n")
-    assert run(root, tmp_path / "b") == 1
+    assert run(root, tmp_path / "b") == 2
     for path in (root / "training").rglob("Info.cfg"):
         path.write_text("ED: 1\n")
     (root / "morphometrics.csv").unlink()
-    assert run(root, tmp_path / "c") == 1 and "none of the 7 subjects" in (text := capsys.readouterr().err)
+    assert run(root, tmp_path / "c") == 2 and "none of the 7 subjects" in (text := capsys.readouterr().err)
     assert "patient0" not in text and f"subject {key('patient002')}" in text and "line 3: the subject is listed" in text
     assert "patient0" not in all_text(tmp_path / "c") and "patient0" not in all_text(tmp_path / "a")
 
@@ -199,16 +200,16 @@ def test_an_unfinished_run_contains_no_id_and_continues_only_with_its_key(root, 
 
 def test_two_subjects_with_the_same_pseudonym_are_refused(root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pseudonyms_module, "DIGITS", 0)
-    assert run(root, tmp_path / "out") == 1
+    assert run(root, tmp_path / "out") == 2
     assert "two subjects have the same pseudonym" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_key_in_an_impossible_place_is_refused(root, tmp_path, capsys):
-    assert run(root, tmp_path / "out", f"--key={tmp_path / 'out/k'}") == 1
+    assert run(root, tmp_path / "out", f"--key={tmp_path / 'out/k'}") == 2
     assert "lies in the output folder" in capsys.readouterr().err
-    assert run(root, tmp_path / "out", f"--key={tmp_path / 'absent/k'}") == 1
+    assert run(root, tmp_path / "out", f"--key={tmp_path / 'absent/k'}") == 2
     assert "the key cannot be written" in capsys.readouterr().err and not (tmp_path / "out").exists()
-    assert run(tmp_path / "nowhere", tmp_path / "out") == 1 and not (tmp_path / "nowhere").exists()
+    assert run(tmp_path / "nowhere", tmp_path / "out") == 2 and not (tmp_path / "nowhere").exists()
 
 
 def test_withdrawals_need_the_key_of_the_dataset(root, tmp_path, capsys):
@@ -216,10 +217,10 @@ def test_withdrawals_need_the_key_of_the_dataset(root, tmp_path, capsys):
     Pseudonyms.make(tmp_path / "other.key")
     (tmp_path / "w.csv").write_text("patient003\n")
     flags = [f"--dataset={tmp_path / 'out'}", f"--list={tmp_path / 'w.csv'}"]
-    assert exclude.main(flags) == 1 and "add --key=FILE" in capsys.readouterr().err
-    assert exclude.main([*flags, f"--key={tmp_path / 'other.key'}"]) == 1 and "another key" in capsys.readouterr().err
+    assert exclude.main(flags) == 2 and "add --key=FILE" in capsys.readouterr().err
+    assert exclude.main([*flags, f"--key={tmp_path / 'other.key'}"]) == 2 and "another key" in capsys.readouterr().err
     key = f"--key={root / 'morphojax.key'}"
-    assert exclude.main([f"--dataset={tmp_path / 'open'}", flags[1], key]) == 1
+    assert exclude.main([f"--dataset={tmp_path / 'open'}", flags[1], key]) == 2
     assert "without a key" in capsys.readouterr().err
     assert exclude.main([*flags, key]) == 0 and "1 subjects removed, 5 remain" in capsys.readouterr().out
     assert run(root, tmp_path / "again", f"--exclude={tmp_path / 'w.csv'}") == 0
@@ -242,5 +243,5 @@ def test_ids_are_translated(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("patient003\n"))
     assert pseudonyms.main([f"--key={tmp_path / 'k'}", "--pairs", "-"]) == 0
     assert capsys.readouterr().out == f"subject,pseudonym\npatient003,{key('patient003')}\n"
-    assert pseudonyms.main([f"--key={tmp_path / 'none'}", "-"]) == 1 and "no such key" in capsys.readouterr().err
-    assert pseudonyms.main([f"--key={tmp_path / 'k'}", str(tmp_path / "none")]) == 1
+    assert pseudonyms.main([f"--key={tmp_path / 'none'}", "-"]) == 2 and "no such key" in capsys.readouterr().err
+    assert pseudonyms.main([f"--key={tmp_path / 'k'}", str(tmp_path / "none")]) == 2

@@ -7,10 +7,9 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.study import configs
 from morphojax import evaluate
-from morphojax.tasks import experiment
-from morphojax.train.processes import COMPLETE, FAILED, REFUSED, STOPPED
+from morphojax.exit_codes import COMPLETE, FAILED, REFUSED, STOPPED
+from morphojax.tasks import config_files, experiment
 
 
 class Inline:
@@ -33,7 +32,6 @@ class Inline:
 
 def _train(flags: Sequence[str]) -> int:
     first, *others = flags
-    config = configs.load(first.removeprefix("--config="))
-    for flag in others:
-        configs.override(config, configs.parse(flag), flag)
+    config = config_files.load(first.removeprefix("--config="))
+    config_files.override_from_flags(config, others)
     return COMPLETE if experiment.run(config) else STOPPED

@@ -7,9 +7,10 @@ from typing import Any
 
 import ml_collections
 
-from analysis.study import configs
 from analysis.study.errors import StudyError
+from analysis.study.identity import identity
 from analysis.study.spec import Cell, Study
+from morphojax.tasks import config_files
 from morphojax.train.run import FREE_KEYS
 
 _NO_RESULT = (*FREE_KEYS, "init_from")  # what a run starts from has an identity of its own
@@ -80,15 +81,15 @@ def plan(study: Study) -> list[Job]:
 
 def _pretraining(study: Study, cell: Cell, loaded: dict[str, ml_collections.ConfigDict]) -> Job:
     resolved, config, overrides = _resolve(cell, "pretrain", loaded)
-    identity = configs.identity(resolved, _NO_RESULT)
+    digest = identity(resolved, _NO_RESULT)
     return Job(
         name=f"pretraining of {cell.name}",
-        run=study.folder / "pretraining" / identity,
+        run=study.folder / "pretraining" / digest,
         config=config,
         overrides=overrides,
         resolved=resolved,
-        identity=identity,
-        cost_key=configs.identity(resolved, _NO_COST),
+        identity=digest,
+        cost_key=identity(resolved, _NO_COST),
     )
 
 
@@ -98,7 +99,7 @@ def _segmentation(study: Study, cell: Cell, needs: Job | None, loaded: dict[str,
         if resolved["init_from"]:
             raise StudyError(f"cell {cell.name}: has a pretraining, and segment.init_from as well; give one of them")
         overrides = {**overrides, "init_from": str(needs.run)}
-    own = configs.identity(resolved, _NO_RESULT)
+    own = identity(resolved, _NO_RESULT)
     start = needs.identity if needs is not None else resolved["init_from"]
     return Job(
         name=cell.name,
@@ -106,8 +107,8 @@ def _segmentation(study: Study, cell: Cell, needs: Job | None, loaded: dict[str,
         config=config,
         overrides=overrides,
         resolved=resolved,
-        identity=configs.identity({"config": own, "start": start}),
-        cost_key=configs.identity(resolved, _NO_COST),
+        identity=identity({"config": own, "start": start}),
+        cost_key=identity(resolved, _NO_COST),
         needs=needs,
         cell=cell,
         evaluate=study.evaluate,
@@ -120,9 +121,9 @@ def _resolve(
     """The resolved config of a stage, its file and the overrides. loaded: configs read before."""
     name, overrides = cell.stages[stage]
     if name not in loaded:
-        loaded[name] = configs.load(name)
+        loaded[name] = config_files.load(name)
     config = loaded[name].copy_and_resolve_references().lock()
-    configs.override(config, overrides, f"cell {cell.name}, {stage}")
+    config_files.override(config, overrides, f"cell {cell.name}, {stage}")
     if config.task != stage:
         raise StudyError(f"cell {cell.name}: {name} is a config of task {config.task!r}, not {stage!r}")
     return config.to_dict(), name, overrides

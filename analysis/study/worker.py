@@ -14,7 +14,7 @@ from analysis.study import state
 from analysis.study.errors import StudyError
 from analysis.study.jobs import Job
 from morphojax.data.store.lock import LockError, locked
-from morphojax.train.processes import STOPPED
+from morphojax.exit_codes import STOPPED
 
 POLL_SECONDS = 2.0  # between looks at a pretraining that another worker runs
 COMMANDS = ("train", "evaluate")

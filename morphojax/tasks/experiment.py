@@ -7,33 +7,18 @@ from typing import Any
 import jax
 import ml_collections
 
-from morphojax.data.input.stream import StreamError
-from morphojax.data.sources.base import CohortError
-from morphojax.data.store.dataset import DatasetError
-from morphojax.data.store.records import RecordError
-from morphojax.data.tables.schema import TableError
 from morphojax.tasks import cohort
 from morphojax.tasks.pretrain.build import build as build_pretrain
 from morphojax.tasks.probe.build import build as build_probe
 from morphojax.tasks.segment.build import build as build_segment
 from morphojax.train import devices, loop
-from morphojax.train.checkpoint import CheckpointError
-from morphojax.train.run import RunError, alone, create
+from morphojax.train.run import alone, create
 from morphojax.train.task import Task, TrainingError
 
 TASKS = {"pretrain": build_pretrain, "segment": build_segment, "probe": build_probe}
-# Errors that a user can mend: `main` prints them as one line, without a traceback.
-EXPECTED = (
-    ValueError,
-    CohortError,
-    DatasetError,
-    RecordError,
-    StreamError,
-    TableError,
-    CheckpointError,
-    RunError,
-    TrainingError,
-)
+# Errors that a user can mend, printed as one line without a traceback. The package's own errors are
+# ValueErrors.
+EXPECTED = (ValueError, TrainingError)
 
 
 def build(config: ml_collections.ConfigDict) -> tuple[Task, dict[str, Any]]:

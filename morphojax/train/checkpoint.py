@@ -16,10 +16,10 @@ from orbax.checkpoint import v1 as ocp
 
 from morphojax.data.errors import NamedError
 from morphojax.train import devices, digests
+from morphojax.train.choices import WEIGHTS
 from morphojax.train.state import TrainState
 
 PyTree = Any
-WEIGHTS = ("model", "ema")  # the current weights, or their exponential moving average
 _LOWEST = float("-inf")
 
 

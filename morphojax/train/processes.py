@@ -1,12 +1,4 @@
-"""Several processes of one run: they join, and none waits for a process that is gone.
-
-The exit codes of a run:
-    0   complete.
-    1   another process is gone, or an unexpected error with a traceback.
-    2   an error that the same command would meet again, in one line.
-    75  stopped by a signal after a checkpoint, EX_TEMPFAIL of sysexits.h; the same command goes on.
-    134 JAX aborted this process (SIGABRT), because another process is gone.
-"""
+"""Several processes of one run: they join, and none waits for a process that is gone."""
 
 import contextlib
 import multiprocessing
@@ -17,7 +9,6 @@ from typing import NoReturn
 
 import jax
 
-COMPLETE, FAILED, REFUSED, STOPPED = 0, 1, 2, os.EX_TEMPFAIL
 HEARTBEAT_SECONDS = 20  # without a sign of life, after which JAX aborts the other processes; its default is 100
 _LAST_WORDS_SECONDS = 5  # in which the others report their own errors, before process 0 leaves
 

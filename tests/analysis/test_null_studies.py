@@ -4,7 +4,7 @@ from scipy import stats
 
 from analysis import null_studies
 from analysis.study.inline import Inline
-from morphojax.train.processes import REFUSED
+from morphojax.exit_codes import REFUSED
 
 
 def test_claims_are_counted_by_hand():
@@ -31,7 +31,7 @@ def test_a_wrong_command_is_an_exit_code_and_a_line(tmp_path):
     code, line = Inline().call(
         ["morphojax.main", "--config=configs/segment_sax.py", "--config.stepz=1"], tmp_path / "log"
     )
-    assert code == REFUSED and "--config.stepz=1: the config has no key stepz" in line
+    assert code == REFUSED and "--config.stepz: the config has no key stepz" in line
     code, line = Inline().call(
         ["morphojax.main", "--config=configs/segment_sax.py", "--config.steps=-1"], tmp_path / "log"
     )

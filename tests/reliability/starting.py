@@ -27,7 +27,7 @@ ENVIRONMENT = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
-NAMED = re.compile(r"(error|prepare|evaluate|predict|study): \S.*")
+NAMED = re.compile(r"error: \S.*")
 GROUPS = ("analysis.study",)  # modules that start others: a kill ends all of them, as the end of a machine does
 LONGEST = 300.0  # seconds, after which a command hangs
 
@@ -54,9 +54,10 @@ class Ended:
 
 def preload() -> None:
     """Imports what the commands import, but not the commands, which run as `__main__`."""
-    import ml_collections.config_flags  # noqa: F401
-
     import analysis.study.report  # noqa: F401
+    import morphojax.commands.evaluate
+    import morphojax.commands.predict
+    import morphojax.commands.prepare
     import morphojax.data.inspection.survey
     import morphojax.data.prepare.assemble
     import morphojax.inference.files

@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 import scipy.special
 
-from morphojax import evaluate, export, predict
+from morphojax import evaluate, predict
 from morphojax.anatomy import LABEL_ID, PLANE_STRUCTURES, PLANES
+from morphojax.commands.export import export
 from morphojax.data.store.dataset import Dataset
 from morphojax.inference import embed
 from morphojax.models.encoders import ENCODERS
@@ -104,8 +105,8 @@ def test_a_plane_takes_its_own_encoder_to_segmentation(together: Path, data: Pat
 def test_an_encoder_for_each_plane_goes_out_and_comes_in(together: Path, data: Path, tmp_path: Path) -> None:
     file = tmp_path / "encoder.safetensors"
     with pytest.raises(ValueError, match="not of none: set --plane to one of them"):
-        export.export(together, file, "last")
-    export.export(together, file, "last", plane="la_4ch")
+        export(together, file, "last")
+    export(together, file, "last", plane="la_4ch")
     settings = {"data.plane": "la_2ch,la_4ch", "model.plane_encoders": "own", "init_from": str(file)}
     task, _ = pretrain.build(config("pretrain_multiplane", data, tmp_path, **HIDDEN, **settings), Dataset.open(data))
     state = jax.jit(task.init)(task.pretrained)

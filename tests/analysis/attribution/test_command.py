@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.attribution import __main__ as command
+from analysis.attribution import __main__ as program
+from analysis.attribution import command
 from morphojax.inference import similarity as similarities
 from morphojax.train.run import DIGESTS
 from tests.brightness import SPLITS
@@ -25,7 +26,7 @@ def run(brightness, tmp_path_factory) -> Path:
 
 def test_the_command_writes_all_rows(run, tmp_path, capsys):
     flags = ["--steps=512", "--permutations=2", "--patch=16", "--occluded_subjects=2"]
-    assert command.main([f"--run={run}", f"--output={tmp_path}", "--split=val", *flags]) == 0
+    assert program.main([f"--run={run}", f"--output={tmp_path}", "--split=val", *flags]) == 0
     assert "largest error of completeness" in capsys.readouterr().out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["attribution.csv", "attribution.md", "attribution.png"]
     for path in tmp_path.iterdir():
@@ -64,7 +65,7 @@ def with_config(run: Path, copy: Path, **changes) -> Path:
 
 def test_what_is_refused(run, tmp_path, capsys, monkeypatch):
     def error(*flags):
-        assert command.main([f"--output={tmp_path / 'out'}", *flags]) == 2
+        assert program.main([f"--output={tmp_path / 'out'}", *flags]) == 2
         message = capsys.readouterr().err
         assert message.startswith("error: ") and message.count("\n") == 1
         return message

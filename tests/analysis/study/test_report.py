@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.study import __main__ as command
-from analysis.study import cost, report, scores, sections, state, tables
+from analysis.study import __main__ as program
+from analysis.study import command, cost, report, scores, sections, state, tables
 from analysis.study.errors import StudyError
 from morphojax.evaluation import contrasts
 from tests.analysis.study import made
@@ -346,17 +346,17 @@ def test_workers_are_started_here_or_as_jobs(tmp_path, monkeypatch, capsys):
             return 0
 
     monkeypatch.setattr(command.subprocess, "Popen", Process)
-    assert command.main([*flags, "--workers=2", "--only=seed=1"]) == 0
+    assert program.main([*flags, "--workers=2", "--only=seed=1"]) == 0
     same = [flags[0], "--only=seed=1", flags[1]]
     assert started == [[*same, "--worker=1/2"], [*same, "--worker=2/2"]]
     jobs = []
     monkeypatch.setattr(command.cluster, "run", lambda *args: jobs.append(args))
-    assert command.main([*flags, "--workers=3", "--launcher=submitit", "--slurm=partition=gpu"]) == 0
+    assert program.main([*flags, "--workers=3", "--launcher=submitit", "--slurm=partition=gpu"]) == 0
     module, argvs, folder, parameters = jobs[0]
     assert (module, folder) == ("analysis.study.__main__", tmp_path / "runs" / "jobs")
     assert argvs == [[*flags, "--worker=1/1"]] * 3 and parameters == {"slurm_partition": "gpu"}
     affinity = os.sched_getaffinity(0)
-    assert command.main(argvs[0]) == 0  # what each job runs
+    assert program.main(argvs[0]) == 0  # what each job runs
     assert os.sched_getaffinity(0) == affinity
     capsys.readouterr()
 
@@ -379,27 +379,30 @@ def test_the_command_plans_reports_and_names_errors(tmp_path, capsys):
     config.write_text("from tests.analysis.study import made\ndef get_config():\n    return made.config('')\n")
     flags = [f"--config={config}", f"--config.folder={tmp_path / 'runs'}"]
     for argv, message in (
-        ([f"--config={config}s"], "there is no Python file"),
-        ([*flags, "--config.basline=scratch", "--plan"], "--config.basline=scratch: the config has no key basline"),
+        ([f"--config={config}s"], "there is no such config"),
+        (
+            [*flags, "--config.basline=scratch", "--plan"],
+            "--config.basline: the config has no key basline; did you mean baseline?",
+        ),
         ([*flags, "--oly=arm=scratch"], "unknown argument '--oly=arm=scratch'"),
         ([*flags, "--only=arm=scrach"], "arm has no 'scrach'"),
         ([*flags, "--workers=0"], "--workers=0"),
         ([*flags, "--worker=3/2"], "--worker=3/2"),
         ([*flags, "--slurm=time=5"], "--slurm: needs --launcher=submitit"),
     ):
-        assert command.main(argv) == 2
+        assert program.main(argv) == 2
         assert message in capsys.readouterr().err
-    assert command.main([*flags, "--report"]) == 1
-    assert "study: 22 of 22 jobs are not done; pretraining of pretrained_1a_0 is missing" in capsys.readouterr().err
+    assert program.main([*flags, "--report"]) == 1
+    assert "22 of 22 jobs are not done; pretraining of pretrained_1a_0 is missing" in capsys.readouterr().err
     for job in made.study(tmp_path / "runs")[1]:
         made.finish(job)
-    assert command.main([*flags, "--plan"]) == 0
+    assert program.main([*flags, "--plan"]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"pretraining +4  4 done", printed) and "left: 0 s" in printed
-    assert command.main([*flags, "--report", "--only=arm=scratch"]) == 0
+    assert program.main([*flags, "--report", "--only=arm=scratch"]) == 0
     assert "report_of_some" in capsys.readouterr().out and not (tmp_path / "runs" / "report").exists()
-    assert command.main([*flags, "--report"]) == 0
+    assert program.main([*flags, "--report"]) == 0
     assert "written: " in capsys.readouterr().out
     shutil.rmtree(tmp_path / "runs" / "cells" / "scratch_1a_0")
-    assert command.main([*flags, "--report"]) == 1
-    assert "study: 1 of 22 jobs are not done; scratch_1a_0 is missing" in capsys.readouterr().err
+    assert program.main([*flags, "--report"]) == 1
+    assert "1 of 22 jobs are not done; scratch_1a_0 is missing" in capsys.readouterr().err

@@ -2,7 +2,8 @@
 
 import pytest
 
-from analysis.study import configs, jobs, spec
+from analysis.study import jobs, spec
+from morphojax.tasks import config_files
 from tests.processes import ROOT
 
 WORDS = ("study_acdc.py:gpu", "study_null.py:7", "study_planes.py:multiplane", "study_subjects.py:small")
@@ -11,7 +12,7 @@ WORDS = ("study_acdc.py:gpu", "study_null.py:7", "study_planes.py:multiplane", "
 @pytest.mark.parametrize("name", [*sorted(path.name for path in (ROOT / "configs").glob("study_*.py")), *WORDS])
 def test_every_shipped_study_plans(name, monkeypatch):
     monkeypatch.chdir(ROOT)
-    study = spec.from_config(configs.load(f"configs/{name}"))
+    study = spec.from_config(config_files.load(f"configs/{name}"))
     planned = jobs.plan(study)
     assert len({job.identity for job in planned}) == len(planned)
     arms = {cell.values[spec.ARM] for cell in study.cells}

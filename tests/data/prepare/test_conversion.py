@@ -158,7 +158,7 @@ def test_an_unreadable_subject_is_reported_and_left_out(cohort, tmp_path: Path, 
     failed = report[report["status"] == "failed"]
     assert failed["subject"].tolist() == [IDS[1]] and "truncated or corrupt zip" in failed["message"].item()
     assert sorted(p.name for p in out.iterdir()) == sorted([IDS[0], *IDS[2:], "conversion.json", "report.csv"])
-    assert command(*flags, "--strict") == 1 and "truncated" in capsys.readouterr().err
+    assert command(*flags, "--strict") == 2 and "truncated" in capsys.readouterr().err
 
 
 def test_other_planes_than_the_folder_was_begun_with_are_refused(cohort, tmp_path: Path, capsys) -> None:
@@ -172,17 +172,17 @@ def test_other_planes_than_the_folder_was_begun_with_are_refused(cohort, tmp_pat
     )
     assert prepare.main(list(flags)) == 0  # sax alone, by default
     assert sorted(p.name for p in (tmp_path / "o" / IDS[0]).iterdir()) == ["label_sa.nii.gz", "sa.nii.gz"]
-    assert command(*flags) == 1 and "was begun with" in capsys.readouterr().err
-    assert prepare.main([*flags, "--planes=sax,la_3ch"]) == 1 and "name each once among" in capsys.readouterr().err
+    assert command(*flags) == 2 and "was begun with" in capsys.readouterr().err
+    assert prepare.main([*flags, "--planes=sax,la_3ch"]) == 2 and "name each once among" in capsys.readouterr().err
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("not to be touched")
-    assert command(*flags, f"--output={tmp_path / 'other'}") == 1 and "is not empty" in capsys.readouterr().err
+    assert command(*flags, f"--output={tmp_path / 'other'}") == 2 and "is not empty" in capsys.readouterr().err
 
 
 def test_a_dry_run_of_a_conversion_is_refused(cohort, tmp_path: Path, capsys) -> None:
     out = tmp_path / "o"
     flags = ("--source=ukb_dicom", f"--input={cohort[0]}", f"--output={out}", "--convert-only", "--dry-run")
-    assert command(*flags) == 1 and "cannot be combined" in capsys.readouterr().err and not out.exists()
+    assert command(*flags) == 2 and "cannot be combined" in capsys.readouterr().err and not out.exists()
 
 
 def test_the_report_keeps_the_lines_of_an_earlier_run(cohort, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_the_report_keeps_the_lines_of_an_earlier_run(cohort, tmp_path: Path) ->
 
 
 def test_only_dicom_sources_can_be_converted(tmp_path: Path, capsys) -> None:
-    assert command("--source=acdc", f"--input={tmp_path}", f"--output={tmp_path / 'o'}", "--convert-only") == 1
+    assert command("--source=acdc", f"--input={tmp_path}", f"--output={tmp_path / 'o'}", "--convert-only") == 2
     assert "is NIfTI already" in capsys.readouterr().err
-    assert command("--source=acdc", f"--input={tmp_path}", f"--output={tmp_path / 'o'}", "--table_fields=24103") == 1
+    assert command("--source=acdc", f"--input={tmp_path}", f"--output={tmp_path / 'o'}", "--table_fields=24103") == 2
     assert "leave out --table_fields" in capsys.readouterr().err

@@ -65,8 +65,8 @@ def get_config(planes: str = "single") -> ml_collections.ConfigDict:
     }
     config.base = {
         "pretrain": {
-            "data": COHORT, "steps": 400, "epochs": 0.0, "batch_size": 32, "eval_every": 0, "save_every": 200,
-            "images_every": 400, "dynamics_every": 100,
+            "data": COHORT, "steps": 300, "epochs": 0.0, "batch_size": 32, "eval_every": 0, "save_every": 150,
+            "images_every": 300, "dynamics_every": 100,
         },
         "segment": {
             "data": COHORT, "model": {"decoder_widths": (16, 32, 64, 128)}, "eval_every": 0, "images_every": 400,

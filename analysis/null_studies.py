@@ -16,12 +16,12 @@ from pathlib import Path
 import jax
 import pandas as pd
 from scipy import stats
-from tqdm import tqdm
 
 from analysis.study import jobs, report, spec, state, tables, worker
 from analysis.study.errors import StudyError
 from analysis.study.inline import Inline
 from morphojax.data.store.records import write_atomically
+from morphojax.progress import bar
 from morphojax.tasks import config_files
 
 CONFIG = "configs/study_null.py"
@@ -83,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Runs of different seeds compile equal programs.
         jax.config.update("jax_compilation_cache_dir", str((options.output / "cache").resolve()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        rows = [run(number, options.output) for number in tqdm(range(options.studies), unit="study")]
+        rows = [
+            run(number, options.output) for number in bar(range(options.studies), desc="null studies", unit="repeat")
+        ]
     except (StudyError, config_files.ConfigError) as error:
         print(f"null_studies: {error}", file=sys.stderr)
         return 2

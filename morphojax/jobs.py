@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from morphojax.data.errors import NamedError
+from morphojax.progress import bar as progress_bar
 
 POLL_SECONDS = 1.0
 # Key of --slurm -> the name of submitit's parameter, and its type.
@@ -128,7 +127,7 @@ def _wait(jobs: Sequence[Any]) -> dict[int, Path]:
     """Waits for all jobs; returns the logs of those that failed, by number from 1."""
     waiting, failed = dict(enumerate(jobs, 1)), {}
     try:
-        with tqdm(total=len(jobs), desc="jobs", unit="job") as bar:
+        with progress_bar(total=len(jobs), desc="jobs", unit="job") as bar:
             while waiting:
                 for number in [n for n, job in waiting.items() if job.done()]:
                     job = waiting.pop(number)

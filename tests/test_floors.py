@@ -16,6 +16,7 @@ PACKAGE = ROOT / "morphojax"
 FLOORS = {
     "anatomy": 0,
     "exit_codes": 0,
+    "progress": 0,
     "shipped": 0,
     "data": 1,
     "models": 1,
@@ -58,6 +59,7 @@ FENCES = {
     "matplotlib": ("evaluation/figures.py",),
     "ml_collections": ("tasks/",),
     "shtab": ("completion.py",),
+    "tqdm": ("progress.py",),
 }
 MOST_LINES = {"": 80, "tasks/": 60}  # of a function, by folder of the package
 MOST_PARAMETERS = 10  # without self and cls

@@ -10,7 +10,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from morphojax import anatomy
 from morphojax.data import geometry
@@ -19,6 +18,7 @@ from morphojax.data.sources import nifti, nifti_bytes
 from morphojax.data.store.records import write_atomically
 from morphojax.inference.measures import PredictError, Segmented, measure_rows, volume_rows
 from morphojax.inference.segmenter import Run
+from morphojax.progress import bar as progress_bar
 from morphojax.train.run import RunError
 
 NAN = float("nan")
@@ -221,7 +221,7 @@ def predict_files(
     targets = {path: output / path.relative_to(root) for path in paths}
     _check_targets(targets, output, overwrite)
     problems, notes, volumes, measures = [], [], [], []
-    with tqdm(total=len(paths), desc="predict", unit="file") as progress:
+    with progress_bar(total=len(paths), desc="predict", unit="file") as progress:
         for files in hearts(paths):
             segmented = []
             for path in files:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from morphojax import anatomy
 from morphojax.data.errors import NamedError
@@ -18,6 +17,7 @@ from morphojax.data.store.dataset import Dataset
 from morphojax.data.store.splits import SPLITS
 from morphojax.evaluation import clinical, overlap, positions
 from morphojax.inference.segmenter import Run
+from morphojax.progress import bar as progress_bar
 
 WORST = 6  # stacks of the lowest Dice that are drawn
 Tile = tuple[np.ndarray, np.ndarray, np.ndarray, str]  # image, reference, prediction, title: `figures.worst_cases`
@@ -146,7 +146,7 @@ def score(
     worst: list[tuple[float, Tile]] = []
     hearts: dict[int, dict[str, Heart]] = {}
     stacks = [(plane, stack) for plane in structures for stack in _stacks(dataset, plane, split, structures[plane])]
-    for plane, stack in tqdm(stacks, desc=f"score {split}", unit="stack", disable=not progress):
+    for plane, stack in progress_bar(stacks, desc=f"score {split}", unit="stack", show=progress):
         annotated = tuple(s for s in structures[plane] if s in stack.structures.split())
         scored = _score_stack(runs[plane], dataset, plane, stack, annotated, tolerance_mm)
         heart = hearts.setdefault(stack.subject, {}).setdefault(plane, Heart(annotated, {}))

@@ -16,6 +16,12 @@ from morphojax.train.run import alone, create
 from morphojax.train.task import Task, TrainingError
 
 TASKS = {"pretrain": build_pretrain, "segment": build_segment, "probe": build_probe}
+# What a finished run of each task is for.
+NEXT = {
+    "pretrain": "morphojax train --config=segment_sax --config.init_from={run}",
+    "segment": "morphojax evaluate --run={run}",
+    "probe": "morphojax probe --run={run}",
+}
 # Errors that a user can mend, printed as one line without a traceback. The package's own errors are
 # ValueErrors.
 EXPECTED = (ValueError, TrainingError)
@@ -50,7 +56,10 @@ def run(config: ml_collections.ConfigDict) -> bool:
             f"{config.task}: {task.steps} steps of {task.examples} examples on {jax.device_count()} "
             f"{jax.default_backend()} device(s), to {directory}"
         )
-        return _fit(config, task, directory)
+        complete = _fit(config, task, directory)
+        if complete:
+            devices.say(f"next: {NEXT[config.task].format(run=directory)}")
+        return complete
 
 
 def _fit(config: ml_collections.ConfigDict, task: Task, directory: Path) -> bool:

@@ -84,6 +84,11 @@ class Checkpoints:
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
+    @property
+    def scores(self) -> dict[int, float]:
+        """By step, of the checkpoints that were evaluated; higher is better."""
+        return {c.step: _score(c.metrics) for c in self._checkpointer.checkpoints if c.metrics}
+
     def save(self, step: int, state: TrainState, iterator: Any, score: float | None) -> None:
         """Saves and waits for the disk: orbax's saves in the background leak file descriptors.
 

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from tqdm import tqdm
+
+from morphojax import progress
 
 
 def make_mesh() -> Mesh:
@@ -41,7 +42,7 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
 def say(text: str) -> None:
     """Prints a line from the first process only, without breaking a progress bar."""
     if jax.process_index() == 0:
-        tqdm.write(text)
+        progress.say(text)
 
 
 def wait_for_all(name: str) -> None:

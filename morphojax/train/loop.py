@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from morphojax.train import devices
 from morphojax.train.checkpoint import Checkpoints
 from morphojax.train.logger import Logger, logged
+from morphojax.train.reporting import TrainingBar, describe_end
 from morphojax.train.state import TrainState
 from morphojax.train.task import Batch, Task, TrainingError
 
@@ -76,7 +76,7 @@ def fit(
     resumed = checkpoints.last is not None
     batch: Batch | None = None
     try:
-        with _stop_signals() as stop, tqdm(total=task.steps, initial=start, disable=None, unit="step") as bar:
+        with _stop_signals() as stop, TrainingBar(task, start) as bar:
             for step in range(start, task.steps + 1):
                 finished = step == task.steps
                 stopping = _agree(stop, step, log_every) and not finished
@@ -85,6 +85,7 @@ def fit(
                 if new and step and task.validation_batches is not None and (finished or step % eval_every == 0):
                     pending.flush(step)
                     score = session.evaluate(step, state)
+                    bar.show_score(score)
                 if new and (finished or stopping or score is not None or (step and step % save_every == 0)):
                     pending.flush(step)
                     session.check_finite(step, state)
@@ -101,7 +102,7 @@ def fit(
                     session.diagnose(step, state, batch)
                 state, metrics = session.train(step, state, batch)
                 if (step + 1) % log_every == 0:
-                    pending.flush(step)  # the steps before this one, which the device has already finished
+                    bar.show_loss(pending.flush(step))  # of the steps before, which the device has finished
                 pending.add(step, metrics, batch)
                 bar.update()
     except NotFiniteError as error:
@@ -112,8 +113,8 @@ def fit(
         logger.close()
         if hasattr(task.train_batches, "close"):
             task.train_batches.close()
-    if stopping:
-        devices.say(f"stopped by a signal at step {step}; run the same command to go on")
+    stopped = f"stopped by a signal at step {step}; run the same command to go on"
+    devices.say(stopped if stopping else describe_end(task, run, checkpoints.scores, bar.seconds))
     return not stopping
 
 
@@ -231,11 +232,13 @@ class _Pending:
     def add(self, step: int, metrics: dict[str, jax.Array], batch: Any) -> None:
         self._queue.append((step, metrics, np.asarray(batch["subject"])))
 
-    def flush(self, before: int) -> None:
-        """Fetches, checks and logs (as a mean) the metrics of all steps before `before`."""
+    def flush(self, before: int) -> float | None:
+        """Fetches, checks and logs (as a mean) the metrics of all steps before `before`. Returns
+        their mean loss; None where there are none.
+        """
         steps = [self._queue.popleft() for _ in range(len(self._queue)) if self._queue[0][0] < before]
         if not steps:
-            return
+            return None
         values = jax.device_get([metrics for _, metrics, _ in steps])
         for (step, _, subjects), metrics in zip(steps, values, strict=True):
             for name in ("loss", *(n for n in metrics if n.startswith("grad_norm/"))):
@@ -254,6 +257,7 @@ class _Pending:
         scalars["train/examples_per_second"] = (last - self._counted) * self._task.examples / (now - self._clock)
         self._clock, self._counted = now, last
         self._logger.scalars(last, scalars)
+        return scalars["train/loss"]
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from morphojax import anatomy
 from morphojax.data.geometry import Grid, Placement, place
@@ -21,6 +20,7 @@ from morphojax.data.sources.base import CohortError, Source
 from morphojax.data.store.dataset import Dataset, decode_native
 from morphojax.data.store.records import Records
 from morphojax.data.tables import cells
+from morphojax.progress import bar as progress_bar
 
 SHEET_COLUMNS = 6
 _SHEET_STACKS = 12  # per plane
@@ -123,7 +123,7 @@ def of_source(
     ids, table = tuple(source.subjects()), source.table()
     index = {subject: i for i, subject in enumerate(ids)}
     rows, failures, warnings = [], {}, Counter[str]()
-    with tqdm(total=len(ids), desc="inspect", unit="subject", disable=not progress) as bar:
+    with progress_bar(total=len(ids), desc="inspect", unit="subject", show=progress) as bar:
         for subject, result in map_subjects(_Inspection(source, tuple(planes)).inspect, ids, workers):
             bar.update()
             if isinstance(result, str):
@@ -157,7 +157,7 @@ def of_dataset(dataset: Dataset, planes: Sequence[str] | None = None, progress: 
     manifest = dataset.manifest
     planes = tuple(planes or manifest.planes)
     rows, total = [], sum(len(dataset.stacks(p)) for p in planes)
-    with tqdm(total=total, desc="inspect", unit="stack", disable=not progress) as bar:
+    with progress_bar(total=total, desc="inspect", unit="stack", show=progress) as bar:
         for plane in planes:
             native, slices = Records(dataset.root, manifest.native[plane]), dataset.slices(plane)
             stacks = dataset.stacks(plane)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from morphojax import anatomy
 from morphojax.data.prepare.checks import PrepareError, check_planes, describe_error
@@ -19,6 +18,7 @@ from morphojax.data.sources import nifti, ukb_nifti
 from morphojax.data.sources.base import CohortError
 from morphojax.data.sources.ukb_dicom import UkbDicom
 from morphojax.data.store.records import write_atomically
+from morphojax.progress import bar as progress_bar
 
 _SETTINGS = "conversion.json"  # in the output folder: the planes that it was begun with
 _REPORT = "report.csv"
@@ -84,8 +84,8 @@ def convert(
     _claim(output, planes)
     todo = [i for i in ids if not (output / i).is_dir()]
     conversion, report = _Conversion(source, tuple(planes), output), _earlier_report(output, todo)
-    with tqdm(
-        total=len(ids), initial=len(ids) - len(todo), desc="convert", unit="subject", disable=not progress
+    with progress_bar(
+        total=len(ids), initial=len(ids) - len(todo), desc="convert", unit="subject", show=progress
     ) as bar:
         for subject, lines in map_subjects(conversion.convert, todo, workers):
             bar.update()

@@ -4,12 +4,11 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 
-from tqdm import tqdm
-
 from morphojax.data.prepare.spec import LEFT_OUT, PrepareSpec
 from morphojax.data.prepare.workers import map_subjects
 from morphojax.data.store import splits as splitting
 from morphojax.data.store.records import SHARD_OVERHEAD, SHARD_RECORDS
+from morphojax.progress import bar as progress_bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +37,7 @@ def plan(spec: PrepareSpec, workers: int | None = None, progress: bool = True) -
     subjects, size, measured = Counter[str](), 0, set[str]()
     planes = {plane: Counter(subjects=0, stacks=0, slices=0, labelled_stacks=0) for plane in spec.planes}
     todo = [i for i in ids if splits[i] != LEFT_OUT]
-    with tqdm(total=len(todo), desc="dry run", unit="subject", disable=not progress) as bar:
+    with progress_bar(total=len(todo), desc="dry run", unit="subject", show=progress) as bar:
         for subject, estimate in map_subjects(spec.partials.estimate, todo, workers):
             bar.update()
             if isinstance(estimate, str):

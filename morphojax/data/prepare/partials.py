@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from morphojax import anatomy
 from morphojax.data.geometry import BLACK, Grid, Placement, normalise, place, to_grid, to_native
@@ -23,6 +22,7 @@ from morphojax.data.prepare.workers import map_subjects
 from morphojax.data.sources.base import CohortError, Frame, Source, View
 from morphojax.data.store.dataset import encode_native
 from morphojax.data.store.records import decode, encode, write_atomically
+from morphojax.progress import bar as progress_bar
 
 CUT_WARNING = 0.02  # fraction of a label's voxels outside the crop, above which there is a warning
 
@@ -185,8 +185,8 @@ def write_all(
     """
     failures: dict[str, str] = {}
     todo = [i for i in subjects if partials.read(i) is None]
-    with tqdm(
-        total=len(subjects), initial=len(subjects) - len(todo), desc="prepare", unit="subject", disable=not progress
+    with progress_bar(
+        total=len(subjects), initial=len(subjects) - len(todo), desc="prepare", unit="subject", show=progress
     ) as bar:
         for subject, failure in map_subjects(partials.write, todo, workers):
             bar.update()

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from tqdm import tqdm
 
 from morphojax.anatomy import CONVENTIONS
 from morphojax.data import json_text
@@ -24,6 +23,7 @@ from morphojax.data.sources.synthetic import heart as hearts
 from morphojax.data.sources.synthetic import imaging, measures, thorax
 from morphojax.data.sources.synthetic import person as persons
 from morphojax.data.tables.schema import DICTIONARY_FIELDS
+from morphojax.progress import bar as progress_bar
 
 VERSION = 3  # increase it whenever the files of a seed change
 MARK = "cohort.json"
@@ -60,9 +60,7 @@ def generate(root: Path, subjects: int, seed: int = 0, workers: int | None = Non
     names = [f"syn{number:06d}" for number in range(1, subjects + 1)]
     jobs = [(root, name, seed, number) for number, name in enumerate(names, 1) if not (root / name).is_dir()]
     workers = min(workers or _cores(), len(jobs))
-    with tqdm(
-        total=len(jobs), desc="synthetic cohort", unit="subject", disable=None if progress and jobs else True
-    ) as bar:
+    with progress_bar(total=len(jobs), desc="synthetic cohort", unit="subject", show=progress and bool(jobs)) as bar:
         if workers <= 1:
             for job in jobs:
                 _write_subject(*job)

@@ -13,8 +13,6 @@ Images are small, and networks narrow, so that the 180 runs take hours on two co
 
 import ml_collections
 
-from morphojax import anatomy
-
 ENCODERS = {  # encoder -> width, learning rate of the segmentation
     "unet_half": (16, 2e-3),
     "resnet18": (16, 5e-3),
@@ -22,7 +20,7 @@ ENCODERS = {  # encoder -> width, learning rate of the segmentation
     "swin_micro": (16, 1e-3),
 }
 COHORT = {"synthetic_subjects": 200, "synthetic_spacing_mm": 2.5, "synthetic_size": 64}
-FRACTION = 0.03  # of the training subjects, labelled: four or five
+FRACTIONS = {"sax": 0.03, "la_2ch": 0.05, "la_4ch": 0.05}  # labelled: a long axis has two slices of a subject
 
 
 def get_config(planes: str = "single") -> ml_collections.ConfigDict:
@@ -56,10 +54,10 @@ def get_config(planes: str = "single") -> ml_collections.ConfigDict:
         "labelled": {"few": {}},
         "plane": {
             plane: {
-                "segment": {"data": {"plane": plane, "fraction": FRACTION}},
+                "segment": {"data": {"plane": plane, "fraction": fraction}},
                 **({"pretrain": {"data": {"plane": plane}}} if single else {}),
             }
-            for plane in anatomy.PLANES
+            for plane, fraction in FRACTIONS.items()
         },
         "seed": {str(s): {"pretrain": {"seed": s}, "segment": {"seed": s}} for s in (0, 1, 2)},
     }

@@ -36,6 +36,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     "studies": {
         "study": Command("analysis.study.__main__", "plan, run, resume and report a matrix of runs"),
         "attribution": Command("analysis.attribution.__main__", "measure which columns and regions a pretraining uses"),
+        "dynamics": Command("analysis.dynamics.__main__", "draw how weights, features and scores of runs changed"),
     },
     "shell": {"completion": Command("morphojax.completion", "print completion code for bash or zsh")},
 }

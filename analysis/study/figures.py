@@ -1,9 +1,7 @@
 """Figures of a report, as SVG text. They are told apart without colour."""
 
-import io
 from collections.abc import Sequence
 
-import matplotlib
 import pandas as pd
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -11,9 +9,9 @@ from matplotlib.figure import Figure
 from analysis.study.scores import matrix
 from analysis.study.spec import ARM
 from analysis.study.tables import ALL, PRIMARY, Part, labels_text
-
-_MARKERS = "osD^vPX*<>hp"
-_STYLES = ("-", "--", ":", "-.")
+from analysis.svg import MARKERS as _MARKERS
+from analysis.svg import STYLES as _STYLES
+from analysis.svg import to_svg as _svg
 
 
 def runs(part: Part, arms: Sequence[str]) -> str:
@@ -73,12 +71,3 @@ def _new(height: float):
     figure = Figure(figsize=(7.5, height), layout="constrained")
     FigureCanvasSVG(figure)
     return figure, figure.subplots()
-
-
-def _svg(figure: Figure) -> str:
-    """Without header, date or random ids, so that equal results give equal files."""
-    out = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "morphojax", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    text = out.getvalue().decode()
-    return text[text.index("<svg") :]

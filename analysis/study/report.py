@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.study import scores, sections, tables
 from analysis.study.document import Section, to_html, to_markdown
+from analysis.study.dynamics_section import training_dynamics
 from analysis.study.jobs import Job
 from analysis.study.spec import ARM, Study
 from analysis.study.state import State
@@ -40,6 +41,7 @@ def write(study: Study, jobs: Sequence[Job], states: Mapping[str, State]) -> lis
     content: list[Section] = [sections.setup(study, jobs, states, findings.scores)]
     for part, compared in findings.parts:
         content += sections.of_part(study, part, compared)
+    content.append(training_dynamics(study, jobs, states))
     content += [sections.missing(jobs, states), sections.commands(study, jobs)]
     contrasts = [
         table.assign(part=part.name, metric=metric)

@@ -95,7 +95,12 @@ _REMOVE = "remove the directory to run the job again"
 def read_record(job: Job) -> dict[str, Any] | None:
     """The job's record; None before it began. Raises ValueError where it is damaged."""
     path = job.run / FILE
-    return json_text.parse(path.read_bytes(), _RECORD) if path.exists() else None
+    return parse_record(path) if path.exists() else None
+
+
+def parse_record(path: Path) -> dict[str, Any]:
+    """The record in a file. Raises ValueError where it is damaged, and OSError."""
+    return json_text.parse(path.read_bytes(), _RECORD)
 
 
 def write(job: Job, seconds: dict[str, float], failure: str = "", done: bool = False) -> None:

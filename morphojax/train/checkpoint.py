@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ class _Always:
         return True
 
 
-def _score(metrics: Mapping[str, float] | None) -> float:
+def _score(metrics: Any) -> float:
     return metrics["score"] if metrics else _LOWEST
 
 

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from morphojax.train import devices
 from morphojax.train.checkpoint import Checkpoints
 from morphojax.train.logger import Logger, logged
-from morphojax.train.reporting import TrainingBar, describe_end
+from morphojax.train.reporting import TrainingBar, describe_end, describe_stop
 from morphojax.train.state import TrainState
 from morphojax.train.task import Batch, Task, TrainingError
 
@@ -113,8 +113,7 @@ def fit(
         logger.close()
         if hasattr(task.train_batches, "close"):
             task.train_batches.close()
-    stopped = f"stopped by a signal at step {step}; run the same command to go on"
-    devices.say(stopped if stopping else describe_end(task, run, checkpoints.scores, bar.seconds))
+    devices.say(describe_stop(step) if stopping else describe_end(task, run, checkpoints.scores, bar.seconds))
     return not stopping
 
 

@@ -72,3 +72,7 @@ def describe_end(task: Task, run: Path, scores: Mapping[int, float], seconds: fl
         text += f"; validation {name}: best {sign * scores[best]:.3f} at step {best}"
         text += f", last {sign * scores[task.steps]:.3f}" if task.steps in scores else ""
     return f"{text}; checkpoints in {run / 'checkpoints'}"
+
+
+def describe_stop(step: int) -> str:
+    return f"stopped by a signal at step {step}; run the same command to go on"

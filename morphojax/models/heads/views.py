@@ -41,7 +41,8 @@ class ViewHead(nn.Module):
 
 class PrototypeHead(nn.Module):
     """first, second: [B*K,prototypes], cosines between the slices of two views and learned
-    prototypes.
+    prototypes. embedding_first, embedding_second: [B*K,features], the unit embeddings of these
+    slices.
 
     SwAV (Caron et al. 2020, arXiv:2006.09882).
     """
@@ -60,7 +61,8 @@ class PrototypeHead(nn.Module):
         prototypes = self.param("prototypes", nn.initializers.normal(1.0), shape, jnp.float32)
         prototypes = prototypes / jnp.linalg.norm(prototypes, axis=0, keepdims=True)
         unit = joined * jax.lax.rsqrt(jnp.maximum(jnp.square(joined).sum(-1, keepdims=True), 1e-12))
-        return dict(zip(("first", "second"), split_views(unit @ prototypes), strict=True))
+        names = ("first", "second", "embedding_first", "embedding_second")
+        return dict(zip(names, (*split_views(unit @ prototypes), *split_views(unit)), strict=True))
 
 
 class RegionHead(nn.Module):

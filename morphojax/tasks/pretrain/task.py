@@ -17,6 +17,7 @@ import numpy as np
 from morphojax.models.pretrainer import Pretrainer, TowerOutputs
 from morphojax.tasks.pretrain.inputs import Inputs
 from morphojax.tasks.pretrain.objectives import BatchInfo, Objective
+from morphojax.tasks.pretrain.objectives.geometry import geometry
 from morphojax.train import dynamics, rng
 from morphojax.train.optimizer import Levels
 from morphojax.train.state import TrainState
@@ -168,8 +169,8 @@ def evaluate(state: TrainState, constants: Any, batch: Batch, spec: PretrainSpec
 
 
 def summarise(batches: list[dict[str, Any]], spec: PretrainSpec) -> dict[str, float]:
-    """Each objective's loss and metrics on the whole validation set at once, and `loss`, their
-    weighted sum.
+    """Each objective's loss and metrics on the whole validation set at once, the geometry of its
+    pairs of embeddings, and `loss`, their weighted sum.
 
     On the whole set a contrast is harder than within a batch, and, where nothing is drawn, the same
     whatever the batch size. Objectives whose arrays are too large for that: the mean over batches,
@@ -186,6 +187,8 @@ def summarise(batches: list[dict[str, Any]], spec: PretrainSpec) -> dict[str, fl
     for name, objective in spec.objectives.items():
         if objective.whole_validation_set:
             value, own = objective.loss(whole["outputs"][name], whole["info"])
+            if objective.pair is not None:
+                own = geometry(*objective.pair(whole["outputs"][name], whole["info"])) | own
         else:
             parts = (b["by_batch"][name] for b in batches)
             value, own = jax.tree.map(lambda *x: np.average(x, weights=sizes), *parts)

@@ -24,6 +24,7 @@ from morphojax.tasks.pretrain import build as pretrain
 from morphojax.tasks.pretrain import objectives as registry
 from morphojax.tasks.pretrain import rows
 from morphojax.tasks.pretrain.inputs import Inputs
+from morphojax.tasks.pretrain.objectives import geometry
 from morphojax.tasks.pretrain.objectives.base import BatchInfo, Objective
 from morphojax.tasks.pretrain.objectives.pairs import Pairs
 from morphojax.tasks.pretrain.task import PretrainSpec, summarise
@@ -480,6 +481,74 @@ def test_padding_has_no_influence_on_an_objective(name: str) -> None:
     assert loss(1) == pytest.approx(loss(2), rel=1e-5)
 
 
+GEOMETRY_OF_PAIR = {
+    "alignment",
+    "uniformity_first",
+    "uniformity_second",
+    "effective_rank_first",
+    "effective_rank_second",
+}
+
+
+def test_validation_measures_the_geometry_of_pairs() -> None:
+    """Two directions at a right angle, both paired with the first; the third row is padding.
+
+    Squared distances of the pairs: 0 and 2. Of the two first embeddings: 2, so that the uniformity
+    is log exp(-2 * 2); of the two second ones: 0.
+    """
+
+    def batch(first: list, second: list, valid: list[bool]) -> dict:
+        info = {name: np.zeros((len(valid), 1)) for name in BatchInfo._fields}
+        info |= {"valid": np.array(valid), "slice_mask": np.ones((len(valid), 1), bool)}
+        return {
+            "outputs": {"vicreg": {"first": np.array(first, np.float32), "second": np.array(second, np.float32)}},
+            "info": BatchInfo(**info),
+            "by_batch": {},
+        }
+
+    spec = Mock(PretrainSpec, objectives={"vicreg": registry.OBJECTIVES["vicreg"](CONTEXT)})
+    found = summarise(
+        [batch([[3, 0]], [[1, 0]], [True]), batch([[0, 2], [7, 7]], [[5, 0], [1, 9]], [True, False])], spec
+    )
+    expected = {"alignment": 1.0, "uniformity_first": -4.0, "uniformity_second": 0.0}
+    expected |= {"effective_rank_first": 2.0, "effective_rank_second": 1.0}
+    assert {name: found[f"vicreg/{name}"] for name in expected} == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_geometry_of_very_many_pairs_is_that_of_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(geometry, "MOST_PAIRS", 2)
+    x = np.array([[1, 0], [9, 9], [0, 1], [1, 1], [1, 0]], np.float32)  # valid: rows 0, 2, 3, 4; chosen: 0 and 4
+    found = geometry.geometry({"first": x, "second": x}, np.array([True, False, True, True, True]))
+    assert found["effective_rank_first"] == pytest.approx(1.0) and found["alignment"] == 0.0
+
+
+@pytest.mark.parametrize("name", PAIRS + SLICES + ("scarf", "match"))
+def test_every_contrast_of_vectors_has_a_geometry_on_validation(name: str) -> None:
+    """Two views have it on validation alone, where it costs no training step."""
+    valid, mask = np.array([True, True, False]), np.array([[1, 1], [1, 0], [1, 1]], bool)
+    none = np.zeros((3, 2), bool)
+    info = BatchInfo(jnp.arange(3), valid, mask, none, none, none, none, none[:, 0])  # pyrefly: ignore
+    n = 6 if name in SLICES else 3
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(n, 8)))
+    views = {"first": x, "second": x, "prediction_first": x, "prediction_second": x}
+    out: dict = views | {"image": x, "table": x, "embedding_first": x, "embedding_second": x, "target": views}
+    objective = registry.OBJECTIVES[name](CONTEXT)
+    if name in PAIRS:
+        _, metrics = objective.loss(out | {"log_temperature": jnp.float32(0), "bias": jnp.float32(0)}, info)
+        rank = "effective_rank_first" if name == "nt_xent" else "effective_rank_image"
+        assert objective.pair is None and {"alignment", "uniformity_image", rank} <= metrics.keys()
+        return
+    assert objective.pair is not None and objective.whole_validation_set
+    pair, counted = objective.pair(out, info)
+    assert np.asarray(counted).tolist() == (mask & valid[:, None] if name in SLICES else valid).ravel().tolist()
+    assert geometry.geometry(pair, counted)["alignment"] == 0.0
+    if name != "match":
+        assert geometry.geometry(pair, counted).keys() == GEOMETRY_OF_PAIR
+    if name in SLICES:
+        _, metrics = objective.loss(out, info)
+        assert not any("uniformity" in metric or metric == "alignment" for metric in metrics)
+
+
 @pytest.mark.parametrize("name", ("info_nce", "nt_xent", "match", "planes"))
 def test_rows_of_one_subject_are_no_negatives_of_each_other(name: str) -> None:
     """A batch that holds one subject twice has no negatives, so its contrast is zero."""
@@ -590,5 +659,5 @@ def test_what_a_pretraining_cannot_be_is_told_by_its_key(
 
 
 def test_an_arm_without_a_name_lists_the_arms() -> None:
-    with pytest.raises(ValueError, match=r"pretrain_arm.py:.*info_nce, sigmoid"):
+    with pytest.raises(ValueError, match=r"give one of the arms after the colon: info_nce, sigmoid"):
         pretrain_arm.get_config()

@@ -118,6 +118,10 @@ class Objective:
                     best checkpoint.
     whole_validation_set: its validation loss is computed on the whole set at once. False: the mean
                     over batches.
+    pair:           (the head's arrays, BatchInfo) -> the two embeddings of positive pairs by name
+                    [N,P] and valid bool [N], whose `geometry` is measured on validation. None: its
+                    embeddings form no such pairs, or its loss measures them. Needs
+                    whole_validation_set.
     """
 
     weight: float
@@ -132,3 +136,4 @@ class Objective:
     needs_decoder: bool = False
     monitor_only: bool = False
     whole_validation_set: bool = True
+    pair: Callable[[dict[str, Any], BatchInfo], tuple[dict[str, jax.Array], jax.Array]] | None = None

@@ -16,8 +16,11 @@ def scarf(context: Context, *, weight: float = 1.0, temperature: float = 0.1, fe
     def loss(out, info):
         return contrastive.nt_xent(out["first"], out["second"], log_temperature, info.valid)
 
+    def pair(out, info):
+        return {"first": out["first"], "second": out["second"]}, info.valid
+
     head = RowPairHead(features, dtype=context.dtype)
-    return Objective(weight, head, loss, views=0, row_variants=("clean", "corrupted"), needs_table=True)
+    return Objective(weight, head, loss, views=0, row_variants=("clean", "corrupted"), needs_table=True, pair=pair)
 
 
 def masked_columns(context: Context, *, weight: float = 1.0) -> Objective:

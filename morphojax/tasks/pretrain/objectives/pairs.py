@@ -199,6 +199,9 @@ def match(
         value, answers = matching.matching(out["true"], wrong, info.valid, exists)
         return contrast + value, metrics | {"loss_contrast": contrast, "loss_matching": value, **answers}
 
+    def pair(out, info):
+        return {"image": out["image"], "table": out["table"]}, info.valid
+
     head = MatchingHead(
         pair=PairHead(features, temperature, learned_temperature, dtype=context.dtype),
         draw=matching.hard_negatives,
@@ -206,7 +209,7 @@ def match(
         layers=layers,
         dtype=context.dtype,
     )
-    return Objective(weight, head, loss, row_variants=("augmented",), needs_table=True)
+    return Objective(weight, head, loss, row_variants=("augmented",), needs_table=True, pair=pair)
 
 
 def _pairs(name: str, context: Context, temperature: float, pairs: dict) -> Pairs:

@@ -6,7 +6,7 @@ import jax
 
 from morphojax.models.heads import PatchHead, PlaneHead, PrototypeHead, RegionHead, ViewHead
 from morphojax.objectives import clustering, contrastive, local, reconstruction, redundancy, self_distillation, targets
-from morphojax.tasks.pretrain.objectives.base import Context, Objective, need
+from morphojax.tasks.pretrain.objectives.base import BatchInfo, Context, Objective, need
 
 
 def simclr(
@@ -38,7 +38,7 @@ def simclr(
             out["first"], out["second"], log_temperature, info.valid_slices, positives=positives, negatives=negatives
         )
 
-    return Objective(weight, ViewHead(features, dtype=context.dtype), loss, views=2)
+    return Objective(weight, ViewHead(features, dtype=context.dtype), loss, views=2, pair=_two_views)
 
 
 def byol(
@@ -66,7 +66,7 @@ def byol(
         return self_distillation.momentum(step, steps, momentum)
 
     head = ViewHead(features, hidden_units, predictor_hidden_units=hidden_units, dtype=context.dtype)
-    return Objective(weight, head, loss, views=2, momentum=momentum_at)
+    return Objective(weight, head, loss, views=2, momentum=momentum_at, pair=_two_views)
 
 
 def simsiam(
@@ -86,7 +86,7 @@ def simsiam(
     head = ViewHead(
         features, hidden_units, 3, norm_last=True, predictor_hidden_units=predictor_hidden_units, dtype=context.dtype
     )
-    return Objective(weight, head, loss, views=2)
+    return Objective(weight, head, loss, views=2, pair=_two_views)
 
 
 def barlow_twins(
@@ -103,7 +103,7 @@ def barlow_twins(
     def loss(out, info):
         return redundancy.barlow_twins(out["first"], out["second"], redundancy_weight, info.valid_slices)
 
-    return Objective(weight, ViewHead(features, hidden_units, 3, dtype=context.dtype), loss, views=2)
+    return Objective(weight, ViewHead(features, hidden_units, 3, dtype=context.dtype), loss, views=2, pair=_two_views)
 
 
 def vicreg(
@@ -124,7 +124,7 @@ def vicreg(
         args = (out["first"], out["second"], invariance, variance, covariance, info.valid_slices)
         return redundancy.vicreg(*args)
 
-    return Objective(weight, ViewHead(features, hidden_units, 3, dtype=context.dtype), loss, views=2)
+    return Objective(weight, ViewHead(features, hidden_units, 3, dtype=context.dtype), loss, views=2, pair=_two_views)
 
 
 def swav(
@@ -150,7 +150,11 @@ def swav(
         args = (out["first"], out["second"], temperature, epsilon, iterations, info.valid_slices)
         return clustering.swav(*args)
 
-    return Objective(weight, PrototypeHead(prototypes, features, hidden_units, dtype=context.dtype), loss, views=2)
+    def pair(out, info):
+        return {"first": out["embedding_first"], "second": out["embedding_second"]}, info.valid_slices
+
+    head = PrototypeHead(prototypes, features, hidden_units, dtype=context.dtype)
+    return Objective(weight, head, loss, views=2, pair=pair)
 
 
 def regional(
@@ -212,3 +216,8 @@ def planes(context: Context, *, weight: float = 1.0, temperature: float = 0.1, f
         )
 
     return Objective(weight, PlaneHead(features, context.image_planes, dtype=context.dtype), loss, views=1)
+
+
+def _two_views(out, info: BatchInfo) -> tuple[dict[str, jax.Array], jax.Array]:
+    """The embeddings of the slices of two views, see `Objective.pair`."""
+    return {"first": out["first"], "second": out["second"]}, info.valid_slices

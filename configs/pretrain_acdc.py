@@ -1,6 +1,6 @@
 """Pretraining on ACDC patients against their nine cardiac morphometric values.
 
-    python -m morphojax.main --config=configs/pretrain_acdc.py --config.data.dataset=data/acdc \\
+    morphojax train --config=pretrain_acdc --config.data.dataset=data/acdc \\
         --config.data.subjects="('data/acdc_pretrain.txt',)"
 
 The morphometric values were measured on expert masks: they are weak labels of the pretraining

@@ -1,7 +1,7 @@
 """Pretraining with other objectives than the default: one arm of a comparison, selected by name.
 
-    python -m morphojax.main --config=configs/pretrain_arm.py:byol
-    python -m morphojax.main --config=configs/pretrain_arm.py:sigmoid --config.data.dataset=DIR
+    morphojax train --config=pretrain_arm:byol
+    morphojax train --config=pretrain_arm:sigmoid --config.data.dataset=DIR
 
 All other settings are those of configs/pretrain_sax.py, so the arms differ in the objective only
 (and in what it needs: see the end of this file). Every key can be set on the command line. Heads

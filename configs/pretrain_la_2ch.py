@@ -1,6 +1,6 @@
 """Pretraining on the 2-chamber view and table rows, on the embedded synthetic cohort.
 
-    python -m morphojax.main --config=configs/pretrain_la_2ch.py
+    morphojax train --config=pretrain_la_2ch
 
 An example is a subject: its one long-axis slice, at ED or ES, against the subject's table row.
 """

@@ -1,6 +1,6 @@
 """Pretraining on the 4-chamber view and table rows: configs/pretrain_la_2ch.py in another plane.
 
-python -m morphojax.main --config=configs/pretrain_la_4ch.py
+morphojax train --config=pretrain_la_4ch
 """
 
 import ml_collections

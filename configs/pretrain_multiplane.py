@@ -1,7 +1,7 @@
 """Pretraining on all planes of a subject at once, against its table row and plane against plane.
 
-    python -m morphojax.main --config=configs/pretrain_multiplane.py
-    python -m morphojax.main --config=configs/segment_la_4ch.py \\
+    morphojax train --config=pretrain_multiplane
+    morphojax train --config=segment_la_4ch \\
         --config.init_from=runs/pretrain_multiplane
 
 An example is a subject: four short-axis slices and both long-axis views of one frame, by one

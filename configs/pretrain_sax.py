@@ -1,6 +1,6 @@
 """Pretraining on short-axis slices and table rows: the default, on the embedded synthetic cohort.
 
-    python -m morphojax.main --config=configs/pretrain_sax.py
+    morphojax train --config=pretrain_sax
 
 An example is a subject: a few slices of one frame are encoded and pooled, and contrasted with the
 subject's table row.

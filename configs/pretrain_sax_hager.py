@@ -1,7 +1,7 @@
 """The published recipe of Hager et al., CVPR 2023 (arXiv:2303.14080): the baseline that everything
 is compared with.
 
-    python -m morphojax.main --config=configs/pretrain_sax_hager.py --config.data.dataset=DIR
+    morphojax train --config=pretrain_sax_hager --config.data.dataset=DIR
 
 The middle slice with ED, mid and ES as channels, ResNet-50, 500 epochs of 512 subjects. Made for
 tens of thousands of subjects and a GPU; on a laptop it runs, slowly, with smaller values of

@@ -1,8 +1,8 @@
 """Fine-tunes a pretrained image encoder to predict a table column from short-axis images alone.
 
-    python -m morphojax.main --config=configs/probe.py --config.init_from=runs/pretrain_sax \\
+    morphojax train --config=probe --config.init_from=runs/pretrain_sax \\
         --config.label=lv_ef
-    python -m morphojax.probe --run=runs/probe
+    morphojax probe --run=runs/probe
 
 The second scores the test subjects. A linear probe of the frozen encoder needs no training of this
 kind: morphojax.probe alone.

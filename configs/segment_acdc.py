@@ -1,6 +1,6 @@
 """Segmentation of ACDC with one or two labelled patients, from scratch or pretrained.
 
-    python -m morphojax.main --config=configs/segment_acdc.py:self_training \\
+    morphojax train --config=segment_acdc:self_training \\
         --config.data.dataset=data/acdc --config.data.subjects="('data/labelled.txt',)"
 
 The arms are those of segment_sax.py. Protocol, cost and scores: docs/results.md.

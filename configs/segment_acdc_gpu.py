@@ -1,7 +1,7 @@
 """Segmentation of ACDC with one or two labelled patients, for a GPU: as segment_acdc, with a
 U-Net at the image's full size, in bfloat16.
 
-    python -m morphojax.main --config=configs/segment_acdc_gpu.py:calibrated \\
+    morphojax train --config=segment_acdc_gpu:calibrated \\
         --config.data.dataset=data/acdc --config.data.subjects="('data/labelled.txt',)"
 
 The arms are those of segment_sax.py.

@@ -1,7 +1,7 @@
 """Segmentation of ACDC with eight or more labelled patients: as segment_acdc, with milder
 augmentation.
 
-    python -m morphojax.main --config=configs/segment_acdc_many.py \\
+    morphojax train --config=segment_acdc_many \\
         --config.data.dataset=data/acdc --config.steps=6000
 
 The strong augmentation that two patients need leaves a network underfitted that has more:

@@ -1,7 +1,7 @@
 """Image-only segmentation of the 2-chamber view: the left atrium, and LV cavity and myocardium
 where they are annotated.
 
-    python -m morphojax.main --config=configs/segment_la_2ch.py \\
+    morphojax train --config=segment_la_2ch \\
         --config.init_from=runs/pretrain_la_2ch
 
 A subject has two labelled slices (ED and ES), where the short axis has some twenty: hence more

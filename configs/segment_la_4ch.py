@@ -1,7 +1,7 @@
 """Image-only segmentation of the 4-chamber view: both atria, and the ventricles and myocardium
 where they are annotated.
 
-python -m morphojax.main --config=configs/segment_la_4ch.py --config.init_from=runs/pretrain_la_4ch
+morphojax train --config=segment_la_4ch --config.init_from=runs/pretrain_la_4ch
 """
 
 import ml_collections

@@ -1,7 +1,7 @@
 """Image-only segmentation of short-axis slices, from a pretrained encoder or from scratch.
 
-    python -m morphojax.main --config=configs/segment_sax.py --config.init_from=runs/pretrain_sax
-    python -m morphojax.main --config=configs/segment_sax.py:self_training
+    morphojax train --config=segment_sax --config.init_from=runs/pretrain_sax
+    morphojax train --config=segment_sax:self_training
 
 The arm after the colon says what the run learns from unlabelled images:
     supervised     nothing (the default)

@@ -1,14 +1,14 @@
 """ACDC with few labelled patients: pretraining, learning from unlabelled patients, and controls.
 
     launch/prepare_acdc.sh ACDC_FOLDER      # once: the dataset and its lists of patients
-    python -m analysis.study --config=configs/study_acdc.py --workers=2
+    morphojax study --config=study_acdc --workers=2
 
 The labelled sets hold one, two, eight or all patients (Chaitanya et al. 2020). The other patients
 of the protocol's pretraining list are unlabelled; 19 patients are the test. Sets of one and two
 patients have two seeds. `all` (59 of the 80 patients at hand) has milder augmentation and more
 steps. At test time every arm sees images alone. Cost and scores: docs/results.md. On a GPU:
 
-    python -m analysis.study --config=configs/study_acdc.py:gpu
+    morphojax study --config=study_acdc:gpu
 """
 
 import ml_collections

@@ -2,7 +2,7 @@
 table, and pretrained with rows shuffled.
 
     launch/prepare_acdc.sh ACDC_FOLDER      # once
-    python -m analysis.study --config=configs/study_acdc_encoders.py --workers=2
+    morphojax study --config=study_acdc_encoders --workers=2
 
 Learning rates are the best of a few tried, not searched for: attention and LayerNorm need lower
 ones. Scores of an earlier recipe: docs/results.md.

@@ -2,7 +2,7 @@
 with two labelled ACDC patients.
 
     launch/prepare_acdc.sh ACDC_FOLDER      # once
-    python -m analysis.study --config=configs/study_acdc_recipe.py --workers=2
+    morphojax study --config=study_acdc_recipe --workers=2
 
 About 9 min for a run on one core of a two-core machine; full_size takes over an hour. Scores:
 docs/results.md.

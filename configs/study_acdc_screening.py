@@ -2,7 +2,7 @@
 ACDC with two labelled patients.
 
     launch/prepare_acdc.sh ACDC_FOLDER      # once
-    python -m analysis.study --config=configs/study_acdc_screening.py --workers=2
+    morphojax study --config=study_acdc_screening --workers=2
 
 A pretraining takes 150 steps of 12 patients x 3 slices: about 4 min on one core of a two-core
 machine. A segmentation takes 800 steps: 3 min, 8 with unlabelled stacks. This screens ideas: a

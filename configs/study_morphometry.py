@@ -1,6 +1,6 @@
 """Which columns of the table must pretraining see? Groups of columns, and controls, short axis.
 
-    python -m analysis.study --config=configs/study_morphometry.py --workers=2
+    morphojax study --config=study_morphometry --workers=2
 
 The synthetic cohort of study_planes.py, whose hearts are drawn from the table: cardiac columns are
 measured on the heart, body columns correlate with it, the rest says little or nothing. `noise` has

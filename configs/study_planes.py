@@ -1,8 +1,8 @@
 """The synthetic cohort: plane x encoder x arm, with the permutation control.
 
-    python -m analysis.study --config=configs/study_planes.py --plan
-    python -m analysis.study --config=configs/study_planes.py --workers=2
-    python -m analysis.study --config=configs/study_planes.py:multiplane --workers=2
+    morphojax study --config=study_planes --plan
+    morphojax study --config=study_planes --workers=2
+    morphojax study --config=study_planes:multiplane --workers=2
 
 After the colon: `single` (the default) pretrains on the plane that is segmented, `multiplane` on
 all planes at once. The hearts are drawn from their table, so a gain is expected where the table's

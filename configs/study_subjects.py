@@ -1,7 +1,7 @@
 """The number of pretraining subjects: how many does a gain need, right rows against shuffled rows?
 
-    python -m analysis.study --config=configs/study_subjects.py --plan          # for a GPU
-    python -m analysis.study --config=configs/study_subjects.py:small --workers=2
+    morphojax study --config=study_subjects --plan          # for a GPU
+    morphojax study --config=study_subjects:small --workers=2
 
 One synthetic cohort; each pretraining reads a nested part of its training subjects, for the same
 number of steps. All segmentations have the same few labelled subjects and the same test subjects.

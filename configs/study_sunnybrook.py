@@ -1,8 +1,8 @@
 """Sunnybrook, the LV cavity alone, two labelled subjects: does pretraining against the table help?
 
-    python -m morphojax.prepare --source=sunnybrook --input=SUNNYBROOK_FOLDER \\
+    morphojax prepare --source=sunnybrook --input=SUNNYBROOK_FOLDER \\
         --output=data/sunnybrook --spacing=1.5 --size=128 --split_fractions=0.6,0.1,0.3 --key=none
-    python -m analysis.study --config=configs/study_sunnybrook.py --workers=2
+    morphojax study --config=study_sunnybrook --workers=2
 
 The labelled subjects are a tenth of the training subjects, drawn anew for each seed. `no_masks` has
 only the columns that were not measured on masks. Seven test subjects are too few to tell an effect

@@ -1,7 +1,7 @@
 """A small study on the embedded synthetic cohort: does pretraining against the table help, and does
 that need each subject's own row?
 
-    python -m analysis.study --config=configs/study_synthetic.py --workers=2
+    morphojax study --config=study_synthetic --workers=2
 
 It shows every part of a study in a few minutes. It is no evidence about real hearts: the synthetic
 hearts are drawn from their table.

@@ -1,6 +1,6 @@
 """Scores a segmentation run on a split of a prepared dataset, on the native grids.
 
-    python -m morphojax.evaluate --run=runs/segment_sax --split=test
+    morphojax evaluate --run=runs/segment_sax --split=test
 
 Writes to --output (default: <run>/evaluation):
     scores_<split>.csv      per subject, plane, phase and structure: Dice, surface Dice, HD95, ASSD,

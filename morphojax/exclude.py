@@ -1,6 +1,6 @@
 """Removes subjects who withdrew from a prepared dataset, without the raw cohort.
 
-    python -m morphojax.exclude --dataset=DIR --list=FILE --key=COHORT/morphojax.key
+    morphojax exclude --dataset=DIR --list=FILE --key=COHORT/morphojax.key
 
 The list holds one id per line, or is a CSV with a column eid, subject or id. A dataset that was
 prepared with a key needs that key. The dataset is written anew and replaces the old one, with a

@@ -1,6 +1,6 @@
 """Writes the image encoder of a run as a weight file for the transformers library.
 
-    python -m morphojax.export --run=runs/pretrain_sax --output=encoder.safetensors
+    morphojax export --run=runs/pretrain_sax --output=encoder.safetensors
 
 The file fits ResNetModel, ConvNextModel, SwinModel or ViTModel (without pooling layer; the ViT has
 a class token and learned positions):

@@ -1,7 +1,7 @@
 """Reports what a raw cohort or a prepared dataset holds, and what in it looks suspicious.
 
-    python -m morphojax.inspect DIR
-    python -m morphojax.inspect DIR --source=acdc --planes=sax --output=REPORT
+    morphojax inspect DIR
+    morphojax inspect DIR --source=acdc --planes=sax --output=REPORT
 
 It prints subjects by plane, geometry, labels, the columns of the table, and a list of suspicions.
 A subject is its index, in the order of the ids. --ids also prints the id of each index, and why a

@@ -2,7 +2,7 @@
 
     morphojax train --config=pretrain_sax
     morphojax train --config=segment_sax --config.init_from=runs/pretrain_sax
-    morphojax train --config=configs/segment_sax.py --describe
+    morphojax train --config=segment_sax --describe
 
 --config is the name of a shipped config (`morphojax configs` lists them) or a file. Any of its keys
 can be set on the command line, such as --config.table.groups=-cardiac_morphometric.

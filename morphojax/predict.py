@@ -1,6 +1,6 @@
 """Segments NIfTI images with a run: writes labels with the geometry of the images, and measures.
 
-    python -m morphojax.predict --run=runs/segment_sax --input=DIR --output=DIR
+    morphojax predict --run=runs/segment_sax --input=DIR --output=DIR
 
 --input is a file, or a folder that is searched for .nii and .nii.gz files. Each file is a stack
 [X, Y, Z] or a cine [X, Y, Z, T], of which every frame is segmented. The labels go to --output,

@@ -1,9 +1,9 @@
 """Raw cohort -> prepared dataset, once per cohort.
 
-    python -m morphojax.prepare --source=acdc --input=DIR --output=DIR
-    python -m morphojax.prepare --source=synthetic --input=DIR --output=DIR --subjects=64
-    python -m morphojax.prepare --source=acdc --input=DIR --output=DIR --dry-run
-    python -m morphojax.prepare --source=ukb_dicom --input=DIR --output=DIR --convert-only
+    morphojax prepare --source=acdc --input=DIR --output=DIR
+    morphojax prepare --source=synthetic --input=DIR --output=DIR --subjects=64
+    morphojax prepare --source=acdc --input=DIR --output=DIR --dry-run
+    morphojax prepare --source=ukb_dicom --input=DIR --output=DIR --convert-only
 
 An interrupted run continues when the same command is run again. At the end it prints a summary.
 The output folder then also holds `report.csv` (by subject: what was assumed, and who was left
@@ -14,7 +14,7 @@ at once; then the same command without --shard does what is left and assembles t
 same bytes as on one machine. --launcher=submitit --shards=N does all of this on SLURM.
 
 Subjects are named by pseudonyms, which identify nobody without the key: the file `morphojax.key`
-in the input folder, made if absent, or --key. `python -m morphojax.pseudonyms` translates ids.
+in the input folder, made if absent, or --key. `morphojax pseudonyms` translates ids.
 The synthetic cohort keeps its ids.
 """
 

@@ -1,7 +1,7 @@
 """Predicts a column of the table from a run's image encoder, and scores the test subjects.
 
-    python -m morphojax.probe --run=runs/pretrain_sax --label=lv_ef --frames=ED,ES
-    python -m morphojax.probe --run=runs/pretrain_sax --export
+    morphojax probe --run=runs/pretrain_sax --label=lv_ef --frames=ED,ES
+    morphojax probe --run=runs/pretrain_sax --export
 
 A linear and a nearest-neighbour probe are fitted to embeddings of the training subjects, with the
 encoder frozen. Their hyperparameters are chosen on the validation subjects, or by cross-validation

@@ -1,7 +1,7 @@
 """Subject ids -> the pseudonyms that `prepare` gave them, one per line, in the same order.
 
-    python -m morphojax.pseudonyms --key=COHORT/morphojax.key ids.txt > pseudonyms.txt
-    ls COHORT | python -m morphojax.pseudonyms --key=COHORT/morphojax.key --pairs -
+    morphojax pseudonyms --key=COHORT/morphojax.key ids.txt > pseudonyms.txt
+    ls COHORT | morphojax pseudonyms --key=COHORT/morphojax.key --pairs -
 
 The first turns a list of ids into one for config.data.subjects. The second prints id and pseudonym
 side by side, and so identifies people: protect its output as you protect the raw data.

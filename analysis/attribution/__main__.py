@@ -1,6 +1,6 @@
 """Which table columns, and which image regions, does the similarity of a pretraining depend on?
 
-    python -m analysis.attribution --run=runs/pretrain_sax --split=val --output=results/attribution
+    morphojax attribution --run=runs/pretrain_sax --split=val --output=results/attribution
 
 The similarity is the cosine of the projected embeddings of a subject's images and of its own table
 row, whatever config.table.control was in training. Four methods, described in docs/studies.md:

@@ -1,9 +1,9 @@
 """Plans, runs, resumes and reports a study: a matrix of arms, labelled sets and seeds.
 
-    python -m analysis.study --config=configs/study_synthetic.py --plan
-    python -m analysis.study --config=configs/study_synthetic.py
-    python -m analysis.study --config=configs/study_synthetic.py --only=arm=scratch --workers=2
-    python -m analysis.study --config=configs/study_synthetic.py --report
+    morphojax study --config=study_synthetic --plan
+    morphojax study --config=study_synthetic
+    morphojax study --config=study_synthetic --only=arm=scratch --workers=2
+    morphojax study --config=study_synthetic --report
 
 Without --plan or --report it runs what is not done, and then reports. It can be stopped and started
 at any time, on any machines that share the study's folder. Keys of the config are set as

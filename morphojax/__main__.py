@@ -1,8 +1,6 @@
 """`python -m morphojax COMMAND`, the same as `morphojax COMMAND`."""
 
-import sys
-
-from morphojax.cli import main
+from morphojax.cli import script
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

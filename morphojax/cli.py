@@ -3,11 +3,12 @@
 import dataclasses
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
-from morphojax import __version__, shipped
-from morphojax.exit_codes import COMPLETE, REFUSED
+from morphojax import __version__, interrupts, shipped
+from morphojax.exit_codes import COMPLETE, INTERRUPTED, REFUSED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,4 +78,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: there is no command {name!r}; {hint}", file=sys.stderr)
         return REFUSED
     shipped.make_importable()
-    return importlib.import_module(COMMANDS[name].module).main(rest)
+    try:
+        return importlib.import_module(COMMANDS[name].module).main(rest)
+    except KeyboardInterrupt:  # while a module is imported; later `flags.guard` meets it
+        print(interrupts.KEPT, file=sys.stderr)
+        return INTERRUPTED
+
+
+def script() -> None:
+    """The installed command."""
+    code = main()
+    if code == INTERRUPTED:  # JAX's threads may still compute, and crash in an orderly exit
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from morphojax import interrupts
 from morphojax.data.errors import printable
 from morphojax.exit_codes import FAILED, INTERRUPTED, REFUSED
 from morphojax.train.choices import CHECKPOINTS, WEIGHTS
@@ -42,9 +43,11 @@ def guard(work: Callable[[], int]) -> int:
     Errors of the package that a user can mend are ValueErrors.
     """
     try:
-        return work()
+        with interrupts.watched():
+            return work()
     except KeyboardInterrupt:
-        print("interrupted: files that were written are complete, others are absent", file=sys.stderr)
+        interrupts.end_children()
+        print(interrupts.KEPT, file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # of `morphojax inspect DIR | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,9 +13,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "morphojax"
 # A module imports from lower floors and from its own package only.
-FLOORS = {
+FLOORS: dict[str, float] = {
     "anatomy": 0,
     "exit_codes": 0,
+    "interrupts": 0.5,
     "progress": 0,
     "shipped": 0,
     "data": 1,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from analysis.study import cost, jobs, report, spec, state, worker
 from analysis.study.errors import StudyError
 from analysis.study.text import duration, plan_table
+from morphojax import interrupts
 from morphojax import jobs as cluster
 from morphojax.data.errors import printable
 from morphojax.exit_codes import COMPLETE, FAILED, STOPPED
@@ -21,7 +22,8 @@ def run(options: argparse.Namespace, keys: list[str]) -> int:
     a user can mend.
     """
     try:
-        return _run(options, keys)
+        with interrupts.finishes("stopping: jobs finish their step and save; Ctrl-C again stops at once"):
+            return _run(options, keys)
     except (worker.Interrupted, KeyboardInterrupt):
         print("stopped; finished steps are saved, and the same command goes on", file=sys.stderr)
         return STOPPED

@@ -1,5 +1,6 @@
 """What a training shows of itself: its bar, and the line at its end."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,14 +8,17 @@ from typing import Any, Self
 
 import jax
 
-from morphojax import progress
+from morphojax import interrupts, progress
 from morphojax.train import devices
 from morphojax.train.task import Task
+
+STOPPING = "stopping after this step; Ctrl-C again stops at once, and keeps the last checkpoint"
 
 
 class TrainingBar:
     """The progress of a training, with its last loss and validation score. The first step takes
-    much longer than the others: it is announced, and its time printed.
+    much longer than the others: it is announced, and its time printed. Before its end Ctrl-C loses
+    nothing, and ends the process; after it the loop stops with a checkpoint.
     """
 
     def __init__(self, task: Task, start: int):
@@ -24,6 +28,7 @@ class TrainingBar:
         )
         self._shown: dict[str, str] = {}
         self._compiled = start == task.steps
+        self._stopping = contextlib.ExitStack()
         self._clock = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -32,6 +37,7 @@ class TrainingBar:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self._stopping.close()
         self._bar.close()
 
     @property
@@ -43,6 +49,7 @@ class TrainingBar:
         if not self._compiled:
             devices.say(f"compiled in {self.seconds:.0f} s")
             self._compiled = True
+            self._stopping.enter_context(interrupts.finishes(STOPPING))
             self._bar.unpause()  # the time left is that of the other steps
         self._bar.update()
 

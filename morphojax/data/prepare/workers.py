@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from morphojax import interrupts
 from morphojax.data.prepare.checks import PrepareError
 
 _PRELOAD = "morphojax.data.prepare.partials"  # imported once by the server that forks the workers
@@ -49,6 +50,7 @@ def map_subjects(
 
 
 def _begin_worker() -> None:
+    interrupts.ignore()
     _keep_memory()
     _die_with_parent()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from morphojax import interrupts
 from morphojax.anatomy import CONVENTIONS
 from morphojax.data import json_text
 from morphojax.data.sources.base import CohortError
@@ -68,7 +69,9 @@ def generate(root: Path, subjects: int, seed: int = 0, workers: int | None = Non
         else:
             # Spawned, not forked, because the caller may already run JAX's threads.
             context = multiprocessing.get_context("spawn")
-            with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+            with concurrent.futures.ProcessPoolExecutor(
+                workers, mp_context=context, initializer=interrupts.ignore
+            ) as pool:
                 pending = [pool.submit(_write_subject, *job) for job in jobs]
                 try:
                     for done in concurrent.futures.as_completed(pending):

@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.attribution import image, report
 from analysis.attribution.rows import Retrieval, by_feature, integrated_gradients, other_images
+from morphojax.commands.output import writable
 from morphojax.data.store.dataset import Dataset
 from morphojax.exit_codes import COMPLETE
 from morphojax.inference.similarity import Similarity, SimilarityError, image_embeddings, load_similarity, subjects_of
@@ -17,6 +18,7 @@ from morphojax.tasks import cohort
 
 
 def run(options: argparse.Namespace) -> int:
+    writable(options.output)
     similarity, dataset = load_similarity(
         options.run,
         lambda config: cohort.open_configured(config["data"], options.dataset),

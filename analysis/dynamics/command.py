@@ -9,11 +9,13 @@ import pandas as pd
 from analysis.dynamics import curves, figures, logs, members, tables
 from analysis.dynamics.images import COUNTED
 from analysis.dynamics.logs import DynamicsError
+from morphojax.commands.output import writable
 from morphojax.data.store.records import write_atomically
 from morphojax.exit_codes import COMPLETE
 
 
 def run(options: argparse.Namespace) -> int:
+    writable(options.output)
     dice = tables.thresholds(options.dice) if options.dice else tables.DICE
     log = _read(options)
     if options.dice and "segment" not in set(log["task"]):

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from morphojax import anatomy
+from morphojax.commands.output import writable
 from morphojax.data.store.records import write_atomically
-from morphojax.evaluation import agreement, figures, summary
+from morphojax.evaluation import agreement, figures, overlap, summary
 from morphojax.exit_codes import COMPLETE
 from morphojax.inference.scoring import Result, by_plane, check, score
 from morphojax.inference.segmenter import load_run
@@ -32,8 +33,9 @@ def run(args: argparse.Namespace) -> int:
             print(f"note: {plane} is not scored: no labelled stack in --split={args.split}")
         if skipped := [s for s in run.structures_of(plane) if s not in dataset.manifest.labelled[plane]]:
             print(f"note: not scored in {plane}, because not annotated in this dataset: {', '.join(skipped)}")
+    overlap.check_tolerance(args.tolerance_mm)
+    output = writable(Path(args.output) if args.output else Path(args.run[0]) / "evaluation")
     result = score(runs, dataset, args.split, args.heart_rate, tolerance_mm=args.tolerance_mm)
-    output = Path(args.output) if args.output else Path(args.run[0]) / "evaluation"
     about = {
         "run": " ".join(args.run),
         "checkpoint": args.checkpoint,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from morphojax import anatomy
+from morphojax.commands.output import writable
 from morphojax.commands.source import make_source
 from morphojax.data.inspection import survey, suspicions
 from morphojax.data.inspection.survey import STACK_COLUMNS, Findings
@@ -22,6 +23,8 @@ _SHOWN = 12  # indices per line
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.output is not None:
+        writable(args.output)
     try:
         findings, dataset = _find(args)
     except CohortError as error:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from morphojax import anatomy
+from morphojax.commands.output import writable
 from morphojax.data.store.dataset import Dataset
 from morphojax.data.store.records import write_atomically
 from morphojax.evaluation import figures
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     frames = tuple(f.strip() for f in args.frames.split(","))
     if len(set(frames)) < len(frames) or set(frames) - set(anatomy.PHASES):
         raise ProbeError(f"--frames={args.frames}: name each frame once, among {', '.join(anatomy.PHASES)}")
+    writable(Path(args.output) if args.output else encoder.run)
     result = score_network(encoder, dataset) if network else None
     if args.export or result is None:
         embeddings = embed_frames(encoder, dataset, frames, slices=args.slices)

@@ -1,0 +1,20 @@
+"""The folder that a command writes to, checked before the work."""
+
+import tempfile
+from pathlib import Path
+
+from morphojax.data.errors import NamedError
+
+
+class OutputError(NamedError):
+    """A folder that cannot be written."""
+
+
+def writable(folder: Path, flag: str = "--output") -> Path:
+    """The folder, made where it is absent. Raises OutputError where no file can be made in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise OutputError(f"{flag}={folder}: cannot be written ({error.strerror}); name another folder") from error

@@ -13,7 +13,7 @@ from analysis.study.spec import ARM, Study
 from analysis.study.state import State
 from morphojax.data.store.records import write_atomically
 
-SECONDARY = "volume_error_ml"
+SECONDARY = ("volume_error_ml", "lv_ef_error_percent_points")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ def write(study: Study, jobs: Sequence[Job], states: Mapping[str, State]) -> lis
     content: list[Section] = [sections.setup(study, jobs, states, findings.scores)]
     for part, compared in findings.parts:
         content += sections.of_part(study, part, compared)
-    content += [sections.missing(jobs, states), sections.commands(study, jobs)]
+    content += [sections.missing(study, jobs, states), sections.commands(study, jobs)]
     contrasts = [
         table.assign(part=part.name, metric=metric)
         for part, by_metric in findings.parts
@@ -65,7 +65,7 @@ def _compared(study: Study, part: tables.Part) -> dict[str, pd.DataFrame]:
     to_baseline = [(arm, study.baseline) for arm in study.axes[ARM] if arm != study.baseline]
     others = [pair for pair in to_baseline if pair not in planned]
     compared = {}
-    for metric in (tables.PRIMARY, SECONDARY):
+    for metric in (tables.PRIMARY, *SECONDARY):
         if part.scores.loc[part.scores["metric"] == metric, "value"].notna().any():
             both = [
                 tables.compare(part, planned, metric).assign(planned=True),

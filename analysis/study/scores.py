@@ -42,7 +42,13 @@ NOT_COMPUTED = {
     "lv_ef_not_computed": ("no LV EF, fraction", 3),
     "rv_ef_not_computed": ("no RV EF, fraction", 3),
 }
-HEADINGS = METRICS | CLINICAL | NOT_COMPUTED
+# By position of positions_<split>.csv.
+POSITIONS = {
+    "dice_base": ("Dice, base", 3),
+    "dice_middle": ("Dice, middle", 3),
+    "dice_apex": ("Dice, apex", 3),
+}
+HEADINGS = METRICS | CLINICAL | NOT_COMPUTED | POSITIONS
 KEYS = ["subject", "plane", "structure", "phase"]
 _AGAIN = "remove the run's directory to run the cell again"
 
@@ -93,9 +99,10 @@ def matrix(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
 def _of_cell(run: Path, split: str) -> Iterator[pd.DataFrame]:
     """Rows of KEYS, metric and value, from each file of a scoring."""
     yield _of_stacks(scoring_file(run, "scores", split))
-    path = scoring_file(run, "measures", split)
-    if path.is_file():
-        yield _of_measures(path)
+    for name, rows in (("measures", _of_measures), ("positions", _of_positions)):
+        path = scoring_file(run, name, split)
+        if path.is_file():
+            yield rows(path)
 
 
 def _of_stacks(path: Path) -> pd.DataFrame:
@@ -125,6 +132,12 @@ def _of_measures(path: Path) -> pd.DataFrame:
     long = table.assign(metric=table["measure"].map(_ERRORS), value=errors)
     counts = table.assign(metric=table["measure"].str.replace("_percent", "_not_computed"), value=counted)[is_ef]
     return pd.concat([long, counts])[[*KEYS, "metric", "value"]]
+
+
+def _of_positions(path: Path) -> pd.DataFrame:
+    table = _table(path, ("plane", "structure", "phase", "position", "dice"))
+    _check(path, table, ["dice"])
+    return table.assign(metric="dice_" + table["position"], value=table["dice"])[[*KEYS, "metric", "value"]]
 
 
 def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:

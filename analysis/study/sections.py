@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.study import blocks, figures, tables
 from analysis.study.document import Block, Section
 from analysis.study.jobs import Job
-from analysis.study.scores import CLINICAL, HEADINGS, METRICS, NOT_COMPUTED, lacking, scored
+from analysis.study.scores import CLINICAL, HEADINGS, METRICS, NOT_COMPUTED, POSITIONS, lacking, scored
 from analysis.study.spec import ARM, Study
 from analysis.study.state import DONE, OPTIONAL, State
 
@@ -50,6 +50,7 @@ def of_part(study: Study, part: tables.Part, compared: Mapping[str, pd.DataFrame
     if compared:
         yield from _planned(study, part, compared, title)
     yield from clinical(study, part, title)
+    yield from positions(study, part, title)
     others = {metric: table[~table["planned"]] for metric, table in compared.items()}
     if len(others.get(tables.PRIMARY, ())):
         note = Block("text", "Not planned: read these as hypotheses. No interval here is corrected for their number.")
@@ -96,6 +97,19 @@ def clinical(study: Study, part: tables.Part, title: str = "") -> Iterator[Secti
     metrics = [m for m in CLINICAL if m in values] + [m for m in NOT_COMPUTED if m in values and values[m].any()]
     table = blocks.means_table(tables.means(study, part, metrics), metrics)
     yield Section(f"Clinical errors{title}", [table, Block("list", lines=lines)])
+
+
+def positions(study: Study, part: tables.Part, title: str = "") -> Iterator[Section]:
+    """Nothing where no position was scored, as in a long axis."""
+    metrics = [m for m in POSITIONS if m in set(part.scores["metric"])]
+    if not metrics:
+        return
+    text = (
+        "Basal, middle and apical third of the slices in which the reference has the left ventricle, mean over structures. "
+        "Slices without it belong to no third, whatever the prediction has there."
+    )
+    table = blocks.means_table(tables.means(study, part, metrics), metrics)
+    yield Section(f"Dice by slice position{title}", [table, Block("text", text)])
 
 
 _METHOD = (

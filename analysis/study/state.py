@@ -23,7 +23,7 @@ FILE = "study.json"
 DONE, RUNNING, STOPPED, FAILED, MISSING, UNUSABLE = "done", "running", "stopped", "failed", "missing", "unusable"
 SCORED = ("scores", "summary")
 # What a scoring writes besides, and what a report takes from it. Earlier versions did not write it.
-OPTIONAL = {"measures": "clinical errors"}
+OPTIONAL = {"measures": "clinical errors", "positions": "Dice by slice position"}
 _RECORD = {
     "name": str,
     "cell": object,

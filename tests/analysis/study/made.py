@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis.study import jobs, spec, state
-from morphojax.evaluation import contrasts
+from morphojax.evaluation import contrasts, positions
 
 STRUCTURES = ("lv_cavity", "lv_myocardium", "rv_cavity")
 EFFECTS = {"scratch": 0.0, "pretrained": 0.04, "shuffled": 0.0}
@@ -72,6 +72,17 @@ def _measures(values: Mapping[str, str], subjects: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=pd.Index(["subject", "index", "plane", "measure", "reference", "predicted"]))
 
 
+def _positions(subjects: int) -> pd.DataFrame:
+    rows = [
+        (f"pseudonym{s}", s, "sax", phase, structure, position, at + 0.01 * (s % 6), 3)
+        for s in range(subjects)
+        for phase in ("ED", "ES")
+        for structure in STRUCTURES
+        for position, at in (("base", 0.7), ("middle", 0.9), ("apex", 0.6))
+    ]
+    return pd.DataFrame(rows, columns=pd.Index(["subject", "index", *positions.COLUMNS]))
+
+
 def rescore(job: jobs.Job, name: str, table: pd.DataFrame | None) -> None:
     """Replaces a table of a cell's scoring; None: as if an earlier version had scored it."""
     path = state.scoring_file(job.run, name, "test")
@@ -110,6 +121,7 @@ def finish(
         pd.DataFrame(rows).to_csv(job.run / "evaluation" / "scores_test.csv", index=False)
         (job.run / "evaluation" / "summary_test.csv").write_text("")
         _measures(job.cell.values, subjects).to_csv(job.run / "evaluation" / "measures_test.csv", index=False)
+        _positions(subjects).to_csv(job.run / "evaluation" / "positions_test.csv", index=False)
     state.write(job, {"train": seconds, **({"evaluate": 5.0} if job.cell else {})}, done=True)
 
 

@@ -1,4 +1,4 @@
-"""Clinical errors in a study's report."""
+"""Clinical errors and Dice by slice position in a study's report."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def missing(study, planned):
 
 
 def table_lines(name, study, planned):
-    of = {"measures": sections.clinical}[name]
+    of = {"measures": sections.clinical, "positions": sections.positions}[name]
     return lines_of(of(study, part_of(study, planned)))
 
 
@@ -97,7 +97,14 @@ def test_an_ef_that_cannot_be_computed_is_the_largest_error_and_is_counted(finis
     assert "- no LV EF: 1 of 36 references; they are in no mean." in lines
 
 
-@pytest.mark.parametrize(("name", "what"), [("measures", "clinical errors")])
+def test_dice_by_position_is_a_mean_over_runs_and_subjects(finished):
+    lines = table_lines("positions", *finished)
+    rows = [line.split(" | ") for line in lines if line.startswith("| scratch")]
+    base, middle, apex = rows[0][3:]
+    assert base.startswith("0.725 [") and middle == "0.925" and apex == "0.625 |"
+
+
+@pytest.mark.parametrize(("name", "what"), [("measures", "clinical errors"), ("positions", "Dice by slice position")])
 def test_a_cell_scored_by_an_earlier_version_is_left_out_with_a_sentence(finished, name, what):
     study, planned = finished
     made.rescore(cell(planned), name, None)
@@ -112,12 +119,14 @@ def test_a_cell_scored_by_an_earlier_version_is_left_out_with_a_sentence(finishe
     assert any(f"No {what} of 6 of 6 scored cells: an" in x for x in missing(study, planned))
 
 
-def test_a_long_axis_has_none_and_nothing_is_missing(finished):
+def test_a_long_axis_has_neither_and_nothing_is_missing(finished):
     study, planned = finished
     for number, job in enumerate(job for job in planned if job.cell is not None):
         measures = table_of(job, "measures").assign(plane="la_2ch", measure="la_volume_ed_ml")
         made.rescore(job, "measures", measures if number else pd.DataFrame())  # or none at all
+        made.rescore(job, "positions", table_of(job, "positions").iloc[:0])
     assert table_lines("measures", study, planned) == []
+    assert table_lines("positions", study, planned) == []
     assert missing(study, planned)[1] == "None."
 
 
@@ -125,6 +134,9 @@ def test_a_long_axis_has_none_and_nothing_is_missing(finished):
     ("name", "change", "message"),
     [
         ("measures", {"measure": None}, "measures_test.csv: has no column 'measure'; remove the run's directory"),
+        ("positions", {"position": None}, "positions_test.csv: has no column 'position'"),
+        ("positions", {"dice": 1.5}, "positions_test.csv: holds a Dice outside 0 to 1"),
+        ("positions", {"structure": "lv"}, "positions_test.csv: unknown structure 'lv'"),
     ],
 )
 def test_impossible_tables_are_refused(finished, name, change, message):
@@ -137,7 +149,7 @@ def test_impossible_tables_are_refused(finished, name, change, message):
         part_of(study, planned)
 
 
-@pytest.mark.parametrize("name", ["measures"])
+@pytest.mark.parametrize("name", ["measures", "positions"])
 def test_a_table_that_changed_since_makes_the_cell_unusable(finished, name):
     job = cell(finished[1])
     state.scoring_file(job.run, name, "test").write_text("changed")

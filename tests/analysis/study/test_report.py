@@ -60,7 +60,7 @@ def by_hand(arm, set_, seed, subject):
 def test_the_long_table_has_a_row_per_value_and_no_pseudonym(whole):
     long = whole[2].scores
     by_metric = long["metric"].value_counts()
-    assert (by_metric[[*scores.METRICS]] == 18 * 6 * 3 * 2).all()
+    assert (by_metric[[*scores.METRICS, *scores.POSITIONS]] == 18 * 6 * 3 * 2).all()
     assert long["subject"].isin(range(6)).all() and "pseudonym" not in long.to_csv()
     row = long.query("arm == 'scratch' and labelled == '2a' and seed == '1' and subject == 3 and phase == 'ES'")
     row = row[row["structure"] == "rv_cavity"].set_index("metric")["value"]

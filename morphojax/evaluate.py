@@ -15,6 +15,8 @@ Writes to --output (default: <run>/evaluation):
     summary_<split>.csv     per plane, structure and phase: mean and 95 % bootstrap interval over
                             subjects; without ids
     summary_<split>.json    the same, with the run, checkpoint and weights
+    cases_<split>.npz       per subject and plane: the middle slice of the left ventricle at ED,
+                            with reference and prediction, for the pictures of a study's report
     dice_<split>.png (dice_<plane>_<split>.png with several planes), agreement_<split>.png,
     worst_<split>.png       figures, in which a subject appears as its index
 
@@ -36,6 +38,7 @@ from morphojax.data.store.dataset import DatasetError
 from morphojax.data.store.records import RecordError, write_atomically
 from morphojax.data.store.splits import SPLITS
 from morphojax.evaluation import agreement, figures, overlap, summary
+from morphojax.inference import cases
 from morphojax.inference.flags import add_checkpoint, add_largest_component, make_parser
 from morphojax.inference.scoring import Result, ScoringError, by_plane, check, score
 from morphojax.inference.segmenter import load_run
@@ -62,6 +65,7 @@ def write(output: Path, split: str, result: Result, about: dict[str, Any]) -> st
     ]
     document = about | {"split": split, "conventions": summary.conventions(result.tolerance_mm), "rows": rows}
     write_atomically(output / f"summary_{split}.json", (json.dumps(document, indent=1) + "\n").encode())
+    write_atomically(output / f"cases_{split}.npz", cases.encode(result.cases))
     _draw(output, split, result)
     return summary.table_text(summarised, agreed)
 

@@ -39,7 +39,7 @@ def write(study: Study, jobs: Sequence[Job], states: Mapping[str, State]) -> lis
     findings = find(study, jobs, states)
     content: list[Section] = [sections.setup(study, jobs, states, findings.scores)]
     for part, compared in findings.parts:
-        content += sections.of_part(study, part, compared)
+        content += sections.of_part(study, part, compared, jobs, states)
     content += [sections.missing(study, jobs, states), sections.commands(study, jobs)]
     contrasts = [
         table.assign(part=part.name, metric=metric)

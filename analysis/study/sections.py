@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.study import blocks, figures, tables
+from analysis.study import blocks, cases, figures, tables
 from analysis.study.document import Block, Section
 from analysis.study.jobs import Job
 from analysis.study.scores import CLINICAL, HEADINGS, METRICS, NOT_COMPUTED, POSITIONS, lacking, scored
@@ -35,7 +35,13 @@ def setup(study: Study, jobs: Sequence[Job], states: Mapping[str, State], long: 
     return Section("Question and material", [Block("list", lines=lines)])
 
 
-def of_part(study: Study, part: tables.Part, compared: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
+def of_part(
+    study: Study,
+    part: tables.Part,
+    compared: Mapping[str, pd.DataFrame],
+    jobs: Sequence[Job],
+    states: Mapping[str, State],
+) -> Iterator[Section]:
     title = f" ({part.name})" if part.name else ""
     means = tables.means(study, part)
     arms = list(means["arm"].unique())
@@ -51,6 +57,7 @@ def of_part(study: Study, part: tables.Part, compared: Mapping[str, pd.DataFrame
         yield from _planned(study, part, compared, title)
     yield from clinical(study, part, title)
     yield from positions(study, part, title)
+    yield from cases.section(study, part, compared.get(tables.PRIMARY), jobs, states)
     others = {metric: table[~table["planned"]] for metric, table in compared.items()}
     if len(others.get(tables.PRIMARY, ())):
         note = Block("text", "Not planned: read these as hypotheses. No interval here is corrected for their number.")

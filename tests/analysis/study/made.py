@@ -12,6 +12,7 @@ import pytest
 
 from analysis.study import jobs, spec, state
 from morphojax.evaluation import contrasts, positions
+from morphojax.inference import cases
 
 STRUCTURES = ("lv_cavity", "lv_myocardium", "rv_cavity")
 EFFECTS = {"scratch": 0.0, "pretrained": 0.04, "shuffled": 0.0}
@@ -83,6 +84,15 @@ def _positions(subjects: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=pd.Index(["subject", "index", *positions.COLUMNS]))
 
 
+def _cases(subjects: int) -> bytes:
+    """Of every subject: a reference and, a pixel further, a prediction."""
+    picture = np.zeros((3, 16, 16), np.uint8)
+    picture[0] = np.arange(16) * 10
+    picture[1, 4:10, 4:10] = picture[2, 4:10, 5:11] = 2
+    picture[1, 5:8, 5:8] = picture[2, 5:8, 6:9] = 1
+    return cases.encode(cases.Case(s, "sax", "ED", s, picture) for s in range(subjects))
+
+
 def rescore(job: jobs.Job, name: str, table: pd.DataFrame | None) -> None:
     """Replaces a table of a cell's scoring; None: as if an earlier version had scored it."""
     path = state.scoring_file(job.run, name, "test")
@@ -122,6 +132,7 @@ def finish(
         (job.run / "evaluation" / "summary_test.csv").write_text("")
         _measures(job.cell.values, subjects).to_csv(job.run / "evaluation" / "measures_test.csv", index=False)
         _positions(subjects).to_csv(job.run / "evaluation" / "positions_test.csv", index=False)
+        (job.run / "evaluation" / "cases_test.npz").write_bytes(_cases(subjects))
     state.write(job, {"train": seconds, **({"evaluate": 5.0} if job.cell else {})}, done=True)
 
 

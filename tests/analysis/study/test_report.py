@@ -237,7 +237,8 @@ class Page(HTMLParser):
         self.open, self.links = [], []
 
     def handle_starttag(self, tag, attrs):
-        self.links += [v for k, v in attrs if k in ("src", "href", "xlink:href") and not v.startswith("#")]
+        links = [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+        self.links += [link for link in links if not link.startswith(("#", "data:image/png;base64,"))]
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -256,7 +257,7 @@ def test_the_page_is_one_whole_file(tmp_path):
     html = first[0].read_text()
     page.feed(html)
     assert page.open == [] and page.links == []
-    assert "<title>Is a &lt; b &amp; c?</title>" in html and html.count("<svg") == 5
+    assert "<title>Is a &lt; b &amp; c?</title>" in html and html.count("<svg") == 7
     assert "src=" not in html and "@import" not in html
     for figure in sorted((first[0].parent / "figures").iterdir()):
         ElementTree.fromstring(figure.read_text())

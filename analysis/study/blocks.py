@@ -12,12 +12,14 @@ from morphojax import anatomy
 
 
 def means_table(means: pd.DataFrame, metrics: Sequence[str]) -> Block:
-    """metrics: of `means`; the first has an interval."""
+    """A row per arm and number of labels that has a value. metrics: of `means`; the first has an
+    interval.
+    """
     first, *others = metrics
     digits = HEADINGS[first][1]
     head = ["arm", "labelled", "runs", f"{HEADINGS[first][0]} [95 % interval]", *(HEADINGS[m][0] for m in others)]
     rows = []
-    for row in means.to_dict("records"):
+    for row in means.dropna(subset=list(metrics), how="all").to_dict("records"):
         interval = f"{row[first]:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
         cells = ["" if pd.isna(row[m]) else f"{row[m]:.{HEADINGS[m][1]}f}" for m in others]
         runs = f"{row['runs']} (sets {row['sets']}, seeds {row['seeds']})"
@@ -41,7 +43,10 @@ def sets_table(study: Study, part: tables.Part, arms: Sequence[str]) -> Block:
 
 
 def contrast_table(table: pd.DataFrame, metric: str) -> Block:
-    """A row per contrast; p (Holm) only of planned ones, unpaired only where there are some."""
+    """A row per contrast that has a pair of runs; p (Holm) only of planned ones, unpaired only
+    where there are some.
+    """
+    table = table.dropna(subset="mean")
     digits = HEADINGS[metric][1]
     forms = {
         "p_value": ".2g",
@@ -70,16 +75,13 @@ def contrast_table(table: pd.DataFrame, metric: str) -> Block:
     rows = []
     for row in table.to_dict("records"):
         cells = [f"{row['a']} - {row['b']}", tables.labels_text(row["labels"])]
-        if pd.isna(row["mean"]):
-            cells += ["0", *[""] * (3 + len(shown))]
-        else:
-            cells += [
-                f"{row['n_runs']:.0f} (sets {row['n_sets']:.0f}, seeds {row['seeds']:.0f})",
-                f"{row['n_subjects']:.0f}",
-            ]
-            cells += [f"{row['mean']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]"]
-            cells += ["" if pd.isna(row["t_low"]) else f"[{row['t_low']:+.{digits}f}, {row['t_high']:+.{digits}f}]"]
-            cells += ["" if pd.isna(row[name]) else f"{row[name]:{forms[name]}}" for name in shown]
+        cells += [
+            f"{row['n_runs']:.0f} (sets {row['n_sets']:.0f}, seeds {row['seeds']:.0f})",
+            f"{row['n_subjects']:.0f}",
+        ]
+        cells += [f"{row['mean']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]"]
+        cells += ["" if pd.isna(row["t_low"]) else f"[{row['t_low']:+.{digits}f}, {row['t_high']:+.{digits}f}]"]
+        cells += ["" if pd.isna(row[name]) else f"{row[name]:{forms[name]}}" for name in shown]
         rows.append([*cells, *([str(row["unpaired"])] if table["unpaired"].any() else [])])
     return Block("table", head=head, rows=rows)
 

@@ -62,7 +62,8 @@ def write(study: Study, jobs: Sequence[Job], states: Mapping[str, State]) -> lis
 def _compared(study: Study, part: tables.Part) -> dict[str, pd.DataFrame]:
     """Metric -> the planned contrasts, and every other arm against the baseline."""
     planned = list(study.contrasts)
-    to_baseline = [(arm, study.baseline) for arm in study.axes[ARM] if arm != study.baseline]
+    with_cells = {cell.values[ARM] for cell in study.cells}
+    to_baseline = [(arm, study.baseline) for arm in study.axes[ARM] if arm != study.baseline and arm in with_cells]
     others = [pair for pair in to_baseline if pair not in planned]
     compared = {}
     for metric in (tables.PRIMARY, *SECONDARY):

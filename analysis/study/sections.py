@@ -60,8 +60,11 @@ def of_part(
     yield from cases.section(study, part, compared.get(tables.PRIMARY), jobs, states)
     others = {metric: table[~table["planned"]] for metric, table in compared.items()}
     if len(others.get(tables.PRIMARY, ())):
-        note = Block("text", "Not planned: read these as hypotheses. No interval here is corrected for their number.")
-        content = [note, *(blocks.contrast_table(t, m) for m, t in others.items())]
+        text = "Not planned: read these as hypotheses. No interval here is corrected for their number."
+        unpaired = others[tables.PRIMARY].groupby("a", sort=False)["mean"].count()
+        if names := [str(arm) for arm, n in unpaired.items() if not n]:
+            text += f" No pair of runs is done of {', '.join(names)}."
+        content = [Block("text", text), *(blocks.contrast_table(t, m) for m, t in others.items())]
         yield Section(f"Every arm against {study.baseline}{title}", content)
     yield from _efficiency(study, means, title)
     agreement, seeds = tables.ranking(part)
@@ -108,7 +111,8 @@ def clinical(study: Study, part: tables.Part, title: str = "") -> Iterator[Secti
 
 def positions(study: Study, part: tables.Part, title: str = "") -> Iterator[Section]:
     """Nothing where no position was scored, as in a long axis."""
-    metrics = [m for m in POSITIONS if m in set(part.scores["metric"])]
+    scored_metrics = set(part.scores["metric"].unique())
+    metrics = [metric for metric in POSITIONS if metric in scored_metrics]
     if not metrics:
         return
     text = (

@@ -46,6 +46,13 @@ def whole(tmp_path_factory):
     return study, planned, found(study, planned)
 
 
+def parts_of(study, planned):
+    """The sections of the study's only part."""
+    states = made.states(planned)
+    ((part, compared),) = report.find(study, planned, states).parts
+    return sections.of_part(study, part, compared, planned, states)
+
+
 def contrast(findings, a="pretrained", b="scratch", labels=tables.ALL, metric="dice"):
     table = findings.parts[0][1][metric]
     return table[(table["a"] == a) & (table["b"] == b) & (table["labels"] == labels)].iloc[0]
@@ -158,6 +165,23 @@ def test_a_missing_cell_is_reported_and_not_imputed(tmp_path):
     written = report.write(study, planned, made.states(planned))
     markdown = next(path for path in written if path.suffix == ".md").read_text()
     assert "17 of 18 cells are done" in markdown and "- pretrained_1a_0: missing." in markdown
+
+
+def test_an_arm_without_a_pair_of_runs_is_named_and_has_no_empty_rows(tmp_path):
+    cells = ({"arm": ("scratch", "shuffled"), "labelled": ("2a",)}, {"arm": ("pretrained",), "seed": ("0",)})
+    study, planned = finished(tmp_path, without=[f"shuffled_2a_{seed}" for seed in (0, 1)], cells=cells)
+    found = {s.heading: s.blocks for s in parts_of(study, planned)}
+    assert found["Every arm against scratch"][0].text.endswith("No pair of runs is done of shuffled.")
+    assert all(block.rows == [] for block in found["Every arm against scratch"][1:])
+    (planned_dice, *_) = (block for block in found["Planned contrasts"] if block.kind == "table")
+    assert {row[0] for row in planned_dice.rows} == {"pretrained - scratch"}
+    assert "pretrained - shuffled: no pair of runs is done." in found["Planned contrasts"][0].lines
+
+
+def test_arms_without_a_cell_are_not_compared(tmp_path):
+    study, planned = finished(tmp_path, cells=({"arm": ("scratch", "pretrained"), "labelled": ("2a",)},))
+    table = found(study, planned).parts[0][1]["dice"]
+    assert set(table.loc[~table["planned"], "a"]) == set()
 
 
 def test_one_seed_gets_no_interval_over_seeds(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.study import scores, sections, tables
+from analysis.study import material, scores, sections, tables
 from analysis.study.document import Section, to_html, to_markdown
 from analysis.study.jobs import Job
 from analysis.study.spec import ARM, Study
@@ -37,7 +37,10 @@ def write(study: Study, jobs: Sequence[Job], states: Mapping[str, State]) -> lis
     Returns their paths. Raises StudyError as `find`.
     """
     findings = find(study, jobs, states)
-    content: list[Section] = [sections.setup(study, jobs, states, findings.scores)]
+    content: list[Section] = [
+        sections.setup(study, jobs, states, findings.scores),
+        material.section(study, jobs, states, findings.scores),
+    ]
     for part, compared in findings.parts:
         content += sections.of_part(study, part, compared, jobs, states)
     content += [sections.missing(study, jobs, states), sections.commands(study, jobs)]

@@ -16,6 +16,7 @@ from morphojax.inference import cases
 
 STRUCTURES = ("lv_cavity", "lv_myocardium", "rv_cavity")
 EFFECTS = {"scratch": 0.0, "pretrained": 0.04, "shuffled": 0.0}
+IMAGES = {"planes": ["sax"], "structures": list(STRUCTURES), "grid": {"spacing_mm": 2.0, "size": 96}, "measures": []}
 
 
 def config(folder: Any, **changes: Any) -> ml_collections.ConfigDict:
@@ -113,7 +114,7 @@ def finish(
     files = {
         "config.json": dict(job.resolved),
         "environment.json": about,
-        "preprocessing.json": {"dataset_fingerprint": dataset},
+        "preprocessing.json": IMAGES | {"dataset_fingerprint": dataset},
     }
     for name, content in files.items():
         (job.run / name).write_text(json.dumps(content))

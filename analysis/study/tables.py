@@ -49,8 +49,8 @@ def means(study: Study, part: Part, metrics: Sequence[str] = tuple(METRICS)) -> 
     shared = _of_shared_sets(part.scores)
     overall = shared[shared["metric"] == PRIMARY].groupby(ARM)["value"].mean()
     arms = sorted(part.scores[ARM].unique(), key=lambda arm: (arm != study.baseline, overall.get(arm, 0.0)))
-    rows = []
-    by_arm = ((arm, *found) for arm in arms for found in _by_labels(part.scores[part.scores[ARM] == arm], shared))
+    rows, scores = [], part.scores[part.scores["metric"].isin(metrics)]
+    by_arm = ((arm, *found) for arm in arms for found in _by_labels(scores[scores[ARM] == arm], shared))
     for name, labels, chosen in by_arm:
         row: dict = {"arm": name, "labels": labels}
         for metric in metrics:
@@ -72,9 +72,9 @@ def compare(part: Part, pairs: Sequence[tuple[str, str]], metric: str, adjust: b
     Holm's correction, over the pairs, each on all of its labelled sets. Raises StudyError where two
     arms were scored on different datasets.
     """
-    rows = []
+    rows, scores = [], part.scores[part.scores["metric"] == metric]
     for a, b in pairs:
-        for labels, chosen in _by_labels(part.scores[part.scores[ARM].isin((a, b))]):
+        for labels, chosen in _by_labels(scores[scores[ARM].isin((a, b))]):
             rows.append({"a": a, "b": b, "labels": labels} | _difference(chosen, a, b, metric))
     table = pd.DataFrame(rows, columns=pd.Index(_COMPARED))
     if adjust and len(table):

@@ -87,7 +87,7 @@ def contours(tiles: Sequence[tuple[np.ndarray, str]]) -> str:
     for axis, ((image, *labels), title) in zip(axes, tiles, strict=False):
         axis.imshow(image, cmap="gray", interpolation="none")
         for label, (_, colour, style) in zip(labels, _OUTLINES, strict=True):
-            for mask in _areas(label):
+            for mask in areas(label):
                 drawn = axis.contour(mask, [0.6], colors=colour, linewidths=1.3, linestyles=[style])
                 drawn.set_path_effects(_EDGE)
         axis.set_title(title, fontsize=8)
@@ -96,7 +96,7 @@ def contours(tiles: Sequence[tuple[np.ndarray, str]]) -> str:
     return _svg(figure)
 
 
-def _areas(label: np.ndarray) -> Iterator[np.ndarray]:
+def areas(label: np.ndarray) -> Iterator[np.ndarray]:
     """The areas [h, w] of a label that have an outline of their own. That of the myocardium
     includes the cavity: two outlines on one line would hide the dashes.
     """

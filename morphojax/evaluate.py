@@ -15,6 +15,8 @@ Writes to --output (default: <run>/evaluation):
     summary_<split>.csv     per plane, structure and phase: mean and 95 % bootstrap interval over
                             subjects; without ids
     summary_<split>.json    the same, with the run, checkpoint and weights
+    cases_<split>.npz       per subject and plane: the middle slice of the left ventricle at ED,
+                            with reference and prediction, for the pictures of a study's report
     dice_<split>.png (dice_<plane>_<split>.png with several planes), agreement_<split>.png,
     worst_<split>.png       figures, in which a subject appears as its index
 

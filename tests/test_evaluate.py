@@ -75,11 +75,11 @@ class Toy:
         return pd.DataFrame({"pulse": [60.0, 80.0, np.nan, 50.0]}, index=list(IDS)), Schema((column,))
 
 
-def make(root, split=SPLIT, percentiles=(0.0, 100.0), **options):
+def make(root, split=SPLIT, percentiles=(0.0, 100.0), source=None, **options):
     root.mkdir(parents=True, exist_ok=True)
     pd.DataFrame({"subject": IDS, "split": split}).to_csv(root / "split.csv", index=False)
     prepare(
-        Toy(**options),
+        source or Toy(**options),
         root / "dataset",
         name="toy",
         grid=Grid(2.0, 48),
@@ -268,6 +268,25 @@ def test_the_stacks_of_lowest_dice_are_drawn(result, dataset, monkeypatch):
     assert [tile[3] for tile in scoring.score({"sax": toy_run()}, dataset, "test", progress=False).worst] == titles[:2]
 
 
+def test_every_subject_has_a_case_at_the_first_annotated_phase(result, tmp_path):
+    assert [(c.subject, c.plane, c.phase) for c in result.cases] == [(i, "sax", "ED") for i in range(3)]
+    for case in result.cases:
+        image, reference, predicted = case.picture
+        assert image.std() > 0 and predicted.any()
+        errors = {"secret_a": True, "secret_b": True, "secret_c": False}[IDS[case.subject]]  # at ED: `drawn`
+        assert (reference != predicted).any() == errors
+
+    class Late(Toy):
+        def read(self, subject, planes):
+            view = super().read(subject, planes).views["sax"]
+            frames = tuple(dataclasses.replace(f, phase={"ED": "mid"}.get(f.phase, f.phase)) for f in view.frames)
+            return Subject(subject, {"sax": dataclasses.replace(view, frames=frames[::-1])})
+
+    prepared = make(tmp_path, source=Late())
+    late = scoring.score({"sax": toy_run()}, prepared, "test", progress=False)
+    assert [case.phase for case in late.cases] == ["mid"] * 3
+
+
 def test_a_missed_structure_and_a_pair_of_empty_ones_are_counted():
     row = {"index": 0, "plane": "sax", "phase": "ED", "structure": "rv_cavity", "missed": False, "spurious": False}
     empty = row | dict.fromkeys(summary.METRICS, math.nan)
@@ -365,7 +384,7 @@ def test_command_writes_its_files_and_ids_only_by_subject(command, tmp_path, cap
     output = tmp_path / "run" / "evaluation"
     tables = {f"{name}_test.csv" for name in ("scores", "positions", "measures", "agreement", "summary")}
     drawings = {f"{name}_test.png" for name in ("dice", "agreement", "worst")}
-    assert {p.name for p in output.iterdir()} == tables | drawings | {"summary_test.json"}
+    assert {p.name for p in output.iterdir()} == tables | drawings | {"summary_test.json", "cases_test.npz"}
     document = json.loads((output / "summary_test.json").read_text())
     assert document["split"] == "test" and len(document["rows"]) == 4 * 3
     assert "NaN" not in (output / "summary_test.json").read_text()

@@ -1,17 +1,22 @@
 """Figures of a report, as SVG text. They are told apart without colour."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from analysis.study.scores import matrix
 from analysis.study.spec import ARM
 from analysis.study.tables import ALL, PRIMARY, Part, labels_text
-from analysis.svg import MARKERS as _MARKERS
-from analysis.svg import STYLES as _STYLES
-from analysis.svg import to_svg as _svg
+from analysis.svg import MARKERS, STYLES, to_svg
+from morphojax import anatomy
+
+_OUTLINES = (("reference", "white", "solid"), ("prediction", "#e69f00", (0, (2.5, 1.5))))
+_EDGE = [withStroke(linewidth=2.4, foreground="black")]  # of an outline, for bright images
 
 
 def runs(part: Part, arms: Sequence[str]) -> str:
@@ -28,7 +33,7 @@ def runs(part: Part, arms: Sequence[str]) -> str:
     )
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def forest(table: pd.DataFrame, label: str) -> str:
@@ -44,7 +49,7 @@ def forest(table: pd.DataFrame, label: str) -> str:
     axes.axvline(0, color="0.5", linewidth=1, linestyle="--")
     axes.set(yticks=range(len(rows)), yticklabels=names, xlabel=f"difference in {label}, 95 % interval")
     axes.invert_yaxis()
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def label_efficiency(table: pd.DataFrame) -> str:
@@ -53,7 +58,7 @@ def label_efficiency(table: pd.DataFrame) -> str:
     curves = table[table["labels"] != ALL].astype({"labels": float})
     for n, (arm, curve) in enumerate(curves.groupby("arm", sort=False)):
         curve = curve.sort_values("labels")
-        style = _STYLES[n % len(_STYLES)] + _MARKERS[n % len(_MARKERS)]
+        style = STYLES[n % len(STYLES)] + MARKERS[n % len(MARKERS)]
         axes.plot(
             curve["labels"], curve[PRIMARY], style, color=str(0.6 * n / max(1, curves["arm"].nunique() - 1)), label=arm
         )
@@ -64,10 +69,41 @@ def label_efficiency(table: pd.DataFrame) -> str:
     axes.set(xlabel="labelled subjects", ylabel="mean Dice")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    return _svg(figure)
+    return to_svg(figure)
 
 
-def _new(height: float):
+def contours(tiles: Sequence[tuple[np.ndarray, str]]) -> str:
+    """Slices with the outlines of the reference (solid) and the prediction (dashed).
+
+    tiles: (uint8 [3, h, w] of image, reference and prediction, title), as of `inference.cases`.
+    """
+    figure, axes = _new(3.5, columns=3)
+    figure.set_layout_engine("compressed")
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, ((image, *labels), title) in zip(axes, tiles, strict=False):
+        axis.imshow(image, cmap="gray", interpolation="none")
+        for label, (_, colour, style) in zip(labels, _OUTLINES, strict=True):
+            for mask in areas(label):
+                drawn = axis.contour(mask, [0.6], colors=colour, linewidths=1.3, linestyles=[style])
+                drawn.set_path_effects(_EDGE)
+        axis.set_title(title, fontsize=8)
+    handles = [Line2D([], [], color=c, linestyle=s, label=name, path_effects=_EDGE) for name, c, s in _OUTLINES]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    return to_svg(figure)
+
+
+def areas(label: np.ndarray) -> Iterator[np.ndarray]:
+    """The areas [h, w] of a label that have an outline of their own. That of the myocardium
+    includes the cavity: two outlines on one line would hide the dashes.
+    """
+    for name, number in anatomy.LABEL_ID.items():
+        if (label == number).any():
+            inside = (anatomy.LABEL_ID["lv_cavity"], number) if name == "lv_myocardium" else (number,)
+            yield np.isin(label, inside).astype(float)
+
+
+def _new(height: float, columns: int = 1):
     figure = Figure(figsize=(7.5, height), layout="constrained")
     FigureCanvasSVG(figure)
-    return figure, figure.subplots()
+    return figure, figure.subplots(1, columns)

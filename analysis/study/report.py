@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.study import scores, sections, tables
+from analysis.study import material, scores, sections, tables
 from analysis.study.document import Section, to_html, to_markdown
 from analysis.study.dynamics_section import training_dynamics
 from analysis.study.jobs import Job
@@ -14,7 +14,7 @@ from analysis.study.spec import ARM, Study
 from analysis.study.state import State
 from morphojax.data.store.records import write_atomically
 
-SECONDARY = "volume_error_ml"
+SECONDARY = ("volume_error_ml", "lv_ef_error_percent_points")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +38,14 @@ def write(study: Study, jobs: Sequence[Job], states: Mapping[str, State]) -> lis
     Returns their paths. Raises StudyError as `find`.
     """
     findings = find(study, jobs, states)
-    content: list[Section] = [sections.setup(study, jobs, states, findings.scores)]
+    content: list[Section] = [
+        sections.setup(study, jobs, states, findings.scores),
+        material.section(study, jobs, states, findings.scores),
+    ]
     for part, compared in findings.parts:
-        content += sections.of_part(study, part, compared)
+        content += sections.of_part(study, part, compared, jobs, states)
     content.append(training_dynamics(study, jobs, states))
-    content += [sections.missing(jobs, states), sections.commands(study, jobs)]
+    content += [sections.missing(study, jobs, states), sections.commands(study, jobs)]
     contrasts = [
         table.assign(part=part.name, metric=metric)
         for part, by_metric in findings.parts
@@ -64,10 +67,11 @@ def write(study: Study, jobs: Sequence[Job], states: Mapping[str, State]) -> lis
 def _compared(study: Study, part: tables.Part) -> dict[str, pd.DataFrame]:
     """Metric -> the planned contrasts, and every other arm against the baseline."""
     planned = list(study.contrasts)
-    to_baseline = [(arm, study.baseline) for arm in study.axes[ARM] if arm != study.baseline]
+    with_cells = {cell.values[ARM] for cell in study.cells}
+    to_baseline = [(arm, study.baseline) for arm in study.axes[ARM] if arm != study.baseline and arm in with_cells]
     others = [pair for pair in to_baseline if pair not in planned]
     compared = {}
-    for metric in (tables.PRIMARY, SECONDARY):
+    for metric in (tables.PRIMARY, *SECONDARY):
         if part.scores.loc[part.scores["metric"] == metric, "value"].notna().any():
             both = [
                 tables.compare(part, planned, metric).assign(planned=True),

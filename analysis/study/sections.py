@@ -8,13 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.study import figures, scores, tables
+from analysis.study import blocks, cases, figures, tables
 from analysis.study.document import Block, Section
 from analysis.study.jobs import Job
-from analysis.study.scores import METRICS
-from analysis.study.spec import ARM, LABELLED, Study
-from analysis.study.state import DONE, State
-from morphojax import anatomy
+from analysis.study.scores import CLINICAL, HEADINGS, METRICS, NOT_COMPUTED, POSITIONS, lacking, scored
+from analysis.study.spec import ARM, Study
+from analysis.study.state import DONE, OPTIONAL, State
 
 
 def setup(study: Study, jobs: Sequence[Job], states: Mapping[str, State], long: pd.DataFrame) -> Section:
@@ -36,44 +35,37 @@ def setup(study: Study, jobs: Sequence[Job], states: Mapping[str, State], long: 
     return Section("Question and material", [Block("list", lines=lines)])
 
 
-def of_part(study: Study, part: tables.Part, compared: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
+def of_part(
+    study: Study,
+    part: tables.Part,
+    compared: Mapping[str, pd.DataFrame],
+    jobs: Sequence[Job],
+    states: Mapping[str, State],
+) -> Iterator[Section]:
     title = f" ({part.name})" if part.name else ""
     means = tables.means(study, part)
     arms = list(means["arm"].unique())
     yield Section(
         f"Arms{title}",
         [
-            _means_table(means),
-            _sets_table(study, part, arms),
+            blocks.means_table(means, tuple(METRICS)),
+            blocks.sets_table(study, part, arms),
             Block("figure", "Mean Dice of every run", svg=figures.runs(part, arms)),
         ],
     )
     if compared:
-        planned = {metric: table[table["planned"]] for metric, table in compared.items()}
-        if len(planned[tables.PRIMARY]):
-            blocks = [Block("list", lines=list(sentences(planned[tables.PRIMARY])))]
-            for metric, table in planned.items():
-                label = METRICS[metric][0]
-                blocks += [
-                    _contrast_table(table, metric),
-                    Block("figure", f"Planned contrasts, {label}", svg=figures.forest(table, label)),
-                ]
-            yield Section(f"Planned contrasts{title}", [*blocks, Block("text", _METHOD)])
-            by_structure = tables.by_structure(part, study.contrasts)
-            if len(by_structure):
-                note = Block("text", "Dice, all labelled sets; no interval is corrected for their number.")
-                yield Section(
-                    f"Planned contrasts by structure and phase{title}", [note, _structure_table(by_structure)]
-                )
-        others = {metric: table[~table["planned"]] for metric, table in compared.items()}
-        if len(others[tables.PRIMARY]):
-            note = Block(
-                "text", "Not planned: read these as hypotheses. No interval here is corrected for their number."
-            )
-            yield Section(
-                f"Every arm against {study.baseline}{title}",
-                [note, *(_contrast_table(t, m) for m, t in others.items())],
-            )
+        yield from _planned(study, part, compared, title)
+    yield from clinical(study, part, title)
+    yield from positions(study, part, title)
+    yield from cases.section(study, part, compared.get(tables.PRIMARY), jobs, states)
+    others = {metric: table[~table["planned"]] for metric, table in compared.items()}
+    if len(others.get(tables.PRIMARY, ())):
+        text = "Not planned: read these as hypotheses. No interval here is corrected for their number."
+        unpaired = others[tables.PRIMARY].groupby("a", sort=False)["mean"].count()
+        if names := [str(arm) for arm, n in unpaired.items() if not n]:
+            text += f" No pair of runs is done of {', '.join(names)}."
+        content = [Block("text", text), *(blocks.contrast_table(t, m) for m, t in others.items())]
+        yield Section(f"Every arm against {study.baseline}{title}", content)
     yield from _efficiency(study, means, title)
     agreement, seeds = tables.ranking(part)
     if seeds > 1:
@@ -81,6 +73,54 @@ def of_part(study: Study, part: tables.Part, compared: Mapping[str, pd.DataFrame
             f"Kendall's W of the arms' ranks over {seeds} seeds: {agreement:.2f} (1: the same order with every seed)."
         )
         yield Section(f"Stability of the ranking{title}", [Block("text", text)])
+
+
+def _planned(study: Study, part: tables.Part, compared: Mapping[str, pd.DataFrame], title: str) -> Iterator[Section]:
+    planned = {metric: table[table["planned"]] for metric, table in compared.items()}
+    if not len(planned[tables.PRIMARY]):
+        return
+    content = [Block("list", lines=list(sentences(planned[tables.PRIMARY])))]
+    for metric, table in planned.items():
+        label = HEADINGS[metric][0]
+        figure = Block("figure", f"Planned contrasts, {label}", svg=figures.forest(table, label))
+        content += [blocks.contrast_table(table, metric), figure]
+    yield Section(f"Planned contrasts{title}", [*content, Block("text", _METHOD)])
+    by_structure = tables.by_structure(part, study.contrasts)
+    if len(by_structure):
+        note = Block("text", "Dice, all labelled sets; no interval is corrected for their number.")
+        table = blocks.structure_table(by_structure)
+        yield Section(f"Planned contrasts by structure and phase{title}", [note, table])
+
+
+def clinical(study: Study, part: tables.Part, title: str = "") -> Iterator[Section]:
+    """Nothing where no clinical measure was scored."""
+    values = {m: v for m, v in part.scores.groupby("metric")["value"] if m in (*CLINICAL, *NOT_COMPUTED)}
+    if not values:
+        return
+    lines = ["Mean absolute error of the prediction's measure, over runs and subjects."]
+    for metric in (m for m in NOT_COMPUTED if m in values):
+        name, found = NOT_COMPUTED[metric][0].split(",")[0], values[metric]
+        none = "" if not found.sum() else "; each counts as the largest error of an EF between 0 and 100 %"
+        lines.append(f"{name} (a phase without the cavity): {found.sum():.0f} of {found.count()} predictions{none}.")
+        if found.isna().any():
+            lines.append(f"{name}: {found.isna().sum()} of {len(found)} references; they are in no mean.")
+    metrics = [m for m in CLINICAL if m in values] + [m for m in NOT_COMPUTED if m in values and values[m].any()]
+    table = blocks.means_table(tables.means(study, part, metrics), metrics)
+    yield Section(f"Clinical errors{title}", [table, Block("list", lines=lines)])
+
+
+def positions(study: Study, part: tables.Part, title: str = "") -> Iterator[Section]:
+    """Nothing where no position was scored, as in a long axis."""
+    scored_metrics = set(part.scores["metric"].unique())
+    metrics = [metric for metric in POSITIONS if metric in scored_metrics]
+    if not metrics:
+        return
+    text = (
+        "Basal, middle and apical third of the slices in which the reference has the left ventricle, mean over structures. "
+        "Slices without it belong to no third, whatever the prediction has there."
+    )
+    table = blocks.means_table(tables.means(study, part, metrics), metrics)
+    yield Section(f"Dice by slice position{title}", [table, Block("text", text)])
 
 
 _METHOD = (
@@ -117,103 +157,6 @@ def sentences(table: pd.DataFrame) -> Iterator[str]:
             yield f"{pair}: one seed alone; the interval covers no variation of seeds."
 
 
-def _means_table(means: pd.DataFrame) -> Block:
-    head = [
-        "arm",
-        "labelled",
-        "runs",
-        "Dice [95 % interval]",
-        *(METRICS[m][0] for m in METRICS if m != tables.PRIMARY),
-    ]
-    rows = []
-    for row in means.to_dict("records"):
-        interval = f"{row['dice']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-        others = ["" if pd.isna(row[m]) else f"{row[m]:.{METRICS[m][1]}f}" for m in METRICS if m != tables.PRIMARY]
-        rows.append(
-            [
-                row["arm"],
-                tables.labels_text(row["labels"]),
-                f"{row['runs']} (sets {row['sets']}, seeds {row['seeds']})",
-                interval,
-                *others,
-            ]
-        )
-    return Block("table", head=head, rows=rows)
-
-
-def _sets_table(study: Study, part: tables.Part, arms: Sequence[str]) -> Block:
-    """Mean Dice by labelled set, seeds averaged, with their number where they are several."""
-    runs = part.scores[part.scores["metric"] == tables.PRIMARY]
-    matrices = {arm: scores.matrix(runs[runs[ARM] == arm], tables.PRIMARY).mean(axis=1) for arm in arms}
-    sets = [name for name in study.axes[LABELLED] if name in set(runs[LABELLED])]
-    rows = []
-    for arm, values in matrices.items():
-        by_set = values.groupby(LABELLED).agg(["mean", "size"]) if len(values) else pd.DataFrame()
-        cells = (
-            f"{by_set.loc[s, 'mean']:.3f} ({by_set.loc[s, 'size']:.0f})" if s in by_set.index else "" for s in sets
-        )
-        rows.append([arm, *cells])
-    return Block("table", head=["Dice by labelled set (seeds)", *sets], rows=rows)
-
-
-def _contrast_table(table: pd.DataFrame, metric: str) -> Block:
-    """A row per contrast; p (Holm) only of planned ones, unpaired only where there are some."""
-    digits = METRICS[metric][1]
-    forms = {
-        "p_value": ".2g",
-        "p_holm": ".2g",
-        "improvement": ".2f",
-        "effect_size": "+.2f",
-        "detectable": f".{digits}f",
-    }
-    names = {
-        "p_value": "p",
-        "p_holm": "p (Holm)",
-        "improvement": "P(a > b)",
-        "effect_size": "d_z",
-        "detectable": "detectable",
-    }
-    shown = [name for name in forms if name != "p_holm" or table["planned"].any()]
-    head = [
-        "contrast a - b",
-        "labelled",
-        "pairs of runs",
-        "subjects",
-        f"{METRICS[metric][0]} [95 %]",
-        "t interval",
-    ]
-    head += [*(names[name] for name in shown), *(["unpaired"] if table["unpaired"].any() else [])]
-    rows = []
-    for row in table.to_dict("records"):
-        cells = [f"{row['a']} - {row['b']}", tables.labels_text(row["labels"])]
-        if pd.isna(row["mean"]):
-            cells += ["0", *[""] * (3 + len(shown))]
-        else:
-            cells += [
-                f"{row['n_runs']:.0f} (sets {row['n_sets']:.0f}, seeds {row['seeds']:.0f})",
-                f"{row['n_subjects']:.0f}",
-            ]
-            cells += [f"{row['mean']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]"]
-            cells += ["" if pd.isna(row["t_low"]) else f"[{row['t_low']:+.{digits}f}, {row['t_high']:+.{digits}f}]"]
-            cells += ["" if pd.isna(row[name]) else f"{row[name]:{forms[name]}}" for name in shown]
-        rows.append([*cells, *([str(row["unpaired"])] if table["unpaired"].any() else [])])
-    return Block("table", head=head, rows=rows)
-
-
-def _structure_table(table: pd.DataFrame) -> Block:
-    """A row per contrast, a column per structure and phase."""
-    columns = list(dict.fromkeys(zip(table["structure"], table["phase"], strict=True)))
-    rows = []
-    for (a, b), of_pair in table.groupby(["a", "b"], sort=False):
-        cells = of_pair.set_index(["structure", "phase"]).to_dict("index")
-        texts = (
-            f"{c['mean']:+.3f} [{c['low']:+.3f}, {c['high']:+.3f}]" if (c := cells.get(k)) else "" for k in columns
-        )
-        rows.append([f"{a} - {b}", *texts])
-    names = [f"{anatomy.LABEL_NAME[structure]} {phase}" for structure, phase in columns]
-    return Block("table", head=["contrast a - b", *names], rows=rows)
-
-
 def _efficiency(study: Study, means: pd.DataFrame, title: str) -> Iterator[Section]:
     if means.loc[means["labels"] != tables.ALL, "labels"].nunique() < 2:
         return
@@ -225,12 +168,20 @@ def _efficiency(study: Study, means: pd.DataFrame, title: str) -> Iterator[Secti
     yield Section(f"Label efficiency{title}", blocks)
 
 
-def missing(jobs: Sequence[Job], states: Mapping[str, State]) -> Section:
+def missing(study: Study, jobs: Sequence[Job], states: Mapping[str, State]) -> Section:
     lines = [
         f"{job.name}: {states[job.name].status}. {states[job.name].why}".strip()
         for job in jobs
         if states[job.name].status != DONE
     ]
+    n_done = len(list(scored(jobs, states)))
+    for name, cells in lacking(study, jobs, states).items():
+        which = f"{len(cells)} of {n_done} scored cells" + (f" ({', '.join(cells)})" if len(cells) < n_done else "")
+        if cells:
+            lines.append(
+                f"No {OPTIONAL[name]} of {which}: an earlier version scored them and wrote no "
+                f"{name}_{study.evaluate['split']}.csv. They are left out there."
+            )
     return Section("Missing and failed", [Block("list", lines=lines) if lines else Block("text", "None.")])
 
 

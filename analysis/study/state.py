@@ -21,6 +21,9 @@ from morphojax.train.digests import NAME as CHECKPOINT_DIGESTS
 
 FILE = "study.json"
 DONE, RUNNING, STOPPED, FAILED, MISSING, UNUSABLE = "done", "running", "stopped", "failed", "missing", "unusable"
+SCORED = ("scores", "summary")
+# What a scoring writes besides, and what a report takes from it. Earlier versions did not write it.
+OPTIONAL = {"measures": "clinical errors", "positions": "Dice by slice position"}
 _RECORD = {
     "name": str,
     "cell": object,
@@ -130,7 +133,14 @@ def results(job: Job) -> list[str]:
     if job.evaluate is None:
         digests = sorted(job.run.glob(f"checkpoints/*/{CHECKPOINT_DIGESTS}"))
         return own + [str(path.relative_to(job.run)) for path in digests]
-    return [*own, *(f"evaluation/{name}_{job.evaluate['split']}.csv" for name in ("scores", "summary"))]
+    split = job.evaluate["split"]
+    optional = [name for name in OPTIONAL if scoring_file(job.run, name, split).is_file()]
+    return own + [str(scoring_file(Path(), name, split)) for name in (*SCORED, *optional)]
+
+
+def scoring_file(run: Path, name: str, split: str) -> Path:
+    """The table of a scoring by its name, as `scores`."""
+    return run / "evaluation" / f"{name}_{split}.csv"
 
 
 def check_results(job: Job) -> None:

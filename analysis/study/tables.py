@@ -39,24 +39,24 @@ def parts(study: Study, scores: pd.DataFrame) -> Iterator[Part]:
             yield Part(", ".join(values), chosen)
 
 
-def means(study: Study, part: Part) -> pd.DataFrame:
+def means(study: Study, part: Part, metrics: Sequence[str] = tuple(METRICS)) -> pd.DataFrame:
     """A row per arm and number of labels, and ALL where there are several numbers: runs, sets,
     seeds, subjects, and the mean of every metric, of the first with its interval. ALL are the
     labelled sets that every arm has.
 
-    The baseline comes first, then the arms from the lowest mean to the highest.
+    The baseline comes first, then the arms from the lowest mean Dice to the highest.
     """
     shared = _of_shared_sets(part.scores)
     overall = shared[shared["metric"] == PRIMARY].groupby(ARM)["value"].mean()
     arms = sorted(part.scores[ARM].unique(), key=lambda arm: (arm != study.baseline, overall.get(arm, 0.0)))
-    rows = []
-    by_arm = ((arm, *found) for arm in arms for found in _by_labels(part.scores[part.scores[ARM] == arm], shared))
+    rows, scores = [], part.scores[part.scores["metric"].isin(metrics)]
+    by_arm = ((arm, *found) for arm in arms for found in _by_labels(scores[scores[ARM] == arm], shared))
     for name, labels, chosen in by_arm:
         row: dict = {"arm": name, "labels": labels}
-        for metric in METRICS:
+        for metric in metrics:
             values = matrix(chosen, metric)
             row[metric] = np.nanmean(values) if values.size else np.nan
-            if metric == PRIMARY:
+            if metric == metrics[0]:
                 low, high = contrasts.hierarchical_interval(
                     values.to_numpy(), list(values.index.get_level_values(LABELLED))
                 )
@@ -72,9 +72,9 @@ def compare(part: Part, pairs: Sequence[tuple[str, str]], metric: str, adjust: b
     Holm's correction, over the pairs, each on all of its labelled sets. Raises StudyError where two
     arms were scored on different datasets.
     """
-    rows = []
+    rows, scores = [], part.scores[part.scores["metric"] == metric]
     for a, b in pairs:
-        for labels, chosen in _by_labels(part.scores[part.scores[ARM].isin((a, b))]):
+        for labels, chosen in _by_labels(scores[scores[ARM].isin((a, b))]):
             rows.append({"a": a, "b": b, "labels": labels} | _difference(chosen, a, b, metric))
     table = pd.DataFrame(rows, columns=pd.Index(_COMPARED))
     if adjust and len(table):
@@ -87,7 +87,7 @@ def by_structure(part: Part, pairs: Sequence[tuple[str, str]], metric: str = PRI
     """A row per pair, structure and phase, on all labelled sets: the paired difference."""
     rows = []
     for a, b in pairs:
-        chosen = part.scores[part.scores[ARM].isin((a, b))]
+        chosen = part.scores[part.scores[ARM].isin((a, b)) & (part.scores["metric"] == metric)]
         for (structure, phase), scores in chosen.groupby(["structure", "phase"], sort=False):
             difference = _difference(scores, a, b, metric)
             if "mean" in difference:

@@ -12,6 +12,7 @@ from morphojax.commands.output import writable
 from morphojax.data.store.records import write_atomically
 from morphojax.evaluation import agreement, figures, overlap, summary
 from morphojax.exit_codes import COMPLETE
+from morphojax.inference import cases
 from morphojax.inference.scoring import Result, by_plane, check, score
 from morphojax.inference.segmenter import load_run
 from morphojax.tasks import cohort
@@ -67,6 +68,7 @@ def write(output: Path, split: str, result: Result, about: dict[str, Any]) -> st
     ]
     document = about | {"split": split, "conventions": summary.conventions(result.tolerance_mm), "rows": rows}
     write_atomically(output / f"summary_{split}.json", (json.dumps(document, indent=1) + "\n").encode())
+    write_atomically(output / f"cases_{split}.npz", cases.encode(result.cases))
     _draw(output, split, result)
     return summary.table_text(summarised, agreed)
 

@@ -16,11 +16,12 @@ from morphojax.data.errors import NamedError
 from morphojax.data.store.dataset import Dataset
 from morphojax.data.store.splits import SPLITS
 from morphojax.evaluation import clinical, overlap, positions
+from morphojax.inference import cases
+from morphojax.inference.cases import Case, Tile
 from morphojax.inference.segmenter import Run
 from morphojax.progress import bar as progress_bar
 
 WORST = 6  # stacks of the lowest Dice that are drawn
-Tile = tuple[np.ndarray, np.ndarray, np.ndarray, str]  # image, reference, prediction, title: `figures.worst_cases`
 
 
 class ScoringError(NamedError):
@@ -45,8 +46,9 @@ class Heart:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """scores, positions, measures: per subject, with ids. worst: without ids.
+    """scores, positions, measures: per subject, with ids. worst, cases: without ids.
 
+    cases: of every subject and plane, at ED, or the first phase where ED is not annotated.
     tolerance_mm: of the surface Dice.
     """
 
@@ -54,6 +56,7 @@ class Result:
     positions: pd.DataFrame
     measures: pd.DataFrame
     worst: list[Tile]
+    cases: list[Case]
     tolerance_mm: float
 
 
@@ -144,6 +147,7 @@ def score(
         raise ScoringError(f"--heart_rate={heart_rate}: no such column in the table of {dataset.root}")
     rows: list[dict[str, Any]] = []
     worst: list[tuple[float, Tile]] = []
+    pictured: dict[tuple[int, str], Case] = {}
     hearts: dict[int, dict[str, Heart]] = {}
     stacks = [(plane, stack) for plane in structures for stack in _stacks(dataset, plane, split, structures[plane])]
     for plane, stack in progress_bar(stacks, desc=f"score {split}", unit="stack", show=progress):
@@ -152,6 +156,9 @@ def score(
         heart = hearts.setdefault(stack.subject, {}).setdefault(plane, Heart(annotated, {}))
         heart.phases[stack.phase] = (scored.reference, scored.predicted)
         rows += scored.rows
+        first = pictured.setdefault((stack.subject, plane), scored.case)
+        if anatomy.PHASES.index(stack.phase) < anatomy.PHASES.index(first.phase):
+            pictured[stack.subject, plane] = scored.case
         if scored.worst is not None:
             worst = sorted([*worst, scored.worst], key=lambda case: case[0])[:WORST]
     measures = [
@@ -169,17 +176,21 @@ def score(
         columns=pd.Index(("subject", "index", *positions.COLUMNS)),
     )
     tiles = [tile for _, tile in worst]
-    return Result(pd.DataFrame(rows), by_position, pd.DataFrame(measures), tiles, tolerance_mm)
+    shown = list(pictured.values())
+    return Result(pd.DataFrame(rows), by_position, pd.DataFrame(measures), tiles, shown, tolerance_mm)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Scored:
-    """One stack: rows of the score table, both labels, the lowest Dice below 1 with its tile."""
+    """One stack: rows of the score table, both labels, the lowest Dice below 1 with its tile, and
+    its case.
+    """
 
     rows: list[dict[str, Any]]
     reference: clinical.Stack
     predicted: clinical.Stack
     worst: tuple[float, Tile] | None
+    case: Case
 
 
 def _score_stack(
@@ -201,10 +212,12 @@ def _score_stack(
     rows = [about | _row(plane, s, score, label, predicted, spacing) for s, score in scores.items()]
     dice = {s: score.dice for s, score in scores.items() if np.isfinite(score.dice)}
     lowest, worst = min(dice, key=dice.__getitem__, default=None), None
+    pictures = cases.stack(records, run.labels(on_grid, plane), structures)
     if lowest is not None and dice[lowest] < 1:
         title = f"subject {stack.subject} {plane} {stack.phase}, {anatomy.LABEL_NAME[lowest]} Dice {dice[lowest]:.2f}"
-        worst = dice[lowest], _worst_slice(records, run.labels(on_grid, plane), structures, title)
-    return _Scored(rows, (label, spacing), (predicted, spacing), worst)
+        worst = dice[lowest], cases.most_different(pictures, title)
+    case = Case(int(stack.subject), plane, stack.phase, *cases.middle(pictures))
+    return _Scored(rows, (label, spacing), (predicted, spacing), worst, case)
 
 
 def _row(
@@ -234,16 +247,6 @@ def _positions(heart: Heart) -> Iterator[dict[str, Any]]:
     for phase, ((reference, _), (predicted, _)) in heart.phases.items():
         for row in positions.score(reference, predicted, heart.structures, base_first):
             yield {"plane": positions.PLANE, "phase": phase} | row
-
-
-def _worst_slice(
-    records: Sequence[dict[str, np.ndarray]], predicted: np.ndarray, structures: Sequence[str], title: str
-) -> Tile:
-    """The slice of a stack, on the grid, in which reference and prediction differ most."""
-    shown = [anatomy.LABEL_ID[s] for s in structures]
-    label, predicted = (np.where(np.isin(x, shown), x, 0) for x in (np.stack([r["label"] for r in records]), predicted))
-    z = int((label != predicted).sum((1, 2)).argmax())
-    return records[z]["image"], label[z], predicted[z], f"{title}\nslice {z}"
 
 
 def _rate(dataset: Dataset, subject: int, column: str | None) -> float:

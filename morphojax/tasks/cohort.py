@@ -93,7 +93,7 @@ def select_subjects(
         raise ValueError(f"config.data.fraction={fraction}: give a value above 0 and up to 1")
     allowed = np.flatnonzero(np.isin(dataset.splits, list(split_names)))
     if len(subjects) == 1 and Path(subjects[0]).is_file():
-        subjects = _read_list(Path(subjects[0]), key)
+        subjects = read_list(Path(subjects[0]), key)
     if subjects:
         position = {name: i for i, name in enumerate(dataset.subjects)}
         hint = ", which names them by pseudonyms: see morphojax.pseudonyms" if dataset.manifest.pseudonyms else ""
@@ -113,7 +113,7 @@ def select_subjects(
     return allowed
 
 
-def _read_list(path: Path, key: str) -> list[str]:
+def read_list(path: Path, key: str) -> list[str]:
     """The ids of a text file, one per line; a header `subject`, quotes and commas are no part of
     them. Raises ValueError for a file without ids or not in UTF-8.
     """

@@ -29,10 +29,8 @@ def ensure_synthetic(
 
     Processes that ask at the same time wait for the first. Raises PrepareError.
     """
-    cohort = {"subjects": subjects, "seed": seed, "version": synthetic_cohort.VERSION}
-    settings = {"grid": grid.to_json(), "planes": list(planes), "percentiles": PERCENTILES, "format": FORMAT_VERSION}
-    root = cache_dir / f"synthetic-{_key(cohort)}"
-    output = root / f"dataset-{_key(settings)}"
+    output = folder(cache_dir, subjects, seed, grid, planes)
+    root = output.parent
     if (output / MANIFEST).is_file():
         return output
     try:
@@ -48,6 +46,13 @@ def ensure_synthetic(
             "set MORPHOJAX_CACHE to a folder that can be written"
         ) from error
     return output
+
+
+def folder(cache_dir: Path, subjects: int, seed: int, grid: Grid, planes: Sequence[str]) -> Path:
+    """Where `ensure_synthetic` keeps the cohort, made or not."""
+    cohort = {"subjects": subjects, "seed": seed, "version": synthetic_cohort.VERSION}
+    settings = {"grid": grid.to_json(), "planes": list(planes), "percentiles": PERCENTILES, "format": FORMAT_VERSION}
+    return cache_dir / f"synthetic-{_key(cohort)}" / f"dataset-{_key(settings)}"
 
 
 def _key(settings: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Studies whose cells are written by hand: no training."""
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,11 +8,15 @@ from typing import Any
 import ml_collections
 import numpy as np
 import pandas as pd
+import pytest
 
 from analysis.study import jobs, spec, state
+from morphojax.evaluation import contrasts, positions
+from morphojax.inference import cases
 
 STRUCTURES = ("lv_cavity", "lv_myocardium", "rv_cavity")
 EFFECTS = {"scratch": 0.0, "pretrained": 0.04, "shuffled": 0.0}
+IMAGES = {"planes": ["sax"], "structures": list(STRUCTURES), "grid": {"spacing_mm": 2.0, "size": 96}, "measures": []}
 
 
 def config(folder: Any, **changes: Any) -> ml_collections.ConfigDict:
@@ -56,6 +61,46 @@ def dice(values: Mapping[str, str], subject: int, structure: str, phase: str) ->
     return float(np.clip(0.7 + EFFECTS.get(values["arm"], 0.0) + noise + own, 0, 1))
 
 
+def _measures(values: Mapping[str, str], subjects: int) -> pd.DataFrame:
+    """Errors of the LV EF: 5 + subject % points, and 2 less in the arm `pretrained`."""
+    ef = 5 - 50 * EFFECTS.get(values["arm"], 0.0)
+    rows = [
+        (f"pseudonym{s}", s, "sax", measure, reference, reference + error)
+        for s in range(subjects)
+        for measure, reference, error in (
+            ("lv_ef_percent", 60.0, ef + s), ("lv_edv_ml", 150.0, -3.0), ("lv_esv_ml", 60.0, 4.0), ("rv_ef_percent", 30.0, 6.0),
+        )
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=pd.Index(["subject", "index", "plane", "measure", "reference", "predicted"]))
+
+
+def _positions(subjects: int) -> pd.DataFrame:
+    rows = [
+        (f"pseudonym{s}", s, "sax", phase, structure, position, at + 0.01 * (s % 6), 3)
+        for s in range(subjects)
+        for phase in ("ED", "ES")
+        for structure in STRUCTURES
+        for position, at in (("base", 0.7), ("middle", 0.9), ("apex", 0.6))
+    ]
+    return pd.DataFrame(rows, columns=pd.Index(["subject", "index", *positions.COLUMNS]))
+
+
+def _cases(subjects: int) -> bytes:
+    """Of every subject: a reference and, a pixel further, a prediction."""
+    picture = np.zeros((3, 16, 16), np.uint8)
+    picture[0] = np.arange(16) * 10
+    picture[1, 4:10, 4:10] = picture[2, 4:10, 5:11] = 2
+    picture[1, 5:8, 5:8] = picture[2, 5:8, 6:9] = 1
+    return cases.encode(cases.Case(s, "sax", "ED", s, picture) for s in range(subjects))
+
+
+def rescore(job: jobs.Job, name: str, table: pd.DataFrame | None) -> None:
+    """Replaces a table of a cell's scoring; None: as if an earlier version had scored it."""
+    path = state.scoring_file(job.run, name, "test")
+    path.unlink() if table is None else table.to_csv(path, index=False)
+    state.write(job, {"train": 60.0, "evaluate": 5.0}, done=True)
+
+
 def finish(
     job: jobs.Job,
     value: Callable[[Mapping[str, str], int, str, str], float] = dice,
@@ -69,7 +114,7 @@ def finish(
     files = {
         "config.json": dict(job.resolved),
         "environment.json": about,
-        "preprocessing.json": {"dataset_fingerprint": dataset},
+        "preprocessing.json": IMAGES | {"dataset_fingerprint": dataset},
     }
     for name, content in files.items():
         (job.run / name).write_text(json.dumps(content))
@@ -86,6 +131,9 @@ def finish(
         (job.run / "evaluation").mkdir(exist_ok=True)
         pd.DataFrame(rows).to_csv(job.run / "evaluation" / "scores_test.csv", index=False)
         (job.run / "evaluation" / "summary_test.csv").write_text("")
+        _measures(job.cell.values, subjects).to_csv(job.run / "evaluation" / "measures_test.csv", index=False)
+        _positions(subjects).to_csv(job.run / "evaluation" / "positions_test.csv", index=False)
+        (job.run / "evaluation" / "cases_test.npz").write_bytes(_cases(subjects))
     state.write(job, {"train": seconds, **({"evaluate": 5.0} if job.cell else {})}, done=True)
 
 
@@ -114,3 +162,14 @@ def log(job: jobs.Job, lines: int = 4, levels: int = 1) -> None:
 
 def states(planned: list[jobs.Job]) -> dict[str, state.State]:
     return state.read_all(planned)
+
+
+def few_resamples(patch: pytest.MonkeyPatch) -> None:
+    """For tests of a report, whose intervals nobody looks at."""
+    interval, contrast = contrasts.hierarchical_interval, contrasts.contrast
+
+    def few(values, sets, confidence=0.95, resamples=300, seed=0):
+        return interval(values, sets, confidence, resamples, seed)
+
+    patch.setattr(contrasts, "hierarchical_interval", few)
+    patch.setattr(contrasts, "contrast", functools.partial(contrast, resamples=300))

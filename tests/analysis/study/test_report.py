@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 import json
 import os
 import re
@@ -15,10 +14,12 @@ import pandas as pd
 import pytest
 
 from analysis.study import __main__ as program
-from analysis.study import command, cost, report, scores, sections, state, tables
+from analysis.study import command, cost, figures, report, scores, sections, state, tables
 from analysis.study.errors import StudyError
-from morphojax.evaluation import contrasts
 from tests.analysis.study import made
+
+CELLS = ({"labelled": ("2a",)},)  # enough for the commands
+CONFIG = f"from tests.analysis.study import made\ndef get_config():\n    return made.config('', cells={CELLS})\n"
 
 
 def finished(folder, without=(), value=made.dice, **changes):
@@ -37,8 +38,14 @@ def found(study, planned):
 def few_resamples():
     """The bootstrap has tests of its own (tests/evaluation/test_contrasts.py)."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contrasts, "contrast", functools.partial(contrasts.contrast, resamples=300))
+        made.few_resamples(patch)
         yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are empty: drawing them takes half of a small report's time."""
+    monkeypatch.setattr(figures, "_svg", lambda figure: "<svg></svg>")
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +53,13 @@ def whole(tmp_path_factory):
     """A finished study and its findings."""
     study, planned = finished(tmp_path_factory.mktemp("study"))
     return study, planned, found(study, planned)
+
+
+def parts_of(study, planned):
+    """The sections of the study's only part."""
+    states = made.states(planned)
+    ((part, compared),) = report.find(study, planned, states).parts
+    return sections.of_part(study, part, compared, planned, states)
 
 
 def contrast(findings, a="pretrained", b="scratch", labels=tables.ALL, metric="dice"):
@@ -61,23 +75,25 @@ def by_hand(arm, set_, seed, subject):
 
 def test_the_long_table_has_a_row_per_value_and_no_pseudonym(whole):
     long = whole[2].scores
-    assert len(long) == 18 * 6 * 3 * 2 * len(scores.METRICS)
+    by_metric = long["metric"].value_counts()
+    assert (by_metric[[*scores.METRICS, *scores.POSITIONS]] == 18 * 6 * 3 * 2).all()
     assert long["subject"].isin(range(6)).all() and "pseudonym" not in long.to_csv()
     row = long.query("arm == 'scratch' and labelled == '2a' and seed == '1' and subject == 3 and phase == 'ES'")
-    row = row[(row["structure"] == "rv_cavity")].set_index("metric")["value"]
+    row = row[row["structure"] == "rv_cavity"].set_index("metric")["value"]
     expected = made.dice({"arm": "scratch", "labelled": "2a", "seed": "1"}, 3, "rv_cavity", "ES")
     assert row["dice"] == pytest.approx(expected) and row["volume_error_ml"] == 3.0
     assert row["surface_dice"] == pytest.approx(0.87)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_scored_before_there_was_a_surface_dice_leaves_it_out(tmp_path):
-    study, planned = finished(tmp_path)
+    study, planned = finished(tmp_path, cells=({"labelled": ("1a",)},))
     old = next(job for job in planned if job.name == "scratch_1a_0")
     path = old.run / "evaluation" / "scores_test.csv"
     pd.read_csv(path).drop(columns="surface_dice").to_csv(path, index=False)
     state.write(old, {"train": 60.0, "evaluate": 5.0}, done=True)
     findings = found(study, planned)
-    assert set(findings.scores["metric"]) == set(scores.METRICS) - {"surface_dice"}
+    assert set(scores.METRICS) - set(findings.scores["metric"]) == {"surface_dice"}
     assert tables.means(study, findings.parts[0][0])["surface_dice"].isna().all()
     report.write(study, planned, made.states(planned))
 
@@ -152,18 +168,38 @@ def test_means_have_the_baseline_first_and_then_rise(whole):
     assert (row["runs"], row["sets"], row["seeds"], row["subjects"]) == (2, 1, 2, 6)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_missing_cell_is_reported_and_not_imputed(tmp_path):
-    study, planned = finished(tmp_path, without=("pretrained_1a_0",))
-    row = contrast(found(study, planned))
-    assert row["n_runs"] == 5 and row["unpaired"] == 1
+    study, planned = finished(tmp_path, without=("pretrained_1a_0",), cells=({"labelled": ("1a",)},))
+    row = contrast(found(study, planned), labels=1)
+    assert row["n_runs"] == 1 and row["unpaired"] == 1
     written = report.write(study, planned, made.states(planned))
     markdown = next(path for path in written if path.suffix == ".md").read_text()
-    assert "17 of 18 cells are done" in markdown and "- pretrained_1a_0: missing." in markdown
+    assert "5 of 6 cells are done" in markdown and "- pretrained_1a_0: missing." in markdown
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_an_arm_without_a_pair_of_runs_is_named_and_has_no_empty_rows(tmp_path):
+    cells = ({"arm": ("scratch", "shuffled"), "labelled": ("2a",)}, {"arm": ("pretrained",), "seed": ("0",)})
+    study, planned = finished(tmp_path, without=[f"shuffled_2a_{seed}" for seed in (0, 1)], cells=cells)
+    found = {s.heading: s.blocks for s in parts_of(study, planned)}
+    assert found["Every arm against scratch"][0].text.endswith("No pair of runs is done of shuffled.")
+    assert all(block.rows == [] for block in found["Every arm against scratch"][1:])
+    (planned_dice, *_) = (block for block in found["Planned contrasts"] if block.kind == "table")
+    assert {row[0] for row in planned_dice.rows} == {"pretrained - scratch"}
+    assert "pretrained - shuffled: no pair of runs is done." in found["Planned contrasts"][0].lines
+
+
+def test_arms_without_a_cell_are_not_compared(tmp_path):
+    study, planned = finished(tmp_path, cells=({"arm": ("scratch", "pretrained"), "labelled": ("2a",)},))
+    table = found(study, planned).parts[0][1]["dice"]
+    assert set(table.loc[~table["planned"], "a"]) == set()
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_one_seed_gets_no_interval_over_seeds(tmp_path):
-    study, planned = finished(tmp_path, cells=({"seed": ("0",)},))
-    row = contrast(found(study, planned))
+    study, planned = finished(tmp_path, cells=({"seed": ("0",), "labelled": ("1a",)},))
+    row = contrast(found(study, planned), labels=1)
     assert row["seeds"] == 1
     markdown = next(p for p in report.write(study, planned, made.states(planned)) if p.suffix == ".md").read_text()
     assert "pretrained - scratch: one seed alone; the interval covers no variation of seeds." in markdown
@@ -184,9 +220,10 @@ def test_no_difference_is_said_with_what_could_have_been_found(tmp_path):
 
 
 def test_constant_scores_give_a_report(tmp_path):
-    study, planned = finished(tmp_path, value=lambda *_: 0.5)
+    study, planned = finished(tmp_path, value=lambda *_: 0.5, cells=({"labelled": ("1a",)},))
     report.write(study, planned, made.states(planned))
-    assert pd.read_csv(tmp_path / "report" / "contrasts.csv")["mean"].eq(0).all()
+    table = pd.read_csv(tmp_path / "report" / "contrasts.csv")
+    assert table.loc[table["metric"] == "dice", "mean"].eq(0).all()
 
 
 def test_structures_without_a_score_are_left_out(tmp_path):
@@ -237,7 +274,8 @@ class Page(HTMLParser):
         self.open, self.links = [], []
 
     def handle_starttag(self, tag, attrs):
-        self.links += [v for k, v in attrs if k in ("src", "href", "xlink:href") and not v.startswith("#")]
+        links = [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+        self.links += [link for link in links if not link.startswith(("#", "data:image/png;base64,"))]
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -246,7 +284,8 @@ class Page(HTMLParser):
 
 
 def test_the_page_is_one_whole_file(tmp_path):
-    study, planned = finished(tmp_path, question="Is a < b & c?")
+    cells = ({"arm": ("scratch", "pretrained"), "labelled": ("1a", "2a")},)
+    study, planned = finished(tmp_path, question="Is a < b & c?", cells=cells)
     first = report.write(study, planned, made.states(planned))
     contents = [path.read_bytes() for path in first]
     assert [
@@ -256,12 +295,12 @@ def test_the_page_is_one_whole_file(tmp_path):
     html = first[0].read_text()
     page.feed(html)
     assert page.open == [] and page.links == []
-    assert "<title>Is a &lt; b &amp; c?</title>" in html and html.count("<svg") == 4
+    assert "<title>Is a &lt; b &amp; c?</title>" in html and html.count("<svg") == 7
     assert "src=" not in html and "@import" not in html
     for figure in sorted((first[0].parent / "figures").iterdir()):
         ElementTree.fromstring(figure.read_text())
     table = pd.read_csv(first[3])
-    assert set(table["metric"]) == {"dice", "volume_error_ml"}
+    assert set(table["metric"]) == {"dice", "volume_error_ml", "lv_ef_error_percent_points"}
 
 
 def test_commands_of_the_report_are_the_runs(whole):
@@ -330,11 +369,12 @@ def test_a_pilot_adds_the_steps_that_it_did_not_take(tmp_path, monkeypatch):
     assert not commands  # before anything is trained
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_workers_are_started_here_or_as_jobs(tmp_path, monkeypatch, capsys):
     config = tmp_path / "study_made.py"
-    config.write_text("from tests.analysis.study import made\ndef get_config():\n    return made.config('')\n")
+    config.write_text(CONFIG)
     flags = [f"--config={config}", f"--config.folder={tmp_path / 'runs'}"]
-    for job in made.study(tmp_path / "runs")[1]:
+    for job in made.study(tmp_path / "runs", cells=CELLS)[1]:
         made.finish(job)
     started = []
 
@@ -364,19 +404,20 @@ def test_workers_are_started_here_or_as_jobs(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [(), ("--launcher=submitit",)])
 def test_two_real_workers_finish(tmp_path, launcher):
-    for job in made.study(tmp_path / "runs")[1]:
+    for job in made.study(tmp_path / "runs", cells=CELLS)[1]:
         made.finish(job)
     config = tmp_path / "study_made.py"
-    config.write_text("from tests.analysis.study import made\ndef get_config():\n    return made.config('')\n")
+    config.write_text(CONFIG)
     flags = [f"--config={config}", f"--config.folder={tmp_path / 'runs'}", "--workers=2", *launcher]
     done = subprocess.run([sys.executable, "-m", "analysis.study", *flags], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "report" / "report.html").is_file()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_plans_reports_and_names_errors(tmp_path, capsys):
     config = tmp_path / "study_made.py"
-    config.write_text("from tests.analysis.study import made\ndef get_config():\n    return made.config('')\n")
+    config.write_text(CONFIG)
     flags = [f"--config={config}", f"--config.folder={tmp_path / 'runs'}"]
     for argv, message in (
         ([f"--config={config}s"], "there is no such config"),
@@ -393,8 +434,8 @@ def test_the_command_plans_reports_and_names_errors(tmp_path, capsys):
         assert program.main(argv) == 2
         assert message in capsys.readouterr().err
     assert program.main([*flags, "--report"]) == 1
-    assert "22 of 22 jobs are not done; pretraining of pretrained_1a_0 is missing" in capsys.readouterr().err
-    for job in made.study(tmp_path / "runs")[1]:
+    assert "10 of 10 jobs are not done; pretraining of pretrained_2a_0 is missing" in capsys.readouterr().err
+    for job in made.study(tmp_path / "runs", cells=CELLS)[1]:
         made.finish(job)
     assert program.main([*flags, "--plan"]) == 0
     printed = capsys.readouterr().out
@@ -403,6 +444,6 @@ def test_the_command_plans_reports_and_names_errors(tmp_path, capsys):
     assert "report_of_some" in capsys.readouterr().out and not (tmp_path / "runs" / "report").exists()
     assert program.main([*flags, "--report"]) == 0
     assert "written: " in capsys.readouterr().out
-    shutil.rmtree(tmp_path / "runs" / "cells" / "scratch_1a_0")
+    shutil.rmtree(tmp_path / "runs" / "cells" / "scratch_2a_0")
     assert program.main([*flags, "--report"]) == 1
-    assert "1 of 22 jobs are not done; scratch_1a_0 is missing" in capsys.readouterr().err
+    assert "1 of 10 jobs are not done; scratch_2a_0 is missing" in capsys.readouterr().err

@@ -121,7 +121,7 @@ def read_lists(folder: Path, changed: Sequence[Path]) -> None:
             require(len(key.key) == 32 and len(key("p1")) == 16, "key")
         else:
             own = path.name == "subjects.txt"
-            ids = cohort._read_list(path, "config.data.subjects") if own else withdrawals.read_list(path)
+            ids = cohort.read_list(path, "config.data.subjects") if own else withdrawals.read_list(path)
             require(ids and all(i and i.strip() == i for i in ids), f"ids {ids}")
 
 

@@ -18,8 +18,7 @@ Writes to --output (default: <run>/probe/<label>, with fraction and seed for a -
     predictions.csv   per probe and test subject (by index): reference, prediction, probabilities
     roc.png or scatter.png
 and with --export to <run>/embeddings:
-    embeddings.parquet, and tensors.tsv, metadata.tsv, projector_config.pbtxt for the projector of
-    tensorboard --logdir=<run>/embeddings
+    embeddings.parquet, and tensors.tsv, metadata.tsv for the projector of TensorBoard
 """
 
 import argparse

@@ -22,11 +22,11 @@ from morphojax.train import checkpoint
 from morphojax.train.run import RunError, read_json
 from morphojax.train.transfer import transfer_modules
 
-PROJECTOR = """embeddings {
+PROJECTOR = """embeddings {{
   tensor_name: "image encoder"
-  tensor_path: "tensors.tsv"
-  metadata_path: "metadata.tsv"
-}
+  tensor_path: "{folder}/tensors.tsv"
+  metadata_path: "{folder}/metadata.tsv"
+}}
 """
 
 
@@ -165,7 +165,8 @@ def embed_frames(encoder: ImageEncoder, dataset: Dataset, frames: Sequence[str],
 
 
 def export(folder: Path, embeddings: Embeddings, dataset: Dataset, columns: Sequence[str] = ()) -> None:
-    """Writes embeddings.parquet, and the files for TensorBoard's projector (--logdir=<folder>).
+    """Writes embeddings.parquet, and the files for TensorBoard's projector. TensorBoard looks for
+    projector_config.pbtxt beside event files: it is written to the parent, the run.
 
     columns: of the table, to colour by. A subject appears as its index, without id.
     """
@@ -182,4 +183,4 @@ def export(folder: Path, embeddings: Embeddings, dataset: Dataset, columns: Sequ
     tensors = "".join("\t".join(f"{v:.6g}" for v in row) + "\n" for row in embeddings.values)
     write_atomically(folder / "tensors.tsv", tensors.encode())
     write_atomically(folder / "metadata.tsv", about.to_csv(sep="\t", index=False, na_rep="missing").encode())
-    write_atomically(folder / "projector_config.pbtxt", PROJECTOR.encode())
+    write_atomically(folder.parent / "projector_config.pbtxt", PROJECTOR.format(folder=folder.name).encode())

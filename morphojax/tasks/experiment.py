@@ -8,10 +8,11 @@ import jax
 import ml_collections
 
 from morphojax.tasks import cohort
+from morphojax.tasks.config_files import flat
 from morphojax.tasks.pretrain.build import build as build_pretrain
 from morphojax.tasks.probe.build import build as build_probe
 from morphojax.tasks.segment.build import build as build_segment
-from morphojax.train import devices, loop
+from morphojax.train import devices, loop, tensorboard
 from morphojax.train.run import alone, create
 from morphojax.train.task import Task, TrainingError
 
@@ -52,6 +53,8 @@ def run(config: ml_collections.ConfigDict) -> bool:
     with alone(directory) if jax.process_index() == 0 else contextlib.nullcontext():
         if jax.process_index() == 0:
             create(directory, config.to_dict(), files)
+            scores = [f"val/{task.best[0]}"] if task.validation_batches is not None else []
+            tensorboard.write_hparams(directory, dict(flat(config.to_dict())), scores)
         devices.say(
             f"{config.task}: {task.steps} steps of {task.examples} examples on {jax.device_count()} "
             f"{jax.default_backend()} device(s), to {directory}"

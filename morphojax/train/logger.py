@@ -3,30 +3,25 @@
 import contextlib
 import json
 import math
-import os
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyrefly: ignore
 
 from morphojax.data import json_text
 from morphojax.data.store.records import write_atomically
 from morphojax.train import devices
 from morphojax.train.run import RunError
 from morphojax.train.task import TrainingError
+from morphojax.train.tensorboard import Events, tag
 
 _AFTER_SAVE = "dynamics/"  # of the scalars that the loop logs after the checkpoint of their step
-_FLUSH_SECONDS = 10.0
 
 
 class Logger:
-    """Scalars to TensorBoard and to `metrics.jsonl` (a JSON object a line, `step` first), images to
-    TensorBoard.
+    """Scalars to `metrics.jsonl` (a JSON object a line, `step` first), those with a `tag` also to
+    TensorBoard, and images to TensorBoard.
 
     A resumed run drops the lines that it will write again. Only the first process writes. Raises
     TrainingError where the disk cannot be written.
@@ -41,7 +36,7 @@ class Logger:
             if self._path.exists():
                 self._drop_lines(start)
             self._file = self._path.open("a")
-            self._events = _Events(Path(run), start + 1)
+            self._events = Events(Path(run), start + 1)
 
     def _drop_lines(self, start: int) -> None:
         lines = _lines(self._path)
@@ -56,7 +51,8 @@ class Logger:
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with self._naming_errors():
             for name, value in values.items():
-                self._events.add(step, summary=summary.scalar(name, value))
+                if (shown := tag(name)) is not None:
+                    self._events.add(step, summary=summary.scalar(shown, value))
             self._file.write(json.dumps({"step": step, **finite}) + "\n")
             self._file.flush()
 
@@ -83,29 +79,6 @@ class Logger:
             raise TrainingError(
                 f"{self._path.parent}: the log cannot be written ({error}); make room and start again to resume"
             ) from error
-
-
-class _Events:
-    """TensorBoard's event file, written by this thread.
-
-    tensorboardX's SummaryWriter writes from another one: a full disk ends that thread, and the run
-    waits for it for ever.
-    """
-
-    def __init__(self, run: Path, purge_step: int):
-        """Events of the files before, from `purge_step` on, are hidden."""
-        self._writer = EventsWriter(str(run / "events"), f".{os.getpid()}.{purge_step}")
-        self._flushed = time.monotonic()
-        self.add(purge_step, session_log=SessionLog(status=SessionLog.START))
-
-    def add(self, step: int, **content: Any) -> None:
-        self._writer.write_event(Event(step=step, wall_time=time.time(), **content))
-        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-            self._writer.flush()
-            self._flushed = time.monotonic()
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 def logged(run: Path, until: int) -> Iterator[tuple[int, dict[str, float]]]:

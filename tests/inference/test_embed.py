@@ -90,10 +90,10 @@ def test_another_architecture_is_refused(segmented, tmp_path):
 
 
 def test_pandas_and_the_projector_read_the_exported_values(dataset, embeddings, tmp_path):
-    embed.export(tmp_path, embeddings, dataset, ["group", "gappy"])
-    for path in tmp_path.iterdir():
+    embed.export(tmp_path / "e", embeddings, dataset, ["group", "gappy"])
+    for path in (tmp_path / "e").iterdir():
         assert b"secret" not in path.read_bytes()
-    table = pd.read_parquet(io.BytesIO((tmp_path / "embeddings.parquet").read_bytes()))
+    table = pd.read_parquet(io.BytesIO((tmp_path / "e" / "embeddings.parquet").read_bytes()))
     np.testing.assert_array_equal(table[[c for c in table if c.startswith("e")]].to_numpy(), embeddings.values)
     assert table["subject"].tolist() == embeddings.subject.tolist()
     assert table["split"].tolist() == SPLITS[embeddings.subject].tolist()

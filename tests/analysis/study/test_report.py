@@ -45,7 +45,7 @@ def few_resamples():
 @pytest.fixture
 def undrawn(monkeypatch):
     """Figures are empty: drawing them takes half of a small report's time."""
-    monkeypatch.setattr(figures, "_svg", lambda figure: "<svg></svg>")
+    monkeypatch.setattr(figures, "to_svg", lambda figure: "<svg></svg>")
 
 
 @pytest.fixture(scope="module")

@@ -98,3 +98,8 @@ CONVENTIONS: Mapping[str, Convention] = {
         Convention("mnms2", {1: "lv_cavity", 2: "lv_myocardium", 3: "rv_cavity"}),
     )
 }
+
+
+def size_unit(plane: str) -> str:
+    """Of the size of a structure: `ml` in a stack, `cm2` in a plane of one slice."""
+    return "cm2" if plane in LONG_AXIS else "ml"

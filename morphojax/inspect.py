@@ -6,8 +6,8 @@
 It prints subjects by plane, geometry, labels, the columns of the table, and a list of suspicions.
 A subject is its index, in the order of the ids. --ids also prints the id of each index, and why a
 subject cannot be read: for your own terminal, never for a log. --output writes:
-    inspect.csv         a row per image, by index: shape, spacing, orientation, volumes (in a
-                        long-axis plane, of its one slice)
+    inspect.csv         a row per image, by index: shape, spacing, orientation, volumes (ml; in
+                        a long-axis plane areas, cm2)
     columns.csv         a row per column of the table: missing values, range, outliers
     suspicious.csv      the suspicions, with the indices of the subjects
     contact_sheet.png   of a prepared dataset: slices with their labels

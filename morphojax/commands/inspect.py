@@ -96,11 +96,12 @@ def _plane(plane: str, stacks: pd.DataFrame) -> list[str]:
         f"          {len(labelled)} of {len(stacks)} images labelled, {empty} of them empty; "
         f"in {_range(labelled['labelled_slices'])} slices"
     )
+    unit = anatomy.size_unit(plane)
     for structure in anatomy.STRUCTURES:
         by_phase = [
-            f"{phase} {_range(volumes)} ml"
-            for phase, volumes in labelled.groupby("phase")[f"{structure}_ml"]
-            if volumes.notna().any()
+            f"{phase} {_range(sizes)} {unit}"
+            for phase, sizes in labelled.groupby("phase")[f"{structure}_{unit}"]
+            if sizes.notna().any()
         ]
         lines += [f"          {structure:<14}{', '.join(by_phase)}"] if by_phase else []
     return lines
@@ -115,7 +116,11 @@ def _columns(columns: pd.DataFrame | None) -> list[str]:
         return ["table     none"]
     lines = [f"table     {len(columns)} columns"]
     for row in columns.to_dict("records"):
-        values = f"{row['min']:.4g} to {row['max']:.4g}" if pd.notna(row["min"]) else f"{row['classes']} classes"
+        values = (
+            f"{row['min']:.4g} to {row['max']:.4g} {row['unit']}".rstrip()
+            if pd.notna(row["min"])
+            else f"{row['classes']} classes"
+        )
         lines.append(
             f"          {row['column']}: {row['kind']}, {row['group']}; {row['missing']:.0%} missing; {row['note'] or values}"
         )

@@ -19,7 +19,7 @@ TITLE: Mapping[str, str] = {
     "lv_ef_percent": "LV EF (%)",
     "lv_co_l_min": "LV CO (L/min)",
     "lv_mass_g": "LV mass (g)",
-    "lv_wall_thickness_max_mm": "LV wall thickness (mm)",
+    "lv_wall_thickness_max_mm": "maximum LV wall thickness (mm)",
     "rv_edv_ml": "RV EDV (mL)",
     "rv_esv_ml": "RV ESV (mL)",
     "rv_sv_ml": "RV SV (mL)",

@@ -44,7 +44,7 @@ STACK_COLUMNS = (
     *("subject", "plane", "phase", "phase_from", "failed", "x", "y", "slices"),
     *("spacing_x_mm", "spacing_y_mm", "slice_gap_mm", "orientation"),
     *("cine_frames", "constant", "structures", "labelled_slices", "skipped_slices"),
-    *(f"{s}_ml" for s in anatomy.STRUCTURES),
+    *(f"{s}_{unit}" for unit in ("ml", "cm2") for s in anatomy.STRUCTURES),
 )
 
 
@@ -55,8 +55,9 @@ class Findings:
     ids: of the subjects, by index. It and `failures` may name people: for the user's terminal, on
         request.
     stacks: a row per image at ED, mid or ES, with STACK_COLUMNS and `digest` (hash of the voxels).
-        `cine_frames` counts the other frames of its cine; a volume is NaN where its structure is
-        not annotated; a subject that cannot be read has one row, with its index and `failed`.
+        `cine_frames` counts the other frames of its cine; a size (in a long-axis plane an area)
+        is NaN where its structure is not annotated; a subject that cannot be read has one row, with
+        its index and `failed`.
     failures: why a subject cannot be read, by index.
     warnings: subjects per message.
     columns: `cells.describe` of the table.
@@ -106,7 +107,7 @@ class _Inspection:
                     placement = place(frame.image, frame.affine, _ANY_GRID)
                     row = {"plane": plane, "phase": frame.phase, "phase_from": frame.phase_from}
                     row |= {"cine_frames": len(view.cine)}
-                    rows.append(row | _image(frame.image) | _measure(frame.label, view.labelled, placement))
+                    rows.append(row | _image(frame.image) | _measure(frame.label, view.labelled, placement, plane))
         except Exception as error:  # as in prepare: the failure of this subject alone
             return describe_error(error)
         return rows, tuple(w for w in contents.warnings if not w.endswith(_SHOWN_BY_COUNTS))
@@ -171,7 +172,9 @@ def of_dataset(dataset: Dataset, planes: Sequence[str] | None = None, progress: 
                 row = {key: stack[key] for key in ("subject", "phase", "phase_from")}
                 row |= {"plane": plane, "failed": False}
                 row |= {"cine_frames": int(cine_frames.get(stack["subject"], 0))}
-                rows.append(row | _image(np.stack(images)) | _measure(label, stack["structures"].split(), placement))
+                rows.append(
+                    row | _image(np.stack(images)) | _measure(label, stack["structures"].split(), placement, plane)
+                )
     has_table = bool(dataset.schema.columns)
     empty = dataset.table.isna().all(axis=1) if has_table else pd.Series(dtype=bool)
     return Findings(
@@ -213,7 +216,7 @@ def _image(image: np.ndarray) -> dict[str, Any]:
     return {"constant": bool(image.min() == image.max()), "digest": digest}
 
 
-def _measure(label: np.ndarray | None, annotated: Sequence[str], placement: Placement) -> dict[str, Any]:
+def _measure(label: np.ndarray | None, annotated: Sequence[str], placement: Placement, plane: str) -> dict[str, Any]:
     """Geometry and label of a stack. An empty slice between labelled ones counts as skipped."""
     x, y, z = placement.native_spacing
     row: dict[str, Any] = dict(zip(("x", "y", "slices"), placement.shape, strict=True))
@@ -224,7 +227,9 @@ def _measure(label: np.ndarray | None, annotated: Sequence[str], placement: Plac
     labelled = np.flatnonzero(label.any(axis=(0, 1)))
     skipped = int(labelled[-1] - labelled[0] + 1 - len(labelled)) if len(labelled) else 0
     row |= {"structures": " ".join(annotated), "labelled_slices": len(labelled), "skipped_slices": skipped}
-    return row | {f"{s}_ml": counts[anatomy.LABEL_ID[s]] * x * y * z / 1000 for s in annotated}
+    unit = anatomy.size_unit(plane)
+    voxel = x * y / 100 if unit == "cm2" else x * y * z / 1000
+    return row | {f"{s}_{unit}": counts[anatomy.LABEL_ID[s]] * voxel for s in annotated}
 
 
 def _orientation(placement: Placement) -> str:

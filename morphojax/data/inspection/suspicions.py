@@ -95,26 +95,28 @@ def _labels(plane: str, stacks: pd.DataFrame) -> Iterator[Suspicion | None]:
     unusual = labelled[~labelled["structures"].isin(most_common)]
     yield _suspicion(f"{plane}: other structures annotated than in most subjects", unusual["subject"])
     for structure in anatomy.STRUCTURES:
-        yield from _volumes(plane, structure, labelled)
+        yield from _sizes(plane, structure, labelled)
 
 
-def _volumes(plane: str, structure: str, labelled: pd.DataFrame) -> Iterator[Suspicion | None]:
-    volumes = labelled[["subject", "phase", f"{structure}_ml"]].dropna()
-    volumes.columns = ["subject", "phase", "ml"]
-    yield _suspicion(f"{plane}: {structure} annotated but empty", volumes[volumes["ml"] == 0]["subject"])
-    yield _implausible(plane, structure, volumes)
-    for phase, of_phase in volumes.groupby("phase"):
-        far = of_phase[outliers(of_phase["ml"])]
-        yield _suspicion(f"{plane}: {structure} at {phase}: volume far from the median", far["subject"])
-    by_phase = volumes.pivot(index="subject", columns="phase", values="ml")
+def _sizes(plane: str, structure: str, labelled: pd.DataFrame) -> Iterator[Suspicion | None]:
+    unit = anatomy.size_unit(plane)
+    sizes = labelled[["subject", "phase", f"{structure}_{unit}"]].dropna()
+    sizes.columns = ["subject", "phase", "size"]
+    yield _suspicion(f"{plane}: {structure} annotated but empty", sizes[sizes["size"] == 0]["subject"])
+    yield _implausible(plane, structure, sizes)
+    what = "area" if unit == "cm2" else "volume"
+    for phase, of_phase in sizes.groupby("phase"):
+        far = of_phase[outliers(of_phase["size"])]
+        yield _suspicion(f"{plane}: {structure} at {phase}: {what} far from the median", far["subject"])
+    by_phase = sizes.pivot(index="subject", columns="phase", values="size")
     if {"ED", "ES"} <= set(by_phase) and structure in ("lv_cavity", "rv_cavity"):
         larger = by_phase.index[by_phase["ES"] > by_phase["ED"]]
         yield _suspicion(f"{plane}: {structure} larger at ES than at ED", larger)
 
 
-def _implausible(plane: str, structure: str, volumes: pd.DataFrame) -> Suspicion | None:
+def _implausible(plane: str, structure: str, sizes: pd.DataFrame) -> Suspicion | None:
     """A median volume of the short axis at ED that no cohort of adults has."""
-    at_ed = volumes[volumes["phase"] == "ED"]["ml"]
+    at_ed = sizes[sizes["phase"] == "ED"]["size"]
     if plane != "sax" or structure not in _PLAUSIBLE_ML or at_ed.empty:
         return None
     (low, high), median = _PLAUSIBLE_ML[structure], at_ed.median()

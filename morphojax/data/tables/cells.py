@@ -36,7 +36,7 @@ def check(frame: pd.DataFrame, schema: Schema) -> tuple[str, ...]:
 def describe(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     """A row per column of the schema. Raises TableError for cells that cannot be read.
 
-    - `column`, `kind`, `group`: as in the schema.
+    - `column`, `kind`, `group`, `unit`: as in the schema.
     - `missing`: fraction of the rows.
     - `min`, `max`, `mean`, `sd` (population SD): of continuous columns.
     - `classes`: number of distinct classes of the other columns.
@@ -46,7 +46,8 @@ def describe(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     """
     rows = []
     for column in schema.columns:
-        row: dict[str, Any] = {"column": column.name, "kind": column.kind, "group": column.group}
+        row: dict[str, Any] = {name: getattr(column, name) for name in ("kind", "group", "unit")}
+        row["column"] = column.name
         if column.kind == "continuous":
             numbers = numbers_of(frame, column)
             values = numbers[~np.isnan(numbers)]
@@ -64,8 +65,8 @@ def describe(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
         row["missing"] = 1 - values.size / len(frame) if len(frame) else 1.0
         row["note"] = "all missing" if not distinct else "constant" if distinct == 1 else ""
         rows.append(row)
-    names = ["column", "kind", "group", "missing", "min", "max", "mean", "sd", "classes", "outside", "beyond", "note"]
-    return pd.DataFrame(rows, columns=names)
+    about, numbers = ("column", "kind", "group", "unit", "missing"), ("min", "max", "mean", "sd")
+    return pd.DataFrame(rows, columns=pd.Index([*about, *numbers, "classes", "outside", "beyond", "note"]))
 
 
 def volumes(

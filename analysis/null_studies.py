@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.studies < 1:
             raise StudyError(f"--studies={options.studies}: give a number, at least 1")
-        # Runs of different seeds compile equal programs.
+        # Runs of different seeds compile equal programs, initial weights excepted.
         jax.config.update("jax_compilation_cache_dir", str((options.output / "cache").resolve()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         rows = [

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import jax
 import ml_collections
@@ -14,11 +14,11 @@ import numpy as np
 from absl import logging
 
 from morphojax.tasks.common import Streams
-from morphojax.train import ema, transfer
+from morphojax.train import ema, rng, transfer
 from morphojax.train.optimizer import Levels, make_optimizer
 from morphojax.train.state import TrainState
-from morphojax.train.step import make_train_step
-from morphojax.train.task import Task
+from morphojax.train.step import Loss, make_train_step
+from morphojax.train.task import Batch, Task
 
 FREEZE = ("none", "encoder")
 
@@ -28,6 +28,7 @@ class Spec(Protocol):
 
     train_encoder: False: the encoder is frozen.
     levels:        depth levels of encoder and decoder, see `optimizer.Levels`.
+    with_seed:     the spec with another seed, which may be traced.
     """
 
     @property
@@ -35,6 +36,8 @@ class Spec(Protocol):
 
     @property
     def levels(self) -> Levels: ...
+
+    def with_seed(self, seed: Any) -> Self: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +84,13 @@ def assemble(config: ml_collections.ConfigDict, functions: ModuleType, parts: Ta
     steps = []
     for first, stage in parts.stages:
         frozen = () if stage.train_encoder else ("encoder",)
-        loss = functools.partial(functions.loss, spec=stage)
-        step = make_train_step(loss, optimizer, frozen=frozen, ema_decay=decay, levels=stage.levels)
+        step = make_train_step(_loss(functions, stage), optimizer, frozen=frozen, ema_decay=decay, levels=stage.levels)
         steps.append((first, step))
     every = config.dynamics_every if hasattr(functions, "diagnose") else 0
     dynamics = [name for name in ("diagnose", "reference") if every and hasattr(functions, name)]
 
-    def bind(name: str, **others: Any) -> functools.partial[Any]:
-        return functools.partial(getattr(functions, name), spec=spec, **others)
+    def bind(name: str) -> functools.partial[Any]:
+        return functools.partial(getattr(functions, name), spec=spec)
 
     init_variables = bind("init_variables")
 
@@ -101,21 +103,40 @@ def assemble(config: ml_collections.ConfigDict, functions: ModuleType, parts: Ta
         pretrained=_initial_weights(config, parts.images, jax.eval_shape(init_variables)),
         steps=parts.streams.steps,
         stages=tuple(steps),
-        evaluate=bind("evaluate"),
+        evaluate=_seeded(functions.evaluate, spec),
         summarise=bind("summarise"),
-        constants=parts.constants,
+        constants={**parts.constants, "seed": rng.as_array(config.seed)},
         train_batches=parts.streams.train,
         validation_batches=parts.streams.validation_batches,
         best=parts.best,
-        pictures=bind("pictures"),
+        pictures=_seeded(functions.pictures, spec),
         draw_validation=parts.draw_validation,
         draw=bind("draw"),
         learning_rate=learning_rate,
         examples=config.batch_size,
         diagnose_every=every,
         monitor=parts.monitor,
-        **{name: bind(name) for name in dynamics},
+        **{name: _seeded(getattr(functions, name), spec) for name in dynamics},
     )
+
+
+def _loss(functions: ModuleType, spec: Spec) -> Loss:
+    """The task's loss, with the seed of the constants: see `rng.as_array`."""
+
+    def loss(params: Any, state: TrainState, constants: Any, batch: Batch) -> Any:
+        return functions.loss(params, state, constants, batch, spec=spec.with_seed(constants["seed"]))
+
+    return loss
+
+
+def _seeded(function: Callable[..., Any], spec: Spec) -> Callable[..., Any]:
+    """The same for a function (state, constants, ...) of a task."""
+
+    @functools.wraps(function)  # the log of compilations names it
+    def seeded(state: TrainState, constants: Any, *batch: Batch) -> Any:
+        return function(state, constants, *batch, spec=spec.with_seed(constants["seed"]))
+
+    return seeded
 
 
 def trains_encoder(freeze: str, choices: Sequence[str] = FREEZE) -> bool:

@@ -5,13 +5,14 @@ the same numbers.
 import zlib
 
 import jax
+import numpy as np
 
 
-def key(seed: int, name: str, step: jax.Array | int | None = None) -> jax.Array:
+def key(seed: jax.Array | int, name: str, step: jax.Array | int | None = None) -> jax.Array:
     """A JAX key for one purpose at one step.
 
     Args:
-        seed: the run's seed.
+        seed: the run's seed, or `as_array` of it.
         name: the purpose of the draw; each purpose has a stream of its own.
         step: the step (may be traced); None for draws made once.
     """
@@ -20,3 +21,10 @@ def key(seed: int, name: str, step: jax.Array | int | None = None) -> jax.Array:
     # device.
     named = jax.random.fold_in(jax.random.key(seed, impl="rbg"), zlib.crc32(name.encode()))
     return named if step is None else jax.random.fold_in(named, step)
+
+
+def as_array(seed: int) -> np.ndarray:
+    """int32 scalar: the same seed as an argument of a compiled program. As a Python number it would
+    be part of the program, and every seed would compile its own.
+    """
+    return np.asarray(seed, np.int64).astype(np.int32)  # wraps, as jax.random.key does

@@ -33,7 +33,7 @@ class Task:
     evaluate:      (state, constants, batch) -> arrays; the loop collects them over the validation
                    set for `summarise`.
     summarise:     list of `evaluate`'s outputs (NumPy, whole batches) -> scalars to log.
-    constants:     arrays that never change, replicated on the devices once.
+    constants:     arrays that never change, replicated on the devices once; `seed` among them.
     train_batches: an endless iterator with get_state and set_state.
     validation_batches: () -> one pass over the validation set; None where there is none.
     best:          (metric of `summarise`, True if higher is better): which checkpoint is kept as

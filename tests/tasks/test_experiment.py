@@ -178,7 +178,7 @@ def test_an_unlabelled_structure_is_allowed_beside_a_labelled_one(acdc: Path, tm
     assert task.best == ("dice", True)  # the highest Dice
     # No atrium is ever drawn in this plane: it is background here.
     assert next(task.train_batches)["annotated"].tolist() == [[True, True]] * 2
-    assert task.evaluate.keywords["spec"].class_of[[0, 1, 2, 3, 4, 5]].tolist() == [0, 1, 0, 0, 2, 0]
+    assert task.summarise.keywords["spec"].class_of[[0, 1, 2, 3, 4, 5]].tolist() == [0, 1, 0, 0, 2, 0]
     with pytest.raises(ValueError, match="labels none of them"):
         segment.build(config("segment_sax", acdc, tmp_path, **{"data.structures": ("la_cavity",)}), Dataset.open(acdc))
 

@@ -8,7 +8,7 @@ during a run. `build.py` puts them together from a config.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,9 @@ class PretrainSpec:
     def levels(self) -> Levels:
         decoder = {"decoder": self.model.decoder.levels} if self.model.decoder else {}
         return {"encoder": self.model.encoder.levels} | decoder
+
+    def with_seed(self, seed: Any) -> Self:
+        return dataclasses.replace(self, seed=seed, inputs=dataclasses.replace(self.inputs, seed=seed))
 
     @property
     def has_target(self) -> bool:

@@ -7,7 +7,7 @@ run. `build.py` puts them together from a config.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,9 @@ class ProbeSpec:
     @property
     def levels(self) -> Levels:
         return {"encoder": self.encoder.levels}
+
+    def with_seed(self, seed: Any) -> Self:
+        return dataclasses.replace(self, seed=seed)
 
 
 def init_variables(spec: ProbeSpec) -> dict[str, PyTree]:

@@ -7,7 +7,7 @@ a run. `build.py` puts them together from a config.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,10 @@ class SegmentSpec:
     @property
     def levels(self) -> Levels:
         return {"encoder": self.model.encoder.levels, "decoder": self.model.decoder.levels}
+
+    def with_seed(self, seed: Any) -> Self:
+        unlabelled = None if self.unlabelled is None else self.unlabelled.with_seed(seed)
+        return dataclasses.replace(self, seed=seed, unlabelled=unlabelled)
 
     @property
     def class_of(self) -> np.ndarray:

@@ -392,7 +392,7 @@ def test_the_weak_view_keeps_size_and_intensities(data: Path, tmp_path: Path) ->
     dataset = Dataset.open(data)
     task, _ = segment.build(made, dataset)
     task.train_batches.close()
-    spec = task.evaluate.keywords["spec"].unlabelled.batch
+    spec = task.summarise.keywords["spec"].unlabelled.batch
     assert spec.weak == dataclasses.replace(strong.geometric, scale=(1.0, 1.0), crop=None)
     assert not spec.weak.recolours and spec.weak.warps and spec.strong == strong
 

@@ -52,6 +52,9 @@ class UnlabelledSpec:
         acting = {n: o for n, o in self.objectives.items() if o.schedule.first_step(self.steps) <= step}
         return dataclasses.replace(self, objectives=acting) if acting else None
 
+    def with_seed(self, seed: Any) -> Self:
+        return dataclasses.replace(self, batch=dataclasses.replace(self.batch, seed=seed))
+
     @property
     def reads_pseudo_labels(self) -> bool:
         return any(objective.reads_pseudo_labels for objective in self.objectives.values())

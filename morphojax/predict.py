@@ -12,7 +12,9 @@ under the same relative names, with
                    gives the size of every structure
 ED and ES are found by name (_ED, _ES). Otherwise they are the frames with the largest and the
 smallest LV cavity; without an LV, with the smallest and the largest atrium.
-A file that cannot be used is reported and left out; the exit code is then 1.
+A file that cannot be used is reported and left out; the exit code is then 1. So is an image whose
+name or shape says that it shows another plane than the run's: a single slice for a short-axis run,
+a name with LAX or 4ch. --plane states what the images show, and such files are then segmented.
 """
 
 import argparse
@@ -28,7 +30,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--input", required=True, help="a NIfTI file, or a folder of them")
     made.add_argument("--output", required=True, help="folder for labels and measures")
     made.add_argument(
-        "--plane", choices=anatomy.PLANES, help="plane of the images (default: that of the run, if it has only one)"
+        "--plane",
+        choices=anatomy.PLANES,
+        help="the plane that the images show, whatever their names and shapes say "
+        "(default: that of the run, if it has only one; images that contradict it are left out)",
     )
     made.add_argument("--pattern", default="*", help="names in the folder to segment, e.g. 'sa_*' (default: all)")
     made.add_argument(

@@ -14,7 +14,7 @@ from morphojax import anatomy, predict
 from morphojax.commands import predict as work
 from morphojax.data import geometry
 from morphojax.data.sources.nifti_geometry import QFORM_NOTE
-from morphojax.inference import files, segmenter
+from morphojax.inference import files, planes, segmenter
 from morphojax.train.run import RunError
 from tests.data import cohorts
 from tests.toy_run import toy_image, toy_label, toy_run
@@ -36,7 +36,7 @@ def write(path, data, affine=AFFINE, kind=nib.Nifti1Image, step=None):
 def predict_folder(tmp_path, source=None, run=None, **options):
     source = source or tmp_path / "in"
     run = run or toy_run()
-    plane = files.choose_plane(run, None)
+    plane = planes.choose_plane(run, None)
     paths, _ = files.find_inputs(source, plane)
     return files.predict_files(run, plane, paths, source, tmp_path / "out", **options)[0]
 
@@ -208,6 +208,23 @@ def test_long_axis_plane(tmp_path):
     assert len(problems) == 1 and "5 slices" in problems[0] and "sa.nii.gz" in problems[0]
 
 
+def test_a_long_axis_for_a_short_axis_run_is_left_out_unless_the_plane_is_stated(tmp_path, monkeypatch, capsys):
+    write(tmp_path / "in" / "good.nii.gz", toy_image(toy_label()))
+    single = write(tmp_path / "in" / "single.nii.gz", toy_image(toy_label((40, 36, 1))))
+    named = write(tmp_path / "in" / "x_4CH.nii.gz", toy_image(toy_label()))
+    monkeypatch.setattr(work, "load_run", lambda directory, which, weights, **_: toy_run())
+    base = ["--run=r", f"--input={tmp_path / 'in'}"]
+    assert predict.main([*base, f"--output={tmp_path / 'out'}"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(";")[0] for line in lines if line.startswith("left out: ")] == [
+        f"left out: {single}: a single slice, and the run segments short-axis stacks: it may be a long axis",
+        f"left out: {named}: its name says la_4ch, and the run segments sax",
+    ]
+    assert list(pd.read_csv(tmp_path / "out" / "measures.csv")["file"]) == ["good"]
+    assert predict.main([*base, f"--output={tmp_path / 'all'}", "--plane=sax"]) == 0
+    assert list(pd.read_csv(tmp_path / "all" / "measures.csv")["file"]) == ["good", "single", "x_4CH"]
+
+
 def test_largest_component():
     label = np.zeros((8, 8, 3), np.uint8)
     label[:3, :3] = 1
@@ -285,10 +302,10 @@ def test_whatever_a_file_raises_concerns_it_alone(tmp_path, monkeypatch):
         write(tmp_path / "in" / f"{name}.nii.gz", toy_image(toy_label()))
     segment = files.segment
 
-    def broken(run, plane, path, name):
+    def broken(run, plane, path, name, stated):
         if name == "b":
             raise KeyError(57)
-        return segment(run, plane, path, name)
+        return segment(run, plane, path, name, stated)
 
     monkeypatch.setattr(files, "segment", broken)
     (problem,) = predict_folder(tmp_path)

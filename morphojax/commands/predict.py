@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from morphojax.exit_codes import COMPLETE, FAILED
-from morphojax.inference.files import choose_plane, find_inputs, predict_files
+from morphojax.inference.files import find_inputs, predict_files
+from morphojax.inference.planes import choose_plane
 from morphojax.inference.segmenter import load_run
 
 
@@ -15,7 +16,8 @@ def run(args: argparse.Namespace) -> int:
     plane = choose_plane(loaded, args.plane)
     paths, notes = find_inputs(source, plane, args.pattern)
     print("\n".join(notes), end="\n" if notes else "")
-    problems, of_files = predict_files(loaded, plane, paths, source, output, args.labels, args.overwrite)
+    stated = args.plane is not None
+    problems, of_files = predict_files(loaded, plane, paths, source, output, args.labels, args.overwrite, stated)
     print(f"{len(paths) - len(problems)} of {len(paths)} files segmented, written to {output}")
     print("\n".join(f"note: {note}" for note in of_files), end="\n" if of_files else "")
     for problem in problems:

@@ -17,6 +17,7 @@ from morphojax.data.prepare.checks import describe_error
 from morphojax.data.sources import nifti, nifti_bytes
 from morphojax.data.store.records import write_atomically
 from morphojax.inference.measures import PredictError, Segmented, measure_rows, volume_rows
+from morphojax.inference.planes import check_plane
 from morphojax.inference.segmenter import Run
 from morphojax.progress import bar as progress_bar
 from morphojax.train.run import RunError
@@ -36,20 +37,6 @@ class UnwritableError(PredictError):
 def stem(path: Path) -> str:
     """The name of a file without .nii or .nii.gz."""
     return next((path.name[: -len(s)] for s in SUFFIXES if path.name.endswith(s)), path.name)
-
-
-def choose_plane(run: Run, plane: str | None) -> str:
-    """The plane of the images: --plane, or that of a run of a single plane.
-
-    Raises PredictError for a plane that the run does not segment.
-    """
-    if plane is None and len(run.planes) == 1:
-        return run.planes[0]
-    if plane not in run.planes:
-        raise PredictError(
-            f"--plane={plane}: the run segments {', '.join(run.planes)}; give the plane that the images show"
-        )
-    return plane
 
 
 def find_inputs(source: Path, plane: str, pattern: str = "*") -> tuple[list[Path], list[str]]:
@@ -134,14 +121,20 @@ def disk_numbers(run: Run, convention: str) -> np.ndarray:
     return table
 
 
-def segment(run: Run, plane: str, path: Path, name: str) -> tuple[Segmented, Any]:
-    """The labels of one file, and its NIfTI image. Raises ValueError, naming the file."""
+def segment(run: Run, plane: str, path: Path, name: str, stated: bool = False) -> tuple[Segmented, Any]:
+    """The labels of one file, and its NIfTI image. Raises ValueError, naming the file.
+
+    stated: the user stated the plane; otherwise the file must not contradict it (`check_plane`).
+    """
     image: Any = nifti_bytes.parse(path)
     volume = nifti.from_image(path, image, 4 if len(image.shape) > 3 and max(image.shape[3:]) > 1 else 3)
     try:
         geometry.check_slices(plane, volume.raw.shape)
     except ValueError as error:
         raise PredictError(f"{path}: {error}") from error
+    x, y, z = (float(s) for s in np.sqrt((volume.affine[:3, :3] ** 2).sum(axis=0)))
+    if not stated:
+        check_plane(path, stem(path), plane, volume.raw.shape, (x, y, z))
     frames, black = [], 0
     for t in range(volume.frames):
         try:
@@ -156,7 +149,6 @@ def segment(run: Run, plane: str, path: Path, name: str) -> tuple[Segmented, Any
     notes = volume.notes
     if black:
         notes = (*notes, f"{geometry.BLACK} ({black} of {volume.frames} frames); do not use its labels")
-    x, y, z = (float(s) for s in np.sqrt((volume.affine[:3, :3] ** 2).sum(axis=0)))
     rate = heart_rate(image.header, volume.frames)
     return Segmented(name, tuple(frames), (x, y, z), rate, notes), image
 
@@ -205,6 +197,7 @@ def predict_files(
     output: Path,
     labels: str = "canonical",
     overwrite: bool = False,
+    stated: bool = False,
 ) -> tuple[list[str], list[str]]:
     """Segments files; writes labels and both tables.
 
@@ -215,6 +208,7 @@ def predict_files(
         paths: of `find_inputs`.
         source: the file or folder that was searched; the output has the same relative names.
         labels: of anatomy.CONVENTIONS, for the numbers on disk.
+        stated: see `segment`.
     """
     numbers = disk_numbers(run, labels)
     root = source if source.is_dir() else source.parent
@@ -227,7 +221,7 @@ def predict_files(
             for path in files:
                 name = str(path.relative_to(root).with_name(stem(path)))
                 try:
-                    file, image = segment(run, plane, path, name)
+                    file, image = segment(run, plane, path, name, stated)
                     save(targets[path], image, file.frames, numbers)
                 except (RunError, UnwritableError):
                     raise

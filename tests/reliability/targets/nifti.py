@@ -205,7 +205,7 @@ def read_prediction(folder: Path, changed: Sequence[Path]) -> None:
     run: Any = _Run()
     files: Any = importlib.import_module("morphojax.inference.files")
     for path in changed:
-        file, image = files.segment(run, "sax", path, path.name)
+        file, image = files.segment(run, "sax", path, path.name, stated=True)
         rate = file.heart_rate
         require(np.isnan(rate) or 25 <= rate <= 250, f"heart rate {rate}")
         output = folder.with_name(f"out-{path.name}")

@@ -9,7 +9,8 @@ under the same relative names, with
                    a long-axis plane
     measures.csv   a row of clinical measures per heart. A heart is a cine, or the files of one
                    folder whose names differ only in _ED and _ES, or in _frameNN. A single stack
-                   gives the size of every structure
+                   gives the size of every structure. The column `quality` is `look` where the
+                   labels or the measures are doubtful, and the column `reasons` says why
 ED and ES are found by name (_ED, _ES). Otherwise they are the frames with the largest and the
 smallest LV cavity; without an LV, with the smallest and the largest atrium.
 A file that cannot be used is reported and left out; the exit code is then 1. So is an image whose

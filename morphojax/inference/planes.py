@@ -60,12 +60,14 @@ def check_plane(path: Path, name: str, plane: str, shape: Sequence[int], spacing
 
 
 def _contradiction(name: str, plane: str, slices: int, spacing: float) -> str | None:
+    if plane != "sax" and slices != 1:
+        return None  # refused in any case: geometry.check_slices
     named = named_plane(name)
     if named and named != plane and not (named == "la" and plane in anatomy.LONG_AXIS):
         shown = {"sax": "a short axis", "la": "a long axis"}.get(named, named)
         return f"its name says {shown}, and the run segments {plane}"
     if plane != "sax":
-        return None  # several slices are refused in any case: geometry.check_slices
+        return None
     if slices == 1:
         return "a single slice, and the run segments short-axis stacks: it may be a long axis"
     low, high = DEPTH_MM

@@ -11,6 +11,9 @@ under the same relative names, with
                    folder whose names differ only in _ED and _ES, or in _frameNN. A single stack
                    gives the size of every structure. The column `quality` is `look` where the
                    labels or the measures are doubtful, and the column `reasons` says why
+With several --run, or --checkpoint=all, probabilities are averaged over the members of the
+ensemble. Both tables then have columns `<structure>_cv_percent`: the coefficient of variation of
+the structure's size over the members.
 ED and ES are found by name (_ED, _ES). Otherwise they are the frames with the largest and the
 smallest LV cavity; without an LV, with the smallest and the largest atrium.
 A file that cannot be used is reported and left out; the exit code is then 1. So is an image whose
@@ -27,7 +30,12 @@ from morphojax import anatomy, flags
 
 def parser() -> argparse.ArgumentParser:
     made = flags.make_parser("predict", __doc__)
-    made.add_argument("--run", required=True, help="directory of a segmentation run")
+    made.add_argument(
+        "--run",
+        required=True,
+        action="append",
+        help="directory of a segmentation run; repeat it for an ensemble of runs of the same planes and structures",
+    )
     made.add_argument("--input", required=True, help="a NIfTI file, or a folder of them")
     made.add_argument("--output", required=True, help="folder for labels and measures")
     made.add_argument(
@@ -40,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--labels", default="canonical", choices=sorted(anatomy.CONVENTIONS), help="label numbers on disk"
     )
-    flags.add_checkpoint(made)
+    flags.add_checkpoint(made, ensembles=True)
     flags.add_largest_component(made)
     made.add_argument("--overwrite", action="store_true", help="replace existing files in --output")
     return made

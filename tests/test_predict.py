@@ -213,7 +213,7 @@ def test_a_long_axis_for_a_short_axis_run_is_left_out_unless_the_plane_is_stated
     write(tmp_path / "in" / "good.nii.gz", toy_image(toy_label()))
     single = write(tmp_path / "in" / "single.nii.gz", toy_image(toy_label((40, 36, 1))))
     named = write(tmp_path / "in" / "x_4CH.nii.gz", toy_image(toy_label()))
-    monkeypatch.setattr(work, "load_run", lambda directory, which, weights, **_: toy_run())
+    monkeypatch.setattr(work, "load_ensemble", lambda *_: toy_run())
     base = ["--run=r", f"--input={tmp_path / 'in'}"]
     assert predict.main([*base, f"--output={tmp_path / 'out'}"]) == 1
     lines = capsys.readouterr().err.splitlines()
@@ -420,7 +420,7 @@ def test_heart_rate_needs_a_unit_and_a_sane_step():
 
 def test_exit_codes(tmp_path, monkeypatch, capsys):
     damage(tmp_path / "in")
-    monkeypatch.setattr(work, "load_run", lambda directory, which, weights, **_: toy_run())
+    monkeypatch.setattr(work, "load_ensemble", lambda *_: toy_run())
     base = ["--run=r", f"--input={tmp_path / 'in'}"]
     assert predict.main([*base, f"--output={tmp_path / 'out'}"]) == 1
     captured = capsys.readouterr()
@@ -430,10 +430,10 @@ def test_exit_codes(tmp_path, monkeypatch, capsys):
     assert predict.main([*base, f"--output={tmp_path / 'two'}", "--labels=sunnybrook"]) == 2
     assert "no number for" in capsys.readouterr().err
 
-    def missing(directory, which, weights, **_):
-        raise RunError(f"{directory}/config.json: not found")
+    def missing(directories, *_):
+        raise RunError(f"{directories[0]}/config.json: not found")
 
-    monkeypatch.setattr(work, "load_run", missing)
+    monkeypatch.setattr(work, "load_ensemble", missing)
     assert predict.main([*base, f"--output={tmp_path / 'three'}"]) == 2
     assert "r/config.json" in capsys.readouterr().err and not (tmp_path / "three").exists()
 

@@ -49,7 +49,7 @@ def volume_rows(run: Run, plane: str, files: Sequence[Segmented]) -> Iterator[di
     """Rows of volumes.csv: one per frame."""
     for file in files:
         for t, stack in enumerate(file.frames):
-            yield {"file": file.name, "frame": t} | sizes(run, plane, stack.label, file.spacing)
+            yield {"file": file.name, "frame": t} | sizes(run, plane, stack.label, file.spacing) | stack.spread()
 
 
 def measure_rows(run: Run, plane: str, files: Sequence[Segmented]) -> Iterator[dict[str, Any]]:
@@ -66,7 +66,8 @@ def measure_rows(run: Run, plane: str, files: Sequence[Segmented]) -> Iterator[d
     if len(single) == 1:
         judged = quality.columns(list(quality.of_stack(run, plane, *frames[0])))
         stack, spacing = frames[0]
-        yield {"file": single[0].name, "kind": "stack"} | judged | sizes(run, plane, stack.label, spacing)
+        found = sizes(run, plane, stack.label, spacing) | stack.spread()
+        yield {"file": single[0].name, "kind": "stack"} | judged | found
     elif single:
         names = [file.name.rpartition("_")[2] for file in single]
         ed, es = (names.index("ED"), names.index("ES")) if "ED" in names else _find_ed_and_es(run, plane, frames)
@@ -80,11 +81,16 @@ _Frame = tuple[SegmentedStack, Sequence[float]]  # and its spacing [3] in mm
 def _measure(
     run: Run, plane: str, ed: _Frame, es: _Frame, found: dict[str, Any], heart_rate: float = float("nan")
 ) -> dict[str, Any]:
-    """Quality and measures of ED and ES. found: the columns that say which frames they are."""
+    """Quality, measures, and the larger spread of an ensemble, of ED and ES.
+
+    found: the columns that say which frames they are.
+    """
     at_ed, at_es = ((stack.label, spacing) for stack, spacing in (ed, es))
     measures = clinical.measures(plane, at_ed, at_es, run.structures_of(plane), heart_rate)
     reasons = [f"{phase}: {r}" for phase, x in (("ED", ed), ("ES", es)) for r in quality.of_stack(run, plane, *x)]
-    return quality.columns([*quality.of_measures(measures), *reasons]) | found | measures
+    at_ed, at_es = ed[0].spread(), es[0].spread()
+    larger = {column: float(np.fmax(value, at_es[column])) for column, value in at_ed.items()}
+    return quality.columns([*quality.of_measures(measures), *reasons]) | found | measures | larger
 
 
 def _find_ed_and_es(run: Run, plane: str, frames: Sequence[_Frame]) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Loads a segmentation run, which predicts class probabilities of a stack on its native grid."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,11 @@ def largest_components(label: np.ndarray) -> tuple[np.ndarray, dict[str, float]]
     return kept, islands
 
 
+def mean_probabilities(members: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean over the members of an ensemble."""
+    return members[0] if len(members) == 1 else np.mean(members, axis=0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A trained segmentation run, ready to predict.
@@ -57,6 +62,8 @@ class Run:
     largest_component: labels keep only the largest component of each structure of a stack.
     sizes:       of the structures in training, by plane, structure and `min`, `max`, `subjects`
         (tasks/segment/sizes.py); None for a run of an older version.
+    others:      the other members of an ensemble (inference/ensemble.py), of the same planes, grid,
+        percentiles and structures. Probabilities are the mean over all members.
     """
 
     planes: tuple[str, ...]
@@ -69,9 +76,17 @@ class Run:
     batch_size: int = 16
     largest_component: bool = False
     sizes: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None
+    others: tuple["Run", ...] = ()
 
     def predict_grid(self, slices: np.ndarray) -> np.ndarray:
         """uint8 [Z, H, W] on the training grid -> probabilities float32 [Z, H, W, classes]."""
+        return mean_probabilities(self.predict_members(slices))
+
+    def predict_members(self, slices: np.ndarray) -> list[np.ndarray]:
+        """As `predict_grid`, of each member of an ensemble; of a single run, its own alone."""
+        return [self._predict_own(slices), *(run._predict_own(slices) for run in self.others)]
+
+    def _predict_own(self, slices: np.ndarray) -> np.ndarray:
         count, size = len(slices), self.grid.size
         if slices.shape[1:] != (size, size) or slices.dtype != np.uint8:
             raise ValueError(f"slices must be uint8 [Z, {size}, {size}], not {slices.dtype} {slices.shape}")
@@ -132,7 +147,7 @@ class Run:
 
 def load_run(
     directory: str | Path,
-    which: str = "best",
+    which: str | int = "best",
     weights: str = "model",
     batch_size: int = 16,
     largest_component: bool = False,
@@ -140,7 +155,8 @@ def load_run(
     """Loads a segmentation run: preprocessing.json, config.json, sizes.json and a checkpoint.
 
     Args:
-        which: `best` (the last checkpoint where none was evaluated) or `last`.
+        which: `best` (the last checkpoint where none was evaluated), `last`, or the step of a kept
+            checkpoint.
         weights: `model` or `ema`, as in `checkpoint.load_variables`.
         batch_size, largest_component: see `Run`.
 

@@ -8,7 +8,8 @@ import numpy as np
 from morphojax.data import geometry
 from morphojax.data.errors import NamedError
 from morphojax.data.sources.nifti import Volume
-from morphojax.inference.segmenter import Run, largest_components
+from morphojax.evaluation import clinical
+from morphojax.inference.segmenter import Run, largest_components, mean_probabilities
 from morphojax.train.run import RunError
 
 
@@ -21,12 +22,26 @@ class SegmentedStack:
         components were removed.
     removed: only the largest component of each structure was kept.
     black:   the image on the grid is black.
+    members: by structure, its size (`clinical.size`) in the label of each member of an ensemble;
+        empty for a single run.
     """
 
     label: np.ndarray
     islands: Mapping[str, float]
     removed: bool = False
     black: bool = False
+    members: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+
+    def spread(self) -> dict[str, float]:
+        """Coefficient of variation of each structure's size over the members, in %: 100 times
+        their standard deviation (n - 1) divided by their mean. NaN where no member shows the
+        structure; empty for a single run.
+        """
+        columns = {}
+        for structure, sizes in self.members.items():
+            mean = float(np.mean(sizes))
+            columns[f"{structure}_cv_percent"] = 100 * float(np.std(sizes, ddof=1)) / mean if mean else float("nan")
+        return columns
 
 
 def of_label(label: np.ndarray) -> SegmentedStack:
@@ -40,10 +55,16 @@ def segment_stack(run: Run, plane: str, image: np.ndarray, affine: np.ndarray) -
     Raises ValueError where the geometry is not that of a stack of slices along Z.
     """
     slices, placement = run.place(image, affine)
-    label = run.classes(run.to_native(run.predict_grid(slices), placement), plane)
+    on_grid = run.predict_members(slices)
+    label = run.classes(run.to_native(mean_probabilities(on_grid), placement), plane)
     kept, islands = largest_components(label)
-    removed = run.largest_component
-    return SegmentedStack(kept if removed else label, islands, removed, not slices.any())
+    removed, members = run.largest_component, dict[str, tuple[float, ...]]()
+    if run.others:
+        labels = [run.labels(run.to_native(own, placement), plane) for own in on_grid]
+        for structure in run.structures_of(plane):
+            sizes = (clinical.size(plane, one, structure, placement.native_spacing)[0] for one in labels)
+            members[structure] = tuple(sizes)
+    return SegmentedStack(kept if removed else label, islands, removed, not slices.any(), members)
 
 
 def segment_volume(run: Run, plane: str, volume: Volume) -> tuple[SegmentedStack, ...]:

@@ -186,13 +186,14 @@ class _Run:
 
     structures = ("lv_cavity",)
     largest_component = False
+    others = ()
 
     def place(self, image: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, geometry.Placement]:
         placement = geometry.place(image, affine, geometry.Grid(1.5, 16))
         return geometry.to_grid(geometry.normalise(image, 0.5, 99.5), placement, 1), placement
 
-    def predict_grid(self, slices: np.ndarray) -> np.ndarray:
-        return np.stack([255.0 - slices, slices], -1).astype(np.float32)
+    def predict_members(self, slices: np.ndarray) -> list[np.ndarray]:
+        return [np.stack([255.0 - slices, slices], -1).astype(np.float32)]
 
     def to_native(self, probabilities: np.ndarray, placement: geometry.Placement) -> np.ndarray:
         return geometry.to_native(probabilities, placement, 1)

@@ -31,6 +31,7 @@ FLOORS = {
     "flags": 3,
     "inference": 4,
     "commands": 5,
+    "library": 5,
     "main": 6,
     "configs": 6,
     "prepare": 6,

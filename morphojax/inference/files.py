@@ -129,7 +129,7 @@ def segment(run: Run, plane: str, path: Path, name: str, stated: bool = False) -
     stated: the user stated the plane; otherwise the file must not contradict it (`check_plane`).
     """
     image: Any = nifti_bytes.parse(path)
-    volume = nifti.from_image(path, image, 4 if len(image.shape) > 3 and max(image.shape[3:]) > 1 else 3)
+    volume = nifti.from_image(path, image)
     x, y, z = (float(s) for s in np.sqrt((volume.affine[:3, :3] ** 2).sum(axis=0)))
     if not stated:
         check_plane(path, stem(path), plane, volume.raw.shape, (x, y, z))

@@ -28,7 +28,7 @@ class Segmented:
     name:       relative to the input, without suffix.
     frames:     the labels of each frame.
     spacing:    of a voxel, in mm.
-    heart_rate: in beats per minute, of a cine that covers one cycle; NaN where unknown.
+    heart_rate: in beats per minute; NaN where unknown.
     notes:      what the reader assumed about the header, and whether images are black.
     """
 
@@ -72,15 +72,14 @@ def measure_rows(run: Run, plane: str, files: Sequence[Segmented]) -> Iterator[d
         names = [file.name.rpartition("_")[2] for file in single]
         ed, es = (names.index("ED"), names.index("ES")) if "ED" in names else _find_ed_and_es(run, plane, frames)
         about = {"file": single[0].name.rpartition("_")[0], "kind": "frames"}
-        yield about | _measure(run, plane, frames[ed], frames[es], {"ed": names[ed], "es": names[es]})
+        found = {"ed": names[ed], "es": names[es]}
+        yield about | _measure(run, plane, frames[ed], frames[es], found, single[0].heart_rate)
 
 
 _Frame = tuple[SegmentedStack, Sequence[float]]  # and its spacing [3] in mm
 
 
-def _measure(
-    run: Run, plane: str, ed: _Frame, es: _Frame, found: dict[str, Any], heart_rate: float = float("nan")
-) -> dict[str, Any]:
+def _measure(run: Run, plane: str, ed: _Frame, es: _Frame, found: dict[str, Any], heart_rate: float) -> dict[str, Any]:
     """Quality, measures, and the larger spread of an ensemble, of ED and ES.
 
     found: the columns that say which frames they are.

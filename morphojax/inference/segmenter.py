@@ -104,8 +104,7 @@ class Run:
 
     def place(self, image: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, geometry.Placement]:
         """A native stack [X, Y, Z] as uint8 [Z, H, W] on the training grid, and its placement."""
-        placement = geometry.place(image, affine, self.grid)
-        return geometry.to_grid(geometry.normalise(image, *self.percentiles), placement, 1), placement
+        return geometry.to_input(image, affine, self.grid, self.percentiles)
 
     def to_native(self, probabilities: np.ndarray, placement: geometry.Placement) -> np.ndarray:
         """[Z, H, W, classes] -> [X, Y, Z, classes], by linear interpolation.

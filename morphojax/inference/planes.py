@@ -6,12 +6,9 @@ from pathlib import Path
 
 from morphojax import anatomy
 from morphojax.inference.measures import PredictError
+from morphojax.inference.quality import DEPTH_MM
 from morphojax.inference.segmenter import Run
 
-# Depth of a short-axis stack: number of slices times their spacing. In ACDC it is 60 to 120 mm.
-# Half of the smallest does not cover the ventricles of an adult; twice the largest is a cine whose
-# frames lie along Z.
-DEPTH_MM = (30.0, 240.0)
 # Parts of a file's name between letters of other words: `sa_ED`, `heart-LAX`, `lax_4ch`, `2CH3`.
 _SHORT_AXIS = re.compile(r"(?<![a-z])(sax?|shax|short[-_ ]?axis)(?![a-z])")
 _LONG_AXIS = re.compile(r"(?<![a-z])(lax?|long[-_ ]?axis)(?![a-z])")

@@ -18,6 +18,10 @@ GOOD, LOOK = "good", "look"
 ISLANDS = 0.1  # of a structure's voxels outside its largest component; at most 0.06 in the labels
 BEYOND = 1.5  # a size may exceed the range of training by this factor
 FEWEST = 8  # training subjects whose range is used
+# Depth of a short-axis stack: number of slices times their spacing. In ACDC it is 60 to 120 mm.
+# Half of the smallest does not cover the ventricles of an adult; twice the largest is a cine whose
+# frames lie along Z.
+DEPTH_MM = (30.0, 240.0)
 _LV = ("lv_cavity", "lv_myocardium")
 _UNIT = {"ml": "mL", "cm2": "cm2"}
 
@@ -31,6 +35,9 @@ def of_stack(run: Run, plane: str, stack: SegmentedStack, spacing: Sequence[floa
     """Reasons to look at the labels of one stack, in plain words. spacing: in mm."""
     if stack.black:
         yield "a black image"
+    depth = stack.label.shape[2] * spacing[2]
+    if plane == positions.PLANE and depth < DEPTH_MM[0]:
+        yield f"a stack of {depth:.3g} mm: sizes of a part of the heart"
     structures = run.structures_of(plane)
     slices = {s: np.flatnonzero((stack.label == anatomy.LABEL_ID[s]).any(axis=(0, 1))) for s in structures}
     for structure, shown in slices.items():

@@ -94,6 +94,12 @@ def test_a_long_axis_is_judged_by_area() -> None:
     assert found == [f"RA cavity of {area:.3g} cm2, 100 to 200 in training"]
 
 
+def test_a_short_axis_that_is_not_deep_enough() -> None:
+    label = toy_label(SHAPE)[..., 2:5]  # of 24 mm
+    assert reasons(label) == ["a stack of 24 mm: sizes of a part of the heart"]
+    assert reasons(toy_label(SHAPE)[..., 2:6]) == []
+
+
 def test_a_black_image() -> None:
     assert reasons(toy_label(SHAPE), black=True) == ["a black image"]
 

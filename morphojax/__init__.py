@@ -1,8 +1,18 @@
-"""morphojax: pretraining on cardiac MRI and biobank tables, then segmentation from images alone."""
+"""morphojax: pretraining on cardiac MRI and biobank tables, then segmentation from images alone.
 
+`morphojax.load(run)` gives a finished run to Python programs (morphojax/library.py).
+"""
+
+import importlib
 import importlib.util
 import os
 from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from morphojax.library import Model, ModelError, load
+
+__all__ = ["Model", "ModelError", "load"]
 
 __version__ = "0.1.0"
 
@@ -28,3 +38,10 @@ def set_xla_flags(environment: MutableMapping[str, str]) -> None:
 
 
 set_xla_flags(os.environ)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the library, and JAX with it, when one of its names is first used."""
+    if name in __all__:
+        return getattr(importlib.import_module("morphojax.library"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

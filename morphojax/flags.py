@@ -10,7 +10,7 @@ from typing import Any
 from morphojax import interrupts
 from morphojax.data.errors import printable
 from morphojax.exit_codes import FAILED, INTERRUPTED, REFUSED
-from morphojax.train.choices import CHECKPOINTS, WEIGHTS
+from morphojax.train.choices import ALL, CHECKPOINTS, WEIGHTS
 
 # Errors of the operating system that name a wrong flag. Others, such as a full disk, may pass.
 _REFUSED = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
@@ -57,18 +57,25 @@ def guard(work: Callable[[], int]) -> int:
         return REFUSED if isinstance(error, (ValueError, *_REFUSED)) else FAILED
 
 
-def add_checkpoint(parser: argparse.ArgumentParser, default: str | None = "best", help_default: str = "best") -> None:
+def add_checkpoint(
+    parser: argparse.ArgumentParser,
+    default: str | None = "best",
+    help_default: str = "best",
+    ensembles: bool = False,
+) -> None:
     """Adds --checkpoint and --weights.
 
     Args:
         default: of --checkpoint; None where the command chooses by the kind of run.
         help_default: how --help describes that default.
+        ensembles: whether --checkpoint may be `all`.
     """
+    every = ", or all that are kept, as members of an ensemble" if ensembles else ""
     parser.add_argument(
         "--checkpoint",
         default=default,
-        choices=CHECKPOINTS,
-        help=f"the best by validation score, or the last (default: {help_default})",
+        choices=(*CHECKPOINTS, ALL) if ensembles else CHECKPOINTS,
+        help=f"the best by validation score, or the last{every} (default: {help_default})",
     )
     parser.add_argument(
         "--weights",

@@ -32,6 +32,7 @@ FLOORS: dict[str, float] = {
     "flags": 3,
     "inference": 4,
     "commands": 5,
+    "library": 5,
     "main": 6,
     "configs": 6,
     "prepare": 6,

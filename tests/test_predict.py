@@ -14,7 +14,7 @@ from morphojax import anatomy, predict
 from morphojax.commands import predict as work
 from morphojax.data import geometry
 from morphojax.data.sources.nifti_geometry import QFORM_NOTE
-from morphojax.inference import files, segmenter
+from morphojax.inference import files, planes, segmenter
 from morphojax.train.run import RunError
 from tests.data import cohorts
 from tests.toy_run import toy_image, toy_label, toy_run
@@ -36,7 +36,7 @@ def write(path, data, affine=AFFINE, kind=nib.Nifti1Image, step=None):
 def predict_folder(tmp_path, source=None, run=None, **options):
     source = source or tmp_path / "in"
     run = run or toy_run()
-    plane = files.choose_plane(run, None)
+    plane = planes.choose_plane(run, None)
     paths, _ = files.find_inputs(source, plane)
     return files.predict_files(run, plane, paths, source, tmp_path / "out", **options)[0]
 
@@ -121,7 +121,7 @@ def _notes(tmp_path):
     paths, _ = files.find_inputs(tmp_path / "in", "sax")
     problems, notes = files.predict_files(run, "sax", paths, tmp_path / "in", tmp_path / "out", overwrite=True)
     assert not problems
-    return notes
+    return [note for note in notes if note.startswith(str(tmp_path))]
 
 
 def test_label_numbers_on_disk(tmp_path):
@@ -143,7 +143,7 @@ def test_stack_volumes(tmp_path):
     write(tmp_path / "in" / "heart.nii.gz", toy_image(label))
     predict_folder(tmp_path)
     row = pd.read_csv(tmp_path / "out" / "measures.csv").iloc[0]
-    assert (row["file"], row["kind"]) == ("heart", "stack")
+    assert (row["file"], row["kind"], row["quality"]) == ("heart", "stack", "good")
     assert row["lv_cavity_ml"] == pytest.approx(ml(label), rel=1e-4)
     assert row["rv_cavity_ml"] == pytest.approx(ml(label, "rv_cavity"), rel=1e-4)
 
@@ -187,6 +187,7 @@ def test_an_ef_without_a_cavity_is_missing(tmp_path):
     predict_folder(tmp_path)
     row = pd.read_csv(tmp_path / "out" / "measures.csv").iloc[0]
     assert math.isnan(row["lv_ef_percent"]) and row["lv_esv_ml"] == 0
+    assert (row["quality"], row["reasons"]) == ("look", "ES: no LV cavity; ES: no LV myocardium; ES: no RV cavity")
 
 
 def test_long_axis_plane(tmp_path):
@@ -208,6 +209,23 @@ def test_long_axis_plane(tmp_path):
     assert len(problems) == 1 and "5 slices" in problems[0] and "sa.nii.gz" in problems[0]
 
 
+def test_a_long_axis_for_a_short_axis_run_is_left_out_unless_the_plane_is_stated(tmp_path, monkeypatch, capsys):
+    write(tmp_path / "in" / "good.nii.gz", toy_image(toy_label()))
+    single = write(tmp_path / "in" / "single.nii.gz", toy_image(toy_label((40, 36, 1))))
+    named = write(tmp_path / "in" / "x_4CH.nii.gz", toy_image(toy_label()))
+    monkeypatch.setattr(work, "load_ensemble", lambda *_: toy_run())
+    base = ["--run=r", f"--input={tmp_path / 'in'}"]
+    assert predict.main([*base, f"--output={tmp_path / 'out'}"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(";")[0] for line in lines if line.startswith("left out: ")] == [
+        f"left out: {single}: a single slice, and the run segments short-axis stacks: it may be a long axis",
+        f"left out: {named}: its name says la_4ch, and the run segments sax",
+    ]
+    assert list(pd.read_csv(tmp_path / "out" / "measures.csv")["file"]) == ["good"]
+    assert predict.main([*base, f"--output={tmp_path / 'all'}", "--plane=sax"]) == 0
+    assert list(pd.read_csv(tmp_path / "all" / "measures.csv")["file"]) == ["good", "single", "x_4CH"]
+
+
 def test_largest_component():
     label = np.zeros((8, 8, 3), np.uint8)
     label[:3, :3] = 1
@@ -216,8 +234,11 @@ def test_largest_component():
     label[3, 3, 0] = 1  # touches by a corner only
     expected = label.copy()
     expected[6:, 6:, 0] = expected[3, 3, 0] = 0
-    np.testing.assert_array_equal(segmenter.largest_components(label), expected)
-    assert not segmenter.largest_components(np.zeros((2, 2, 2), np.uint8)).any()
+    kept, islands = segmenter.largest_components(label)
+    np.testing.assert_array_equal(kept, expected)
+    assert islands == pytest.approx({"lv_cavity": 5 / 32, "lv_myocardium": 0})
+    kept, islands = segmenter.largest_components(np.zeros((2, 2, 2), np.uint8))
+    assert not kept.any() and islands == {}
 
 
 def test_largest_component_option_reaches_the_files(tmp_path):
@@ -285,10 +306,10 @@ def test_whatever_a_file_raises_concerns_it_alone(tmp_path, monkeypatch):
         write(tmp_path / "in" / f"{name}.nii.gz", toy_image(toy_label()))
     segment = files.segment
 
-    def broken(run, plane, path, name):
+    def broken(run, plane, path, name, stated):
         if name == "b":
             raise KeyError(57)
-        return segment(run, plane, path, name)
+        return segment(run, plane, path, name, stated)
 
     monkeypatch.setattr(files, "segment", broken)
     (problem,) = predict_folder(tmp_path)
@@ -399,19 +420,20 @@ def test_heart_rate_needs_a_unit_and_a_sane_step():
 
 def test_exit_codes(tmp_path, monkeypatch, capsys):
     damage(tmp_path / "in")
-    monkeypatch.setattr(work, "load_run", lambda directory, which, weights, **_: toy_run())
+    monkeypatch.setattr(work, "load_ensemble", lambda *_: toy_run())
     base = ["--run=r", f"--input={tmp_path / 'in'}"]
     assert predict.main([*base, f"--output={tmp_path / 'out'}"]) == 1
     captured = capsys.readouterr()
-    assert "1 of 9 files segmented" in captured.out and captured.err.count("left out:") == 8
+    assert "1 of 9 files segmented" in captured.out and "need a look" not in captured.out
+    assert captured.err.count("left out:") == 8
     assert predict.main([*base, f"--output={tmp_path / 'one'}", "--pattern=a_*"]) == 0
     assert predict.main([*base, f"--output={tmp_path / 'two'}", "--labels=sunnybrook"]) == 2
     assert "no number for" in capsys.readouterr().err
 
-    def missing(directory, which, weights, **_):
-        raise RunError(f"{directory}/config.json: not found")
+    def missing(directories, *_):
+        raise RunError(f"{directories[0]}/config.json: not found")
 
-    monkeypatch.setattr(work, "load_run", missing)
+    monkeypatch.setattr(work, "load_ensemble", missing)
     assert predict.main([*base, f"--output={tmp_path / 'three'}"]) == 2
     assert "r/config.json" in capsys.readouterr().err and not (tmp_path / "three").exists()
 

@@ -17,7 +17,9 @@ def toy_run(plane="sax", structures=anatomy.PLANE_STRUCTURES["sax"], size=48, sp
         logits[..., 0] = -1e3 * np.minimum(image, 1 - image)[..., 0] ** 2  # the white corner is background too
         return logits
 
-    return Run((plane,), Grid(spacing, size), (0.0, 100.0), tuple(structures), apply, batch_size=batch_size)
+    sizes = {plane: {s: {"min": 1.0, "max": 500.0, "subjects": 100} for s in structures}}
+    grid, percentiles = Grid(spacing, size), (0.0, 100.0)
+    return Run((plane,), grid, percentiles, tuple(structures), apply, batch_size=batch_size, sizes=sizes)
 
 
 def toy_label(shape=(40, 36, 5), radius=6.0, structures=anatomy.PLANE_STRUCTURES["sax"]):

@@ -113,6 +113,18 @@ def place(image: np.ndarray, affine: np.ndarray, grid: Grid) -> Placement:
     return Placement((x, y, z), frozen, (rows, columns), (flip_rows, flip_columns), grid)
 
 
+def to_input(
+    image: np.ndarray, affine: np.ndarray, grid: Grid, percentiles: Sequence[float]
+) -> tuple[np.ndarray, Placement]:
+    """A native stack [X, Y, Z] as a network sees it, uint8 [Z, H, W], and its placement.
+
+    percentiles: low and high, as in `normalise`. Raises ValueError as `place` and `normalise`.
+    """
+    low, high = percentiles
+    placement = place(image, affine, grid)
+    return to_grid(normalise(image, low, high), placement, order=1), placement
+
+
 def to_grid(volume: np.ndarray, placement: Placement, order: int) -> np.ndarray:
     """Native [X, Y, Z] -> [Z, H, W] of the same dtype; integers are rounded.
 

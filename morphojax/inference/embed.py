@@ -12,8 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from morphojax.data import geometry
+from morphojax.data.errors import NamedError
+from morphojax.data.input.reading import evenly_spaced
 from morphojax.data.input.stream import StreamSpec
 from morphojax.data.input.subjects import ImageSpec, subject_stream
+from morphojax.data.sources.nifti import Volume
 from morphojax.data.store.dataset import Dataset
 from morphojax.data.store.records import write_atomically
 from morphojax.models.towers import mean_of_slices
@@ -22,6 +26,8 @@ from morphojax.train import checkpoint
 from morphojax.train.run import RunError, read_json
 from morphojax.train.transfer import transfer_modules
 
+# What an embedding needs of preprocessing.json.
+_IMAGES = {"channels": str, "planes": [str], "grid": {"spacing_mm": float, "size": int}, "percentiles": [float]}
 PROJECTOR = """embeddings {{
   tensor_name: "image encoder"
   tensor_path: "{folder}/tensors.tsv"
@@ -79,7 +85,7 @@ def load_encoder(path: str | Path, which: str = "last", weights: str = "model") 
     folder = checkpoint.find(path, which)
     run = folder.parent.parent
     config = read_json(run, "config.json", {"model": object})
-    images = read_json(run, "preprocessing.json", {"channels": str, "planes": [str], "grid": {"size": int}})
+    images = read_json(run, "preprocessing.json", _IMAGES)
     try:
         channels = {"frame": "slices", "cycle": "cycle"}[images["channels"]]
         cycle_frames = int(config["input"].get("cycle_frames", 0))  # absent from segmentation runs
@@ -146,6 +152,29 @@ def embed(
     if not np.isfinite(embeddings.values).all():
         raise RunError(f"{encoder.checkpoint}: the encoder's output has NaN; choose another with --checkpoint")
     return embeddings
+
+
+def embed_volume(encoder: ImageEncoder, plane: str, volume: Volume, slices: int = 8) -> np.ndarray:
+    """The embedding of a volume of one frame, float32 [D]: the mean over evenly spaced slices.
+
+    The same as that of `embed`, of a subject whose only plane is this one.
+
+    Raises ValueError, naming the volume, where it cannot be placed on the grid; RunError for NaN.
+    """
+    images = encoder.images
+    grid = geometry.Grid.from_json(images["grid"])
+    try:
+        geometry.check_slices(plane, volume.raw.shape)
+        on_grid, _ = geometry.to_input(volume.values(), volume.affine, grid, images["percentiles"])
+    except ValueError as error:
+        raise NamedError(f"{volume.path}: {error}") from error
+    chosen = evenly_spaced(len(on_grid), slices)
+    batch = np.zeros((1, slices, grid.size, grid.size, 1), np.uint8)  # one shape, compiled once
+    batch[0, : len(chosen), ..., 0] = on_grid[chosen]
+    embedding = np.asarray(encoder.apply(batch, np.arange(slices)[None] < len(chosen), (plane,) * slices))[0]
+    if not np.isfinite(embedding).all():
+        raise RunError(f"{encoder.checkpoint}: the encoder's output has NaN; choose another checkpoint")
+    return embedding
 
 
 def embed_frames(encoder: ImageEncoder, dataset: Dataset, frames: Sequence[str], **settings: Any) -> Embeddings:

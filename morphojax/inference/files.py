@@ -16,8 +16,11 @@ from morphojax.data import geometry
 from morphojax.data.prepare.checks import describe_error
 from morphojax.data.sources import nifti, nifti_bytes
 from morphojax.data.store.records import write_atomically
+from morphojax.inference import quality
 from morphojax.inference.measures import PredictError, Segmented, measure_rows, volume_rows
+from morphojax.inference.planes import check_plane
 from morphojax.inference.segmenter import Run
+from morphojax.inference.stacks import segment_volume
 from morphojax.progress import bar as progress_bar
 from morphojax.train.run import RunError
 
@@ -36,20 +39,6 @@ class UnwritableError(PredictError):
 def stem(path: Path) -> str:
     """The name of a file without .nii or .nii.gz."""
     return next((path.name[: -len(s)] for s in SUFFIXES if path.name.endswith(s)), path.name)
-
-
-def choose_plane(run: Run, plane: str | None) -> str:
-    """The plane of the images: --plane, or that of a run of a single plane.
-
-    Raises PredictError for a plane that the run does not segment.
-    """
-    if plane is None and len(run.planes) == 1:
-        return run.planes[0]
-    if plane not in run.planes:
-        raise PredictError(
-            f"--plane={plane}: the run segments {', '.join(run.planes)}; give the plane that the images show"
-        )
-    return plane
 
 
 def find_inputs(source: Path, plane: str, pattern: str = "*") -> tuple[list[Path], list[str]]:
@@ -134,31 +123,23 @@ def disk_numbers(run: Run, convention: str) -> np.ndarray:
     return table
 
 
-def segment(run: Run, plane: str, path: Path, name: str) -> tuple[Segmented, Any]:
-    """The labels of one file, and its NIfTI image. Raises ValueError, naming the file."""
+def segment(run: Run, plane: str, path: Path, name: str, stated: bool = False) -> tuple[Segmented, Any]:
+    """The labels of one file, and its NIfTI image. Raises ValueError, naming the file.
+
+    stated: the user stated the plane; otherwise the file must not contradict it (`check_plane`).
+    """
     image: Any = nifti_bytes.parse(path)
-    volume = nifti.from_image(path, image, 4 if len(image.shape) > 3 and max(image.shape[3:]) > 1 else 3)
-    try:
-        geometry.check_slices(plane, volume.raw.shape)
-    except ValueError as error:
-        raise PredictError(f"{path}: {error}") from error
-    frames, black = [], 0
-    for t in range(volume.frames):
-        try:
-            slices, placement = run.place(volume.values(t), volume.affine)
-            label = run.labels(run.to_native(run.predict_grid(slices), placement), plane)
-        except RunError:  # an error of the run, not of the file
-            raise
-        except ValueError as error:
-            raise PredictError(f"{path}: {error}") from error
-        frames.append(label)
-        black += not slices.any()
+    volume = nifti.from_image(path, image)
+    x, y, z = (float(s) for s in np.sqrt((volume.affine[:3, :3] ** 2).sum(axis=0)))
+    if not stated:
+        check_plane(path, stem(path), plane, volume.raw.shape, (x, y, z))
+    frames = segment_volume(run, plane, volume)
+    black = sum(stack.black for stack in frames)
     notes = volume.notes
     if black:
         notes = (*notes, f"{geometry.BLACK} ({black} of {volume.frames} frames); do not use its labels")
-    x, y, z = (float(s) for s in np.sqrt((volume.affine[:3, :3] ** 2).sum(axis=0)))
     rate = heart_rate(image.header, volume.frames)
-    return Segmented(name, tuple(frames), (x, y, z), rate, notes), image
+    return Segmented(name, frames, (x, y, z), rate, notes), image
 
 
 def heart_rate(header: Any, frames: int) -> float:
@@ -205,16 +186,18 @@ def predict_files(
     output: Path,
     labels: str = "canonical",
     overwrite: bool = False,
+    stated: bool = False,
 ) -> tuple[list[str], list[str]]:
     """Segments files; writes labels and both tables.
 
-    Returns an error per file that is left out, and notes about headers and black images of the
-    others.
+    Returns an error per file that is left out, and notes: about headers and black images of the
+    others, and about the quality of measures.
 
     Args:
         paths: of `find_inputs`.
         source: the file or folder that was searched; the output has the same relative names.
         labels: of anatomy.CONVENTIONS, for the numbers on disk.
+        stated: see `segment`.
     """
     numbers = disk_numbers(run, labels)
     root = source if source.is_dir() else source.parent
@@ -227,8 +210,8 @@ def predict_files(
             for path in files:
                 name = str(path.relative_to(root).with_name(stem(path)))
                 try:
-                    file, image = segment(run, plane, path, name)
-                    save(targets[path], image, file.frames, numbers)
+                    file, image = segment(run, plane, path, name, stated)
+                    save(targets[path], image, [stack.label for stack in file.frames], numbers)
                 except (RunError, UnwritableError):
                     raise
                 except Exception as error:  # whatever a file raises concerns this file alone
@@ -240,6 +223,7 @@ def predict_files(
                 progress.update()
             volumes += volume_rows(run, plane, segmented)
             measures += measure_rows(run, plane, segmented)
+    notes += quality.summary(run, plane, measures)
     output.mkdir(parents=True, exist_ok=True)
     for table, rows in (("volumes.csv", volumes), ("measures.csv", measures)):
         write_atomically(output / table, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g").encode())

@@ -8,7 +8,9 @@ import numpy as np
 
 from morphojax.data.errors import NamedError
 from morphojax.evaluation import clinical
+from morphojax.inference import quality
 from morphojax.inference.segmenter import Run
+from morphojax.inference.stacks import SegmentedStack
 
 # Cavities by which ED and ES are found, the first that the run segments, and whether it is largest
 # at ED.
@@ -24,14 +26,14 @@ class Segmented:
     """The labels of one file.
 
     name:       relative to the input, without suffix.
-    frames:     uint8 [X, Y, Z] of canonical ids each.
+    frames:     the labels of each frame.
     spacing:    of a voxel, in mm.
-    heart_rate: in beats per minute, of a cine that covers one cycle; NaN where unknown.
+    heart_rate: in beats per minute; NaN where unknown.
     notes:      what the reader assumed about the header, and whether images are black.
     """
 
     name: str
-    frames: tuple[np.ndarray, ...]
+    frames: tuple[SegmentedStack, ...]
     spacing: tuple[float, float, float]
     heart_rate: float
     notes: tuple[str, ...] = ()
@@ -46,35 +48,56 @@ def sizes(run: Run, plane: str, label: np.ndarray, spacing: Sequence[float]) -> 
 def volume_rows(run: Run, plane: str, files: Sequence[Segmented]) -> Iterator[dict[str, Any]]:
     """Rows of volumes.csv: one per frame."""
     for file in files:
-        for t, label in enumerate(file.frames):
-            yield {"file": file.name, "frame": t} | sizes(run, plane, label, file.spacing)
+        for t, stack in enumerate(file.frames):
+            yield {"file": file.name, "frame": t} | sizes(run, plane, stack.label, file.spacing) | stack.spread()
 
 
 def measure_rows(run: Run, plane: str, files: Sequence[Segmented]) -> Iterator[dict[str, Any]]:
     """Rows of measures.csv for one heart: one per cine, and one for all files of a single frame."""
     for file in files:
         if len(file.frames) > 1:
-            stacks = [(label, file.spacing) for label in file.frames]
-            ed, es = _find_ed_and_es(run, plane, stacks)
-            row: dict[str, Any] = {"file": file.name, "kind": "cine", "ed": ed, "es": es, "heart_rate": file.heart_rate}
-            yield row | clinical.measures(plane, stacks[ed], stacks[es], run.structures_of(plane), file.heart_rate)
+            frames = [(stack, file.spacing) for stack in file.frames]
+            ed, es = _find_ed_and_es(run, plane, frames)
+            about = {"file": file.name, "kind": "cine"}
+            found = {"ed": ed, "es": es, "heart_rate": file.heart_rate}
+            yield about | _measure(run, plane, frames[ed], frames[es], found, file.heart_rate)
     single = [file for file in files if len(file.frames) == 1]
-    stacks = [(file.frames[0], file.spacing) for file in single]
+    frames = [(file.frames[0], file.spacing) for file in single]
     if len(single) == 1:
-        yield {"file": single[0].name, "kind": "stack"} | sizes(run, plane, *stacks[0])
+        judged = quality.columns(list(quality.of_stack(run, plane, *frames[0])))
+        stack, spacing = frames[0]
+        found = sizes(run, plane, stack.label, spacing) | stack.spread()
+        yield {"file": single[0].name, "kind": "stack"} | judged | found
     elif single:
         names = [file.name.rpartition("_")[2] for file in single]
-        ed, es = (names.index("ED"), names.index("ES")) if "ED" in names else _find_ed_and_es(run, plane, stacks)
-        row = {"file": single[0].name.rpartition("_")[0], "kind": "frames", "ed": names[ed], "es": names[es]}
-        yield row | clinical.measures(plane, stacks[ed], stacks[es], run.structures_of(plane))
+        ed, es = (names.index("ED"), names.index("ES")) if "ED" in names else _find_ed_and_es(run, plane, frames)
+        about = {"file": single[0].name.rpartition("_")[0], "kind": "frames"}
+        found = {"ed": names[ed], "es": names[es]}
+        yield about | _measure(run, plane, frames[ed], frames[es], found, single[0].heart_rate)
 
 
-def _find_ed_and_es(run: Run, plane: str, stacks: Sequence[clinical.Stack]) -> tuple[int, int]:
+_Frame = tuple[SegmentedStack, Sequence[float]]  # and its spacing [3] in mm
+
+
+def _measure(run: Run, plane: str, ed: _Frame, es: _Frame, found: dict[str, Any], heart_rate: float) -> dict[str, Any]:
+    """Quality, measures, and the larger spread of an ensemble, of ED and ES.
+
+    found: the columns that say which frames they are.
+    """
+    at_ed, at_es = ((stack.label, spacing) for stack, spacing in (ed, es))
+    measures = clinical.measures(plane, at_ed, at_es, run.structures_of(plane), heart_rate)
+    reasons = [f"{phase}: {r}" for phase, x in (("ED", ed), ("ES", es)) for r in quality.of_stack(run, plane, *x)]
+    at_ed, at_es = ed[0].spread(), es[0].spread()
+    larger = {column: float(np.fmax(value, at_es[column])) for column, value in at_ed.items()}
+    return quality.columns([*quality.of_measures(measures), *reasons]) | found | measures | larger
+
+
+def _find_ed_and_es(run: Run, plane: str, frames: Sequence[_Frame]) -> tuple[int, int]:
     """Positions of ED and ES: a ventricle is largest at ED, an atrium at ES."""
     shown = run.structures_of(plane)
     for structure, largest_at_ed in _LARGEST_AT_ED.items():
         if structure in shown:
-            volumes = [clinical.volume_ml(label, structure, spacing) for label, spacing in stacks]
+            volumes = [clinical.volume_ml(stack.label, structure, spacing) for stack, spacing in frames]
             largest, smallest = int(np.argmax(volumes)), int(np.argmin(volumes))
             return (largest, smallest) if largest_at_ed else (smallest, largest)
     raise PredictError(f"the run segments {', '.join(shown)} in {plane}: ED and ES cannot be found without a cavity")

@@ -1,7 +1,7 @@
 """Loads a segmentation run, which predicts class probabilities of a stack on its native grid."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,28 @@ _IMAGES = {
     "measures": [object],
     "dataset_fingerprint": str,
 }
+# Of sizes.json: see tasks/segment/sizes.py.
+_SIZES = {str: {str: {"min": float, "max": float, "subjects": int}}}
 
 
-def largest_components(label: np.ndarray) -> np.ndarray:
+def largest_components(label: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
     """Keeps the largest component of each structure in [X, Y, Z]; the rest becomes background.
 
-    Voxels of a component are connected through faces.
+    Voxels of a component are connected through faces. Returns the label, and by structure that
+    occurs the fraction of its voxels outside its largest component.
     """
-    kept = np.zeros_like(label)
+    kept, islands = np.zeros_like(label), {}
     for value in np.unique(label[label > 0]):
         components, _ = ndimage.label(label == value)
-        sizes = np.bincount(components.ravel())
-        kept[components == 1 + sizes[1:].argmax()] = value
-    return kept
+        sizes = np.bincount(components.ravel())[1:]
+        kept[components == 1 + sizes.argmax()] = value
+        islands[anatomy.STRUCTURES[value - 1]] = float(1 - sizes.max() / sizes.sum())
+    return kept, islands
+
+
+def mean_probabilities(members: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean over the members of an ensemble."""
+    return members[0] if len(members) == 1 else np.mean(members, axis=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +60,10 @@ class Run:
     batch_size:  slices per call of `apply`; the last batch is padded, so that one shape is
         compiled.
     largest_component: labels keep only the largest component of each structure of a stack.
+    sizes:       of the structures in training, by plane, structure and `min`, `max`, `subjects`
+        (tasks/segment/sizes.py); None for a run of an older version.
+    others:      the other members of an ensemble (inference/ensemble.py), of the same planes, grid,
+        percentiles and structures. Probabilities are the mean over all members.
     """
 
     planes: tuple[str, ...]
@@ -62,9 +75,18 @@ class Run:
     dataset_fingerprint: str = ""
     batch_size: int = 16
     largest_component: bool = False
+    sizes: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None
+    others: tuple["Run", ...] = ()
 
     def predict_grid(self, slices: np.ndarray) -> np.ndarray:
         """uint8 [Z, H, W] on the training grid -> probabilities float32 [Z, H, W, classes]."""
+        return mean_probabilities(self.predict_members(slices))
+
+    def predict_members(self, slices: np.ndarray) -> list[np.ndarray]:
+        """As `predict_grid`, of each member of an ensemble; of a single run, its own alone."""
+        return [self._predict_own(slices), *(run._predict_own(slices) for run in self.others)]
+
+    def _predict_own(self, slices: np.ndarray) -> np.ndarray:
         count, size = len(slices), self.grid.size
         if slices.shape[1:] != (size, size) or slices.dtype != np.uint8:
             raise ValueError(f"slices must be uint8 [Z, {size}, {size}], not {slices.dtype} {slices.shape}")
@@ -82,8 +104,7 @@ class Run:
 
     def place(self, image: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, geometry.Placement]:
         """A native stack [X, Y, Z] as uint8 [Z, H, W] on the training grid, and its placement."""
-        placement = geometry.place(image, affine, self.grid)
-        return geometry.to_grid(geometry.normalise(image, *self.percentiles), placement, 1), placement
+        return geometry.to_input(image, affine, self.grid, self.percentiles)
 
     def to_native(self, probabilities: np.ndarray, placement: geometry.Placement) -> np.ndarray:
         """[Z, H, W, classes] -> [X, Y, Z, classes], by linear interpolation.
@@ -113,23 +134,28 @@ class Run:
 
         probabilities: of a stack in any orientation, [., ., ., classes].
         """
+        label = self.classes(probabilities, plane)
+        return largest_components(label)[0] if self.largest_component else label
+
+    def classes(self, probabilities: np.ndarray, plane: str) -> np.ndarray:
+        """As `labels`, with all components."""
         shown = [0, *(i for i, s in enumerate(self.structures, 1) if s in anatomy.PLANE_STRUCTURES[plane])]
         canonical = np.array([anatomy.BACKGROUND, *(anatomy.LABEL_ID[s] for s in self.structures)], np.uint8)[shown]
-        label = canonical[probabilities[..., shown].argmax(-1)]
-        return largest_components(label) if self.largest_component else label
+        return canonical[probabilities[..., shown].argmax(-1)]
 
 
 def load_run(
     directory: str | Path,
-    which: str = "best",
+    which: str | int = "best",
     weights: str = "model",
     batch_size: int = 16,
     largest_component: bool = False,
 ) -> Run:
-    """Loads a segmentation run: preprocessing.json, config.json and a checkpoint.
+    """Loads a segmentation run: preprocessing.json, config.json, sizes.json and a checkpoint.
 
     Args:
-        which: `best` (the last checkpoint where none was evaluated) or `last`.
+        which: `best` (the last checkpoint where none was evaluated), `last`, or the step of a kept
+            checkpoint.
         weights: `model` or `ema`, as in `checkpoint.load_variables`.
         batch_size, largest_component: see `Run`.
 
@@ -159,7 +185,9 @@ def load_run(
     _check_same(directory, model, grid, variables)
     variables = jax.device_put(variables)
     apply = jax.jit(lambda image: model.apply(variables, image, train=False)[0])
-    return Run(planes, grid, (low, high), structures, apply, config, fingerprint, batch_size, largest_component)
+    sizes = read_json(directory, "sizes.json", _SIZES) if (directory / "sizes.json").exists() else None
+    described = (planes, grid, (low, high), structures, apply, config, fingerprint)
+    return Run(*described, batch_size=batch_size, largest_component=largest_component, sizes=sizes)
 
 
 def _check_same(directory: Path, model: Any, grid: geometry.Grid, variables: Mapping[str, Any]) -> None:

@@ -171,29 +171,44 @@ def _set_damaged_aside(directory: Path) -> None:
     devices.wait_for_all("damaged checkpoints")
 
 
-def find(path: str | Path, which: str = "best") -> Path:
-    """The checkpoint folder meant by a run directory (its best or last checkpoint) or by a
-    checkpoint folder itself.
+def find(path: str | Path, which: str | int = "best") -> Path:
+    """The checkpoint folder meant by a run directory (its best or last checkpoint, or that of a
+    step) or by a checkpoint folder itself.
     """
     path = Path(path).resolve()
     if (path / "state").is_dir():
         return path
-    directory = path / "checkpoints"
+    if isinstance(which, int):
+        return path / "checkpoints" / str(which)
+    # Scores are read only where they are needed, as a damaged one is an error.
+    scored = [
+        (_saved_score(path / "checkpoints" / str(step)) if which == "best" else _LOWEST, step) for step in kept(path)
+    ]
+    return path / "checkpoints" / str(max(scored)[1])
+
+
+def kept(run: str | Path) -> list[int]:
+    """The steps of the whole checkpoints of a run directory, sorted. Warns of each damaged one.
+
+    Raises CheckpointError where there is none.
+    """
+    run = Path(run).resolve()
+    directory = run / "checkpoints"
     if not directory.is_dir():
         raise CheckpointError(
-            f"{path}: no run and no checkpoint here; give a run directory or one of the folders in its checkpoints/"
+            f"{run}: no run and no checkpoint here; give a run directory or one of the folders in its checkpoints/"
         )
     # Read only: another process may be training in this directory, so nothing is cleaned up.
-    whole: list[tuple[float, int]] = []
+    whole = []
     for step in sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit()):
         folder = directory / str(step)
         if (damage := digests.damage(folder)) is None:
-            whole.append((_saved_score(folder) if which == "best" else _LOWEST, step))
+            whole.append(step)
         else:
-            devices.say(f"warning: {folder}: damaged ({damage}); the {which} of the other checkpoints is used")
-    if whole:
-        return directory / str(max(whole)[1])
-    raise CheckpointError(f"{directory}: holds no whole checkpoint; has the run saved yet?")
+            devices.say(f"warning: {folder}: damaged ({damage}); the other checkpoints are used")
+    if not whole:
+        raise CheckpointError(f"{directory}: holds no whole checkpoint; has the run saved yet?")
+    return whole
 
 
 def _saved_score(folder: Path) -> float:
@@ -208,13 +223,13 @@ def _saved_score(folder: Path) -> float:
         raise CheckpointError(f"{folder}: damaged (its score cannot be read: {error}); remove this folder") from error
 
 
-def load_variables(path: str | Path, which: str = "best", weights: str = "model") -> dict[str, PyTree]:
+def load_variables(path: str | Path, which: str | int = "best", weights: str = "model") -> dict[str, PyTree]:
     """The variables {"params": ..., "batch_stats": ...} as NumPy arrays, from a run directory or a
     checkpoint folder.
 
     Args:
-        which: `best` (by validation; the last where none was evaluated) or `last`, for a run
-            directory.
+        which: `best` (by validation; the last where none was evaluated), `last` or a step, for a
+            run directory.
         weights: `model`, as the optimizer left them, or `ema`, their moving average
             (config.ema.decay).
 

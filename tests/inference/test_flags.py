@@ -38,7 +38,7 @@ def without_ema(segmented: Path, tmp_path: Path) -> Path:
 
 def image_file(folder: Path) -> Path:
     folder.mkdir()
-    values = np.random.default_rng(0).integers(0, 1000, (32, 32, 3)).astype(np.int16)
+    values = np.random.default_rng(0).integers(0, 1000, (32, 32, 4)).astype(np.int16)
     nib.save(nib.Nifti1Image(values, np.diag([-5.0, -5.0, 8.0, 1.0])), folder / "heart.nii.gz")
     return folder / "heart.nii.gz"
 

@@ -69,7 +69,7 @@ def _predict_oblique(run: Path, plane: str, folder: Path) -> None:
     rotation = np.linalg.qr(np.random.default_rng(4).normal(size=(3, 3)))[0]
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = rotation * [1.9, 2.1, 7.0], [-31.25, 12.5, 88.0]
-    shape = (30, 26, 4 if plane == "sax" else 1)
+    shape = (30, 26, 5 if plane == "sax" else 1)
     image = nib.Nifti1Image(np.random.default_rng(0).random(shape).astype(np.float32), affine)
     image.header.set_qform(affine, 1)
     (folder / "in").mkdir()

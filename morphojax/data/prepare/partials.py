@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from morphojax import anatomy
-from morphojax.data.geometry import BLACK, Grid, Placement, normalise, place, to_grid, to_native
+from morphojax.data.geometry import BLACK, Grid, Placement, to_grid, to_input, to_native
 from morphojax.data.prepare.checks import PrepareError, check_frame, describe_error
 from morphojax.data.prepare.measured import Measured
 from morphojax.data.prepare.pseudonyms import Pseudonyms
@@ -149,8 +149,7 @@ class PartialResults:
         its image is not black.
         """
         check_frame(view.plane, frame)
-        placement = place(frame.image, frame.affine, self.grid)
-        image = to_grid(normalise(frame.image, *self.percentiles), placement, order=1)
+        image, placement = to_input(frame.image, frame.affine, self.grid, self.percentiles)
         if frame.label is None:
             label, structures, voxels, cut = np.zeros_like(image), "", 0, 0
         else:

@@ -11,7 +11,7 @@ import numpy as np
 from morphojax import anatomy
 from morphojax.data.sources.base import CohortError, Frame, cine_frames
 from morphojax.data.sources.nifti_bytes import parse
-from morphojax.data.sources.nifti_geometry import affine_mm
+from morphojax.data.sources.nifti_geometry import affine_mm, checked
 
 _AFFINE_TOLERANCE_MM = 1e-2  # labels are often written by another tool, which rounds the affine
 _LABEL_TOLERANCE = 0.1  # of a scaled label value from a whole number, at most
@@ -105,20 +105,34 @@ def load(path: Path, ndim: int) -> Volume:
     return from_image(path, parse(path), ndim)
 
 
-def from_image(path: Path, image: nib.Nifti1Image, ndim: int) -> Volume:
-    """As `load`, from what `nifti_bytes.parse` read."""
+def from_image(path: Path, image: nib.Nifti1Image, ndim: int | None = None) -> Volume:
+    """As `load`, from what `nifti_bytes.parse` read, or from an image that was made in memory.
+
+    ndim: None for a cine where the fourth axis is longer than 1, and a stack otherwise.
+    """
     shape = _shape(path, tuple(int(n) for n in image.shape), ndim)
     affine, notes = affine_mm(path, image.header, shape)
+    proxy: Any = image.dataobj
+    if isinstance(proxy, np.ndarray):
+        return _checked(Volume(path, proxy.reshape(shape, order="F"), 1.0, 0.0, affine, notes))
     try:
-        proxy: Any = image.dataobj
         raw = np.asarray(proxy.get_unscaled()).reshape(shape, order="F")
     except (ValueError, OSError, EOFError) as error:
         raise CohortError(f"{path}: the voxels cannot be read ({error}); copy the file again") from error
-    if raw.dtype.kind not in "iuf":
-        raise CohortError(f"{path}: voxels of type {raw.dtype} are not grey values; convert the file")
-    volume = Volume(path, raw, float(proxy.slope), float(proxy.inter), affine, notes)
-    _check_values(volume)
-    return volume
+    return _checked(Volume(path, raw, float(proxy.slope), float(proxy.inter), affine, notes))
+
+
+def from_array(name: str, array: np.ndarray, affine: np.ndarray) -> Volume:
+    """As `from_image`, from voxels [X, Y], [X, Y, Z] or [X, Y, Z, T] in memory.
+
+    affine: [4, 4], voxel -> mm, RAS+. name: of the array, for errors.
+    """
+    path = Path(name)
+    shape = _shape(path, array.shape, None)
+    if affine.shape != (4, 4) or affine.dtype.kind not in "iuf":
+        raise CohortError(f"{path}: an affine of shape {affine.shape}; give 4 x 4 numbers, voxel -> mm")
+    affine, notes = checked(path, np.asarray(affine, np.float64), shape)
+    return _checked(Volume(path, array.reshape(shape, order="F"), 1.0, 0.0, affine, notes))
 
 
 def load_noting(path: Path, ndim: int, plane: str, warnings: list[str]) -> Volume:
@@ -128,9 +142,10 @@ def load_noting(path: Path, ndim: int, plane: str, warnings: list[str]) -> Volum
     return volume
 
 
-def _shape(path: Path, shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
-    """The shape without trailing axes of length 1, as `load` says."""
+def _shape(path: Path, shape: tuple[int, ...], ndim: int | None) -> tuple[int, ...]:
+    """The shape without trailing axes of length 1, as `load` and `from_image` say."""
     stored = shape
+    ndim = ndim or (4 if max(shape[3:], default=1) > 1 else 3)
     while len(shape) > ndim and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) == 2:
@@ -142,15 +157,18 @@ def _shape(path: Path, shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
     return shape
 
 
-def _check_values(volume: Volume) -> None:
-    """Raises CohortError for values that are not finite or that 32-bit floats cannot hold.
+def _checked(volume: Volume) -> Volume:
+    """The volume. Raises CohortError for voxels that are no numbers, not finite, or that 32-bit
+    floats cannot hold.
 
     nibabel has refused an intercept that is not finite, and reads a slope that is not finite, or 0,
     as no scaling.
     """
     path, raw, slope, intercept = volume.path, volume.raw, volume.slope, volume.intercept
+    if raw.dtype.kind not in "iuf":
+        raise CohortError(f"{path}: voxels of type {raw.dtype} are not grey values; convert the file")
     if raw.dtype.kind != "f" and not volume.scaled:
-        return
+        return volume
     largest = float(max(abs(float(raw.max())), abs(float(raw.min()))))  # NaN where a voxel is
     if not np.isfinite(largest):
         bad = int(raw.size - np.isfinite(raw).sum())
@@ -160,6 +178,7 @@ def _check_values(volume: Volume) -> None:
             f"{path}: values up to {largest * abs(slope) + abs(intercept):.3g} exceed 32-bit numbers; "
             "repair the image or leave the subject out"
         )
+    return volume
 
 
 def save(path: Path, volume: Volume, seconds: float = 0.0) -> None:

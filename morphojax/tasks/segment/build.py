@@ -12,7 +12,7 @@ from morphojax.data.input.stream import Stream, StreamSpec
 from morphojax.data.store.dataset import Dataset
 from morphojax.models.towers import Segmenter
 from morphojax.tasks import assembly, common, from_config
-from morphojax.tasks.segment import conditioning, task, unlabelled
+from morphojax.tasks.segment import conditioning, sizes, task, unlabelled
 from morphojax.tasks.segment.task import SegmentSpec
 from morphojax.train import transfer
 from morphojax.train.run import preprocessing
@@ -62,7 +62,9 @@ def build(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Task, di
         monitor=spec.unlabelled.monitor() if spec.unlabelled else None,
     )
     made = assembly.assemble(config, task, parts)
-    return made, {"preprocessing.json": images, "start.json": transfer.digest(made.pretrained)}
+    learned = sizes.of_training(dataset, subjects.train, planes, structures, tuple(config.input.frames))
+    start = transfer.digest(made.pretrained)
+    return made, {"preprocessing.json": images, "sizes.json": learned, "start.json": start}
 
 
 def make_spec(

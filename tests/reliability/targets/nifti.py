@@ -185,18 +185,20 @@ class _Run:
     """A stand-in for a finished segmentation run, which finds no heart."""
 
     structures = ("lv_cavity",)
+    largest_component = False
+    others = ()
 
     def place(self, image: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, geometry.Placement]:
         placement = geometry.place(image, affine, geometry.Grid(1.5, 16))
         return geometry.to_grid(geometry.normalise(image, 0.5, 99.5), placement, 1), placement
 
-    def predict_grid(self, slices: np.ndarray) -> np.ndarray:
-        return np.stack([255.0 - slices, slices], -1).astype(np.float32)
+    def predict_members(self, slices: np.ndarray) -> list[np.ndarray]:
+        return [np.stack([255.0 - slices, slices], -1).astype(np.float32)]
 
     def to_native(self, probabilities: np.ndarray, placement: geometry.Placement) -> np.ndarray:
         return geometry.to_native(probabilities, placement, 1)
 
-    def labels(self, probabilities: np.ndarray, plane: str) -> np.ndarray:
+    def classes(self, probabilities: np.ndarray, plane: str) -> np.ndarray:
         return probabilities.argmax(-1).astype(np.uint8)
 
 
@@ -205,11 +207,11 @@ def read_prediction(folder: Path, changed: Sequence[Path]) -> None:
     run: Any = _Run()
     files: Any = importlib.import_module("morphojax.inference.files")
     for path in changed:
-        file, image = files.segment(run, "sax", path, path.name)
+        file, image = files.segment(run, "sax", path, path.name, stated=True)
         rate = file.heart_rate
         require(np.isnan(rate) or 25 <= rate <= 250, f"heart rate {rate}")
         output = folder.with_name(f"out-{path.name}")
-        files.save(output, image, file.frames, np.arange(256, dtype=np.uint8))
+        files.save(output, image, [stack.label for stack in file.frames], np.arange(256, dtype=np.uint8))
         try:
             written, volume = nib.load(output), nifti.load(path, 4 if len(file.frames) > 1 else 3)
             same = np.allclose(written.affine, image.affine, atol=1e-3, equal_nan=True)

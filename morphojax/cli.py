@@ -32,7 +32,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "evaluate": Command("morphojax.evaluate", "score a segmentation run on a split of its dataset"),
         "predict": Command("morphojax.predict", "segment NIfTI files with a run, and measure them"),
         "probe": Command("morphojax.probe", "predict a column of the table from a run's image encoder"),
-        "export": Command("morphojax.export", "write a run's image encoder for the transformers library"),
+        "export": Command("morphojax.export", "write a run to publish it, or its encoder for the transformers library"),
     },
     "studies": {
         "study": Command("analysis.study.__main__", "plan, run, resume and report a matrix of runs"),

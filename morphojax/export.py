@@ -1,6 +1,12 @@
-"""Writes the image encoder of a run as a weight file for the transformers library.
+"""Writes a finished run to publish it, or its image encoder for the transformers library.
 
+    morphojax export --run=runs/segment_sax --output=DIR
     morphojax export --run=runs/pretrain_sax --output=encoder.safetensors
+
+The folder holds the weights (safetensors), the description of the run without paths and subjects,
+and a model card to fill in. morphojax.load, evaluate, predict and config.init_from read it as they
+read a run. Nothing of a subject is in it; whether the weights may be shared is for the terms of the
+data to say.
 
 The file fits ResNetModel, ConvNextModel, SwinModel or ViTModel (without pooling layer; the ViT has
 a class token and learned positions):
@@ -19,7 +25,7 @@ from morphojax import flags
 def parser() -> argparse.ArgumentParser:
     made = flags.make_parser("export", __doc__)
     made.add_argument("--run", required=True, help="directory of a run, or one of the folders in its checkpoints/")
-    made.add_argument("--output", required=True, help="file to write; ends in .safetensors")
+    made.add_argument("--output", required=True, help="folder, or file that ends in .safetensors")
     flags.add_checkpoint(made)
     made.add_argument("--plane", help="plane whose encoder is written, for a run with one encoder per plane")
     return made

@@ -32,7 +32,16 @@ def run_of(path, name, width):
     (path / "config.json").write_text(
         json.dumps({"model": {"encoder": name, "width": width, "dtype": "float32"}, "input": {}})
     )
-    (path / "preprocessing.json").write_text(json.dumps({"channels": "frame", "grid": {"size": 32}, "planes": ["sax"]}))
+    (path / "preprocessing.json").write_text(
+        json.dumps(
+            {
+                "channels": "frame",
+                "grid": {"size": 32, "spacing_mm": 2.0},
+                "planes": ["sax"],
+                "percentiles": [0.5, 99.5],
+            }
+        )
+    )
     checkpoints = Checkpoints(path)
     checkpoints.save(1, TrainState.create(tree, optax.sgd(0.1)), None, None)
     checkpoints.close()

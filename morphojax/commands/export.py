@@ -1,8 +1,10 @@
-"""Writes the image encoder of a run in the layout of the transformers library."""
+"""Writes a run as a folder to publish, or its image encoder for the transformers library."""
 
 import argparse
 from pathlib import Path
 
+from morphojax.commands.output import OutputError
+from morphojax.commands.release import release
 from morphojax.exit_codes import COMPLETE
 from morphojax.inference import embed
 from morphojax.models.published import PublishedError, to_hugging_face
@@ -11,7 +13,14 @@ from morphojax.train.transfer import flatten, of_plane
 
 
 def run(args: argparse.Namespace) -> int:
-    print("\n".join(export(args.run, Path(args.output), args.checkpoint, args.plane, args.weights)))
+    output = Path(args.output)
+    if output.suffix:
+        lines = export(args.run, output, args.checkpoint, args.plane, args.weights)
+    elif args.plane is not None:
+        raise OutputError("--plane: is for a file; a folder holds the encoders of all planes")
+    else:
+        lines = release(args.run, output, args.checkpoint, args.weights)
+    print("\n".join(lines))
     return COMPLETE
 
 

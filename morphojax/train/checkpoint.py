@@ -14,7 +14,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from morphojax.data.errors import NamedError
-from morphojax.train import devices, digests
+from morphojax.train import devices, digests, portable
 from morphojax.train.choices import WEIGHTS
 from morphojax.train.state import TrainState
 
@@ -176,7 +176,7 @@ def find(path: str | Path, which: str | int = "best") -> Path:
     step) or by a checkpoint folder itself.
     """
     path = Path(path).resolve()
-    if (path / "state").is_dir():
+    if (path / "state").is_dir() or (path / portable.NAME).is_file():
         return path
     if isinstance(which, int):
         return path / "checkpoints" / str(which)
@@ -242,6 +242,10 @@ def load_variables(path: str | Path, which: str | int = "best", weights: str = "
     folder = find(path, which)
     if (damage := digests.damage(folder)) is not None:
         raise CheckpointError(f"{folder}: damaged ({damage}); use another checkpoint")
+    if (folder / portable.NAME).is_file():
+        if weights != "model":
+            raise CheckpointError(f"{folder}: holds one set of weights; use weights=model")
+        return portable.read(folder)
     # Placed on one device: the run may have had other devices than this machine.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:

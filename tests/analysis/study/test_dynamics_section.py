@@ -93,9 +93,6 @@ def test_other_axes_are_parts_in_the_order_of_the_study(tmp_path: Path) -> None:
 
 def test_the_report_has_the_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contrasts, "contrast", functools.partial(contrasts.contrast, resamples=50))
-    study, planned = finished(tmp_path)
+    study, planned = finished(tmp_path, cells=({"labelled": ("2a",), "seed": ("0",)},))
     written = report.write(study, planned, made.states(planned))
     assert "<h2>Training dynamics</h2>" in written[0].read_text()
-    assert [path.read_bytes() for path in written] == [
-        path.read_bytes() for path in report.write(study, planned, made.states(planned))
-    ]

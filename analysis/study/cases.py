@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.study import figures
-from analysis.study.document import Block, Section
 from analysis.study.jobs import Job
 from analysis.study.scores import matrix, scored
 from analysis.study.spec import ARM, LABELLED, SEED, Study
 from analysis.study.state import State
 from analysis.study.tables import PRIMARY, Part
 from morphojax.inference import cases
+from morphojax.reports import figures
+from morphojax.reports.document import Block, Section
 
 _NOTE = (
     "Of the baseline, and of the arm of the largest paired difference to it. By a subject's mean Dice over all runs of the arm. "

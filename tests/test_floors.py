@@ -39,6 +39,7 @@ FLOORS: dict[str, float] = {
     "inspect": 6,
     "evaluate": 6,
     "predict": 6,
+    "report": 6,
     "probe": 6,
     "export": 6,
     "exclude": 6,

@@ -24,10 +24,15 @@ _EDGE = [withStroke(linewidth=2.4, foreground="black")]  # of an outline, for br
 
 
 def curves(lines: Mapping[str, Sequence[tuple[int, float]]], label: str, logarithmic: bool = False) -> str:
-    """A panel of values over the steps of a training. lines: name -> (step, value)."""
-    figure = _new(WIDTH, 2.6 + 0.17 * len(lines))
+    """A panel of values over the steps of a training. lines: name -> (step, value).
+
+    A name without points keeps its style for other panels, and is not drawn.
+    """
+    figure = _new(WIDTH, 2.6 + 0.17 * sum(map(bool, lines.values())))
     axis = figure.subplots()
     for number, (name, points) in enumerate(lines.items()):
+        if not points:
+            continue
         marked = max(1, len(points) // _MARKS)
         x, y = zip(*points, strict=True)
         axis.plot(x, y, **line_style(number), markersize=4, linewidth=1.2, markevery=marked, label=name)

@@ -25,3 +25,5 @@ def test_the_lines_of_a_panel_differ_without_colour():
     svg = figures.curves({name: [(0, 1.0), (5, 0.5)] for name in ("model", "EMA weights")}, "Dice")
     assert all(f">{text}<" in svg for text in ("model", "EMA weights", "steps", "Dice"))
     assert "stroke-dasharray" in svg  # of the second line
+    second = figures.curves({"absent": [], "EMA weights": [(0, 1.0), (5, 0.5)]}, "Dice")
+    assert "stroke-dasharray" in second and "absent" not in second  # it keeps its style in every panel

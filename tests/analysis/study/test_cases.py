@@ -104,16 +104,3 @@ def test_the_best_arm_has_the_largest_paired_difference(finished):
     assert cases.best(study, table) == "pretrained"
     assert cases.best(study, table[table["mean"] != 0.02].iloc[:1]) == "shuffled"
     assert cases.best(study, table.iloc[4:]) is None and cases.best(study, None) is None
-
-
-@pytest.mark.parametrize(
-    ("means", "expected"),
-    [
-        ([0.5], {"only": 0}),
-        ([0.5, 0.7], {"best": 1, "worst": 0}),
-        ([0.5, 0.7, 0.6], {"best": 1, "median": 2, "worst": 0}),
-        ([0.5, 0.7, 0.6, 0.65], {"best": 1, "median": 2, "worst": 0}),
-    ],
-)
-def test_each_subject_is_chosen_once(means, expected):
-    assert cases.chosen(pd.DataFrame([means])) == expected

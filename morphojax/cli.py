@@ -30,6 +30,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "configs": Command("morphojax.configs", "list the shipped configs, or the keys of one"),
         "train": Command("morphojax.main", "train the task of a config: pretraining, segmentation or a probe"),
         "evaluate": Command("morphojax.evaluate", "score a segmentation run on a split of its dataset"),
+        "report": Command("morphojax.report", "report evaluated runs, or put them side by side, in one HTML file"),
         "predict": Command("morphojax.predict", "segment NIfTI files with a run, and measure them"),
         "probe": Command("morphojax.probe", "predict a column of the table from a run's image encoder"),
         "export": Command("morphojax.export", "write a run to publish it, or its encoder for the transformers library"),

@@ -16,9 +16,11 @@ Writes to --output (default: <run>/evaluation):
                             subjects; without ids
     summary_<split>.json    the same, with the run, checkpoint and weights
     cases_<split>.npz       per subject and plane: the middle slice of the left ventricle at ED,
-                            with reference and prediction, for the pictures of a study's report
+                            with reference and prediction, for the pictures of reports
     dice_<split>.png (dice_<plane>_<split>.png with several planes), agreement_<split>.png,
     worst_<split>.png       figures, in which a subject appears as its index
+    report_<split>.html     all of it on one page, with the run and its training: see
+                            `morphojax report`, which also puts runs side by side
 
 A structure is scored where the run predicts it and it is annotated in that stack.
 Conventions: evaluation/overlap.py, evaluation/positions.py.

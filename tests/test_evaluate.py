@@ -20,9 +20,10 @@ from morphojax.data.store.dataset import Dataset
 from morphojax.data.tables.schema import Column, Schema
 from morphojax.evaluation import overlap, positions, statistics, summary
 from morphojax.inference import scoring
+from morphojax.reports import figures as drawings
 from morphojax.train.run import RunError
 from tests.data.preparing import prepare
-from tests.toy_run import toy_image, toy_label, toy_run
+from tests.toy_run import toy_image, toy_label, toy_run, write_run
 
 AFFINE = np.diag([-2.0, -2.0, 8.0, 1.0])
 SPACING = (2.0, 2.0, 8.0)
@@ -352,8 +353,13 @@ def test_a_stack_is_scored_by_its_own_annotation_and_an_unlabelled_plane_is_repo
         return dataclasses.replace(runs[folder], config=config)
 
     monkeypatch.setattr(work, "load_run", load)
+    monkeypatch.chdir(tmp_path)
+    for plane, run in runs.items():
+        write_run(Path(plane), dataset.root, dataset.fingerprint, (plane,), run.structures)
     assert evaluate.main(["--run=la_2ch", "--run=la_4ch", f"--output={tmp_path / 'out'}"]) == 0
     assert "la_2ch is not scored: no labelled stack in --split=test" in capsys.readouterr().out
+    page = (tmp_path / "out" / "report_test.html").read_text()
+    assert "la_2ch: Task: segmentation of la_2ch slices" in page and "la_4ch: Task: segmentation of la_4ch" in page
 
 
 def test_a_dataset_that_does_not_fit_is_refused(dataset, tmp_path):
@@ -375,6 +381,8 @@ def command(dataset, monkeypatch, tmp_path):
     data = dict.fromkeys(SYNTHETIC) | {"plane": "sax", "dataset": str(dataset.root), "splits": ("train",)}
     run = dataclasses.replace(toy_run(), config={"data": data}, dataset_fingerprint=dataset.fingerprint)
     monkeypatch.setattr(work, "load_run", lambda directory, which, weights, **_: run)
+    monkeypatch.setattr(drawings, "to_svg", lambda figure: "<svg></svg>")
+    write_run(tmp_path / "run", dataset.root, dataset.fingerprint)
     monkeypatch.setattr(work.cohort, "open_dataset", lambda dataset, **_: Dataset.open(dataset))
     return lambda *flags: evaluate.main([f"--run={tmp_path / 'run'}", *flags])
 
@@ -383,8 +391,12 @@ def test_command_writes_its_files_and_ids_only_by_subject(command, tmp_path, cap
     assert command("--split=test") == 0
     output = tmp_path / "run" / "evaluation"
     tables = {f"{name}_test.csv" for name in ("scores", "positions", "measures", "agreement", "summary")}
-    drawings = {f"{name}_test.png" for name in ("dice", "agreement", "worst")}
-    assert {p.name for p in output.iterdir()} == tables | drawings | {"summary_test.json", "cases_test.npz"}
+    pictures = {f"{name}_test.png" for name in ("dice", "agreement", "worst")}
+    assert {p.name for p in output.iterdir()} == tables | pictures | {
+        "summary_test.json",
+        "cases_test.npz",
+        "report_test.html",
+    }
     document = json.loads((output / "summary_test.json").read_text())
     assert document["split"] == "test" and len(document["rows"]) == 4 * 3
     assert "NaN" not in (output / "summary_test.json").read_text()
@@ -392,10 +404,17 @@ def test_command_writes_its_files_and_ids_only_by_subject(command, tmp_path, cap
     assert "lv_cavity" in printed and "LV EF (%)" in printed and "trained on" not in printed
     for text in (
         printed,
-        *((output / n).read_text() for n in ("summary_test.json", "summary_test.csv", "agreement_test.csv")),
+        *(
+            (output / n).read_text()
+            for n in ("summary_test.json", "summary_test.csv", "agreement_test.csv", "report_test.html")
+        ),
     ):
         assert "secret" not in text
     assert "secret_a" in (output / "scores_test.csv").read_text()
+    assert document["runs"] == [str(tmp_path / "run")]
+    flags = f"--run={tmp_path / 'run'} --split=test --checkpoint=best --weights=model --largest_component --tolerance_mm=2.0"
+    assert document["command"] == f"morphojax evaluate {flags}"
+    assert document["command"] in (output / "report_test.html").read_text()
     assert document["conventions"]["surface_dice_tolerance_mm"] == 2.0
     assert all(0 <= row["surface_dice_low"] <= row["surface_dice"] <= 1 for row in document["rows"])
     written = pd.read_csv(output / "positions_test.csv")
@@ -442,10 +461,14 @@ def test_command_answers_errors_in_one_line(command, tmp_path, capsys, monkeypat
     assert command(f"--dataset={tmp_path / 'nowhere'}") == 2
     assert "nowhere" in capsys.readouterr().err
 
+    (tmp_path / "run" / "environment.json").rename(tmp_path / "moved")
+    assert command() == 2  # before the work
+    assert "environment.json: not found" in capsys.readouterr().err and not (tmp_path / "run" / "evaluation").exists()
+
     def missing(directory, which, weights, **_):
         raise RunError(f"{directory}/config.json: not found")
 
     monkeypatch.setattr(work, "load_run", missing)
     assert command() == 2
     assert "config.json: not found" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "evaluation").exists()

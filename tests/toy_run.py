@@ -1,10 +1,13 @@
 """A segmentation run without training: the grey value of a toy heart determines the structure."""
 
+import json
+
 import numpy as np
 
 from morphojax import anatomy
 from morphojax.data.geometry import Grid
 from morphojax.inference.segmenter import Run
+from morphojax.tasks import config_files
 
 GREY = (0, 60, 120, 180, 240)  # uint8, by class
 
@@ -47,3 +50,32 @@ def toy_image(label, structures=anatomy.PLANE_STRUCTURES["sax"]):
     image = grey[label]
     image[0, 0, 0] = 255
     return image
+
+
+def write_run(
+    folder, dataset, fingerprint="toy", planes=("sax",), structures=anatomy.PLANE_STRUCTURES["sax"], **config
+):
+    """The files that describe a run, of the shipped config `segment_sax` with other values by
+    dotted key, and a log of four steps.
+    """
+    changes = {"data.dataset": str(dataset), "data.plane": ",".join(planes), "workdir": str(folder), "steps": 4}
+    made = config_files.load("segment_sax")
+    made.update_from_flattened_dict(changes | config)
+    files = {
+        "config.json": made.to_dict(),
+        "environment.json": {"python": "3.11.7", "packages": {"jax": "0.10.2", "grain": None}, "devices": ["cpu"]},
+        "preprocessing.json": {
+            "planes": list(planes),
+            "structures": list(structures),
+            "channels": "frame",
+            "grid": {"spacing_mm": 2.0, "size": 48},
+            "percentiles": [0.0, 100.0],
+            "measures": [],
+            "dataset_fingerprint": fingerprint,
+        },
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content))
+    rows = [{"step": step, "train/loss": 1 / step} for step in range(1, 5)] + [{"step": 4, "val/dice": 0.5}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -12,10 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis.attribution.rows import Measures
-from analysis.study.document import Block, Section, to_markdown
 from morphojax import anatomy
 from morphojax.data.store.records import write_atomically
 from morphojax.evaluation.statistics import bootstrap_mean
+from morphojax.reports.document import Block, Section, to_markdown
 
 COLUMNS = ("method", "kind", "name", "group", "measure", "n", "mean", "low", "high")
 SIMILARITY, SPECIFIC = "similarity", "own_minus_others"  # of which integrated gradients are taken

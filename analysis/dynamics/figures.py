@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from analysis.dynamics.curves import image_to_mask
-from analysis.svg import line_style, to_svg
+from morphojax.reports.svg import line_style, to_svg
 
 COLUMNS = 4  # of panels, where there are no rows of their own
 _MARKS = 8  # of a line

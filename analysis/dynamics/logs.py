@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.dynamics.images import images_per_step
 from morphojax.data.errors import NamedError
+from morphojax.train.run import short_names
 
 COLUMNS = ["run", "line", "panel", "task", "step", "images", "name", "value"]
 
@@ -38,13 +39,9 @@ class Run:
 def of_folders(folders: Sequence[Path]) -> list[Run]:
     """A line for each run, named by the last parts of its path, as many as make the names unique.
 
-    Raises DynamicsError where a run is given twice.
+    Raises RunError where a run is given twice.
     """
-    for depth in range(1, max(len(folder.parts) for folder in folders) + 1):
-        names = ["/".join(folder.parts[-depth:]) for folder in folders]
-        if len(set(names)) == len(folders):
-            return [Run(folder, name, name) for folder, name in zip(folders, names, strict=True)]
-    raise DynamicsError("--runs names a run twice")
+    return [Run(folder, name, name) for folder, name in zip(folders, short_names(folders), strict=True)]
 
 
 def read(runs: Sequence[Run], wanted: Sequence[str]) -> pd.DataFrame:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.study import scores, tables
-from analysis.study.document import Block
 from analysis.study.scores import HEADINGS
 from analysis.study.spec import ARM, LABELLED, Study
 from morphojax import anatomy
+from morphojax.reports.document import Block
 
 
 def means_table(means: pd.DataFrame, metrics: Sequence[str]) -> Block:

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.study import figures
-from analysis.study.document import Block, Section
 from analysis.study.jobs import Job
 from analysis.study.scores import matrix, scored
 from analysis.study.spec import ARM, LABELLED, SEED, Study
 from analysis.study.state import State
 from analysis.study.tables import PRIMARY, Part
 from morphojax.inference import cases
+from morphojax.reports import figures
+from morphojax.reports.cases import chosen
+from morphojax.reports.document import Block, Section
 
 _NOTE = (
     "Of the baseline, and of the arm of the largest paired difference to it. By a subject's mean Dice over all runs of the arm. "
@@ -41,15 +42,6 @@ def best(study: Study, compared: pd.DataFrame | None) -> str | None:
     return None if gains.empty else str(gains["a"].iloc[gains["mean"].argmax()])
 
 
-def chosen(values: pd.DataFrame) -> dict[str, int]:
-    """Best, median and worst subject of an arm's runs x subjects, each subject once."""
-    order = [int(subject) for subject in values.mean(axis=0).sort_values(kind="stable").index]
-    named = {"best": order[-1], "worst": order[0]} if len(order) > 1 else {"only": order[0]}
-    if len(order) > 2:
-        named["median"] = order[(len(order) - 1) // 2]
-    return {name: named[name] for name in ("best", "median", "worst", "only") if name in named}
-
-
 def _block(study: Study, part: Part, arm: str, jobs: Sequence[Job], states: Mapping[str, State]) -> Block:
     values = matrix(part.scores[part.scores[ARM] == arm], PRIMARY)
     found = _typical(values, _files(study, part, arm, jobs, states))
@@ -59,7 +51,7 @@ def _block(study: Study, part: Part, arm: str, jobs: Sequence[Job], states: Mapp
     run, path = found
     tiles = []
     try:
-        for name, subject in chosen(values).items():
+        for name, subject in chosen(values.mean(axis=0)).items():
             case = cases.read(path, subject)
             if case is not None:
                 dice = f"Dice {values[subject].mean():.3f}, in this run {values.loc[run, subject]:.3f}"

@@ -6,10 +6,10 @@ import pandas as pd
 
 from analysis.dynamics import curves, figures, logs, members, tables
 from analysis.dynamics.images import COUNTED
-from analysis.study.document import Block, Section
 from analysis.study.jobs import Job
 from analysis.study.spec import Study
 from analysis.study.state import DONE, State
+from morphojax.reports.document import Block, Section
 
 HEADING = "Training dynamics"
 _FIGURES = {"dice": "segment", "effective_rank": "pretrain", "feature_rank": "pretrain"}  # and the table of cka

@@ -1,22 +1,15 @@
 """Figures of a report, as SVG text. They are told apart without colour."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 
 from analysis.study.scores import matrix
 from analysis.study.spec import ARM
 from analysis.study.tables import ALL, PRIMARY, Part, labels_text
-from analysis.svg import MARKERS, STYLES, to_svg
-from morphojax import anatomy
-
-_OUTLINES = (("reference", "white", "solid"), ("prediction", "#e69f00", (0, (2.5, 1.5))))
-_EDGE = [withStroke(linewidth=2.4, foreground="black")]  # of an outline, for bright images
+from morphojax.reports.svg import MARKERS, STYLES, to_svg
 
 
 def runs(part: Part, arms: Sequence[str]) -> str:
@@ -70,37 +63,6 @@ def label_efficiency(table: pd.DataFrame) -> str:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return to_svg(figure)
-
-
-def contours(tiles: Sequence[tuple[np.ndarray, str]]) -> str:
-    """Slices with the outlines of the reference (solid) and the prediction (dashed).
-
-    tiles: (uint8 [3, h, w] of image, reference and prediction, title), as of `inference.cases`.
-    """
-    figure, axes = _new(3.5, columns=3)
-    figure.set_layout_engine("compressed")
-    for axis in axes:
-        axis.set_axis_off()
-    for axis, ((image, *labels), title) in zip(axes, tiles, strict=False):
-        axis.imshow(image, cmap="gray", interpolation="none")
-        for label, (_, colour, style) in zip(labels, _OUTLINES, strict=True):
-            for mask in areas(label):
-                drawn = axis.contour(mask, [0.6], colors=colour, linewidths=1.3, linestyles=[style])
-                drawn.set_path_effects(_EDGE)
-        axis.set_title(title, fontsize=8)
-    handles = [Line2D([], [], color=c, linestyle=s, label=name, path_effects=_EDGE) for name, c, s in _OUTLINES]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    return to_svg(figure)
-
-
-def areas(label: np.ndarray) -> Iterator[np.ndarray]:
-    """The areas [h, w] of a label that have an outline of their own. That of the myocardium
-    includes the cavity: two outlines on one line would hide the dashes.
-    """
-    for name, number in anatomy.LABEL_ID.items():
-        if (label == number).any():
-            inside = (anatomy.LABEL_ID["lv_cavity"], number) if name == "lv_myocardium" else (number,)
-            yield np.isin(label, inside).astype(float)
 
 
 def _new(height: float, columns: int = 1):

@@ -5,22 +5,19 @@ It reads files of the runs, and the manifests of datasets that are still there.
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.study.document import Block, Section
 from analysis.study.jobs import Job
 from analysis.study.scores import scored
 from analysis.study.spec import ARM, LABELLED, Study
 from analysis.study.state import State
 from morphojax import anatomy
-from morphojax.data.geometry import Grid
-from morphojax.data.prepare import embedded
-from morphojax.data.store.manifest import DatasetError, Manifest, read_manifest
+from morphojax.data.store.manifest import Manifest
 from morphojax.data.store.splits import SPLITS
-from morphojax.tasks import cohort
+from morphojax.reports import datasets
+from morphojax.reports.document import Block, Section
 from morphojax.tasks.segment import unlabelled
 from morphojax.train import lineage
 from morphojax.train.run import RunError, read_json
@@ -66,25 +63,7 @@ def _cohorts(done: Iterable[Job]) -> Iterator[_Cohort]:
         key = str(data["dataset"]), images["dataset_fingerprint"], tuple(images["planes"])
         if key not in seen:
             seen.add(key)
-            yield _Cohort(key[0], images, *_manifest(data, images))
-
-
-def _manifest(data: Mapping[str, Any], images: Mapping[str, Any]) -> tuple[Manifest | None, str]:
-    """The manifest of a dataset, if it is the one that a run was trained on; else why not."""
-    root = Path(data["dataset"])
-    if data["dataset"] == "synthetic":
-        grid = Grid(data["synthetic_spacing_mm"], data["synthetic_size"])
-        planes = anatomy.parse_planes(data["plane"])
-        cache = embedded.default_cache()
-        root = embedded.folder(cache, data["synthetic_subjects"], data["synthetic_seed"], grid, planes)
-    unknown = "source, subjects per split and columns of the table are not known here."
-    try:
-        manifest = read_manifest(root)
-    except DatasetError:
-        return None, f"Dataset {data['dataset']} is not there, or cannot be read: its {unknown}"
-    if manifest.fingerprint != images["dataset_fingerprint"]:
-        return None, f"{data['dataset']} holds another dataset now (fingerprint {manifest.fingerprint}): the {unknown}"
-    return manifest, ""
+            yield _Cohort(key[0], images, *datasets.manifest_of(data, images))
 
 
 def _images(cohorts: Sequence[_Cohort]) -> Block:
@@ -111,7 +90,7 @@ def _labelled(study: Study, done: Sequence[Job], long: pd.DataFrame) -> Block:
         members = [job for job in done if job.cell is not None and job.cell.values[LABELLED] == name]
         if members:
             data, labels = members[0].resolved["data"], members[0].cell and members[0].cell.labels
-            chosen = _who(data["splits"], data["subjects"], data["fraction"])
+            chosen = datasets.who(data["splits"], data["subjects"], data["fraction"])
             rows.append([name, "" if labels is None else f"{labels:g}", chosen, str(counts.get(name, 0))])
     return Block("table", head=["labelled set", "labelled", "chosen", f"scored ({study.evaluate['split']})"], rows=rows)
 
@@ -129,7 +108,7 @@ def _arms(study: Study, done: Sequence[Job]) -> Block:
 def _pretraining(job: Job) -> str:
     if job.needs is not None:
         data = job.needs.resolved["data"]
-        return _who(data["splits"], data["subjects"], data["fraction"])
+        return datasets.who(data["splits"], data["subjects"], data["fraction"])
     return f"weights of {job.resolved['init_from']}" if job.resolved["init_from"] else "nothing"
 
 
@@ -137,7 +116,7 @@ def _unlabelled(job: Job) -> str:
     settings = job.resolved["unlabelled"]
     if not settings["batch_size"]:
         return "none"
-    return _who(job.resolved["data"]["splits"], settings["subjects"]) + ", without the labelled"
+    return datasets.who(job.resolved["data"]["splits"], settings["subjects"]) + ", without the labelled"
 
 
 def _columns(job: Job) -> str:
@@ -201,19 +180,3 @@ def _leaks(study: Study, done: Sequence[Job], cohorts: Sequence[_Cohort]) -> Ite
 
 def _preprocessing(job: Job) -> Mapping[str, Any]:
     return read_json(job.run, "preprocessing.json", _IMAGES)
-
-
-def _who(splits: Sequence[str], subjects: Sequence[str], fraction: float = 1.0) -> str:
-    """The subjects of a config, in words; never their names."""
-    part = "" if fraction == 1 else f"fraction {fraction:g} of "
-    if not subjects:
-        return f"{part}split {', '.join(splits)}"
-    if len(subjects) > 1:
-        return f"{part}{len(subjects)} subjects that the config names"
-    path = Path(subjects[0])
-    if not path.is_file():
-        return f"{part}one subject, or a list that is not there any more"
-    try:
-        return f"{part}{path} (subjects: {len(cohort.read_list(path, 'subjects'))})"
-    except ValueError:
-        return f"{part}{path}, which cannot be read"

@@ -7,12 +7,12 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.study import material, scores, sections, tables
-from analysis.study.document import Section, to_html, to_markdown
 from analysis.study.dynamics_section import training_dynamics
 from analysis.study.jobs import Job
 from analysis.study.spec import ARM, Study
 from analysis.study.state import State
 from morphojax.data.store.records import write_atomically
+from morphojax.reports.document import Section, to_html, to_markdown
 
 SECONDARY = ("volume_error_ml", "lv_ef_error_percent_points")
 

@@ -11,6 +11,7 @@ from analysis.study.jobs import Job
 from analysis.study.spec import LABELLED, SEED, Cell, Study
 from analysis.study.state import DONE, OPTIONAL, State, scoring_file
 from morphojax import anatomy
+from morphojax.evaluation import summary
 
 # Column of scores_<split>.csv -> heading and digits. volume_error_ml is the absolute error of a
 # structure's volume at one phase; a long-axis plane has none.
@@ -115,22 +116,15 @@ def _of_stacks(path: Path) -> pd.DataFrame:
 
 
 def _of_measures(path: Path) -> pd.DataFrame:
-    """Absolute errors of the measures in _ERRORS, and NOT_COMPUTED; NaN where the reference lacks
-    the measure. structure and phase are empty.
-
-    An EF that the prediction does not give (no cavity at ED or ES) counts as the largest error of
-    an EF between 0 and 100 %: a missing structure never scores well.
+    """Absolute errors of the measures in _ERRORS, and NOT_COMPUTED (`summary.errors`). structure
+    and phase are empty.
     """
     table = _table(path, ("plane", "measure", "reference", "predicted"))
-    table = table[table["measure"].isin(_ERRORS)].assign(structure="", phase="")
-    reference, predicted = (table[name].astype(float) for name in ("reference", "predicted"))
+    table = summary.errors(table[table["measure"].isin(_ERRORS)].assign(structure="", phase=""))
+    long = table.assign(metric=table["measure"].map(_ERRORS), value=table["error"])
     is_ef = table["measure"].str.endswith("_ef_percent")
-    not_computed = is_ef & predicted.isna()
-    largest = pd.concat([reference, 100 - reference], axis=1).max(axis=1, skipna=False)
-    errors = (predicted - reference).abs().mask(not_computed, largest)
-    counted = not_computed.astype(float).mask(reference.isna())
-    long = table.assign(metric=table["measure"].map(_ERRORS), value=errors)
-    counts = table.assign(metric=table["measure"].str.replace("_percent", "_not_computed"), value=counted)[is_ef]
+    names = table["measure"].str.replace("_percent", "_not_computed")
+    counts = table.assign(metric=names, value=table["not_computed"])[is_ef]
     return pd.concat([long, counts])[[*KEYS, "metric", "value"]]
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 
 from analysis.study import blocks, cases, figures, tables
-from analysis.study.document import Block, Section
 from analysis.study.jobs import Job
 from analysis.study.scores import CLINICAL, HEADINGS, METRICS, NOT_COMPUTED, POSITIONS, lacking, scored
 from analysis.study.spec import ARM, Study
 from analysis.study.state import DONE, OPTIONAL, State
+from morphojax.reports.document import Block, Section
 
 
 def setup(study: Study, jobs: Sequence[Job], states: Mapping[str, State], long: pd.DataFrame) -> Section:

@@ -1,13 +1,15 @@
-"""Scores runs, and writes tables and figures."""
+"""Scores runs, and writes tables, figures and a report."""
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from morphojax import anatomy
+from morphojax.commands import report
 from morphojax.commands.output import writable
 from morphojax.data.store.records import write_atomically
 from morphojax.evaluation import agreement, figures, overlap, summary
@@ -15,13 +17,16 @@ from morphojax.exit_codes import COMPLETE
 from morphojax.inference import cases
 from morphojax.inference.scoring import Result, by_plane, check, score
 from morphojax.inference.segmenter import load_run
+from morphojax.reports import evaluated
 from morphojax.tasks import cohort
+from morphojax.train.run import environment
 
 
 def run(args: argparse.Namespace) -> int:
     loaded = [
         load_run(folder, args.checkpoint, args.weights, largest_component=args.largest_component) for folder in args.run
     ]
+    described = [evaluated.read_run(Path(folder)) for folder in args.run]  # an error comes before the work
     runs = by_plane(loaded)
     planes = ",".join(plane for run in loaded for plane in run.planes)
     dataset = cohort.open_configured({**loaded[0].config["data"], "plane": planes}, args.dataset)
@@ -39,6 +44,9 @@ def run(args: argparse.Namespace) -> int:
     result = score(runs, dataset, args.split, args.heart_rate, tolerance_mm=args.tolerance_mm)
     about = {
         "run": " ".join(args.run),
+        "runs": args.run,
+        "command": _command(args),
+        "environment": environment(),
         "checkpoint": args.checkpoint,
         "weights": args.weights,
         "largest_component": args.largest_component,
@@ -46,12 +54,25 @@ def run(args: argparse.Namespace) -> int:
         "trained_on": " ".join(run.dataset_fingerprint for run in loaded),
     }
     print(write(output, args.split, result, about))
+    page = report.of_one(evaluated.read(output, args.split, described))
+    write_atomically(output / f"report_{args.split}.html", page.encode())
     print(f"\nwritten to {output}")
     return COMPLETE
 
 
+def _command(args: argparse.Namespace) -> str:
+    """The command line with every flag, so that later defaults do not change it."""
+    flags = [f"--run={folder}" for folder in args.run]
+    for name, value in vars(args).items():
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        elif name != "run" and value is not None:
+            flags.append(f"--{name}={value}")
+    return shlex.join(["morphojax", "evaluate", *flags])
+
+
 def write(output: Path, split: str, result: Result, about: dict[str, Any]) -> str:
-    """Writes the files that `morphojax evaluate --help` names; each complete or absent.
+    """Writes the tables and figures of `morphojax evaluate --help`; each complete or absent.
 
     about: of the run and the dataset, for the summary. Returns text to print.
     """

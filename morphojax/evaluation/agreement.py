@@ -1,8 +1,14 @@
-"""Agreement of two measurements of the same quantity (Bland and Altman, Lancet 1986)."""
+"""Agreement of two measurements of the same quantity: Bland and Altman, Lancet 1986, and
+Statistical Methods in Medical Research 1999 (8:135-160).
+"""
 
 import dataclasses
+import math
 
 import numpy as np
+from scipy import stats
+
+Z = 1.96  # SDs from the bias to a limit of agreement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +45,37 @@ def bland_altman(reference: np.ndarray, predicted: np.ndarray) -> Agreement:
         return Agreement(0, nan, nan, nan, nan, nan)
     difference = predicted - reference
     bias = float(difference.mean())
-    half_width = 1.96 * float(difference.std(ddof=1)) if n > 1 else nan
+    half_width = Z * float(difference.std(ddof=1)) if n > 1 else nan
     return Agreement(
         n, bias, bias - half_width, bias + half_width, float(np.abs(difference).mean()), _pearson(reference, predicted)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Intervals:
+    """Confidence intervals (low, high) of the bias and both limits of agreement; NaN if n < 2."""
+
+    bias: tuple[float, float]
+    lower: tuple[float, float]
+    upper: tuple[float, float]
+
+
+def intervals(result: Agreement, confidence: float = 0.95) -> Intervals:
+    """Student's t intervals, with n - 1 degrees of freedom, for normally distributed differences.
+
+    Standard errors (Bland and Altman 1999, section 2.1): SD sqrt(1 / n) of the bias, and
+    SD sqrt(1 / n + Z^2 / (2 (n - 1))) of a limit.
+    """
+    if result.n < 2:
+        return Intervals(*[(float("nan"), float("nan"))] * 3)
+    sd = (result.upper - result.bias) / Z
+    t = float(stats.t.ppf((1 + confidence) / 2, result.n - 1))
+    of_bias = t * sd * math.sqrt(1 / result.n)
+    of_limit = t * sd * math.sqrt(1 / result.n + Z**2 / (2 * (result.n - 1)))
+    return Intervals(
+        (result.bias - of_bias, result.bias + of_bias),
+        (result.lower - of_limit, result.lower + of_limit),
+        (result.upper - of_limit, result.upper + of_limit),
     )
 
 

@@ -136,7 +136,7 @@ def worst_cases(
 
 
 def bland_altman(path: str | Path, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Bland-Altman plots (difference against mean), one panel per measure.
+    """Bland-Altman plots, one panel per measure: `agreement_panel`.
 
     pairs: title with unit -> (reference [N], predicted [N]), NaN = missing.
     """
@@ -148,22 +148,43 @@ def bland_altman(path: str | Path, pairs: Mapping[str, tuple[np.ndarray, np.ndar
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[len(pairs) :]:
         axis.set_axis_off()
-    for axis, (title, (reference, predicted)) in zip(axes, pairs.items(), strict=False):
-        reference, predicted = agreement.pairs(reference, predicted)
-        axis.scatter((reference + predicted) / 2, predicted - reference, s=14, color="#0072b2", alpha=0.7, linewidths=0)
-        result = agreement.bland_altman(reference, predicted)
-        for level, style in ((result.bias, "-"), (result.lower, "--"), (result.upper, "--")):
-            if np.isfinite(level):
-                axis.axhline(level, color="#d55e00", linestyle=style, linewidth=1)
-                axis.annotate(
-                    f"{level:.3g}", (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7
-                )
-        axis.axhline(0, color="0.7", linewidth=0.8, zorder=0)
-        axis.set_title(f"{title} (n = {result.n})", fontsize=9)
-        axis.set_xlabel("mean of the two", fontsize=8)
-        axis.set_ylabel("predicted - reference", fontsize=8)
-        axis.tick_params(labelsize=7)
+    for axis, (title, pair) in zip(axes, pairs.items(), strict=False):
+        agreement_panel(axis, title, *pair)
     _save(figure, path)
+
+
+def agreement_panel(axis: Any, title: str, reference: np.ndarray, predicted: np.ndarray) -> None:
+    """Difference against mean on matplotlib axes, with the bias (line), the limits of agreement
+    (dashes) and their 95 % intervals (bands).
+
+    title: with the unit, as `LV EDV (mL)` or `LV EDV (mL), la_4ch`. reference, predicted: [N] in
+      that unit, NaN = missing.
+    """
+    reference, predicted = agreement.pairs(reference, predicted)
+    axis.scatter((reference + predicted) / 2, predicted - reference, s=14, color="#0072b2", alpha=0.7, linewidths=0)
+    result = agreement.bland_altman(reference, predicted)
+    _levels(axis, result)
+    name, _, rest = title.partition(" (")
+    unit, _, plane = rest.partition(")")
+    in_unit = f" ({unit})" if unit else ""
+    axis.set_title(f"{name}{plane} (n = {result.n})", fontsize=9)
+    axis.set_xlabel(f"mean of the two{in_unit}", fontsize=8)
+    axis.set_ylabel(f"predicted - reference{in_unit}", fontsize=8)
+    axis.tick_params(labelsize=7)
+
+
+def _levels(axis: Any, result: agreement.Agreement) -> None:
+    """The bias, the limits of agreement, and the bands of their intervals."""
+    bounds = agreement.intervals(result)
+    limits = ((result.lower, bounds.lower, "--", 0.12), (result.upper, bounds.upper, "--", 0.12))
+    for level, (low, high), style, opacity in ((result.bias, bounds.bias, "-", 0.3), *limits):
+        if np.isfinite(low):
+            axis.axhspan(low, high, color="#d55e00", alpha=opacity, linewidth=0)
+        if np.isfinite(level):
+            axis.axhline(level, color="#d55e00", linestyle=style, linewidth=1)
+            at = (1, level)
+            axis.annotate(f"{level:.3g}", at, xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
+    axis.axhline(0, color="0.7", linewidth=0.8, zorder=0)
 
 
 def score_strip(path: str | Path, scores: Mapping[tuple[str, str], np.ndarray], ylabel: str = "Dice") -> None:

@@ -74,6 +74,23 @@ def agree(measures: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def errors(measures: pd.DataFrame) -> pd.DataFrame:
+    """The rows of clinical measures with the columns `error`, absolute, in the measure's unit, and
+    `not_computed`: 1 where the prediction gives no EF although the reference does, else 0. NaN
+    where the reference lacks the measure.
+
+    An EF that the prediction does not give (no cavity at ED or ES) counts as the largest error of
+    an EF between 0 and 100 %: a missing structure never scores well.
+    """
+    reference, predicted = (measures[name].astype(float) for name in ("reference", "predicted"))
+    not_computed = measures["measure"].str.endswith("_ef_percent") & predicted.isna()
+    largest = pd.concat([reference, 100 - reference], axis=1).max(axis=1, skipna=False)
+    return measures.assign(
+        error=(predicted - reference).abs().mask(not_computed, largest),
+        not_computed=not_computed.astype(float).mask(reference.isna()),
+    )
+
+
 def pair(group: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Reference and prediction of one measure, float64 [N] each."""
     return group["reference"].to_numpy(float), group["predicted"].to_numpy(float)

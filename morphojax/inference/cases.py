@@ -84,15 +84,17 @@ def encode(cases: Iterable[Case]) -> bytes:
     return out.getvalue()
 
 
-def read(path: Path, subject: int) -> Case | None:
-    """The case of a subject, of the first plane in anatomy.PLANES; None where there is none.
+def read(path: Path, subject: int, plane: str | None = None) -> Case | None:
+    """The case of a subject in a plane, by default the first in anatomy.PLANES; None where there is
+    none.
 
     Raises ValueError, naming the file, where it is damaged; FileNotFoundError.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             planes = file["plane"].tolist()
-            found = sorted(np.flatnonzero(file["subject"] == subject), key=lambda n: anatomy.PLANES.index(planes[n]))
+            known = (n for n in np.flatnonzero(file["subject"] == subject) if plane in (None, planes[n]))
+            found = sorted(known, key=lambda n: anatomy.PLANES.index(planes[n]))
             if not found:
                 return None
             n, picture = found[0], file[f"picture_{found[0]}"]

@@ -81,18 +81,27 @@ class Logger:
             ) from error
 
 
+def scalars(run: Path) -> Iterator[tuple[int, dict[str, float]]]:
+    """The log of a run, line by line: (batches seen, {name: number}). Damaged lines and values that
+    are no number are left out. Nothing for a run without a log.
+
+    Raises RunError where the file cannot be read.
+    """
+    path = run / "metrics.jsonl"
+    for line in _lines(path) if path.exists() else ():
+        if _step(line) < math.inf:
+            row = json_text.parse(line)
+            yield row["step"], {k: v for k, v in row.items() if k != "step" and json_text.problem(v, float) is None}
+
+
 def logged(run: Path, until: int) -> Iterator[tuple[int, dict[str, float]]]:
     """The training metrics in the log of a run, up to a step: (batches seen, {name: mean}). Nothing
     for a run without a log.
     """
-    path = run / "metrics.jsonl"
-    for line in _lines(path) if path.exists() else ():
-        if _step(line) <= until:
-            row = json_text.parse(line)
-            numbers = {k: v for k, v in row.items() if json_text.problem(v, float) is None}
-            metrics = {k.removeprefix("train/"): v for k, v in numbers.items() if k.startswith("train/")}
-            if metrics:
-                yield row["step"], metrics
+    for step, numbers in scalars(run):
+        metrics = {k.removeprefix("train/"): v for k, v in numbers.items() if k.startswith("train/")}
+        if metrics and step <= until:
+            yield step, metrics
 
 
 def _lines(path: Path) -> list[str]:

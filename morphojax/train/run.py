@@ -86,6 +86,19 @@ def read_json(run: Path, name: str, shape: json_text.Shape = object, verify: boo
     return value
 
 
+def short_names(runs: Sequence[Path]) -> list[str]:
+    """The last parts of each path, as many as make them unique. Raises RunError where a run is
+    given twice.
+    """
+    folders = [run.resolve() for run in runs]
+    for depth in range(1, max(len(folder.parts) for folder in folders) + 1):
+        names = ["/".join(folder.parts[-depth:]) for folder in folders]
+        if len(set(names)) == len(folders):
+            return names
+    twice = next(run for run, folder in zip(runs, folders, strict=True) if folders.count(folder) > 1)
+    raise RunError(f"{twice}: is given twice; name each run once")
+
+
 def _digests(run: Path) -> dict[str, str]:
     """Name -> SHA-256 of the files that describe a run; {} where it has no such file."""
     path = Path(run) / DIGESTS

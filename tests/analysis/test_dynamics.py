@@ -262,7 +262,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path, capsys: pytest.CaptureF
 
     run, other = write(tmp_path / "run", LINES), write(tmp_path / "other", LINES, pretraining("info_nce"))
     assert "config.json: cannot be read" in refusal(f"--runs={tmp_path}")
-    assert "--runs names a run twice" in refusal(f"--runs={run},{run}")
+    assert "is given twice; name each run once" in refusal(f"--runs={run},{run}")
     mixed = refusal(f"--runs={run},{other}")
     assert "run is of task segment, other is of task pretrain" in mixed and "draw each task by itself" in mixed
     unknown = write(tmp_path / "unknown", LINES, {"task": "translate"})

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from morphojax import anatomy
-from morphojax.evaluation import figures
+from morphojax.evaluation import agreement, figures
 from tests.disk import full_disk
 
 
@@ -54,6 +55,20 @@ def test_every_figure_is_written_even_with_missing_values(tmp_path):
     figures.score_strip(tmp_path / "strip.png", {("lv_cavity", "ED"): a / 4, ("rv_cavity", "ED"): a * np.nan})
     for name in ("deep/sheet.png", "worst.png", "ba.png", "strip.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG"), name
+
+
+def test_a_bland_altman_panel_has_units_on_both_axes_and_a_band_per_interval():
+    axis = Figure().subplots()
+    reference, predicted = np.array([1.0, 2.0, 3.0, np.nan]), np.array([2.0, 2.0, 6.0, 1.0])
+    figures.agreement_panel(axis, "LA volume, ED (mL), biplane", reference, predicted)
+    assert axis.get_title() == "LA volume, ED, biplane (n = 3)"
+    assert axis.get_xlabel() == "mean of the two (mL)" and axis.get_ylabel() == "predicted - reference (mL)"
+    bounds = agreement.intervals(agreement.bland_altman(reference, predicted))
+    bands = [(band.get_y(), band.get_y() + band.get_height()) for band in axis.patches]
+    np.testing.assert_allclose(bands, [bounds.bias, bounds.lower, bounds.upper])
+    alone = Figure().subplots()
+    figures.agreement_panel(alone, "one", reference[:1], predicted[:1])
+    assert not alone.patches and alone.get_xlabel() == "mean of the two"
 
 
 def test_nothing_to_draw_is_an_error_that_names_the_file(tmp_path):

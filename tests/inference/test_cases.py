@@ -59,6 +59,9 @@ def test_a_file_gives_the_case_of_a_subject_in_the_first_plane(tmp_path):
         found = cases.read(path, subject)
         assert found is not None and (found.plane, found.phase, found.slice) == (expected.plane, "ED", 4)
         np.testing.assert_array_equal(found.picture, expected.picture)
+    named = cases.read(path, 7, "la_2ch")
+    assert named is not None and named.plane == "la_2ch" and named.picture.shape == (3, 9, 9)
+    assert cases.read(path, 3, "sax") is None
     assert cases.read(path, 1) is None
     path.write_bytes(cases.encode([]))
     assert cases.read(path, 7) is None

@@ -52,6 +52,13 @@ def test_a_description_that_has_changed_is_refused_and_resuming_writes_it_again(
     assert run.read_json(tmp_path, "config.json") == config
 
 
+def test_names_of_runs_are_as_long_as_they_must_be(tmp_path: Path) -> None:
+    assert run.short_names([tmp_path / "a" / "run", tmp_path / "b" / "run"]) == ["a/run", "b/run"]
+    assert run.short_names([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
+    with pytest.raises(run.RunError, match="a: is given twice"):
+        run.short_names([tmp_path / "a", tmp_path / "b" / ".." / "a"])
+
+
 def test_a_run_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(run.RunError, match=r"config.workdir=.*cannot be written"):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.study import cases, figures, scores, tables
+from analysis.study import cases, scores, tables
 from morphojax.inference import cases as files
 from tests.analysis.study import made
 
@@ -104,24 +104,3 @@ def test_the_best_arm_has_the_largest_paired_difference(finished):
     assert cases.best(study, table) == "pretrained"
     assert cases.best(study, table[table["mean"] != 0.02].iloc[:1]) == "shuffled"
     assert cases.best(study, table.iloc[4:]) is None and cases.best(study, None) is None
-
-
-@pytest.mark.parametrize(
-    ("means", "expected"),
-    [
-        ([0.5], {"only": 0}),
-        ([0.5, 0.7], {"best": 1, "worst": 0}),
-        ([0.5, 0.7, 0.6], {"best": 1, "median": 2, "worst": 0}),
-        ([0.5, 0.7, 0.6, 0.65], {"best": 1, "median": 2, "worst": 0}),
-    ],
-)
-def test_each_subject_is_chosen_once(means, expected):
-    assert cases.chosen(pd.DataFrame([means])) == expected
-
-
-def test_the_outline_of_the_wall_is_around_the_cavity_and_not_between_them():
-    label = np.zeros((9, 9), np.uint8)
-    label[1:8, 1:8], label[3:6, 3:6] = 2, 1
-    cavity, wall = figures.areas(label)
-    assert cavity.sum() == 9 and wall.sum() == 49
-    assert len(list(figures.areas(np.where(label == 2, 0, label)))) == 1  # a structure that is absent has none

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from analysis.study import report
-from analysis.study.document import Section, to_markdown
 from analysis.study.dynamics_section import training_dynamics
 from morphojax.evaluation import contrasts
+from morphojax.reports.document import Section, to_markdown
 from tests.analysis.study import made
 
 

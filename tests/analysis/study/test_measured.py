@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from analysis.study import report, scores, sections, state, tables
-from analysis.study.document import to_markdown
 from analysis.study.errors import StudyError
+from morphojax.reports.document import to_markdown
 from tests.analysis.study import made
 
 EF = "lv_ef_error_percent_points"

@@ -16,6 +16,7 @@ import pytest
 from analysis.study import __main__ as program
 from analysis.study import command, cost, figures, report, scores, sections, state, tables
 from analysis.study.errors import StudyError
+from morphojax.reports import figures as shared_figures
 from tests.analysis.study import made
 
 CELLS = ({"labelled": ("2a",)},)  # enough for the commands
@@ -45,7 +46,8 @@ def few_resamples():
 @pytest.fixture
 def undrawn(monkeypatch):
     """Figures are empty: drawing them takes half of a small report's time."""
-    monkeypatch.setattr(figures, "to_svg", lambda figure: "<svg></svg>")
+    for module in (figures, shared_figures):
+        monkeypatch.setattr(module, "to_svg", lambda figure: "<svg></svg>")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,11 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """kind: text, list, table, figure or code; the fields that belong to it are set."""
+    """kind: text, list, table, figure, panels or code; the fields that belong to it are set.
+
+    panels: figures as wide as a phone, of which a page sets several in a row; `text` is the caption
+      of all.
+    """
 
     kind: str
     text: str = ""
@@ -21,6 +25,7 @@ class Block:
     head: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     svg: str = ""
+    panels: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +50,13 @@ def to_markdown(title: str, sections: Sequence[Section], figures: Path) -> str:
     for section in sections:
         lines += [f"## {section.heading}", ""]
         for block in section.blocks:
-            if block.kind == "figure":
-                number += 1
-                figures.mkdir(parents=True, exist_ok=True)
-                path = figures / f"figure_{number}.svg"
-                write_atomically(path, block.svg.encode())
-                lines += [f"![{block.text}]({figures.name}/{path.name})", ""]
+            if block.kind in ("figure", "panels"):
+                for svg in block.panels or (block.svg,):
+                    number += 1
+                    figures.mkdir(parents=True, exist_ok=True)
+                    path = figures / f"figure_{number}.svg"
+                    write_atomically(path, svg.encode())
+                    lines += [f"![{block.text}]({figures.name}/{path.name})", ""]
             else:
                 lines += [*_markdown(block), ""]
     return "\n".join(lines)

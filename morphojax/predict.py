@@ -10,6 +10,8 @@ under the same relative names, with
     measures.csv   a row of clinical measures per heart. A heart is a cine, or the files of one
                    folder whose names differ only in _ED and _ES, or in _frameNN. A single stack
                    gives the size of every structure
+    view.html      with --view: a list of the hearts, each a page in view/ that shows images and
+                   labels in a browser, without network or server
 ED and ES are found by name (_ED, _ES). Otherwise they are the frames with the largest and the
 smallest LV cavity; without an LV, with the smallest and the largest atrium.
 A file that cannot be used is reported and left out; the exit code is then 1.
@@ -36,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_checkpoint(made)
     flags.add_largest_component(made)
+    made.add_argument("--view", action="store_true", help="write pages that show images and labels in a browser")
     made.add_argument("--overwrite", action="store_true", help="replace existing files in --output")
     return made
 

@@ -11,6 +11,8 @@ under the same relative names, with
                    folder whose names differ only in _ED and _ES, or in _frameNN. A single stack
                    gives the size of every structure. The column `quality` is `look` where the
                    labels or the measures are doubtful, and the column `reasons` says why
+    view.html      with --view: a list of the hearts, each a page in view/ that shows images and
+                   labels in a browser, without network or server
 With several --run, or --checkpoint=all, probabilities are averaged over the members of the
 ensemble. Both tables then have columns `<structure>_cv_percent`: the coefficient of variation of
 the structure's size over the members.
@@ -50,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_checkpoint(made, ensembles=True)
     flags.add_largest_component(made)
+    made.add_argument("--view", action="store_true", help="write pages that show images and labels in a browser")
     made.add_argument("--overwrite", action="store_true", help="replace existing files in --output")
     return made
 

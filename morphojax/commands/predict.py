@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from morphojax.exit_codes import COMPLETE, FAILED
+from morphojax.inference import viewer
 from morphojax.inference.ensemble import load_ensemble
 from morphojax.inference.files import find_inputs, predict_files
 from morphojax.inference.planes import choose_plane
@@ -13,6 +14,8 @@ from morphojax.train.choices import ALL
 
 def run(args: argparse.Namespace) -> int:
     source, output = Path(args.input), Path(args.output)
+    if args.view:
+        viewer.check(output, args.overwrite)
     loaded = load_ensemble(args.run, args.checkpoint, args.weights, args.largest_component)
     plane = choose_plane(loaded, args.plane)
     paths, notes = find_inputs(source, plane, args.pattern)
@@ -26,4 +29,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(f"note: {note}" for note in of_files), end="\n" if of_files else "")
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
+    if args.view:
+        page = viewer.write_pages(output, paths, source, loaded.structures_of(plane), args.labels)
+        print(f"view: open {page.resolve()} in a browser")
     return FAILED if problems else COMPLETE

@@ -5,10 +5,11 @@ RUN := $(VENV)/bin/python
 # Where ORACLES is set, the tests run with the libraries that they compare against: make test ORACLES=1
 TEST_INSTALLED := $(VENV)/$(if $(ORACLES),.installed-oracles,.installed-test)
 
-.PHONY: help quickstart study test test-slow lint constraints clean
+.PHONY: help quickstart demo study test test-slow lint constraints clean
 
 help:
 	@echo "make quickstart           environment, install, and pretraining on the embedded synthetic cohort"
+	@echo "make demo                 the same, then segmentation with and without that pretraining, and a report of both"
 	@echo "make study                environment, install, and a small study on the synthetic cohort with its report"
 	@echo "make test                 environment, install, lint, types and the test suite"
 	@echo "make test ORACLES=1       the same, and installs PyTorch, MONAI and medpy for the tests that compare with them"
@@ -35,6 +36,14 @@ $(VENV)/.installed-oracles: $(VENV)/.installed-test
 
 quickstart: $(VENV)/.installed
 	$(RUN) -m morphojax.main --config=configs/pretrain_sax.py
+
+# Each training goes on where it was stopped, and a finished one returns at once.
+demo: quickstart
+	$(RUN) -m morphojax train --config=segment_sax --config.init_from=runs/pretrain_sax
+	$(RUN) -m morphojax train --config=segment_sax --config.workdir=runs/segment_sax_scratch
+	$(RUN) -m morphojax evaluate --run=runs/segment_sax
+	$(RUN) -m morphojax evaluate --run=runs/segment_sax_scratch
+	$(RUN) -m morphojax report runs/segment_sax runs/segment_sax_scratch --output=runs/demo.html
 
 study: $(VENV)/.installed
 	$(RUN) -m analysis.study --config=configs/study_synthetic.py --workers=2

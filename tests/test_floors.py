@@ -61,7 +61,7 @@ FENCES = {
     "safetensors": ("train/weights.py",),
     "submitit": ("jobs.py",),
     "matplotlib": ("evaluation/figures.py", "reports/figures.py", "reports/svg.py"),
-    "jinja2": ("reports/document.py",),
+    "jinja2": ("reports/document.py", "inference/viewer.py"),
     "ml_collections": ("tasks/",),
     "shtab": ("completion.py",),
     "tqdm": ("progress.py",),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import logging
 
 # The suite spends most of its time compiling programs that run once. So the compiler does not
 # optimise (without the newer fusion emitters it takes a third to half of the time), and a program
@@ -38,6 +39,15 @@ def _same_draws_in_any_order(request):
         request.module.RNG = np.random.default_rng(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _verbosity():
+    """Commands that run in this process set how much absl logs."""
+    logger = logging.get_absl_logger()
+    before = logger.level
+    yield
+    logger.setLevel(before)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from configs import pretrain_sax
-from morphojax.train import checkpoint, processes
+from morphojax import exit_codes
+from morphojax.train import checkpoint
 from tests.processes import ROOT, arguments, free_port, make_dataset
 
 FLAGS = ("--config=configs/pretrain_sax.py", "--config.seed=1 2")
@@ -58,7 +59,7 @@ def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, processes.STOPPED])
+@pytest.mark.parametrize("code", [0, 1, 2, exit_codes.STOPPED])
 def test_slurm_requeues_a_run_that_saved_and_stopped(code: int, cluster: dict[str, str], tmp_path: Path) -> None:
     stand_in = script(tmp_path / "python", f"printf '<%s>' \"$@\"; exit $((SLURM_PROCID ? {code} : 0))")
     done = run(["launch/slurm.sh", *FLAGS], **cluster, PYTHON=str(stand_in))
@@ -66,11 +67,11 @@ def test_slurm_requeues_a_run_that_saved_and_stopped(code: int, cluster: dict[st
     expected = "".join(f"<{word}>" for word in ("-m", "morphojax.main", "--distributed", *FLAGS))
     assert done.stdout == expected * 2
     asked = tmp_path / "scontrol"
-    assert asked.exists() == (code == processes.STOPPED)
+    assert asked.exists() == (code == exit_codes.STOPPED)
     assert not asked.exists() or asked.read_text() == "requeue 7\n"
 
 
-@pytest.mark.parametrize("code", [0, processes.STOPPED])
+@pytest.mark.parametrize("code", [0, exit_codes.STOPPED])
 def test_a_tpu_host_runs_the_program(code: int, tmp_path: Path) -> None:
     stand_in = script(tmp_path / "python", f"printf '<%s>' \"$@\"; exit {code}")
     done = run(["launch/tpu.sh", *FLAGS], PYTHON=str(stand_in))
@@ -100,7 +101,7 @@ def test_the_pods_find_each_other_and_their_config_exists() -> None:
     assert spec["completionMode"] == "Indexed"
     assert spec["completions"] == spec["parallelism"] == int(environment["PROCESSES"])
     rules = {str(rule["onExitCodes"]["values"]): rule["action"] for rule in spec["podFailurePolicy"]["rules"][:2]}
-    assert rules == {f"[{processes.REFUSED}]": "FailJob", f"[{processes.STOPPED}]": "Ignore"}
+    assert rules == {f"[{exit_codes.REFUSED}]": "FailJob", f"[{exit_codes.STOPPED}]": "Ignore"}
     config, *keys = container()["args"]
     assert (ROOT / config.removeprefix("--config=")).is_file()
     flat = dict(key.removeprefix("--config.").split("=") for key in keys)
@@ -133,7 +134,7 @@ def test_slurm_trains_stops_and_resumes(cluster, here, dataset: Path, tmp_path: 
     settings = SETTINGS | {"steps": 3}  # the signal of step 1 stops the run at step 2
     command = ["launch/slurm.sh", *arguments("pretrain_sax", dataset, tmp_path / "run", settings)]
     stopped = run(command, **cluster, **here, FAULT="terminate", FAULT_STEP="1")
-    assert stopped.returncode == processes.STOPPED, stopped.stdout[-3000:]
+    assert stopped.returncode == exit_codes.STOPPED, stopped.stdout[-3000:]
     assert (tmp_path / "scontrol").read_text() == "requeue 7\n"
     requeued = run(command, **cluster, **here)
     assert requeued.returncode == 0 and "resumed at step 2 of 3" in requeued.stdout, requeued.stdout[-3000:]

@@ -11,10 +11,10 @@ class OutputError(NamedError):
 
 
 def writable(folder: Path, flag: str = "--output") -> Path:
-    """The folder, made where it is absent. Raises OutputError where no file can be made in it."""
+    """The folder, which need not exist yet. Raises OutputError where no file can be made in it."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=existing):
             return folder
     except OSError as error:
         raise OutputError(f"{flag}={folder}: cannot be written ({error.strerror}); name another folder") from error

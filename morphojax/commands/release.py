@@ -63,8 +63,9 @@ def release(run: str | Path, folder: Path, which: str, weights: str) -> list[str
     config = read_json(directory, "config.json", {"task": str})
     variables = checkpoint.load_variables(chosen, weights=weights)
     images = read_json(directory, "preprocessing.json", {"planes": [str], "structures": [str], "grid": object})
-    if any(writable(folder).iterdir()):
+    if writable(folder).exists() and any(folder.iterdir()):
         raise OutputError(f"--output={folder}: is not empty; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
         if (directory / name).is_file():
             write_atomically(folder / name, (directory / name).read_bytes())

@@ -5,9 +5,10 @@ from morphojax.commands import inspect as work
 from morphojax.commands.output import OutputError, writable
 
 
-def test_a_folder_is_made_and_stays_empty(tmp_path):
-    assert writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
-    assert not list((tmp_path / "a" / "b").iterdir())
+def test_a_folder_that_can_be_made_is_not_made_yet(tmp_path):
+    for folder in (tmp_path, tmp_path / "a" / "b"):
+        assert writable(folder) == folder
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_in_the_way_is_named(tmp_path):

@@ -90,7 +90,7 @@ def predicted(tmp_path_factory):
     save(source, "p_ES", toy_image(toy_label((*SHAPE[:2], 4), 5)))
     (source / "damaged.nii").write_text("no image")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(work, "load_run", lambda *_, **__: toy_run())
+        patch.setattr(work, "load_ensemble", lambda *_, **__: toy_run())
         args = ["--run=r", f"--input={source}", f"--output={output}", "--labels=acdc", "--view"]
         assert predict.main(args) == 1, "the damaged file is left out"
         assert predict.main(args) == 2, "an earlier page needs --overwrite"
@@ -172,7 +172,7 @@ def test_pages_of_an_earlier_prediction_are_removed(tmp_path):
 
 
 def test_pages_are_written_on_request_only(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(work, "load_run", lambda *_, **__: toy_run())
+    monkeypatch.setattr(work, "load_ensemble", lambda *_, **__: toy_run())
     (tmp_path / "in").mkdir()
     save(tmp_path / "in", "heart", toy_image(toy_label(SHAPE)))
     args = ["--run=r", f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}"]

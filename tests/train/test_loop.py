@@ -201,7 +201,7 @@ def test_a_full_disk_is_told_by_the_checkpoint_not_by_the_log(tmp_path: Path, mo
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("morphojax.train.logger._Events.close", full)
+    monkeypatch.setattr("morphojax.train.tensorboard.Events.close", full)
     monkeypatch.setattr(checkpoint.digests, "write", full)
     with pytest.raises(checkpoint.CheckpointError, match="could not be written"):
         fit(tmp_path, task(20, Batches()), save_every=1)

@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
     named = zip(short_names(folders), folders, strict=True)
     read = {name: evaluated.of_run(folder, args.split) for name, folder in named}
     several.check(read)
-    writable(output.parent)
+    writable(output.parent).mkdir(parents=True, exist_ok=True)
     write_atomically(output, (of_one(*read.values()) if len(read) == 1 else of_several(read)).encode())
     print(f"written to {output}")
     return COMPLETE

@@ -37,12 +37,13 @@ def _list() -> int:
 
 
 def _show(name: str) -> int:
+    from morphojax.data import json_text
     from morphojax.tasks import config_files
 
     path, _ = config_files.find(name)
     config = config_files.load(name)
     print(ast.get_docstring(ast.parse(path.read_text())) or "", end="\n\n")
-    for key, value in config_files.flat(config.to_dict()):
+    for key, value in json_text.flat(config.to_dict()):
         print(f"--config.{key}={value}")
     return COMPLETE
 

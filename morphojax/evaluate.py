@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return flags.run("evaluate", parser().parse_args(argv))
+    return flags.run("morphojax.commands.evaluate", parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return flags.run("exclude", parser().parse_args(argv))
+    return flags.run("morphojax.commands.exclude", parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     morphojax export --run=runs/segment_sax --output=DIR
     morphojax export --run=runs/pretrain_sax --output=encoder.safetensors
 
-The folder holds the weights (safetensors), the description of the run without paths and subjects,
-and a model card to fill in. morphojax.load, evaluate, predict and config.init_from read it as they
+The folder holds the weights (safetensors), the description of the run without subjects, and a
+model card to fill in. morphojax.load, evaluate, predict and config.init_from read it as they
 read a run. Nothing of a subject is in it; whether the weights may be shared is for the terms of the
 data to say.
 
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return flags.run("export", parser().parse_args(argv))
+    return flags.run("morphojax.commands.export", parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -30,11 +30,11 @@ def make_parser(command: str, doc: str | None, **options: Any) -> argparse.Argum
     )
 
 
-def run(command: str, args: argparse.Namespace) -> int:
-    """Runs `morphojax.commands.<command>`, imported here so that --help answers at once. Returns
-    the exit code.
+def run(module: str, args: argparse.Namespace) -> int:
+    """The exit code of `run(args)` of a module, which is imported here so that --help answers at
+    once.
     """
-    return guard(lambda: importlib.import_module(f"morphojax.commands.{command}").run(args))
+    return guard(lambda: importlib.import_module(module).run(args))
 
 
 def guard(work: Callable[[], int]) -> int:

@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return flags.run("inspect", parser().parse_args(argv))
+    return flags.run("morphojax.commands.inspect", parser().parse_args(argv))
 
 
 if __name__ == "__main__":

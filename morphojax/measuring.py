@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from morphojax.data.geometry import spacing_of
 from morphojax.data.prepare.measured import Measured
 from morphojax.data.sources.base import Frame, View
 from morphojax.data.tables.schema import Column
@@ -59,8 +60,7 @@ def _ed_and_es(view: View) -> tuple[clinical.Stack | None, clinical.Stack | None
 
 
 def _stack(frame: Frame) -> clinical.Stack | None:
-    spacing = np.sqrt((frame.affine[:3, :3] ** 2).sum(axis=0)).tolist()
-    return None if frame.label is None else (frame.label, spacing)
+    return None if frame.label is None else (frame.label, spacing_of(frame.affine))
 
 
 MORPHOMETRICS = Measured(tuple(_column(name, measures) for name, (_, measures) in _MEASURES.items()), of_views)

@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return flags.run("predict", parser().parse_args(argv))
+    return flags.run("morphojax.commands.predict", parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def _add_run_flags(p: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)  # for --launcher, which starts the command again
-    return flags.run("prepare", args)
+    return flags.run("morphojax.commands.prepare", args)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return flags.run("probe", parser().parse_args(argv))
+    return flags.run("morphojax.commands.probe", parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return flags.run("pseudonyms", parser().parse_args(argv))
+    return flags.run("morphojax.commands.pseudonyms", parser().parse_args(argv))
 
 
 if __name__ == "__main__":

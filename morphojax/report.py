@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return flags.run("report", parser().parse_args(argv))
+    return flags.run("morphojax.commands.report", parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Settings and fixtures of the whole suite."""
 
+import functools
 import os
 import sys
 import tempfile
@@ -77,3 +78,18 @@ def segmented(brightness, tmp_path_factory) -> Path:
     settings = {"batch_size": 4, "steps": 2, "eval_every": 0, "optimizer.warmup": 0.0, "optimizer.learning_rate": 0.1}
     tiny.train("segment_sax", brightness, run, **{"ema.decay": 0.9, **settings})
     return run
+
+
+@pytest.fixture(scope="module")
+def few_resamples():
+    """For tests of reports: the bootstrap has tests of its own (tests/evaluation)."""
+    from morphojax.evaluation import contrasts, statistics
+
+    mean, pairs, contrast = statistics.bootstrap_mean, contrasts.hierarchical_interval, contrasts.contrast
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "bootstrap_mean", lambda values, *_, **__: mean(values, resamples=100))
+        patch.setattr(
+            contrasts, "hierarchical_interval", lambda values, sets, *_, **__: pairs(values, sets, resamples=300)
+        )
+        patch.setattr(contrasts, "contrast", functools.partial(contrast, resamples=300))
+        yield

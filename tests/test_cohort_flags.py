@@ -43,5 +43,6 @@ def test_an_export_beside_another_cohort_is_read(tmp_path):
 
 def test_help_names_every_source_and_another_is_refused(tmp_path):
     assert set(cohort_flags.SOURCES) == set(SOURCES)
+    assert UkbTableSpec().visit == cohort_flags.FIRST_IMAGING_VISIT
     with pytest.raises(CohortError, match="--source=acdcc is unknown: choose one of acdc, mnms, "):
         make_source("acdcc", tmp_path, "phases", flags())

@@ -15,13 +15,7 @@ from morphojax.evaluation import contrasts
 from morphojax.reports import card, evaluated, figures, several
 from tests.reports import made
 
-
-@pytest.fixture(scope="module", autouse=True)
-def few_resamples():
-    """The bootstrap has tests of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        made.few_resamples(patch)
-        yield
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 @pytest.fixture

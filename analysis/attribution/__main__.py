@@ -48,14 +48,7 @@ def _positive(text: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(argv)
-
-    def work() -> int:
-        from analysis.attribution import command  # imported here so that --help answers at once
-
-        return command.run(options)
-
-    return flags.guard(work)
+    return flags.run("analysis.attribution.command", parser().parse_args(argv))
 
 
 if __name__ == "__main__":

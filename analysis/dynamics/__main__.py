@@ -40,14 +40,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(argv)
-
-    def work() -> int:
-        from analysis.dynamics import command  # imported here so that --help answers at once
-
-        return command.run(options)
-
-    return flags.guard(work)
+    return flags.run("analysis.dynamics.command", parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -35,13 +35,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options, keys = parser().parse_known_args(argv)
-
-    def work() -> int:
-        from analysis.study import command  # imported here so that --help answers at once
-
-        return command.run(options, keys)
-
-    return flags.guard(work)
+    options.keys = keys
+    return flags.run("analysis.study.command", options)
 
 
 if __name__ == "__main__":

@@ -17,20 +17,20 @@ from morphojax.exit_codes import COMPLETE, FAILED, STOPPED
 from morphojax.tasks import config_files
 
 
-def run(options: argparse.Namespace, keys: list[str]) -> int:
-    """keys: flags `--config.KEY=VALUE`. Returns the exit code. Raises ValueError for an error that
-    a user can mend.
+def run(options: argparse.Namespace) -> int:
+    """options.keys: flags `--config.KEY=VALUE`. Returns the exit code. Raises ValueError for an
+    error that a user can mend.
     """
     try:
         with interrupts.finishes("stopping: jobs finish their step and save; Ctrl-C again stops at once"):
-            return _run(options, keys)
+            return _run(options)
     except (worker.Interrupted, KeyboardInterrupt):
         print("stopped; finished steps are saved, and the same command goes on", file=sys.stderr)
         return STOPPED
 
 
-def _run(options: argparse.Namespace, keys: list[str]) -> int:
-    study = spec.only(_study(options.config, keys), options.only)
+def _run(options: argparse.Namespace) -> int:
+    study = spec.only(_study(options.config, options.keys), options.only)
     if options.workers < 1:
         raise StudyError(f"--workers={options.workers}: give a number, at least 1")
     planned = jobs.plan(study)
@@ -40,7 +40,7 @@ def _run(options: argparse.Namespace, keys: list[str]) -> int:
         return _report(study, planned)
     if options.worker:
         return _work(study, planned, options.worker)
-    _launch(study, planned, options, keys)
+    _launch(study, planned, options)
     return _report(study, planned)
 
 
@@ -100,9 +100,9 @@ def _use_cpus(number: int, of: int) -> None:
             os.sched_setaffinity(0, part)
 
 
-def _launch(study: spec.Study, planned: Sequence[jobs.Job], options: argparse.Namespace, rest: list[str]) -> None:
+def _launch(study: spec.Study, planned: Sequence[jobs.Job], options: argparse.Namespace) -> None:
     """Runs the workers, and waits for them. Raises Interrupted."""
-    same = [f"--config={options.config}", *(f"--only={text}" for text in options.only), *rest]
+    same = [f"--config={options.config}", *(f"--only={text}" for text in options.only), *options.keys]
     if options.slurm and options.launcher == "local":
         raise StudyError("--slurm: needs --launcher=submitit")
     if options.launcher == "submitit":

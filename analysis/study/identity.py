@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from morphojax.tasks.config_files import flat
+from morphojax.data.json_text import flat
 
 
 def identity(config: Mapping[str, Any], without: tuple[str, ...] = ()) -> str:

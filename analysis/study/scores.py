@@ -12,16 +12,11 @@ from analysis.study.spec import LABELLED, SEED, Cell, Study
 from analysis.study.state import DONE, OPTIONAL, State, scoring_file
 from morphojax import anatomy
 from morphojax.evaluation import summary
+from morphojax.reports import one
 
 # Column of scores_<split>.csv -> heading and digits. volume_error_ml is the absolute error of a
 # structure's volume at one phase; a long-axis plane has none.
-METRICS = {
-    "dice": ("Dice", 3),
-    "surface_dice": ("surface Dice", 3),
-    "hd95_mm": ("HD95, mm", 1),
-    "assd_mm": ("ASSD, mm", 2),
-    "volume_error_ml": ("volume error, ml", 1),
-}
+METRICS = one.METRICS | {"volume_error_ml": ("volume error, ml", 1)}
 LATER = "surface_dice"  # files of earlier versions lack it; reported where every done cell has it
 # Measure of measures_<split>.csv -> metric of its absolute error.
 _ERRORS = {

@@ -10,7 +10,7 @@ from typing import Any
 import ml_collections
 
 from analysis.study.errors import StudyError
-from morphojax.tasks.config_files import flat
+from morphojax.data.json_text import flat
 
 STAGES = ("pretrain", "segment")
 ARM, LABELLED, SEED = "arm", "labelled", "seed"  # the axes that the report knows; any other is a stratum

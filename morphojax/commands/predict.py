@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from morphojax.commands.output import writable
 from morphojax.exit_codes import COMPLETE, FAILED
 from morphojax.inference import viewer
 from morphojax.inference.ensemble import load_ensemble
@@ -13,7 +14,7 @@ from morphojax.train.choices import ALL
 
 
 def run(args: argparse.Namespace) -> int:
-    source, output = Path(args.input), Path(args.output)
+    source, output = Path(args.input), writable(Path(args.output))
     if args.view:
         viewer.check(output, args.overwrite)
     loaded = load_ensemble(args.run, args.checkpoint, args.weights, args.largest_component)

@@ -11,7 +11,7 @@ from morphojax.data.store.records import write_atomically
 from morphojax.train import checkpoint, portable
 from morphojax.train.run import read_json
 
-COPIED = ("preprocessing.json", "sizes.json")  # ranges over subjects, no subject
+COPIED = ("preprocessing.json", "environment.json", "sizes.json")  # they name no subject and no path
 CARD = """\
 ---
 library_name: morphojax
@@ -51,7 +51,7 @@ Fill in: on which images it was not tested. It is a research model, and no medic
 
 def release(run: str | Path, folder: Path, which: str, weights: str) -> list[str]:
     """Writes the folder, which `morphojax.load`, evaluate, predict and config.init_from read as
-    they read a run. Paths and lists of subjects are removed from the config. Returns the lines to
+    they read a run. The config is `without_paths`. Returns the lines to
     print.
 
     Raises:
@@ -77,7 +77,9 @@ def release(run: str | Path, folder: Path, which: str, weights: str) -> list[str
 
 
 def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config without folders, weight files and subjects of the machine that trained."""
+    """The config without subjects, and with the last part of paths alone: a report says what the
+    run started from.
+    """
     clean: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
@@ -85,8 +87,7 @@ def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
         elif key == "subjects":
             clean[key] = []
         else:
-            local = key in ("workdir", "init_from") or (key == "dataset" and value != "synthetic")
-            clean[key] = "" if local else value
+            clean[key] = Path(value).name if key in ("workdir", "init_from", "dataset") else value
     return clean
 
 

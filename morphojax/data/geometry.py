@@ -57,8 +57,7 @@ class Placement:
     @property
     def native_spacing(self) -> tuple[float, float, float]:
         """Voxel size in mm along X, Y and Z; Z includes the gap between slices."""
-        x, y, z = _spacing(np.array(self.affine))
-        return x, y, z
+        return spacing_of(np.array(self.affine))
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -91,7 +90,7 @@ def place(image: np.ndarray, affine: np.ndarray, grid: Grid) -> Placement:
     if image.ndim != 3 or 0 in image.shape:
         raise ValueError(f"shape {image.shape}: a stack must have 3 axes X, Y, Z, none of length 0")
     affine = np.asarray(affine, np.float64)
-    spacing = np.array(_spacing(affine))
+    spacing = np.array(spacing_of(affine))
     if not (np.isfinite(affine).all() and (spacing > 0).all()):
         raise ValueError(f"voxel spacing {spacing.tolist()} mm: must be positive and finite; correct the affine")
     _check_slice_axis(image.shape, spacing)
@@ -236,8 +235,10 @@ def _counts(values: np.ndarray, first: int, last: int) -> np.ndarray | None:
     return counts
 
 
-def _spacing(affine: np.ndarray) -> tuple[float, ...]:
-    return tuple(float(v) for v in np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
+def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
+    """Size of a voxel in mm along X, Y and Z. affine: [4, 4], voxel -> mm."""
+    x, y, z = (float(v) for v in np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
+    return x, y, z
 
 
 def _check_slice_axis(shape: Sequence[int], spacing: np.ndarray) -> None:

@@ -11,6 +11,7 @@ A structure is written as a value of the same form:
 
 import json
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 Shape = Any
@@ -74,3 +75,13 @@ def _is(value: Any, kind: type) -> bool:
     if kind is float and isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, int) and abs(value) < _MOST_INTEGER
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of nested mappings. An empty mapping yields nothing."""
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{key}.")
+        else:
+            yield key, value

@@ -41,9 +41,9 @@ def volume_ml(label: np.ndarray, structure: str, spacing: Sequence[float]) -> fl
 
 def size(plane: str, label: np.ndarray, structure: str, spacing: Sequence[float]) -> tuple[float, str]:
     """Size and unit of a structure: volume in `ml`; in a long-axis plane, area in `cm2`."""
-    if plane == "sax":
-        return volume_ml(label, structure, spacing), "ml"
-    return volume_ml(label, structure, (spacing[0], spacing[1], 10.0)), "cm2"
+    unit = anatomy.size_unit(plane)
+    depth = spacing[2] if unit == "ml" else 10.0  # mm: a millilitre is then a square centimetre
+    return volume_ml(label, structure, (spacing[0], spacing[1], depth)), unit
 
 
 def myocardial_mass_g(label: np.ndarray, spacing: Sequence[float]) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 from morphojax import anatomy
 from morphojax.data import geometry
 from morphojax.data.errors import NamedError
+from morphojax.data.geometry import spacing_of
 from morphojax.data.sources import nifti
 
 _T = TypeVar("_T")
@@ -54,7 +55,7 @@ def spacing_mm(given: Any) -> tuple[float, float, float]:
         raise ModelError(
             f"affine: {numbers.dtype} of shape {numbers.shape}; give numbers [4, 4], or the spacing [3] in mm"
         )
-    spacing = np.sqrt((numbers[:3, :3] ** 2).sum(axis=0)) if numbers.ndim == 2 else numbers
+    spacing = np.array(spacing_of(numbers)) if numbers.ndim == 2 else numbers
     if not (np.isfinite(spacing).all() and (spacing > 0).all()):
         raise ModelError(f"affine: a spacing of {spacing.tolist()} mm; it must be positive")
     x, y, z = map(float, spacing)

@@ -130,16 +130,16 @@ def segment(run: Run, plane: str, path: Path, name: str, stated: bool = False) -
     """
     image: Any = nifti_bytes.parse(path)
     volume = nifti.from_image(path, image)
-    x, y, z = (float(s) for s in np.sqrt((volume.affine[:3, :3] ** 2).sum(axis=0)))
+    spacing = geometry.spacing_of(volume.affine)
     if not stated:
-        check_plane(path, stem(path), plane, volume.raw.shape, (x, y, z))
+        check_plane(path, stem(path), plane, volume.raw.shape, spacing)
     frames = segment_volume(run, plane, volume)
     black = sum(stack.black for stack in frames)
     notes = volume.notes
     if black:
         notes = (*notes, f"{geometry.BLACK} ({black} of {volume.frames} frames); do not use its labels")
     rate = heart_rate(image.header, volume.frames)
-    return Segmented(name, frames, (x, y, z), rate, notes), image
+    return Segmented(name, frames, spacing, rate, notes), image
 
 
 def heart_rate(header: Any, frames: int) -> float:

@@ -17,6 +17,7 @@ import jinja2
 import numpy as np
 
 from morphojax import anatomy
+from morphojax.data import geometry
 from morphojax.data.sources import nifti, nifti_bytes
 from morphojax.data.store.records import write_atomically
 from morphojax.inference.files import hearts, stem
@@ -124,7 +125,7 @@ def _structures(structures: Sequence[str], labels: str, volumes: Sequence[Mappin
 
 def _file(path: Path, label_path: Path, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     """Voxels of an image, cut to 8 bits, and of its label; the axes are X, Y, Z, T as stored."""
-    image, label = _read(path), _read(label_path)
+    image, label = (nifti.from_image(p, nifti_bytes.parse(p)) for p in (path, label_path))
     if image.raw.shape != label.raw.shape:
         raise PredictError(f"{label_path}: shape {label.raw.shape} differs from {image.raw.shape} of {path}")
     frames = range(image.frames)
@@ -134,18 +135,13 @@ def _file(path: Path, label_path: Path, rows: Sequence[Mapping[str, str]]) -> di
     grey = (np.rint(np.clip((image.values(t) - low) * scale, 0, 255)) for t in frames)
     return {
         "shape": [*image.raw.shape[:3], image.frames],
-        "spacing": [float(s) for s in np.sqrt((image.affine[:3, :3] ** 2).sum(axis=0))],
+        "spacing": geometry.spacing_of(image.affine),
         "low": low,
         "high": high,
         "image": _packed(grey),
         "label": _packed(label.label_values(t) for t in frames),
         "rows": [{k: v for k, v in row.items() if v and k not in ("file", "frame")} for row in rows],
     }
-
-
-def _read(path: Path) -> nifti.Volume:
-    image: Any = nifti_bytes.parse(path)
-    return nifti.from_image(path, image, 4 if len(image.shape) > 3 and max(image.shape[3:]) > 1 else 3)
 
 
 def _packed(frames: Iterable[np.ndarray]) -> str:

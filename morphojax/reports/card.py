@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from morphojax import anatomy
+from morphojax.data import json_text
 from morphojax.data.store.splits import SPLITS
 from morphojax.reports.datasets import manifest_of, who
 from morphojax.reports.document import Block, Section
@@ -122,7 +123,7 @@ def _nearest(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys, with lists as tuples, as in a config."""
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in config_files.flat(tree)}
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in json_text.flat(tree)}
 
 
 def commands(evaluated: Evaluated) -> Section:

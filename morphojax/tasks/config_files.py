@@ -4,7 +4,7 @@ import ast
 import difflib
 import importlib.util
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,8 @@ def override(config: ml_collections.ConfigDict, values: Mapping[str, Any], owner
     value of another type.
     """
     for key, value in values.items():
-        if isinstance(get(config, key, owner), ml_collections.ConfigDict):
-            raise ConfigError(f"{owner}: {key} is a group of keys; name one of {', '.join(get(config, key, owner))}")
+        if isinstance(now := get(config, key, owner), ml_collections.ConfigDict):
+            raise ConfigError(f"{owner}: {key} is a group of keys; name one of {', '.join(now)}")
         try:
             config.update_from_flattened_dict({key: value})
         except (TypeError, ValueError) as error:
@@ -131,13 +131,3 @@ def _items(text: str, kind: type) -> Iterable[Any]:
     if literal is not None:
         return literal if isinstance(literal, (tuple, list)) else (literal,)
     return [kind(word.strip()) for word in text.split(",") if word.strip()]
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of nested mappings. An empty mapping yields nothing."""
-    for name, value in tree.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{key}.")
-        else:
-            yield key, value

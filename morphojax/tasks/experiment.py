@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import ml_collections
 
+from morphojax.data.json_text import flat
 from morphojax.tasks import cohort
-from morphojax.tasks.config_files import flat
 from morphojax.tasks.pretrain.build import build as build_pretrain
 from morphojax.tasks.probe.build import build as build_probe
 from morphojax.tasks.segment.build import build as build_segment

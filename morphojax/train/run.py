@@ -130,7 +130,8 @@ def create(run: Path, config: Mapping[str, Any], files: Mapping[str, Any]) -> No
         if existing.exists() and (run / "checkpoints").is_dir():
             # Not verified: a kill can come between these files and their digests. Resuming writes
             # both again.
-            before, now = _flat(read_json(run, "config.json", verify=False)), _flat(json.loads(json.dumps(config)))
+            before = dict(json_text.flat(read_json(run, "config.json", verify=False)))
+            now = dict(json_text.flat(json.loads(json.dumps(config))))
             changed = sorted(
                 k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k not in FREE_KEYS
             )
@@ -214,9 +215,3 @@ def _write(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(text)
     os.replace(part, path)
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, Mapping):
-        return {prefix: tree}
-    return {k: v for name, sub in tree.items() for k, v in _flat(sub, f"{prefix}.{name}" if prefix else name).items()}

@@ -1,6 +1,6 @@
 import pytest
 
-from morphojax import inspect
+from morphojax import inspect, predict
 from morphojax.commands import inspect as work
 from morphojax.commands.output import OutputError, writable
 
@@ -22,4 +22,6 @@ def test_a_command_checks_its_folder_before_its_work(tmp_path, monkeypatch, caps
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(work, "_find", None)  # it would fail
     assert inspect.main([str(tmp_path), f"--output={tmp_path / 'file'}"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --output={tmp_path / 'file'}: cannot be written")
+    assert predict.main(["--run=absent", "--input=absent", f"--output={tmp_path / 'file'}"]) == 2
     assert capsys.readouterr().err.startswith(f"error: --output={tmp_path / 'file'}: cannot be written")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import morphojax
-from morphojax import export
+from morphojax import evaluate, export
 from morphojax.commands.release import without_paths
 from morphojax.train import portable
 from morphojax.train.checkpoint import CheckpointError
@@ -37,7 +37,7 @@ def test_nothing_of_the_machine_or_the_subjects_is_in_it(segmented: Path, releas
     names = {path.relative_to(released).as_posix() for path in released.rglob("*") if path.is_file()}
     steps = {name.split("/")[1] for name in names if name.startswith("checkpoints/")}
     assert names - {"sizes.json"} == {
-        "README.md", "config.json", "preprocessing.json",
+        "README.md", "config.json", "environment.json", "preprocessing.json",
         *(f"checkpoints/{step}/{name}" for step in steps for name in (portable.NAME, "digests.json")),
     }  # fmt: skip
     for path in released.rglob("*"):
@@ -46,16 +46,28 @@ def test_nothing_of_the_machine_or_the_subjects_is_in_it(segmented: Path, releas
     assert "segments lv cavity, lv myocardium, rv cavity in sax" in card and "was not evaluated" in card
 
 
+def test_a_released_model_is_evaluated_as_its_run(segmented: Path, released: Path, brightness: Path, tmp_path: Path):
+    scores = []
+    for number, run in enumerate((segmented, released)):
+        flags = [f"--dataset={brightness}", "--split=val", "--checkpoint=last", f"--output={tmp_path / str(number)}"]
+        assert evaluate.main([f"--run={run}", *flags]) == 0
+        scores.append((tmp_path / str(number) / "scores_val.csv").read_bytes())
+    assert scores[0] == scores[1]
+    assert "First weights: random" in (tmp_path / "1" / "report_val.html").read_text()
+
+
 def test_paths_and_subjects_leave_the_config() -> None:
     config = {
         "task": "segment", "workdir": "/home/me/run", "init_from": "/home/me/other", "steps": 3,
         "data": {"dataset": "/data/ukb", "subjects": ["1001"], "plane": "sax"}, "unlabelled": {"subjects": ["list.txt"]},
     }  # fmt: skip
     assert without_paths(config) == {
-        "task": "segment", "workdir": "", "init_from": "", "steps": 3,
-        "data": {"dataset": "", "subjects": [], "plane": "sax"}, "unlabelled": {"subjects": []},
+        "task": "segment", "workdir": "run", "init_from": "other", "steps": 3,
+        "data": {"dataset": "ukb", "subjects": [], "plane": "sax"}, "unlabelled": {"subjects": []},
     }  # fmt: skip
-    assert without_paths({"data": {"dataset": "synthetic"}}) == {"data": {"dataset": "synthetic"}}
+    assert without_paths({"init_from": "", "data": {"dataset": "synthetic"}}) == {
+        "init_from": "", "data": {"dataset": "synthetic"},
+    }  # fmt: skip
 
 
 def test_scores_of_the_run_are_in_the_card(segmented: Path, tmp_path: Path) -> None:

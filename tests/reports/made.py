@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from morphojax import anatomy
-from morphojax.evaluation import contrasts, positions, statistics, summary
+from morphojax.evaluation import positions, summary
 from morphojax.inference import cases
 from tests.toy_run import write_run
 
@@ -85,16 +84,3 @@ def evaluated(
     (folder / f"summary_{split}.json").write_text(json.dumps(about))
     (folder / f"cases_{split}.npz").write_bytes(_pictures(plane))
     return run
-
-
-def few_resamples(patch: pytest.MonkeyPatch) -> None:
-    mean, contrast = statistics.bootstrap_mean, contrasts.hierarchical_interval
-
-    def few(values, confidence=0.95, resamples=100, seed=0):
-        return mean(values, confidence, 100, seed)
-
-    def few_pairs(values, sets, confidence=0.95, resamples=100, seed=0):
-        return contrast(values, sets, confidence, 100, seed)
-
-    patch.setattr(statistics, "bootstrap_mean", few)
-    patch.setattr(contrasts, "hierarchical_interval", few_pairs)

@@ -1,6 +1,5 @@
 """Studies whose cells are written by hand: no training."""
 
-import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,10 +7,9 @@ from typing import Any
 import ml_collections
 import numpy as np
 import pandas as pd
-import pytest
 
 from analysis.study import jobs, spec, state
-from morphojax.evaluation import contrasts, positions
+from morphojax.evaluation import positions
 from morphojax.inference import cases
 
 STRUCTURES = ("lv_cavity", "lv_myocardium", "rv_cavity")
@@ -162,14 +160,3 @@ def log(job: jobs.Job, lines: int = 4, levels: int = 1) -> None:
 
 def states(planned: list[jobs.Job]) -> dict[str, state.State]:
     return state.read_all(planned)
-
-
-def few_resamples(patch: pytest.MonkeyPatch) -> None:
-    """For tests of a report, whose intervals nobody looks at."""
-    interval, contrast = contrasts.hierarchical_interval, contrasts.contrast
-
-    def few(values, sets, confidence=0.95, resamples=300, seed=0):
-        return interval(values, sets, confidence, resamples, seed)
-
-    patch.setattr(contrasts, "hierarchical_interval", few)
-    patch.setattr(contrasts, "contrast", functools.partial(contrast, resamples=300))

@@ -14,12 +14,7 @@ from tests.analysis.study import made
 EF = "lv_ef_error_percent_points"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_resamples():
-    """The bootstrap has tests of its own (tests/evaluation/test_contrasts.py)."""
-    with pytest.MonkeyPatch.context() as patch:
-        made.few_resamples(patch)
-        yield
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 @pytest.fixture

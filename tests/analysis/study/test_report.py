@@ -35,12 +35,7 @@ def found(study, planned):
     return report.find(study, planned, made.states(planned))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_resamples():
-    """The bootstrap has tests of its own (tests/evaluation/test_contrasts.py)."""
-    with pytest.MonkeyPatch.context() as patch:
-        made.few_resamples(patch)
-        yield
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 @pytest.fixture
